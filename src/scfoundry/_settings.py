@@ -1,0 +1,73 @@
+"""How much the package says and where it keeps downloaded weights."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+from platformdirs import user_cache_path
+
+__all__ = ["logger", "settings"]
+
+Verbosity = Literal["error", "warning", "info", "debug"]
+
+logger = logging.getLogger("scfoundry")
+
+
+class Settings:
+    """Package-wide settings.
+
+    Attributes
+    ----------
+    verbosity
+        ``"error"``, ``"warning"``, ``"info"`` (default) or ``"debug"``. Progress bars show from ``"info"`` on.
+    cache_dir
+        Folder for downloaded weights. The environment variable ``SCFOUNDRY_CACHE`` sets the default.
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> sf.settings.verbosity = "warning"
+    """
+
+    def __init__(self) -> None:
+        if not logger.handlers:
+            logger.addHandler(logging.StreamHandler())
+            logger.propagate = False
+        self.verbosity = "info"
+        self.cache_dir = Path(os.environ.get("SCFOUNDRY_CACHE") or user_cache_path("scfoundry"))
+
+    @property
+    def verbosity(self) -> Verbosity:
+        """Least severe message shown."""
+        return self._verbosity
+
+    @verbosity.setter
+    def verbosity(self, value: Verbosity) -> None:
+        if value not in get_args(Verbosity):
+            msg = f"verbosity must be one of {', '.join(get_args(Verbosity))}; got {value!r}."
+            raise ValueError(msg)
+        self._verbosity: Verbosity = value
+        logger.setLevel(value.upper())
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder for downloaded weights."""
+        return self._cache_dir
+
+    @cache_dir.setter
+    def cache_dir(self, value: str | Path) -> None:
+        self._cache_dir = Path(value).expanduser()
+
+    @property
+    def show_progress(self) -> bool:
+        """Whether long work shows a progress bar."""
+        return logger.isEnabledFor(logging.INFO)
+
+    def __repr__(self) -> str:
+        return f"Settings(verbosity={self.verbosity!r}, cache_dir={str(self.cache_dir)!r})"
+
+
+settings = Settings()
