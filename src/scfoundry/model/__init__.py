@@ -1,0 +1,5 @@
+"""Foundation models as scvi-tools model classes, and the registry of their weights."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

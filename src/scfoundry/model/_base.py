@@ -1,0 +1,288 @@
+"""What the foundation models share. The only file that touches scvi-tools' private interfaces."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass
+from torch import nn
+
+from scfoundry.data.genes import GeneVocabulary
+from scfoundry.model._checkpoint import CheckpointError, account_for, read_safetensors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from dataclasses import Field
+
+    import numpy as np
+    from anndata import AnnData
+
+__all__ = ["FoundationModel", "FoundationModule"]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+GENES_FILE = "genes.tsv"
+CARD_FILE = "README.md"
+# What a file of weights says of itself, beside the configuration.
+DESCRIPTION = ("weights", "licence", "citation", "trained_on")
+
+
+class FoundationModule(nn.Module):
+    """A torch module with the two members that scvi-tools expects of one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(self.parameters()).device
+
+    def on_load(self, model: FoundationModel, **kwargs: Any) -> None:
+        """Nothing to prepare before a saved state is loaded."""
+
+
+class FoundationModel(BaseModelClass):
+    """Base of all models: an AnnData or nothing, a vocabulary of genes, a configuration of plain values.
+
+    A subclass names its configuration and module, registers training data in ``setup_anndata``, and implements
+    ``train``, ``get_latent_representation`` and, where the authors released weights, ``_read_release``.
+
+    Parameters
+    ----------
+    adata
+        Training data registered with ``setup_anndata``. Inference needs none.
+    registry
+        Registry of a saved model; filled in by scvi-tools' ``load``.
+    genes
+        Vocabulary, or its gene ids in order. The genes of ``adata`` if `None`.
+    seed
+        Seed of the initial weights.
+    **config
+        Values of the model's configuration.
+    """
+
+    name: ClassVar[str]
+    citation: ClassVar[str]
+    _config_cls: ClassVar[type[Any]]
+    _module_cls: ClassVar[type[FoundationModule]]
+
+    config: Any
+    module: FoundationModule
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        *,
+        genes: GeneVocabulary | Sequence[str] | None = None,
+        seed: int = 0,
+        **config: Any,
+    ) -> None:
+        if adata is None and registry is None:
+            if genes is None:
+                msg = (
+                    f"{type(self).__name__} needs a vocabulary or training data: {type(self).__name__}(genes=[...]), "
+                    f"or {type(self).__name__}.setup_anndata(adata) and {type(self).__name__}(adata)."
+                )
+                raise ValueError(msg)
+            registry = {
+                "scvi_version": version("scvi-tools"),
+                "model_name": type(self).__name__,
+                "setup_args": {},
+                "field_registries": {},
+            }
+        super().__init__(adata, registry)
+        if genes is None:
+            genes = self.get_var_names()
+        self._genes = genes if isinstance(genes, GeneVocabulary) else GeneVocabulary(genes)
+        genes = self._genes.ids.tolist()
+        self.config = self._config_cls.from_dict(self._complete_config(config))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.module = self._module_cls(self.config, len(self._genes))
+        self.module.eval()
+        self.description_: dict[str, Any] = {"weights": "untrained", "citation": self.citation}
+        self._model_summary_string = (
+            f"{type(self).__name__} with {len(self._genes):,} genes and "
+            f"{sum(p.numel() for p in self.module.parameters()):,} parameters"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Add what follows from the training data."""
+        return config
+
+    @property
+    def genes(self) -> GeneVocabulary:
+        """Vocabulary, in the order of the model's gene parameters."""
+        return self._genes
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Model, weights, licence, citation and versions, as `sf.tl` functions write it to ``uns``."""
+        packages = ("scfoundry", "torch", "scvi-tools", "anndata")
+        return {"model": self.name} | self.description_ | {"versions": {p: version(p) for p in packages}}
+
+    def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray:
+        """Genes of the training data, or the vocabulary where there was none."""
+        if "X" in self.registry["field_registries"] or self._adata is not None:
+            return super().get_var_names(legacy_mudata_format)
+        return self._genes.ids
+
+    @abstractmethod
+    def get_latent_representation(self, adata: AnnData | None = None, **kwargs: Any) -> np.ndarray:
+        """Embed cells, rows in obs order."""
+
+    @classmethod
+    def _register(cls, adata: AnnData, fields: list[Any], setup_args: dict[str, Any], **kwargs: Any) -> None:
+        """Finish ``setup_anndata``: register fields with scvi-tools."""
+        setup = cls._get_setup_method_args(**setup_args)
+        manager = AnnDataManager(fields=fields, setup_method_args=setup)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    # ---- weights -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, adata: AnnData | None = None, *, version: str | None = None, **config: Any
+    ) -> Self:
+        """Load weights: ours by name or folder, or official files as the authors released them.
+
+        Parameters
+        ----------
+        source
+            A name of `sf.model.list_pretrained`, a folder written by `save_pretrained`, or a folder with the official
+            files.
+        adata
+            Registered training data, to fine-tune on. Inference needs none.
+        version
+            Which official release, where a folder holds several.
+        **config
+            Configuration values to change, such as ``latent_embedding="gumbel"``.
+
+        Returns
+        -------
+        The model on the CPU, in evaluation mode.
+
+        Raises
+        ------
+        CheckpointError
+            If the files are damaged or belong to another model. Every tensor is accounted for: missing, unexpected
+            and reshaped entries raise before anything is computed.
+        FileNotFoundError
+            If the source does not exist, or its files have to be downloaded by hand.
+
+        Examples
+        --------
+        >>> import scfoundry as sf
+        >>> model = sf.model.CellPLM.from_pretrained("cellplm-mini")
+        """
+        from scfoundry.model._pretrained import locate
+
+        folder = locate(source)
+        if (folder / CONFIG_FILE).exists():
+            model = cls._read_folder(folder, adata, config)
+        else:
+            model = cls._read_release(folder, version, adata, config)
+        model.is_trained_ = True
+        return model
+
+    @classmethod
+    def _read_folder(cls, folder: Path, adata: AnnData | None, config: dict[str, Any]) -> Self:
+        """Load what `save_pretrained` wrote."""
+        try:
+            saved = json.loads((folder / CONFIG_FILE).read_text())
+        except json.JSONDecodeError as error:
+            msg = f"{folder / CONFIG_FILE} is damaged: {error}. Download or save the model again."
+            raise CheckpointError(msg) from error
+        if saved.get("model") != cls.name:
+            msg = (
+                f"{folder} holds a {saved.get('model')!r} model, not {cls.name!r}. "
+                f"Load it with sf.model.load_pretrained({str(folder)!r})."
+            )
+            raise CheckpointError(msg)
+        weights = folder / WEIGHTS_FILE
+        if not weights.exists():
+            msg = f"{weights} is missing: a model folder holds {CONFIG_FILE}, {WEIGHTS_FILE} and {GENES_FILE}."
+            raise FileNotFoundError(msg)
+        model = cls(adata, genes=GeneVocabulary.read(folder / GENES_FILE), **(saved["config"] | config))
+        model.module.load_state_dict(account_for(read_safetensors(weights), model.module, source=str(weights)))
+        model.description_ = {key: saved[key] for key in DESCRIPTION if key in saved} | {"sha256": sha256(weights)}
+        return model
+
+    @classmethod
+    def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
+        """Load official files; models whose authors released weights say how."""
+        msg = f"{folder} holds no {CONFIG_FILE}: it was not written by {cls.__name__}.save_pretrained."
+        raise FileNotFoundError(msg)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        weights: str | None = None,
+        licence: str | None = None,
+        trained_on: str | None = None,
+        card: str | None = None,
+    ) -> None:
+        """Write ``config.json``, ``model.safetensors``, ``genes.tsv`` and a model card ``README.md``.
+
+        A model loaded from the folder has bit for bit the weights that were written.
+
+        Parameters
+        ----------
+        folder
+            Created if it does not exist.
+        dtype
+            Type of the stored weights; `torch.float16` halves the size and rounds them.
+        weights, licence, trained_on
+            Name of these weights, their licence, and the data they learned from.
+        card
+            Text of the model card; a short one is written if `None`.
+
+        Examples
+        --------
+        >>> import scfoundry as sf
+        >>> model = sf.model.CellPLM(genes=["ENSG00000198851", "ENSG00000111640"])
+        >>> model.save_pretrained("my_model")
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        given = {"weights": weights, "licence": licence, "trained_on": trained_on}
+        description = self.description_ | {key: value for key, value in given.items() if value is not None}
+        description.pop("sha256", None)
+        if description["weights"] == "untrained" and self.is_trained_:
+            description["weights"] = folder.name
+        saved = {"model": self.name} | description | {"config": plain_config(self.config)}
+        (folder / CONFIG_FILE).write_text(json.dumps(saved, indent=2) + "\n")
+        state = self.module.state_dict()
+        save_file({k: t.to("cpu", dtype).contiguous() for k, t in state.items()}, folder / WEIGHTS_FILE)
+        self.genes.write(folder / GENES_FILE)
+        (folder / CARD_FILE).write_text(card or self._default_card(description))
+
+    def _default_card(self, description: dict[str, Any]) -> str:
+        """Say the least a card must say."""
+        lines = [f"# {description['weights']}", "", f"{self._model_summary_string}.", ""]
+        lines += [f"- {key}: {value}" for key, value in description.items()]
+        return "\n".join(lines) + "\n"
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """Values of a config dataclass as they stand in JSON."""
+    fields: dict[str, Field[Any]] = config.__dataclass_fields__
+    return {name: getattr(config, name) for name in fields}
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

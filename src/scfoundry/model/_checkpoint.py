@@ -1,0 +1,107 @@
+"""Reading weights made elsewhere: nothing is unpickled, and every tensor is accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from torch import Tensor, nn
+
+__all__ = ["CheckpointError", "account_for", "read_safetensors", "read_torch_file"]
+
+N_SHOWN = 5
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged or belongs to another model."""
+
+
+def read_torch_file(path: Path) -> dict[str, Any]:
+    """Read a file written by `torch.save`, on the CPU, refusing anything but tensors and plain containers.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, truncated, or holds other Python objects.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever its zip and pickle readers raise
+        msg = (
+            f"{path} could not be read as a torch file of tensors ({type(error).__name__}). It is damaged, incomplete, "
+            "or holds Python objects that are not loaded for safety. Download it again and compare its size."
+        )
+        raise CheckpointError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path} holds a {type(content).__name__}, not a dictionary of tensors: it is not a model checkpoint."
+        raise CheckpointError(msg)
+    return content
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file as float32.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged or truncated.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        msg = f"{path} is damaged or incomplete ({error}). Download or save it again."
+        raise CheckpointError(msg) from error
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def account_for(
+    found: Mapping[str, Tensor], module: nn.Module, *, source: str, unused: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Match tensors to a module's parameters by name and shape, without exception.
+
+    Parameters
+    ----------
+    found
+        Tensors under the module's names.
+    module
+        The model they are meant for.
+    source
+        What to call the checkpoint in an error.
+    unused
+        Names that may be in the file although the model has no use for them.
+
+    Returns
+    -------
+    The module's complete state.
+
+    Raises
+    ------
+    CheckpointError
+        If any entry is missing, unexpected or of another shape.
+    """
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - found.keys())
+    unexpected = sorted(found.keys() - expected.keys() - set(unused))
+    reshaped = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    if any(problems.values()):
+        listed = "; ".join(
+            f"{len(names)} {kind}: {', '.join(names[:N_SHOWN])}{', ...' if len(names) > N_SHOWN else ''}"
+            for kind, names in problems.items()
+            if names
+        )
+        msg = f"{source} does not fit {type(module).__name__}: {listed}. Is it the checkpoint of another model or version?"
+        raise CheckpointError(msg)
+    return {name: found[name].to(tensor.dtype) for name, tensor in expected.items()}

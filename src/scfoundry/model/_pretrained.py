@@ -1,0 +1,195 @@
+"""The registry of weights: what there is, under which licence, and where it rests."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from scfoundry._settings import settings
+from scfoundry.model._download import download
+
+if TYPE_CHECKING:
+    from scfoundry.model._base import FoundationModel
+
+__all__ = ["DEFAULTS", "REGISTRY", "Weights", "list_pretrained", "load_pretrained", "locate"]
+
+PACKAGE = Path(__file__).parent
+
+# Model -> where its class is.
+CLASSES = {"cellplm": ("scfoundry.model.cellplm", "CellPLM")}
+
+# Model -> weights that `model="cellplm"` means.
+DEFAULTS = {"cellplm": "cellplm-mini"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """One set of weights.
+
+    Attributes
+    ----------
+    name, model
+        Name in the registry, and the model it belongs to.
+    parameters
+        Number of parameters.
+    megabytes
+        Size of the files.
+    licence, citation, trained_on
+        As the model card says.
+    source
+        ``"shipped"`` with the package, ``"download"``, or the page where the files have to be fetched by hand.
+    files
+        File name -> (URL, sha256) of a download, or -> ``None`` for files fetched by hand.
+    """
+
+    name: str
+    model: str
+    parameters: int
+    megabytes: float
+    licence: str
+    citation: str
+    trained_on: str
+    source: str
+    files: dict[str, tuple[str, str] | None] = field(default_factory=dict)
+
+
+CELLPLM_PAPER = "Wen et al. 2024, CellPLM: Pre-training of Cell Language Model Beyond Single Cells, ICLR"
+CELLPLM_FILES = "https://www.dropbox.com/scl/fo/i5rmxgtqzg7iykt2e9uqm/h?rlkey=o8hi0xads9ol07o48jdityzv1&dl=0"
+CELLPLM_DATA = "11.4 million human cells: HTCA, HCA, GEO, and CosMx lung cancer"
+
+
+def _cellplm_release(version: str, parameters: int) -> Weights:
+    return Weights(
+        name=f"cellplm-{version.lower().replace('_', '-')}",
+        model="cellplm",
+        parameters=parameters,
+        megabytes=330,
+        licence="BSD-2-Clause",
+        citation=CELLPLM_PAPER,
+        trained_on=CELLPLM_DATA,
+        source=CELLPLM_FILES,
+        files={f"{version}.config.json": None, f"{version}.best.ckpt": None},
+    )
+
+
+REGISTRY = {
+    weights.name: weights
+    for weights in (
+        Weights(
+            name="cellplm-mini",
+            model="cellplm",
+            parameters=0,
+            megabytes=0,
+            licence="BSD-3-Clause",
+            citation=CELLPLM_PAPER,
+            trained_on="see the model card",
+            source="shipped",
+        ),
+        _cellplm_release("20230926_85M", 82_402_543),
+        _cellplm_release("20231027_85M", 82_360_031),
+    )
+}
+
+
+def list_pretrained() -> pd.DataFrame:
+    """All weights that can be loaded by name.
+
+    Returns
+    -------
+    One row per set of weights, indexed by name: model, parameters, megabytes, licence, source, trained_on, citation,
+    and whether the files are on this machine (``available``).
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> sf.model.list_pretrained()[["model", "parameters", "licence"]]
+    """
+    columns = ["model", "parameters", "megabytes", "licence", "source", "trained_on", "citation"]
+    rows = [
+        {"name": w.name} | {column: getattr(w, column) for column in columns} | {"available": is_available(w)}
+        for w in REGISTRY.values()
+    ]
+    return pd.DataFrame(rows).set_index("name")
+
+
+def load_pretrained(source: str | Path) -> FoundationModel:
+    """Load weights of any model.
+
+    Parameters
+    ----------
+    source
+        A model (``"cellplm"``: its default weights), a name of `list_pretrained`, or a folder.
+
+    Returns
+    -------
+    The model on the CPU, in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no such weights, or their files have to be downloaded by hand; the message says from where.
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> model = sf.model.load_pretrained("cellplm")
+    """
+    folder = locate(source)
+    name = DEFAULTS.get(str(source), str(source))
+    model = REGISTRY[name].model if name in REGISTRY else _model_of(folder)
+    module, cls = CLASSES[model]
+    return getattr(importlib.import_module(module), cls).from_pretrained(source)
+
+
+def locate(source: str | Path) -> Path:
+    """Folder of the weights, downloaded first where they can be."""
+    name = DEFAULTS.get(str(source), str(source))
+    if name not in REGISTRY:
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            return folder
+        msg = f"No weights {str(source)!r}: there is no such folder, and the registry has {', '.join(REGISTRY)}."
+        raise FileNotFoundError(msg)
+    weights = REGISTRY[name]
+    folder = folder_of(weights)
+    for file, remote in weights.files.items():
+        if remote is not None:
+            download(remote[0], folder / file, remote[1])
+        elif not (folder / file).exists():
+            msg = (
+                f"The weights {name!r} cannot be downloaded automatically. Open {weights.source}, download "
+                f"{' and '.join(weights.files)}, and place them in {folder} (or load them from any folder: "
+                f"from_pretrained(folder))."
+            )
+            raise FileNotFoundError(msg)
+    return folder
+
+
+def folder_of(weights: Weights) -> Path:
+    """Where the files of these weights rest."""
+    if weights.source == "shipped":
+        return PACKAGE / weights.model / "weights" / weights.name
+    return settings.cache_dir / weights.name
+
+
+def is_available(weights: Weights) -> bool:
+    """Whether all files are on this machine."""
+    return weights.source == "shipped" or all((folder_of(weights) / file).exists() for file in weights.files)
+
+
+def _model_of(folder: Path) -> str:
+    """Model whose weights a folder holds."""
+    config = folder / "config.json"
+    model = json.loads(config.read_text()).get("model") if config.exists() else None
+    if model not in CLASSES:
+        msg = (
+            f"{folder} does not say which model it holds. Name the class: "
+            f"sf.model.CellPLM.from_pretrained({str(folder)!r})."
+        )
+        raise FileNotFoundError(msg)
+    return model

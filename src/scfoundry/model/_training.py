@@ -1,0 +1,181 @@
+"""Training on whole contexts: seeded steps, AdamW with warm-up, checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor, nn
+
+    from scfoundry.data.contexts import Context
+
+__all__ = ["ContextDataModule", "ContextTrainingPlan", "Resumable", "Schedule", "seeded"]
+
+Schedule = Literal["constant", "cosine"]
+
+VALIDATION_SEED = 1 << 32
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from torch's generators as if freshly seeded, and leave the caller's as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+class ContextTrainingPlan(pl.LightningModule):
+    """One context per step.
+
+    Every random number of a step (cells dropped, entries masked, dropout, latent noise) derives from the seed and the
+    number of the step: the same seed gives the same weights, also when training was interrupted in between.
+
+    Parameters
+    ----------
+    module
+        The model.
+    loss
+        Maps a context and the number of the step to ``loss`` and its parts.
+    lr, weight_decay
+        Of AdamW.
+    warmup_steps
+        Steps over which the learning rate grows linearly from zero.
+    schedule
+        Learning rate after the warm-up: constant, or a cosine down to zero at the last step.
+    seed
+        Seed of the training.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Callable[[Context, int], dict[str, Tensor]],
+        *,
+        lr: float,
+        weight_decay: float,
+        warmup_steps: int,
+        schedule: Schedule,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.loss = loss
+        self.lr, self.weight_decay, self.warmup_steps, self.schedule = lr, weight_decay, warmup_steps, schedule
+        self.seed = seed
+
+    def training_step(self, context: Context, batch_index: int) -> Tensor:
+        """Loss of one context."""
+        with seeded(self.seed + self.global_step * self.trainer.world_size + self.global_rank, self.device):
+            losses = self.loss(context, self.global_step)
+        for name, value in losses.items():
+            self.log(f"{name}_train", value, on_step=False, on_epoch=True, batch_size=1, prog_bar=name == "loss")
+        return losses["loss"]
+
+    def validation_step(self, context: Context, batch_index: int) -> None:
+        """Loss of one held-out context, with the same masks at every epoch."""
+        with seeded(self.seed + VALIDATION_SEED + batch_index, self.device):
+            losses = self.loss(context, self.global_step)
+        for name, value in losses.items():
+            self.log(f"{name}_validation", value, on_epoch=True, batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with the learning rate set at every step."""
+        optimizer = torch.optim.AdamW(self.module.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        n_steps = max(1, int(self.trainer.estimated_stepping_batches))
+
+        def factor(step: int) -> float:
+            warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+            progress = min(1.0, max(0, step - self.warmup_steps) / max(1, n_steps - self.warmup_steps))
+            return warm * (0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1.0)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class EpochShuffle(Sampler[int]):
+    """A permutation that depends on the seed and the epoch alone; Lightning tells the epoch."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n, self.seed, self.epoch = n, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.n).tolist())
+
+
+class ContextDataModule(pl.LightningDataModule):
+    """Contexts for training and validation, split by context, never by cell.
+
+    Parameters
+    ----------
+    contexts
+        All contexts.
+    validation_size
+        Share of contexts held out, rounded; none is held out if there is only one.
+    seed
+        Seed of the split and of the order of training.
+    """
+
+    def __init__(self, contexts: Sequence[Context], *, validation_size: float, seed: int) -> None:
+        super().__init__()
+        n_held_out = min(round(validation_size * len(contexts)), len(contexts) - 1)
+        order = np.random.default_rng(seed).permutation(len(contexts))
+        self.seed = seed
+        self.train_contexts = [contexts[i] for i in np.sort(order[n_held_out:])]
+        self.validation_contexts = [contexts[i] for i in np.sort(order[:n_held_out])]
+        self.train_idx = _rows(self.train_contexts)
+        self.val_idx = _rows(self.validation_contexts)
+
+    def train_dataloader(self) -> DataLoader:
+        """Contexts in an order that changes with the epoch."""
+        sampler = EpochShuffle(len(self.train_contexts), self.seed)
+        return DataLoader(self.train_contexts, batch_size=None, sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Held-out contexts in order."""
+        if not self.validation_contexts:
+            return []
+        return DataLoader(self.validation_contexts, batch_size=None)
+
+
+def _rows(contexts: Sequence[Context]) -> np.ndarray:
+    return np.sort(np.concatenate([context.rows for context in contexts])) if contexts else np.array([], dtype=int)
+
+
+class Resumable(pl.Callback):
+    """Write the state of the training after every epoch, so that the same call can go on from it.
+
+    Parameters
+    ----------
+    folder
+        Folder of the checkpoint.
+    """
+
+    FILE = "last.ckpt"
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / self.FILE
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Replace the checkpoint in one move: an interruption leaves the old one whole."""
+        unfinished = self.path.with_suffix(".part")
+        trainer.save_checkpoint(unfinished)
+        if trainer.is_global_zero:
+            unfinished.replace(self.path)

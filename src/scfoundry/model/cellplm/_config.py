@@ -1,0 +1,115 @@
+"""The configuration of CellPLM: published structure, and named choices where paper and release differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from scfoundry.nn.counts import LibrarySize
+
+__all__ = ["CellPLMConfig"]
+
+Positions = Literal["none", "sinusoid"]
+Latent = Literal["gmvae", "vae", "ae"]
+LatentEmbedding = Literal["argmax", "gumbel"]
+Likelihood = Literal["nb", "mse"]
+
+_CHOICES = {
+    "latent": Latent,
+    "positions": Positions,
+    "library_size": LibrarySize,
+    "latent_embedding": LatentEmbedding,
+    "likelihood": Likelihood,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPLMConfig:
+    """Plain values that define a CellPLM. Defaults are a small model trained by us; see `from_released` for theirs.
+
+    Attributes
+    ----------
+    n_hidden, n_layers, n_heads
+        Width D, depth and heads of the encoder.
+    latent
+        ``"gmvae"`` (Gaussian mixture, the paper), ``"vae"`` (one Gaussian, the weights most people use) or ``"ae"``
+        (a linear layer, used when fine-tuning for annotation).
+    n_latent
+        Width Z of the cell embedding.
+    n_clusters
+        Components of the mixture.
+    n_decoder_hidden, n_decoder_layers, n_bottleneck
+        Width F of the decoder, its number of layers counting the output, and the width before the output.
+    n_batches, n_datasets
+        Rows of the decoder's label tables; 0 leaves a table out.
+    dropout
+        Dropout in the embedder, the encoder's blocks and the decoder.
+    positions
+        ``"sinusoid"`` adds the 2-D code of the paper (a shared vector where there are no coordinates); ``"none"``
+        is what the released code computes.
+    library_size
+        ``"cp10k"`` scales every cell to 10,000 counts before the log, as the paper says; ``"none"`` is released.
+    latent_embedding
+        Mixture only. ``"argmax"`` embeds a cell under its most likely component, deterministically; ``"gumbel"``
+        draws the component, as the released code does even at inference.
+    likelihood
+        ``"nb"`` (released) or ``"mse"`` on the masked entries of log expression (paper, equation 7).
+    mask_cells, mask_genes, mask_beta
+        Share of cells with masked genes; mode of the share of masked genes per cell, drawn from a Beta distribution
+        if ``mask_beta``.
+    drop_cells, max_cells
+        Share of a context's cells left out at each training step, and the most cells kept.
+    masked_term
+        Add the likelihood of the masked entries alone to that of all measured genes.
+    latent_floor, prior_weight, categorical_weight
+        Floor and weights of the mixture's two terms.
+    """
+
+    n_hidden: int = 256
+    n_layers: int = 2
+    n_heads: int = 8
+    latent: Latent = "vae"
+    n_latent: int = 64
+    n_clusters: int = 16
+    n_decoder_hidden: int = 256
+    n_decoder_layers: int = 2
+    n_bottleneck: int = 128
+    n_batches: int = 0
+    n_datasets: int = 0
+    dropout: float = 0.2
+    positions: Positions = "sinusoid"
+    library_size: LibrarySize = "cp10k"
+    latent_embedding: LatentEmbedding = "argmax"
+    likelihood: Likelihood = "nb"
+    mask_cells: float = 0.75
+    mask_genes: float = 0.25
+    mask_beta: bool = True
+    drop_cells: float = 0.3
+    max_cells: int = 4000
+    masked_term: bool = True
+    latent_floor: float = 5.0
+    prior_weight: float = 5.0
+    categorical_weight: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in get_args(choices):
+                msg = f"CellPLM config: {name} must be one of {', '.join(map(repr, get_args(choices)))}; got {value!r}."
+                raise ValueError(msg)
+        for divisor, why in ((self.n_heads, "n_heads"), (4, "4, the groups of its normalisation")):
+            if self.n_hidden % divisor:
+                msg = f"CellPLM config: n_hidden={self.n_hidden} must be divisible by {why} ({divisor})."
+                raise ValueError(msg)
+        if self.n_decoder_hidden % 4:
+            msg = f"CellPLM config: n_decoder_hidden={self.n_decoder_hidden} must be divisible by 4."
+            raise ValueError(msg)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> CellPLMConfig:
+        """Read plain values, refusing names that no CellPLM knows."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            msg = f"CellPLM has no config value {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}."
+            raise ValueError(msg)
+        return cls(**values)

@@ -1,0 +1,371 @@
+"""CellPLM for AnnData: setup, training, embedding, weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.data import fields
+from scvi.train import TrainRunner
+from tqdm.auto import tqdm
+
+from scfoundry._settings import logger, settings
+from scfoundry.data.contexts import contexts, coordinates
+from scfoundry.data.reader import CountsReader
+from scfoundry.model._base import FoundationModel, sha256
+from scfoundry.model._device import Precision, autocast, resolve_device
+from scfoundry.model._training import ContextDataModule, ContextTrainingPlan, Resumable, Schedule
+from scfoundry.model.cellplm._checkpoint import from_released, read_release
+from scfoundry.model.cellplm._config import CellPLMConfig
+from scfoundry.model.cellplm._module import CellPLMModule
+from scfoundry.model.cellplm._objectives import TissueSample, keep_cells, pretraining_loss
+from scfoundry.model.cellplm._positions import unit_coordinates
+from scfoundry.model.cellplm._streaming import stream_embeddings
+from scfoundry.nn.counts import SparseCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from anndata import AnnData
+    from torch import Tensor
+
+    from scfoundry.data.contexts import Context
+
+__all__ = ["CellPLM"]
+
+DEFAULT_CHUNK = {"cpu": 1024, "mps": 4096, "cuda": 8192}
+
+
+class CellPLM(FoundationModel):
+    r"""Cells are tokens, a tissue is a sentence :cite:p:`wen2024cellplm`.
+
+    A cell enters as the sum of its genes' vectors weighted by log expression. A transformer whose attention is linear
+    in the number of cells (Flow-Attention) lets all cells of a sample inform each other; the mean of a Gaussian (or
+    Gaussian mixture) posterior is the cell's embedding, and a negative binomial decoder returns expected counts.
+
+    The embedding of a cell depends on the set of cells in its context, the sample named by ``batch_key``; not on the
+    order of cells or genes, nor on how a context is cut into chunks.
+
+    Parameters
+    ----------
+    adata
+        Training data registered with `setup_anndata`. Inference needs none.
+    registry
+        Filled in by `load`.
+    genes
+        Vocabulary, or its Ensembl ids in order; the genes of ``adata`` if `None`.
+    seed
+        Seed of the initial weights.
+    **config
+        Values of `CellPLMConfig`.
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> model = sf.model.CellPLM.from_pretrained("cellplm-mini")
+    >>> latent = model.get_latent_representation(adata)
+
+    Train on your own samples:
+
+    >>> sf.model.CellPLM.setup_anndata(adata, layer="counts", batch_key="sample")
+    >>> model = sf.model.CellPLM(adata, n_hidden=128, n_latent=32)
+    >>> model.train(max_epochs=20)
+    """
+
+    name = "cellplm"
+    citation = "Wen et al. 2024, CellPLM: Pre-training of Cell Language Model Beyond Single Cells, ICLR"
+    _config_cls = CellPLMConfig
+    _module_cls = CellPLMModule
+
+    config: CellPLMConfig
+    module: CellPLMModule
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        spatial_key: str | None = None,
+        labels_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register training data.
+
+        Parameters
+        ----------
+        adata
+            Cells x genes with raw counts.
+        layer
+            Layer with the counts, ``X`` if `None`.
+        batch_key
+            Column of ``obs`` that names the sample, section or field of view: one context each. Without it all cells
+            are one context.
+        spatial_key
+            Key of ``obsm`` with coordinates.
+        labels_key
+            Column of ``obs`` with cell types, for supervised fine-tuning.
+        """
+        data_fields = [
+            fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
+            fields.CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            fields.CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+        ]
+        if spatial_key is not None:
+            data_fields.append(fields.ObsmField("spatial", spatial_key))
+        cls._register(adata, data_fields, locals(), **kwargs)
+
+    def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        # Weights from elsewhere bring their own tables, whose rows mean other batches than those of this data.
+        self._knows_batches = "n_batches" not in config and self.summary_stats.get("n_batch", 1) > 1
+        return config | {"n_batches": self.summary_stats["n_batch"]} if self._knows_batches else config
+
+    # ---- embedding ---------------------------------------------------------------------------------------------
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        spatial_key: str | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+        rng: int | np.random.Generator | None = 0,
+    ) -> np.ndarray:
+        """Embed cells: the posterior mean, in the context of all cells of their sample.
+
+        Parameters
+        ----------
+        adata
+            Any AnnData, in memory, backed or dask; it need not be registered and is not changed. The training data
+            with its registered keys if `None`.
+        layer
+            Layer with raw counts (or log1p-normalised values), ``X`` if `None`.
+        batch_key
+            Column of ``obs`` that names the context of a cell; all cells are one context if `None`.
+        spatial_key
+            Key of ``obsm`` with coordinates, for models with positions. They are scaled to [0, 1] per context.
+        indices
+            Cells to return. They are still embedded among all cells of their context.
+        batch_size
+            Cells on the device at a time. Does not change the result.
+        device
+            ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        precision
+            ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+        rng
+            Seed of the noise, which only ``latent_embedding="gumbel"`` has.
+
+        Returns
+        -------
+        float32 array, (n_cells, n_latent), rows in obs order (or as in ``indices``).
+
+        Raises
+        ------
+        ValueError
+            If the values are neither counts nor log1p-normalised, if too few genes are known, if a key does not
+            exist, or if a GPU is asked for that is not there.
+        """
+        if adata is None:
+            if self.adata is None:
+                msg = "This model was loaded without data: pass it, get_latent_representation(adata)."
+                raise ValueError(msg)
+            adata, setup = self.adata, self.registry["setup_args"]
+            layer, batch_key, spatial_key = setup["layer"], setup["batch_key"], setup["spatial_key"]
+        reader = CountsReader(adata, self.genes, layer=layer, caller="get_latent_representation")
+        latent = self._embed(
+            reader,
+            contexts(adata, batch_key),
+            coordinates(adata, spatial_key),
+            batch_size=batch_size,
+            device=resolve_device(device),
+            precision=precision,
+            rng=rng,
+        )
+        return latent if indices is None else latent[np.asarray(indices)]
+
+    def _embed(
+        self,
+        reader: CountsReader,
+        groups: Sequence[Context],
+        xy: np.ndarray | None,
+        *,
+        batch_size: int | None,
+        device: torch.device,
+        precision: Precision,
+        rng: int | np.random.Generator | None = 0,
+    ) -> np.ndarray:
+        """Embed all contexts of checked and aligned data."""
+        if xy is not None and self.config.positions == "none":
+            logger.warning('These weights use no positions (positions="none"): the coordinates have no effect.')
+        size = batch_size or DEFAULT_CHUNK.get(device.type, 1024)
+        generator = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
+        latent = np.empty((reader.n_obs, self.config.n_latent), dtype=np.float32)
+        self.module.to(device).eval()
+        bar = tqdm(desc="cellplm", total=reader.n_obs, unit="cell", disable=not settings.show_progress)
+        with bar, autocast(device, precision):
+            for context in groups:
+                chunks = self._chunks(reader, context, xy, size)
+                embedded = stream_embeddings(
+                    self.module, chunks, len(context.rows), device=device, generator=generator
+                )
+                start = 0
+                for chunk in embedded:
+                    latent[context.rows[start : start + len(chunk)]] = chunk.numpy()
+                    start += len(chunk)
+                    bar.update(len(chunk))
+        return latent
+
+    def _chunks(
+        self, reader: CountsReader, context: Context, xy: np.ndarray | None, size: int
+    ) -> Iterator[tuple[SparseCounts, Tensor | None]]:
+        """Counts and unit coordinates of a context, ``size`` cells at a time."""
+        placed = None if xy is None else unit_coordinates(torch.from_numpy(xy[context.rows]))
+        for i, block in enumerate(reader.blocks(context.rows, size)):
+            yield SparseCounts.from_csr(block), None if placed is None else placed[i * size : (i + 1) * size]
+
+    # ---- training ----------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        max_epochs: int = 100,
+        *,
+        lr: float = 2e-4,
+        weight_decay: float = 1e-8,
+        warmup_steps: int = 100,
+        schedule: Schedule = "constant",
+        validation_size: float = 0.1,
+        measured_genes: Mapping[str, Sequence[str]] | None = None,
+        seed: int = 0,
+        checkpoint_dir: str | Path | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        strategy: str = "auto",
+        precision: str = "32-true",
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train on the registered data: masked expression, whole contexts, one context per step.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over all contexts.
+        lr, weight_decay
+            Of AdamW.
+        warmup_steps
+            Steps over which the learning rate grows from zero.
+        schedule
+            ``"constant"`` or ``"cosine"`` after the warm-up.
+        validation_size
+            Share of contexts held out; a context is never split.
+        measured_genes
+            Context -> identifiers of the genes measured there. Unmeasured genes enter neither likelihood nor total.
+            By default the genes detected in at least one cell of the context.
+        seed
+            Seed of everything random in training. The same seed gives the same weights.
+        checkpoint_dir
+            Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
+        accelerator, devices, strategy, precision
+            As in Lightning's `~lightning.pytorch.trainer.trainer.Trainer`.
+        **trainer_kwargs
+            Further arguments of scvi-tools' `~scvi.train.Trainer`, such as ``early_stopping=True`` with
+            ``early_stopping_monitor="loss_validation"``.
+
+        Notes
+        -----
+        ``model.history`` holds ``loss``, ``reconstruction`` and ``latent`` per epoch, training and validation.
+        """
+        if self.adata is None:
+            msg = (
+                "There is nothing to train on: this model was loaded without data. Register it, "
+                "CellPLM.setup_anndata(adata, ...), and load the weights with it: from_pretrained(source, adata)."
+            )
+            raise ValueError(msg)
+        plan = ContextTrainingPlan(
+            self.module,
+            self._loss_of(measured_genes),
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            schedule=schedule,
+            seed=seed,
+        )
+        groups = contexts(self.adata, self.registry["setup_args"]["batch_key"])
+        data = ContextDataModule(groups, validation_size=validation_size, seed=seed)
+        if data.validation_contexts:
+            trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
+        if checkpoint_dir is not None:
+            resumable = Resumable(checkpoint_dir)
+            trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), resumable]
+            if resumable.path.exists():
+                logger.info("Resuming the training from %s.", resumable.path)
+                trainer_kwargs["ckpt_path"] = resumable.path
+        trainer_kwargs.setdefault("enable_progress_bar", settings.show_progress)
+        trainer_kwargs.setdefault("log_every_n_steps", 1)
+        TrainRunner(
+            self,
+            training_plan=plan,
+            data_splitter=data,
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
+            precision=precision,
+            **trainer_kwargs,
+        )()
+
+    def _loss_of(self, measured_genes: Mapping[str, Sequence[str]] | None) -> Any:
+        """Loss of a context, read from the training data when it is its turn."""
+        adata, setup = self.adata, self.registry["setup_args"]
+        reader = CountsReader(adata, self.genes, layer=setup["layer"], caller="CellPLM.train")
+        xy = coordinates(adata, setup["spatial_key"])
+        batches = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+        measured: dict[str, Tensor] = {}
+
+        def genes_of(context: Context) -> Tensor:
+            if context.name not in measured:
+                if measured_genes is None:
+                    positions = np.unique(reader.read(context.rows).indices)
+                else:
+                    alignment = self.genes.align(measured_genes[context.name])
+                    positions = alignment.measured
+                measured[context.name] = torch.from_numpy(np.asarray(positions, dtype=np.int64))
+            return measured[context.name]
+
+        def loss(context: Context, step: int) -> dict[str, Tensor]:
+            # Cells are dropped before they are read: a large sample costs no more than the cells that stay.
+            n_cells = len(context.rows)
+            kept = keep_cells(n_cells, self.config) if self.module.training else torch.arange(n_cells)
+            rows = context.rows[kept.numpy()]
+            placed = None if xy is None else unit_coordinates(torch.from_numpy(xy[context.rows]))[kept]
+            sample = TissueSample(
+                SparseCounts.from_csr(reader.read(rows)),
+                genes=genes_of(context),
+                coordinates=placed,
+                batch=torch.from_numpy(batches[rows].astype(np.int64)) if self._knows_batches else None,
+            )
+            return pretraining_loss(self.module, sample.to(self.module.device), step)
+
+        return loss
+
+    # ---- official files ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
+        released_config, genes, state, weights = read_release(folder, version)
+        values = {name: getattr(released_config, name) for name in released_config.__dataclass_fields__}
+        model = cls(adata, genes=genes, **(values | config))
+        model.module.load_state_dict(from_released(state, model.module, source=str(weights)))
+        model.description_ |= {
+            "weights": weights.name.removesuffix(".best.ckpt"),
+            "licence": "BSD-2-Clause",
+            "trained_on": "11.4 million human cells: HTCA, HCA, GEO, and CosMx lung cancer",
+            "sha256": sha256(weights),
+        }
+        return model

@@ -1,0 +1,1 @@
+"""Torch building blocks used by two or more models: tensors in, tensors out."""
