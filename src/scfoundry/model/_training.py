@@ -45,6 +45,8 @@ class ContextTrainingPlan(pl.LightningModule):
     ----------
     module
         The model.
+    contexts
+        All contexts; a batch is the number of one.
     loss
         Maps a context and the number of the step to ``loss`` and its parts.
     lr, weight_decay
@@ -60,6 +62,7 @@ class ContextTrainingPlan(pl.LightningModule):
     def __init__(
         self,
         module: nn.Module,
+        contexts: Sequence[Context],
         loss: Callable[[Context, int], dict[str, Tensor]],
         *,
         lr: float,
@@ -70,28 +73,31 @@ class ContextTrainingPlan(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.module = module
+        self.contexts = contexts
         self.loss = loss
         self.lr, self.weight_decay, self.warmup_steps, self.schedule = lr, weight_decay, warmup_steps, schedule
         self.seed = seed
 
-    def training_step(self, context: Context, batch_index: int) -> Tensor:
+    def training_step(self, number: int, batch_index: int) -> Tensor:
         """Loss of one context."""
         with seeded(self.seed + self.global_step * self.trainer.world_size + self.global_rank, self.device):
-            losses = self.loss(context, self.global_step)
+            losses = self.loss(self.contexts[number], self.global_step)
         for name, value in losses.items():
             self.log(f"{name}_train", value, on_step=False, on_epoch=True, batch_size=1, prog_bar=name == "loss")
         return losses["loss"]
 
-    def validation_step(self, context: Context, batch_index: int) -> None:
+    def validation_step(self, number: int, batch_index: int) -> None:
         """Loss of one held-out context, with the same masks at every epoch."""
         with seeded(self.seed + VALIDATION_SEED + batch_index, self.device):
-            losses = self.loss(context, self.global_step)
+            losses = self.loss(self.contexts[number], self.global_step)
         for name, value in losses.items():
             self.log(f"{name}_validation", value, on_epoch=True, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with the learning rate set at every step."""
-        optimizer = torch.optim.AdamW(self.module.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self.module.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
+        )
         n_steps = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
@@ -121,7 +127,7 @@ class EpochShuffle(Sampler[int]):
 
 
 class ContextDataModule(pl.LightningDataModule):
-    """Contexts for training and validation, split by context, never by cell.
+    """Numbers of contexts for training and validation, split by context, never by cell.
 
     Parameters
     ----------
@@ -138,25 +144,23 @@ class ContextDataModule(pl.LightningDataModule):
         n_held_out = min(round(validation_size * len(contexts)), len(contexts) - 1)
         order = np.random.default_rng(seed).permutation(len(contexts))
         self.seed = seed
-        self.train_contexts = [contexts[i] for i in np.sort(order[n_held_out:])]
-        self.validation_contexts = [contexts[i] for i in np.sort(order[:n_held_out])]
-        self.train_idx = _rows(self.train_contexts)
-        self.val_idx = _rows(self.validation_contexts)
+        self.train_numbers = np.sort(order[n_held_out:]).tolist()
+        self.validation_numbers = np.sort(order[:n_held_out]).tolist()
+        self.train_idx = _rows(contexts, self.train_numbers)
+        self.val_idx = _rows(contexts, self.validation_numbers)
 
     def train_dataloader(self) -> DataLoader:
         """Contexts in an order that changes with the epoch."""
-        sampler = EpochShuffle(len(self.train_contexts), self.seed)
-        return DataLoader(self.train_contexts, batch_size=None, sampler=sampler)
+        sampler = EpochShuffle(len(self.train_numbers), self.seed)
+        return DataLoader(self.train_numbers, batch_size=None, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader | list:
         """Held-out contexts in order."""
-        if not self.validation_contexts:
-            return []
-        return DataLoader(self.validation_contexts, batch_size=None)
+        return DataLoader(self.validation_numbers, batch_size=None) if self.validation_numbers else []
 
 
-def _rows(contexts: Sequence[Context]) -> np.ndarray:
-    return np.sort(np.concatenate([context.rows for context in contexts])) if contexts else np.array([], dtype=int)
+def _rows(contexts: Sequence[Context], numbers: Sequence[int]) -> np.ndarray:
+    return np.sort(np.concatenate([np.array([], dtype=np.int64), *(contexts[i].rows for i in numbers)]))
 
 
 class Resumable(pl.Callback):

@@ -27,7 +27,7 @@ from scfoundry.model.cellplm._streaming import stream_embeddings
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from anndata import AnnData
     from torch import Tensor
@@ -179,10 +179,11 @@ class CellPLM(FoundationModel):
             adata, setup = self.adata, self.registry["setup_args"]
             layer, batch_key, spatial_key = setup["layer"], setup["batch_key"], setup["spatial_key"]
         reader = CountsReader(adata, self.genes, layer=layer, caller="get_latent_representation")
+        groups = contexts(adata, batch_key)
         latent = self._embed(
             reader,
-            contexts(adata, batch_key),
-            coordinates(adata, spatial_key),
+            groups,
+            coordinates(adata, spatial_key, groups),
             batch_size=batch_size,
             device=resolve_device(device),
             precision=precision,
@@ -194,7 +195,7 @@ class CellPLM(FoundationModel):
         self,
         reader: CountsReader,
         groups: Sequence[Context],
-        xy: np.ndarray | None,
+        xy: Mapping[str, np.ndarray],
         *,
         batch_size: int | None,
         device: torch.device,
@@ -202,7 +203,7 @@ class CellPLM(FoundationModel):
         rng: int | np.random.Generator | None = 0,
     ) -> np.ndarray:
         """Embed all contexts of checked and aligned data."""
-        if xy is not None and self.config.positions == "none":
+        if xy and self.config.positions == "none":
             logger.warning('These weights use no positions (positions="none"): the coordinates have no effect.')
         size = batch_size or DEFAULT_CHUNK.get(device.type, 1024)
         generator = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
@@ -223,10 +224,10 @@ class CellPLM(FoundationModel):
         return latent
 
     def _chunks(
-        self, reader: CountsReader, context: Context, xy: np.ndarray | None, size: int
+        self, reader: CountsReader, context: Context, xy: Mapping[str, np.ndarray], size: int
     ) -> Iterator[tuple[SparseCounts, Tensor | None]]:
         """Counts and unit coordinates of a context, ``size`` cells at a time."""
-        placed = None if xy is None else unit_coordinates(torch.from_numpy(xy[context.rows]))
+        placed = unit_coordinates(torch.from_numpy(xy[context.name])) if context.name in xy else None
         for i, block in enumerate(reader.blocks(context.rows, size)):
             yield SparseCounts.from_csr(block), None if placed is None else placed[i * size : (i + 1) * size]
 
@@ -287,18 +288,19 @@ class CellPLM(FoundationModel):
                 "CellPLM.setup_anndata(adata, ...), and load the weights with it: from_pretrained(source, adata)."
             )
             raise ValueError(msg)
+        groups = contexts(self.adata, self.registry["setup_args"]["batch_key"])
         plan = ContextTrainingPlan(
             self.module,
-            self._loss_of(measured_genes),
+            groups,
+            self._loss_of(groups, measured_genes),
             lr=lr,
             weight_decay=weight_decay,
             warmup_steps=warmup_steps,
             schedule=schedule,
             seed=seed,
         )
-        groups = contexts(self.adata, self.registry["setup_args"]["batch_key"])
         data = ContextDataModule(groups, validation_size=validation_size, seed=seed)
-        if data.validation_contexts:
+        if data.validation_numbers:
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
         if checkpoint_dir is not None:
             resumable = Resumable(checkpoint_dir)
@@ -308,6 +310,7 @@ class CellPLM(FoundationModel):
                 trainer_kwargs["ckpt_path"] = resumable.path
         trainer_kwargs.setdefault("enable_progress_bar", settings.show_progress)
         trainer_kwargs.setdefault("log_every_n_steps", 1)
+        self.module.train()
         TrainRunner(
             self,
             training_plan=plan,
@@ -320,11 +323,13 @@ class CellPLM(FoundationModel):
             **trainer_kwargs,
         )()
 
-    def _loss_of(self, measured_genes: Mapping[str, Sequence[str]] | None) -> Any:
+    def _loss_of(
+        self, groups: Sequence[Context], measured_genes: Mapping[str, Sequence[str]] | None
+    ) -> Callable[[Context, int], dict[str, Tensor]]:
         """Loss of a context, read from the training data when it is its turn."""
         adata, setup = self.adata, self.registry["setup_args"]
         reader = CountsReader(adata, self.genes, layer=setup["layer"], caller="CellPLM.train")
-        xy = coordinates(adata, setup["spatial_key"])
+        xy = coordinates(adata, setup["spatial_key"], groups)
         batches = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
         measured: dict[str, Tensor] = {}
 
@@ -343,7 +348,7 @@ class CellPLM(FoundationModel):
             n_cells = len(context.rows)
             kept = keep_cells(n_cells, self.config) if self.module.training else torch.arange(n_cells)
             rows = context.rows[kept.numpy()]
-            placed = None if xy is None else unit_coordinates(torch.from_numpy(xy[context.rows]))[kept]
+            placed = unit_coordinates(torch.from_numpy(xy[context.name]))[kept] if context.name in xy else None
             sample = TissueSample(
                 SparseCounts.from_csr(reader.read(rows)),
                 genes=genes_of(context),

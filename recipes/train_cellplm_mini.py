@@ -1,0 +1,136 @@
+"""Train a small CellPLM on a folder of .h5ad files and save it as a model folder.
+
+    python recipes/train_cellplm_mini.py DATA_FOLDER OUT_FOLDER --hold-out pbmc_3tech_1200 cell_lines_mixology
+
+Every file with raw human counts takes part unless it is held out. A context is a section, batch, donor or sample of one
+file, whichever of these obs columns comes first; files with ``obsm["spatial"]`` train the positions. The vocabulary is
+made of the protein-coding and lncRNA genes that most files measure. The last training step is written in half precision
+beside a model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+import scfoundry as sf
+from scfoundry.data.checks import MatrixState, inspect_matrix
+from scfoundry.data.genes import GeneVocabulary
+
+CONTEXT_KEYS = ("section", "batch", "donor", "sample")
+BIOTYPES = ("protein_coding", "lncRNA")
+
+
+def read_sets(folder: Path, hold_out: list[str]) -> dict[str, ad.AnnData]:
+    """Files with raw counts and human genes, by name."""
+    sets = {}
+    for path in sorted(folder.glob("*.h5ad")):
+        if path.stem in hold_out:
+            print(f"{path.stem}: held out")
+            continue
+        adata = ad.read_h5ad(path)
+        state = inspect_matrix(adata).state
+        if state is not MatrixState.COUNTS:
+            print(f"{path.stem}: skipped, its X holds {state} values, not raw counts")
+            continue
+        sets[path.stem] = adata
+    return sets
+
+
+def choose_vocabulary(sets: dict[str, ad.AnnData], n_genes: int) -> GeneVocabulary:
+    """The genes that most files measure; among those, the most often detected."""
+    table = sf.datasets.human_genes()
+    table = table[table["biotype"].isin(BIOTYPES)]
+    everything = GeneVocabulary(table.index, table["symbol"])
+    support = pd.DataFrame(0.0, index=table.index, columns=["files", "detected"])
+    for adata in sets.values():
+        alignment = everything.align(adata, min_overlap=0)
+        cells = alignment.apply(sparse.csr_matrix(adata.X))
+        support.iloc[alignment.measured, 0] += 1
+        support["detected"] += np.bincount(cells.indices, minlength=len(everything)) / adata.n_obs
+    support = support[support["detected"] > 0].sort_values(["files", "detected"], ascending=False)
+    return everything.subset(everything.index_of(np.sort(support.index[:n_genes])))
+
+
+def concatenate(sets: dict[str, ad.AnnData], genes: GeneVocabulary) -> tuple[ad.AnnData, dict[str, np.ndarray]]:
+    """All cells over the vocabulary, their contexts, and the genes measured in each context."""
+    parts, measured = [], {}
+    for name, adata in sets.items():
+        alignment = genes.align(adata)
+        key = next((key for key in CONTEXT_KEYS if key in adata.obs), None)
+        labels = adata.obs[key].astype(str) if key else pd.Series("all", index=adata.obs_names)
+        part = ad.AnnData(alignment.apply(sparse.csr_matrix(adata.X)), obs=pd.DataFrame(index=adata.obs_names))
+        part.obs["context"] = (name + "/" + labels).to_numpy()
+        part.var_names = genes.ids
+        part.obsm["spatial"] = np.asarray(adata.obsm.get("spatial", np.full((adata.n_obs, 2), np.nan)))[:, :2]
+        measured |= dict.fromkeys(part.obs["context"].unique(), genes.ids[alignment.measured])
+        parts.append(part)
+    return ad.concat(parts, index_unique="-"), measured
+
+
+def main() -> None:
+    """Read, train, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
+    parser.add_argument("--n-genes", type=int, default=14_000)
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--weight-decay", type=float, default=1e-4)
+    parser.add_argument("--accumulate", type=int, default=1, help="contexts per optimiser step")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--config", type=json.loads, default={}, help="CellPLM config values as JSON")
+    parser.add_argument("--checkpoint-dir", type=Path)
+    parser.add_argument("--card", type=Path, help="model card to ship with the weights")
+    args = parser.parse_args()
+
+    sets = read_sets(args.data, args.hold_out)
+    genes = choose_vocabulary(sets, args.n_genes)
+    adata, measured = concatenate(sets, genes)
+    print(f"{adata.n_obs:,} cells, {len(genes):,} genes, {len(measured)} contexts from {len(sets)} files")
+
+    sf.model.CellPLM.setup_anndata(adata, batch_key="context", spatial_key="spatial")
+    model = sf.model.CellPLM(adata, genes=genes, seed=args.seed, **args.config)
+    print(model.summary_string)
+    start = time.perf_counter()
+    model.train(
+        args.epochs,
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        schedule="cosine",
+        warmup_steps=100,
+        validation_size=0.1,
+        measured_genes=measured,
+        seed=args.seed,
+        checkpoint_dir=args.checkpoint_dir,
+        accumulate_grad_batches=args.accumulate,
+        gradient_clip_val=2.0,
+    )
+    history = {key: values.iloc[:, 0].astype(float) for key, values in model.history.items()}
+    print(f"trained for {time.perf_counter() - start:,.0f} s")
+    for key in ("loss_train", "loss_validation", "reconstruction_validation"):
+        if key in history:
+            print(f"{key}: first {history[key].iloc[0]:.2f}, last {history[key].iloc[-1]:.2f}")
+    model.save_pretrained(
+        args.out,
+        dtype=torch.float16,
+        weights=args.out.name,
+        licence="BSD-3-Clause",
+        trained_on=f"{adata.n_obs:,} human cells of {', '.join(sets)}",
+        card=args.card.read_text() if args.card else None,
+    )
+    size = sum(path.stat().st_size for path in args.out.iterdir())
+    print(f"saved to {args.out}, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

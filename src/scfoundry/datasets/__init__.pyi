@@ -1,0 +1,3 @@
+from ._human_genes import human_genes
+
+__all__ = ["human_genes"]

@@ -1,0 +1,3 @@
+from ._embed import embed
+
+__all__ = ["embed"]

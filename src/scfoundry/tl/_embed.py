@@ -1,0 +1,132 @@
+"""Cell embeddings of a pretrained model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mudata import MuData
+
+from scfoundry._keys import Keys
+from scfoundry._settings import logger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from scfoundry.model import FoundationModel
+    from scfoundry.model._device import Precision
+
+__all__ = ["embed"]
+
+
+def embed(
+    adata: AnnData | MuData,
+    model: str | Path | FoundationModel = "cellplm",
+    *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    spatial_key: str | None = None,
+    modality: str = Keys.RNA,
+    key_added: str | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    batch_size: int | None = None,
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Embed cells with a pretrained model, without training.
+
+    Genes are found by name: Ensembl ids, symbols, former symbols and mouse orthologs. The order of genes and cells and
+    the size of batches do not change the result; out-of-core data are read in blocks.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
+        Of a `MuData`, one modality is embedded.
+    model
+        A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
+    layer
+        Layer with the values, ``X`` if `None`.
+    batch_key
+        Column of ``obs`` that names the sample, section or field of view of a cell. Models whose unit is a group of
+        cells (CellPLM) see the cells of a sample together; without it all cells form one context.
+    spatial_key
+        Key of ``obsm`` with coordinates, for models with positions.
+    modality
+        Modality of a `MuData`.
+    key_added
+        Name for the results instead of the model's.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    precision
+        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+    batch_size
+        Cells on the device at a time; chosen for the device if `None`.
+    copy
+        Return a changed copy instead of changing ``adata``.
+
+    Returns
+    -------
+    `None`, or the copy if ``copy=True``. Sets:
+
+    ``adata.obsm["X_<model>"]`` (``key_added`` if given)
+        Embedding, float32, (n_obs, n_latent).
+    ``adata.uns["<model>"]`` (``key_added`` if given)
+        ``"params"``: the arguments; ``"provenance"``: weights with their checksum, licence, citation, versions, and
+        how each gene was matched.
+
+    Raises
+    ------
+    ValueError
+        If the values are scaled, negative, NaN or neither counts nor log1p-normalised; if too few genes are known; if
+        a key does not exist; if a GPU is asked for that is not there. Nothing has been computed then.
+    FileNotFoundError
+        If there are no such weights.
+
+    Examples
+    --------
+    >>> import scanpy as sc, scfoundry as sf
+    >>> adata = sc.datasets.pbmc68k_reduced().raw.to_adata()
+    >>> sf.tl.embed(adata, model="cellplm")
+    >>> sc.pp.neighbors(adata, use_rep="X_cellplm")
+    """
+    from scfoundry.data.contexts import contexts, coordinates
+    from scfoundry.data.reader import CountsReader
+    from scfoundry.model._base import FoundationModel
+    from scfoundry.model._device import resolve_device
+    from scfoundry.model._pretrained import load_pretrained
+
+    if copy:
+        adata = adata.copy()
+    cells = _modality(adata, modality)
+    groups = contexts(cells, batch_key)
+    xy = coordinates(cells, spatial_key, groups)
+    torch_device = resolve_device(device)
+    loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
+    reader = CountsReader(cells, loaded.genes, layer=layer, caller="sf.tl.embed")
+
+    samples = f"{len(groups)} contexts" if len(groups) > 1 else "one context"
+    logger.info(
+        f"{loaded.provenance['weights']} on {torch_device}: {cells.n_obs:,} cells in {samples}, "
+        f"{reader.report.state}; {reader.alignment.summary()}"
+    )
+    latent = loaded._embed(reader, groups, xy, batch_size=batch_size, device=torch_device, precision=precision)
+
+    params = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key, "precision": precision}
+    cells.obsm[key_added or Keys.embedding(loaded.name)] = latent
+    cells.uns[key_added or loaded.name] = {
+        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
+        Keys.PROVENANCE: loaded.provenance | {"values": str(reader.report.state), "genes": reader.alignment.report()},
+    }
+    return adata if copy else None
+
+
+def _modality(adata: AnnData | MuData, modality: str) -> AnnData:
+    """The AnnData with gene expression."""
+    if not isinstance(adata, MuData):
+        return adata
+    if modality not in adata.mod:
+        msg = f"The MuData has no modality {modality!r}; it has {', '.join(map(repr, adata.mod))}. Pass modality=..."
+        raise ValueError(msg)
+    return adata.mod[modality]
