@@ -1,0 +1,111 @@
+"""Scores of predicted cell types, under the names they deserve (Wen et al. 2024, Table 4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["annotation"]
+
+
+def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
+    r"""Accuracy and macro-averaged F1, precision and recall of predicted labels.
+
+    With :math:`t_c` cells of class :math:`c` predicted as such, :math:`n_c` cells that are :math:`c` and :math:`m_c`
+    that are predicted as :math:`c`,
+
+    .. math::
+
+        \text{precision}_c = \frac{t_c}{m_c},\qquad \text{recall}_c = \frac{t_c}{n_c},\qquad
+        \text{F1}_c = \frac{2 t_c}{n_c + m_c},
+
+    each 0 where its denominator is. Macro averages give every class present in the truth **or** in the prediction the
+    same weight: a class that is predicted but never true lowers them, a declared category that nobody has does not.
+    What CellPLM reports as "acc" is ``macro_recall``; ``accuracy`` here is the share of correct cells.
+
+    Parameters
+    ----------
+    truth
+        Label of every cell, shape ``(n_cells,)``. Cells without one (missing values) are left out.
+    predicted
+        Predicted label of every cell, shape ``(n_cells,)``. A missing value is a wrong prediction of no class.
+
+    Returns
+    -------
+    ``accuracy``, ``macro_f1``, ``macro_precision`` and ``macro_recall``, each between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in length or in the order of their cells, if no cell has a label, or if one holds names and
+        the other numbers.
+
+    References
+    ----------
+    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> sf.metrics.annotation(["B", "B", "T", "NK"], ["B", "T", "T", "T"]).round(3)
+    accuracy           0.500
+    macro_f1           0.389
+    macro_precision    0.444
+    macro_recall       0.500
+    dtype: float64
+    """
+    if isinstance(truth, pd.Series) and isinstance(predicted, pd.Series) and not truth.index.equals(predicted.index):
+        msg = (
+            "truth and predicted are not indexed by the same cells in the same order. "
+            "Bring them in line: predicted = predicted.loc[truth.index]."
+        )
+        raise ValueError(msg)
+    true, guessed = _labels(truth, name="truth"), _labels(predicted, name="predicted")
+    if len(true) != len(guessed):
+        msg = f"truth has {len(true)} labels but predicted has {len(guessed)}; both need one per cell, in one order."
+        raise ValueError(msg)
+    labelled = true.notna()
+    true, guessed = true[labelled], guessed[labelled]
+    if not len(true):
+        msg = f"None of the {len(labelled)} cells has a label in truth. Pass the column of obs that holds the labels."
+        raise ValueError(msg)
+    if guessed.notna().any() and _numbered(true) != _numbered(guessed):
+        names, codes = ("truth", "predicted") if _numbered(guessed) else ("predicted", "truth")
+        msg = (
+            f"{names} holds names but {codes} holds numbers, so no prediction could be right. Turn the codes into "
+            f"names first: {codes} = np.asarray(classes)[{codes}], classes being the labels in order of their codes."
+        )
+        raise ValueError(msg)
+
+    codes, classes = pd.factorize(pd.concat([true, guessed]))
+    true_codes, guessed_codes = codes[: len(true)], codes[len(true) :]
+    correct = true_codes == guessed_codes
+    n_true = np.bincount(true_codes, minlength=len(classes))
+    n_guessed = np.bincount(guessed_codes[guessed_codes >= 0], minlength=len(classes))
+    n_correct = np.bincount(true_codes[correct], minlength=len(classes))
+    return pd.Series(
+        {
+            "accuracy": correct.mean(),
+            "macro_f1": (2 * n_correct / (n_true + n_guessed)).mean(),
+            "macro_precision": (n_correct / np.maximum(n_guessed, 1)).mean(),
+            "macro_recall": (n_correct / np.maximum(n_true, 1)).mean(),
+        }
+    )
+
+
+def _labels(values: ArrayLike, *, name: str) -> pd.Series:
+    if np.ndim(values) != 1:
+        msg = f"{name} has shape {np.shape(values)}, but one label per cell is needed. Pass a column: obs['cell_type']."
+        raise ValueError(msg)
+    return pd.Series(values, dtype=object).reset_index(drop=True)
+
+
+def _numbered(labels: pd.Series) -> bool:
+    inferred = labels.dropna().infer_objects()
+    return is_numeric_dtype(inferred) and not is_bool_dtype(inferred)

@@ -1,0 +1,93 @@
+"""Pairs of cells x genes matrices: matched by name where names are known, made dense one block at a time."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+__all__ = ["align", "blocks", "dense", "in_memory"]
+
+_BLOCK_VALUES = 2**22
+"""Values made dense at once: 32 MB in double precision."""
+
+
+def in_memory(values: Any) -> Any:
+    """Compute a dask array; anything else is returned as it is."""
+    # dask is optional, and none of its arrays can exist before it has been imported.
+    dask = sys.modules.get("dask")
+    return values.compute() if dask is not None and dask.is_dask_collection(values) else values
+
+
+def align(reference: Any, other: Any, *, names: tuple[str, str]) -> Any:
+    """Bring `other` into the cells and genes of `reference`.
+
+    Two data frames are matched by name: the cells must be the same, genes that only `other` has are left out. Anything
+    else must have the same shape already.
+    """
+    first, second = names
+    if np.ndim(reference) != 2:
+        msg = f"{first} has {np.ndim(reference)} dimension(s), but must be cells x genes: {first}.reshape(n_cells, -1)."
+        raise ValueError(msg)
+    if isinstance(reference, pd.DataFrame) and isinstance(other, pd.DataFrame):
+        if not reference.index.equals(other.index):
+            msg = (
+                f"{first} and {second} are not indexed by the same cells in the same order. "
+                f"Bring them in line: {second} = {second}.loc[{first}.index]."
+            )
+            raise ValueError(msg)
+        for name, frame in zip(names, (reference, other), strict=True):
+            if not frame.columns.is_unique:
+                repeated = frame.columns[frame.columns.duplicated()].unique()
+                msg = (
+                    f"{len(repeated)} gene names occur more than once in {name}, for example {repeated[0]!r}, so genes "
+                    f"cannot be matched by name. Keep one of each: {name}.loc[:, ~{name}.columns.duplicated()]."
+                )
+                raise ValueError(msg)
+        absent = reference.columns.difference(other.columns, sort=False)
+        if len(absent):
+            msg = (
+                f"{second} lacks {len(absent)} of the {reference.shape[1]} genes of {first}: "
+                f"{', '.join(map(str, absent[:5]))}{', ...' if len(absent) > 5 else ''}. "
+                f"Score the shared ones: {first} = {first}[{first}.columns.intersection({second}.columns)]."
+            )
+            raise ValueError(msg)
+        return other[reference.columns]
+    if np.shape(reference) != np.shape(other):
+        msg = (
+            f"{second} has shape {np.shape(other)} but {first} has {np.shape(reference)}; both must be cells x genes "
+            "with the same cells and genes. Data frames with named genes are matched by name."
+        )
+        raise ValueError(msg)
+    return other
+
+
+def blocks(*matrices: Any, axis: int) -> Iterator[tuple[Any, ...]]:
+    """Consecutive slices of matrices of one shape, along cells (``axis=0``) or genes (``axis=1``)."""
+    layout = "csr" if axis == 0 else "csc"
+    arrays = [m.asformat(layout) if sparse.issparse(m) else np.asarray(m) for m in matrices]
+    n, across = arrays[0].shape[axis], arrays[0].shape[1 - axis]
+    step = max(1, _BLOCK_VALUES // max(1, across))
+    for start in range(0, n, step):
+        part = slice(start, start + step)
+        yield tuple(array[part] if axis == 0 else array[:, part] for array in arrays)
+
+
+def dense(block: Any, *, name: str) -> NDArray[np.float64]:
+    """A block as a dense array in double precision, refused where it holds missing values."""
+    values = np.asarray(block.toarray() if sparse.issparse(block) else block, dtype=np.float64)
+    if not np.isfinite(values).all():
+        msg = (
+            f"{name} holds missing or infinite values, which no score can average. Find them with "
+            f"np.argwhere(~np.isfinite({name})) and leave those cells or genes out."
+        )
+        raise ValueError(msg)
+    return values

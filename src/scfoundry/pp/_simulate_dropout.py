@@ -1,0 +1,195 @@
+"""Hide known counts from a denoising method (Wen et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+import numpy as np
+from scipy import sparse
+
+from scfoundry._keys import Keys
+from scfoundry._settings import logger
+from scfoundry.data.checks import require_counts
+from scfoundry.data.loaders import row_blocks
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+__all__ = ["simulate_dropout"]
+
+Kernel = Literal["exponential", "uniform"]
+
+_KEY: Final = "simulate_dropout"
+_TRAIN: Final = "train"
+_TEST_MASK: Final = "test_mask"
+_VALID_MASK: Final = "valid_mask"
+
+_LEAST_WEIGHT: Final = 1e-300
+"""Keeps counts in the thousands drawable, where the exponential underflows; no published draw is affected."""
+
+
+def simulate_dropout(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    test: float = 0.1,
+    valid: float = 0.1,
+    kernel: Kernel = "exponential",
+    scale: float = 20.0,
+    min_genes: int = 6,
+    rng: int | np.random.Generator | None = 10,
+    copy: bool = False,
+) -> AnnData | None:
+    r"""Set a share of every cell's counts to zero, and remember which.
+
+    Of the :math:`m_i` genes that cell :math:`i` expresses, :math:`\lfloor \text{test} \cdot m_i \rfloor` are drawn
+    without replacement with probability
+
+    .. math:: p_{ij} \propto \exp(-x_{ij} / \text{scale})
+
+    (equal for all with the uniform kernel), then :math:`\lfloor \text{valid} \cdot m_i \rfloor` from the rest by the
+    same rule. Low counts are lost more often, as in sequencing. Cells are visited in obs order, so that a seed gives
+    the hold-out of CellPLM: 10 % for test, 10 % for validation, only in cells with more than 5 expressed genes,
+    seed 10.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts; in memory, backed or dask.
+    layer
+        Layer holding the counts, ``X`` if `None`.
+    test
+        Share of a cell's expressed genes to hide for testing.
+    valid
+        Share to hide for validation, besides.
+    kernel
+        How the chance to be hidden depends on the count.
+    scale
+        Count at which the exponential kernel has fallen to 1/e.
+    min_genes
+        Cells that express fewer genes are left complete.
+    rng
+        Seed or generator.
+    copy
+        Return a copy instead of writing to `adata`.
+
+    Returns
+    -------
+    `None`, or the copy. Written are
+
+    ``layers["train"]``
+        CSR counts with the hidden ones set to 0, shape ``(n_obs, n_vars)``: what the method may see.
+    ``layers["test_mask"]``, ``layers["valid_mask"]``
+        CSR, bool, True where a count was hidden; shape ``(n_obs, n_vars)``.
+    ``uns["simulate_dropout"]["params"]``
+        The arguments of the call.
+
+    Raises
+    ------
+    ValueError
+        If the values are not raw counts, or an argument is out of range.
+
+    References
+    ----------
+    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anndata import AnnData
+    >>> import scfoundry as sf
+    >>> adata = AnnData(np.arange(40.0).reshape(2, 20))
+    >>> sf.pp.simulate_dropout(adata)
+    >>> adata.layers["test_mask"].sum(axis=1).ravel().tolist()
+    [[1, 2]]
+    """
+    _check_arguments(test, valid, kernel, scale, min_genes)
+    require_counts(adata, layer=layer, caller="sf.pp.simulate_dropout")
+    if copy:
+        adata = adata.to_memory() if adata.isbacked else adata.copy()
+    generator = np.random.default_rng(rng)
+    parts = [
+        _hide(block, (test, valid), kernel, scale, min_genes, generator) for _, block in row_blocks(adata, layer=layer)
+    ]
+    train, test_mask, valid_mask = (sparse.vstack(part, format="csr") for part in zip(*parts, strict=True))
+    adata.layers[_TRAIN], adata.layers[_TEST_MASK], adata.layers[_VALID_MASK] = train, test_mask, valid_mask
+    adata.uns[_KEY] = {
+        Keys.PARAMS: {
+            "layer": "X" if layer is None else layer,
+            "test": test,
+            "valid": valid,
+            "kernel": kernel,
+            "scale": scale,
+            "min_genes": min_genes,
+            # A generator's state has no place in a file; a seed has.
+            **({"rng": int(rng)} if isinstance(rng, int | np.integer) else {}),
+        }
+    }
+    n_hidden = (f"{test_mask.nnz:,}", f"{valid_mask.nnz:,}")
+    logger.info("sf.pp.simulate_dropout: hid %s counts for test and %s for validation.", *n_hidden)
+    return adata if copy else None
+
+
+def _check_arguments(test: float, valid: float, kernel: str, scale: float, min_genes: int) -> None:
+    if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
+        msg = (
+            f"test={test} and valid={valid} must be shares of a cell's expressed genes that leave some to learn from: "
+            "test above 0, valid at least 0, less than 1 together. The published ones: test=0.1, valid=0.1."
+        )
+        raise ValueError(msg)
+    if kernel not in get_args(Kernel):
+        msg = f'kernel must be "exponential" or "uniform"; got {kernel!r}.'
+        raise ValueError(msg)
+    if not scale > 0:
+        msg = f"scale must be a count above 0; got {scale}. The published one: scale=20."
+        raise ValueError(msg)
+    if min_genes < 1:
+        msg = f"min_genes must be at least 1; got {min_genes}. The published one: min_genes=6."
+        raise ValueError(msg)
+
+
+def _hide(
+    counts: sparse.csr_matrix,
+    shares: tuple[float, float],
+    kernel: Kernel,
+    scale: float,
+    min_genes: int,
+    generator: np.random.Generator,
+) -> tuple[sparse.csr_matrix, sparse.csr_matrix, sparse.csr_matrix]:
+    """Training counts, test mask and validation mask of a block of cells."""
+    counts = counts.copy()
+    counts.eliminate_zeros()
+    split = np.zeros(counts.nnz, dtype=np.int8)
+    for start, stop in zip(counts.indptr[:-1], counts.indptr[1:], strict=True):
+        if stop - start >= min_genes:
+            weights = _weights(counts.data[start:stop], kernel, scale)
+            split[start:stop] = _draw_splits(weights, shares, generator)
+    return tuple(_entries(counts, split == part, mask=part > 0) for part in range(3))
+
+
+def _weights(counts: np.ndarray, kernel: Kernel, scale: float) -> NDArray[np.float64]:
+    if kernel == "uniform":
+        return np.ones(len(counts))
+    return np.maximum(np.exp(-counts.astype(np.float64) / scale), _LEAST_WEIGHT)
+
+
+def _draw_splits(
+    weights: NDArray[np.float64], shares: tuple[float, float], generator: np.random.Generator
+) -> NDArray[np.int8]:
+    """0 for entries that stay, 1 and 2 for the first and second share, drawn one after the other."""
+    split = np.zeros(len(weights), dtype=np.int8)
+    for part, share in enumerate(shares, start=1):
+        rest = np.flatnonzero(split == 0)
+        size = int(share * len(weights))
+        if size:
+            chance = weights[rest] / weights[rest].sum()
+            split[generator.choice(rest, size, replace=False, p=chance)] = part
+    return split
+
+
+def _entries(counts: sparse.csr_matrix, chosen: NDArray[np.bool_], *, mask: bool) -> sparse.csr_matrix:
+    """Keep the chosen entries, as counts or as True."""
+    indptr = np.concatenate([[0], np.cumsum(chosen)])[counts.indptr]
+    values = np.ones(chosen.sum(), dtype=bool) if mask else counts.data[chosen]
+    return sparse.csr_matrix((values, counts.indices[chosen], indptr), shape=counts.shape)
