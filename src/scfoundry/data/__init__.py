@@ -1,0 +1,1 @@
+"""From AnnData to model input: genes, checks, row blocks, contexts."""

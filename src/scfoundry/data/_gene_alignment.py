@@ -1,0 +1,171 @@
+"""Where every column of a data set goes in a model's gene order, and how counts are moved there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["GeneAlignment"]
+
+
+@dataclass(frozen=True, eq=False)
+class GeneAlignment:
+    """Columns of a data set matched with the genes of a vocabulary.
+
+    Attributes
+    ----------
+    target
+        Position in the vocabulary for every input column, -1 where the column is dropped, shape ``(n_vars,)``.
+    route
+        How every column was matched (``"symbol"``, ``"previous"`` ...), empty where dropped, shape ``(n_vars,)``.
+    scheme
+        How the data set names genes: ``"ensembl"``, ``"symbol"``, ``"mouse_ensembl"``, ``"mouse_symbol"`` or
+        ``"unknown"``.
+    n_vocabulary
+        Number of genes in the vocabulary.
+    names
+        Names of the input columns, shape ``(n_vars,)``.
+    n_superseded
+        Columns dropped because another one reaches the same gene more directly: they carry its old name or alias.
+
+    Examples
+    --------
+    >>> vocabulary = GeneVocabulary(["ENSG00000198851", "ENSG00000111640"])
+    >>> alignment = vocabulary.align(["GAPDH", "CD3E"])
+    >>> alignment.target
+    array([1, 0], dtype=int32)
+    >>> alignment.summary()
+    '2 of 2 genes matched (symbol 2), 0 dropped, 0 of 2 vocabulary genes not measured'
+    """
+
+    target: NDArray[np.int32]
+    route: NDArray[np.str_]
+    scheme: str
+    n_vocabulary: int
+    names: NDArray[np.object_]
+    n_superseded: int = 0
+
+    @property
+    def kept(self) -> NDArray[np.int64]:
+        """Input columns that are used."""
+        return np.flatnonzero(self.target >= 0)
+
+    @property
+    def dropped(self) -> NDArray[np.int64]:
+        """Input columns that are not used."""
+        return np.flatnonzero(self.target < 0)
+
+    @property
+    def measured(self) -> NDArray[np.int32]:
+        """Vocabulary positions present in the data, sorted."""
+        return np.unique(self.target[self.target >= 0])
+
+    @property
+    def missing(self) -> NDArray[np.int64]:
+        """Vocabulary positions absent from the data, sorted."""
+        return np.setdiff1d(np.arange(self.n_vocabulary), self.measured)
+
+    @property
+    def overlap(self) -> float:
+        """Genes matched, as a share of the smaller of data set and vocabulary."""
+        smaller = min(len(self.names), self.n_vocabulary)
+        return len(self.measured) / smaller if smaller else 0.0
+
+    def summary(self) -> str:
+        """One line for the log."""
+        routes = Counter(self.route[self.kept].tolist())
+        by_route = ", ".join(f"{route} {n:,}" for route, n in routes.most_common())
+        return (
+            f"{len(self.kept):,} of {len(self.names):,} genes matched ({by_route or 'no route'}), "
+            f"{len(self.dropped):,} dropped, "
+            f"{len(self.missing):,} of {self.n_vocabulary:,} vocabulary genes not measured"
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Provenance of the match, in types that AnnData writes to disk.
+
+        Returns
+        -------
+        Counts (``n_input``, ``n_kept``, ``n_dropped``, ``n_superseded``, ``n_duplicates``, ``n_missing``,
+        ``n_vocabulary``), ``overlap``, ``scheme``, ``routes`` (columns per route), and two arrays of length ``n_vars``:
+        ``route_gene`` (names) and ``route`` (empty where dropped).
+        """
+        return {
+            "scheme": self.scheme,
+            "n_input": len(self.names),
+            "n_kept": len(self.kept),
+            "n_dropped": len(self.dropped),
+            "n_superseded": self.n_superseded,
+            "n_duplicates": len(self.kept) - len(self.measured),
+            "n_missing": len(self.missing),
+            "n_vocabulary": self.n_vocabulary,
+            "overlap": self.overlap,
+            "routes": dict(Counter(self.route[self.kept].tolist()).most_common()),
+            "route_gene": self.names.astype(str),
+            "route": self.route,
+        }
+
+    def apply(self, block: sparse.csr_matrix | sparse.csr_array) -> sparse.csr_matrix:
+        """Bring a block of rows into vocabulary order.
+
+        Parameters
+        ----------
+        block
+            Rows of the data set in CSR, shape ``(n, n_vars)``, any numeric type.
+
+        Returns
+        -------
+        float32 CSR of shape ``(n, n_vocabulary)`` with sorted indices and no stored zeros. Columns of the same gene are
+        summed, smallest value first, so that the order of the input columns cannot change a single bit.
+
+        Raises
+        ------
+        ValueError
+            If the block has another number of columns than the aligned data set.
+
+        Examples
+        --------
+        >>> alignment.apply(sparse.csr_matrix([[5, 0], [0, 7]])).toarray()
+        array([[0., 5.],
+               [7., 0.]], dtype=float32)
+        """
+        if block.shape[1] != len(self.target):
+            msg = (
+                f"The block has {block.shape[1]:,} columns, but the alignment was made for {len(self.target):,}. "
+                "Align the AnnData the block comes from: `vocabulary.align(adata)`."
+            )
+            raise ValueError(msg)
+        block = sparse.csr_matrix(block)
+        columns = self.target[block.indices]
+        used = columns >= 0
+        before = np.concatenate([[0], np.cumsum(used)])
+        moved = sparse.csr_matrix(
+            (block.data[used], columns[used], before[block.indptr]), shape=(block.shape[0], self.n_vocabulary)
+        )
+        moved.sort_indices()
+        if not moved.has_canonical_format:
+            moved = _sum_duplicates(moved)
+        moved = moved.astype(np.float32)
+        moved.eliminate_zeros()
+        return moved
+
+
+def _sum_duplicates(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Sum entries of the same row and column in float64, in ascending order; indices must be sorted."""
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    first = np.ones(matrix.nnz, dtype=bool)
+    first[1:] = (np.diff(rows) != 0) | (np.diff(matrix.indices) != 0)
+    group = np.cumsum(first) - 1
+    data = matrix.data.astype(np.float64)
+    shared = np.flatnonzero(np.bincount(group)[group] > 1)
+    data[shared] = data[shared[np.lexsort((data[shared], group[shared]))]]
+    summed = np.add.reduceat(data, np.flatnonzero(first))
+    before = np.concatenate([[0], np.cumsum(first)])
+    return sparse.csr_matrix((summed, matrix.indices[first], before[matrix.indptr]), shape=matrix.shape)
