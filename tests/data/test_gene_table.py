@@ -1,4 +1,4 @@
-"""The shipped table of gene names: compact, reproducible, free of contradictions, and right where everybody can check."""
+"""The shipped table of gene names: compact, free of contradictions, and right where everybody can check."""
 
 from __future__ import annotations
 
