@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from quality.data import DATA_SETS
 from quality.report import markdown_table
-from quality.scores import fast_scores
+from quality.scores import quick_scores
 
 import scfoundry as sf
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from quality.data import DataSet
 
-FAST_COLUMNS = (
+QUICK_COLUMNS = (
     "15-NN accuracy",
     "cross-batch 15-NN accuracy",
     "Leiden ARI",
@@ -38,8 +38,9 @@ FAST_COLUMNS = (
 
 def embed_both_ways(adata: AnnData, data: DataSet, weights: str) -> list[str]:
     """Embed each batch as its own context, where there are batches, and all cells as one; return the keys."""
-    keys = {"CellPLM, a context per batch": data.batch_key} if data.batch_key else {}
-    keys["CellPLM, one context"] = None
+    keys: dict[str, str | None] = {"CellPLM, one context": None}
+    if data.batch_key:
+        keys = {"CellPLM, a context per batch": data.batch_key} | keys
     for key, batch_key in keys.items():
         sf.tl.embed(adata, model=weights, batch_key=batch_key, key_added=key)
     return list(keys)
@@ -59,8 +60,8 @@ def main() -> None:
         scored = data.scored(adata)
         rows = {}
         for key in embed_both_ways(adata, data, args.weights):
-            rows[key] = fast_scores(adata.obsm[key][scored.cells], scored)
-        print(markdown_table(data.name, FAST_COLUMNS, rows))
+            rows[key] = quick_scores(adata.obsm[key][scored.cells], scored)
+        print(markdown_table(data.name, QUICK_COLUMNS, rows))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["markdown_table"]
+    from quality.scores import Scores
 
-Scores = dict[str, list[float]]
+__all__ = ["markdown_table"]
 
 
 def markdown_table(title: str, columns: Sequence[str], rows: Mapping[str, Scores]) -> str:
