@@ -1,0 +1,149 @@
+"""Groups of cells that a model sees together, and where their cells lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scfoundry._settings import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+__all__ = ["Context", "contexts", "coordinates"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Cells of one tissue, sample or field of view.
+
+    Attributes
+    ----------
+    name
+        Category in ``obs``, ``"all"`` where all cells form one context.
+    rows
+        Row numbers of its cells, in obs order.
+    """
+
+    name: str
+    rows: NDArray[np.int64]
+
+
+def contexts(adata: AnnData, batch_key: str | None = None) -> list[Context]:
+    """Divide the cells into contexts.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes.
+    batch_key
+        Column of ``obs`` that names the context of a cell; all cells form one context if `None`.
+
+    Returns
+    -------
+    One context per category that occurs, in order of first appearance. Every cell is in exactly one.
+
+    Raises
+    ------
+    ValueError
+        If ``obs`` has no such column or cells without a value in it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anndata import AnnData
+    >>> adata = AnnData(np.ones((3, 2)))
+    >>> adata.obs["sample"] = ["tumour", "blood", "tumour"]
+    >>> [(context.name, context.rows.tolist()) for context in contexts(adata, "sample")]
+    [('tumour', [0, 2]), ('blood', [1])]
+    """
+    if batch_key is None:
+        return [Context("all", np.arange(adata.n_obs))]
+    if batch_key not in adata.obs.columns:
+        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        msg = f"adata.obs has no column {batch_key!r}; its columns: {present}. Pass one of them as batch_key, or None."
+        raise ValueError(msg)
+    codes, names = pd.factorize(np.asarray(adata.obs[batch_key]))
+    if n_missing := int(np.sum(codes < 0)):
+        msg = (
+            f"{n_missing} of {adata.n_obs} cells have no value in adata.obs[{batch_key!r}], hence no context. "
+            f'Drop them with adata = adata[adata.obs["{batch_key}"].notna()].copy(), or fill the column.'
+        )
+        raise ValueError(msg)
+    # A stable sort keeps the cells of a context in obs order.
+    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    return [Context(str(name), rows) for name, rows in zip(names, members, strict=True)]
+
+
+def coordinates(adata: AnnData, spatial_key: str | None, groups: Sequence[Context]) -> dict[str, NDArray[np.float32]]:
+    """Positions of the cells in the plane, context by context.
+
+    A context in which no cell has coordinates is one without positions, so that dissociated and spatial samples can
+    stand in one AnnData.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes.
+    spatial_key
+        Key of ``obsm``; `None` for cells without positions.
+    groups
+        The contexts, see :func:`contexts`.
+
+    Returns
+    -------
+    For every context with positions, its name and x and y of its cells as stored, shape ``(n_cells, 2)``.
+
+    Raises
+    ------
+    ValueError
+        If ``obsm`` has no such key, what is there has fewer than two columns, or some but not all cells of a context
+        have coordinates.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anndata import AnnData
+    >>> adata = AnnData(np.ones((2, 2)), obsm={"spatial": np.array([[0.5, 1.0], [2.0, 3.5]])})
+    >>> coordinates(adata, "spatial", contexts(adata))
+    {'all': array([[0.5, 1. ],
+           [2. , 3.5]], dtype=float32)}
+    """
+    if spatial_key is None:
+        return {}
+    if spatial_key not in adata.obsm:
+        present = ", ".join(map(repr, adata.obsm)) or "none"
+        msg = f"adata.obsm has no {spatial_key!r}; its keys: {present}. Pass one of them as spatial_key, or None."
+        raise ValueError(msg)
+    xy = np.asarray(adata.obsm[spatial_key])
+    n_columns = xy.shape[1] if xy.ndim == 2 else 1
+    if n_columns < 2:
+        msg = (
+            f"adata.obsm[{spatial_key!r}] has shape {xy.shape}, but positions need two columns, x and y: "
+            f'adata.obsm["{spatial_key}"] = adata.obs[["x", "y"]].to_numpy()'
+        )
+        raise ValueError(msg)
+    if n_columns > 2:
+        logger.warning("adata.obsm[%r] has %d columns; the first two are taken as x and y.", spatial_key, n_columns)
+    xy = xy[:, :2].astype(np.float32)
+    placed = np.isfinite(xy).all(axis=1)
+    positions = {}
+    for group in groups:
+        n_unplaced = int(np.sum(~placed[group.rows]))
+        if n_unplaced == len(group.rows):
+            continue
+        if n_unplaced:
+            msg = (
+                f"{n_unplaced} of {len(group.rows)} cells of context {group.name!r} have missing or infinite "
+                f"coordinates in adata.obsm[{spatial_key!r}]; a context needs all of them, or none. To drop every cell "
+                f'without: adata = adata[np.isfinite(adata.obsm["{spatial_key}"]).all(axis=1)].copy()'
+            )
+            raise ValueError(msg)
+        positions[group.name] = xy[group.rows]
+    return positions
