@@ -3,7 +3,7 @@
     python recipes/train_cellplm_mini.py DATA_FOLDER OUT_FOLDER --hold-out pbmc_3tech_1200 cell_lines_mixology
 
 Every file with raw human counts takes part unless it is held out. A context is a section, batch, donor or sample of one
-file, whichever of these obs columns comes first; files with ``obsm["spatial"]`` train the positions. The vocabulary is
+file, whichever of these obs columns comes first and has 50 cells per value or more; files with ``obsm["spatial"]`` train the positions. The vocabulary is
 made of the protein-coding and lncRNA genes that most files measure. The last training step is written in half precision
 beside a model card.
 """
@@ -26,6 +26,7 @@ from scfoundry.data.checks import MatrixState, inspect_matrix
 from scfoundry.data.genes import GeneVocabulary
 
 CONTEXT_KEYS = ("section", "batch", "donor", "sample")
+MIN_CELLS = 50
 BIOTYPES = ("protein_coding", "lncRNA")
 
 
@@ -65,7 +66,7 @@ def concatenate(sets: dict[str, ad.AnnData], genes: GeneVocabulary) -> tuple[ad.
     parts, measured = [], {}
     for name, adata in sets.items():
         alignment = genes.align(adata)
-        key = next((key for key in CONTEXT_KEYS if key in adata.obs), None)
+        key = next((k for k in CONTEXT_KEYS if k in adata.obs and adata.n_obs >= MIN_CELLS * adata.obs[k].nunique()), None)
         labels = adata.obs[key].astype(str) if key else pd.Series("all", index=adata.obs_names)
         part = ad.AnnData(alignment.apply(sparse.csr_matrix(adata.X)), obs=pd.DataFrame(index=adata.obs_names))
         part.obs["context"] = (name + "/" + labels).to_numpy()
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--accumulate", type=int, default=1, help="contexts per optimiser step")
+    parser.add_argument("--panel-sizes", type=int, nargs=2, help="fewest and most genes shown per step; all if not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", type=json.loads, default={}, help="CellPLM config values as JSON")
     parser.add_argument("--checkpoint-dir", type=Path)
@@ -110,6 +112,7 @@ def main() -> None:
         warmup_steps=100,
         validation_size=0.1,
         measured_genes=measured,
+        panel_sizes=args.panel_sizes,
         seed=args.seed,
         checkpoint_dir=args.checkpoint_dir,
         accumulate_grad_batches=args.accumulate,

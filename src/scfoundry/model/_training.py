@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
+
+from scfoundry.model._checkpoint import read_torch_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,14 +41,15 @@ class ContextTrainingPlan(pl.LightningModule):
     """One context per step.
 
     Every random number of a step (cells dropped, entries masked, dropout, latent noise) derives from the seed and the
-    number of the step: the same seed gives the same weights, also when training was interrupted in between.
+    number of the step, the order of contexts from the seed and the epoch: the same seed gives the same weights, also
+    when training was interrupted in between.
 
     Parameters
     ----------
     module
         The model.
     contexts
-        All contexts; a batch is the number of one.
+        All contexts.
     loss
         Maps a context and the number of the step to ``loss`` and its parts.
     lr, weight_decay
@@ -78,8 +81,10 @@ class ContextTrainingPlan(pl.LightningModule):
         self.lr, self.weight_decay, self.warmup_steps, self.schedule = lr, weight_decay, warmup_steps, schedule
         self.seed = seed
 
-    def training_step(self, number: int, batch_index: int) -> Tensor:
-        """Loss of one context."""
+    def training_step(self, position: int, batch_index: int) -> Tensor:
+        """Loss of the context at a position of this epoch's order."""
+        visits = self.trainer.datamodule.visits
+        number = visits[np.random.default_rng([self.seed, self.current_epoch]).permutation(len(visits))[position]]
         with seeded(self.seed + self.global_step * self.trainer.world_size + self.global_rank, self.device):
             losses = self.loss(self.contexts[number], self.global_step)
         for name, value in losses.items():
@@ -109,62 +114,57 @@ class ContextTrainingPlan(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-class EpochShuffle(Sampler[int]):
-    """A permutation that depends on the seed and the epoch alone; Lightning tells the epoch."""
-
-    def __init__(self, n: int, seed: int) -> None:
-        self.n, self.seed, self.epoch = n, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Start an epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.n).tolist())
-
-
 class ContextDataModule(pl.LightningDataModule):
-    """Numbers of contexts for training and validation, split by context, never by cell.
+    """Contexts for training and validation, split by context, never by cell.
 
     Parameters
     ----------
     contexts
         All contexts.
+    cells_per_step
+        Most cells of a context that a step sees. Larger contexts come several times per epoch, so that an epoch sees
+        about every cell.
     validation_size
         Share of contexts held out, rounded; none is held out if there is only one.
     seed
-        Seed of the split and of the order of training.
+        Seed of the split.
     """
 
-    def __init__(self, contexts: Sequence[Context], *, validation_size: float, seed: int) -> None:
+    def __init__(
+        self, contexts: Sequence[Context], *, cells_per_step: int, validation_size: float, seed: int
+    ) -> None:
         super().__init__()
         n_held_out = min(round(validation_size * len(contexts)), len(contexts) - 1)
         order = np.random.default_rng(seed).permutation(len(contexts))
-        self.seed = seed
-        self.train_numbers = np.sort(order[n_held_out:]).tolist()
-        self.validation_numbers = np.sort(order[:n_held_out]).tolist()
-        self.train_idx = _rows(contexts, self.train_numbers)
-        self.val_idx = _rows(contexts, self.validation_numbers)
+        train, validation = np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+        self.visits = np.repeat(train, [math.ceil(len(contexts[i].rows) / cells_per_step) for i in train]).tolist()
+        self.held_out = validation.tolist()
+        self.train_idx, self.val_idx = _rows(contexts, train), _rows(contexts, validation)
 
     def train_dataloader(self) -> DataLoader:
-        """Contexts in an order that changes with the epoch."""
-        sampler = EpochShuffle(len(self.train_numbers), self.seed)
-        return DataLoader(self.train_numbers, batch_size=None, sampler=sampler)
+        """Positions in the order of an epoch, which the training plan draws."""
+        return self._loader(range(len(self.visits)))
 
     def val_dataloader(self) -> DataLoader | list:
-        """Held-out contexts in order."""
-        return DataLoader(self.validation_numbers, batch_size=None) if self.validation_numbers else []
+        """Numbers of the held-out contexts."""
+        return self._loader(self.held_out) if self.held_out else []
+
+    def _loader(self, numbers: Sequence[int]) -> DataLoader:
+        # A loader without a generator of its own draws from torch's global one.
+        return DataLoader(numbers, batch_size=None, generator=torch.Generator())
 
 
-def _rows(contexts: Sequence[Context], numbers: Sequence[int]) -> np.ndarray:
+def _rows(contexts: Sequence[Context], numbers: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate([np.array([], dtype=np.int64), *(contexts[i].rows for i in numbers)]))
 
 
 class Resumable(pl.Callback):
     """Write the state of the training after every epoch, so that the same call can go on from it.
+
+    Attributes
+    ----------
+    path
+        The checkpoint.
 
     Parameters
     ----------
@@ -176,6 +176,10 @@ class Resumable(pl.Callback):
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / self.FILE
+
+    def check(self) -> None:
+        """Refuse a damaged checkpoint before the training is set up."""
+        read_torch_file(self.path)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the checkpoint in one move: an interruption leaves the old one whole."""

@@ -63,7 +63,7 @@ def negative_binomial_loss(
         counted = counted & (columns >= 0)
     if keep is not None:
         counted = counted & keep[rows, columns.clamp(min=0)]
-    rows, columns, values = rows[counted], columns[counted], values[counted]
+    rows, columns, values = rows[counted], columns[counted], values[counted].to(mean.dtype)
 
     kept_mean = mean if keep is None else mean * keep
     observed = mean.new_zeros(n_cells).index_add(0, rows, values)

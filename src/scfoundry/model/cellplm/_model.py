@@ -110,7 +110,8 @@ class CellPLM(FoundationModel):
             Column of ``obs`` with cell types, for supervised fine-tuning.
         """
         data_fields = [
-            fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=True),
+            # `train` checks the whole matrix; scvi-tools would look at 20 values drawn from numpy's global generator.
+            fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
             fields.CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             fields.CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
         ]
@@ -243,6 +244,7 @@ class CellPLM(FoundationModel):
         schedule: Schedule = "constant",
         validation_size: float = 0.1,
         measured_genes: Mapping[str, Sequence[str]] | None = None,
+        panel_sizes: tuple[int, int] | None = None,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
         accelerator: str = "auto",
@@ -268,6 +270,9 @@ class CellPLM(FoundationModel):
         measured_genes
             Context -> identifiers of the genes measured there. Unmeasured genes enter neither likelihood nor total.
             By default the genes detected in at least one cell of the context.
+        panel_sizes
+            Show at each training step only a random panel of the measured genes, its size drawn between these two. The
+            model meets panels of all kinds, and a step costs less.
         seed
             Seed of everything random in training. The same seed gives the same weights.
         checkpoint_dir
@@ -292,25 +297,30 @@ class CellPLM(FoundationModel):
         plan = ContextTrainingPlan(
             self.module,
             groups,
-            self._loss_of(groups, measured_genes),
+            self._loss_of(groups, measured_genes, panel_sizes),
             lr=lr,
             weight_decay=weight_decay,
             warmup_steps=warmup_steps,
             schedule=schedule,
             seed=seed,
         )
-        data = ContextDataModule(groups, validation_size=validation_size, seed=seed)
-        if data.validation_numbers:
+        data = ContextDataModule(
+            groups, cells_per_step=self.config.max_cells, validation_size=validation_size, seed=seed
+        )
+        if data.held_out:
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
         if checkpoint_dir is not None:
             resumable = Resumable(checkpoint_dir)
             trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), resumable]
             if resumable.path.exists():
+                resumable.check()
                 logger.info("Resuming the training from %s.", resumable.path)
                 trainer_kwargs["ckpt_path"] = resumable.path
         trainer_kwargs.setdefault("enable_progress_bar", settings.show_progress)
         trainer_kwargs.setdefault("log_every_n_steps", 1)
         self.module.train()
+        # scvi-tools appends to the history of a trained model; pretrained weights come without one.
+        self.is_trained_ = self.history_ is not None
         TrainRunner(
             self,
             training_plan=plan,
@@ -324,7 +334,10 @@ class CellPLM(FoundationModel):
         )()
 
     def _loss_of(
-        self, groups: Sequence[Context], measured_genes: Mapping[str, Sequence[str]] | None
+        self,
+        groups: Sequence[Context],
+        measured_genes: Mapping[str, Sequence[str]] | None,
+        panel_sizes: tuple[int, int] | None,
     ) -> Callable[[Context, int], dict[str, Tensor]]:
         """Loss of a context, read from the training data when it is its turn."""
         adata, setup = self.adata, self.registry["setup_args"]
@@ -355,6 +368,9 @@ class CellPLM(FoundationModel):
                 coordinates=placed,
                 batch=torch.from_numpy(batches[rows].astype(np.int64)) if self._knows_batches else None,
             )
+            if panel_sizes is not None and self.module.training:
+                size = int(torch.randint(panel_sizes[0], panel_sizes[1] + 1, ()))
+                sample = sample.restricted(sample.genes[torch.randperm(len(sample.genes))[:size].sort().values])
             return pretraining_loss(self.module, sample.to(self.module.device), step)
 
         return loss

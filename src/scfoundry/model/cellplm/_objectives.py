@@ -44,6 +44,13 @@ class TissueSample:
     batch: Tensor | None = None
     dataset: Tensor | None = None
 
+    def restricted(self, genes: Tensor) -> TissueSample:
+        """Leave only these genes measured, as on a smaller panel."""
+        elsewhere = torch.ones(self.counts.n_genes, dtype=torch.bool)
+        elsewhere[genes] = False
+        values = self.counts.values.masked_fill(elsewhere[self.counts.genes], 0.0)
+        return replace(self, counts=replace(self.counts, values=values), genes=genes)
+
     def to(self, device: torch.device | str) -> TissueSample:
         """Move to a device."""
         moved = {

@@ -1,0 +1,201 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import scfoundry as sf
+from scfoundry.model._training import ContextDataModule
+from scfoundry.model.cellplm._config import CellPLMConfig
+from scfoundry.model.cellplm._objectives import draw_mask, keep_cells
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "mse"])
+def test_learns_embeds_saves_and_loads(trainable, quick, latent, likelihood, tmp_path):
+    model = trainable(latent=latent, likelihood=likelihood)
+    model.train(**(quick | {"max_epochs": 8}))
+    loss = model.history["reconstruction_train"].iloc[:, 0].astype(float)
+    assert loss.iloc[-1] < loss.iloc[0]
+    assert {"loss_validation", "reconstruction_validation", "latent_validation"} <= set(model.history)
+
+    embedding = model.get_latent_representation(device="cpu")
+    assert embedding.shape == (model.adata.n_obs, model.config.n_latent)
+    assert embedding.dtype == np.float32
+
+    model.save(tmp_path / "model")
+    loaded = sf.model.CellPLM.load(tmp_path / "model", model.adata, accelerator="cpu")
+    assert same(weights(model), weights(loaded))
+    np.testing.assert_array_equal(loaded.get_latent_representation(device="cpu"), embedding)
+
+
+def test_a_loaded_model_needs_no_data(trainable, quick, make_adata, tmp_path):
+    model = trainable()
+    model.train(**quick)
+    model.save(tmp_path / "model")
+    loaded = sf.model.CellPLM.load(tmp_path / "model", adata=False, accelerator="cpu")
+    adata = make_adata(seed=5)
+    np.testing.assert_array_equal(
+        loaded.get_latent_representation(adata, device="cpu"), model.get_latent_representation(adata, device="cpu")
+    )
+    with pytest.raises(ValueError, match="loaded without data: pass it"):
+        loaded.get_latent_representation()
+
+
+def test_a_seed_gives_the_same_weights_twice_and_another_seed_others(trainable, quick):
+    models = [trainable() for _ in range(3)]
+    for model, seed in zip(models, [0, 0, 1], strict=True):
+        model.train(**quick, seed=seed)
+    first, again, other = map(weights, models)
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_the_callers_random_numbers_are_left_alone(trainable, quick):
+    torch.manual_seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    expected = torch.rand(3), np.random.rand(3)  # noqa: NPY002
+    torch.manual_seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    trainable().train(**quick)
+    torch.testing.assert_close(torch.rand(3), expected[0])
+    np.testing.assert_array_equal(np.random.rand(3), expected[1])  # noqa: NPY002
+
+
+def test_interrupted_training_resumes_to_the_same_weights(trainable, quick, tmp_path):
+    """Learning rate held constant: a cosine would aim at another last step."""
+    through = trainable()
+    through.train(**(quick | {"max_epochs": 4}))
+
+    interrupted = trainable()
+    interrupted.train(**(quick | {"max_epochs": 2}), checkpoint_dir=tmp_path)
+    resumed = trainable(seed=99)
+    resumed.train(**(quick | {"max_epochs": 4}), checkpoint_dir=tmp_path)
+    assert same(weights(through), weights(resumed))
+
+
+def test_a_damaged_checkpoint_is_not_silently_restarted(trainable, quick, tmp_path):
+    trainable().train(**quick, checkpoint_dir=tmp_path)
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="could not be read as a torch file"):
+        trainable().train(**quick, checkpoint_dir=tmp_path)
+
+
+def test_pretrained_weights_are_fine_tuned_without_their_batches(trainable, quick, make_adata, tmp_path):
+    source = trainable()
+    source.train(**quick)
+    source.save_pretrained(tmp_path)
+    adata = make_adata(60, n_batches=2, seed=3)
+    sf.model.CellPLM.setup_anndata(adata, batch_key="batch")
+    tuned = sf.model.CellPLM.from_pretrained(tmp_path, adata)
+    before = weights(tuned)
+    tuned.train(**quick)
+    after = weights(tuned)
+    table = "decoder.labels.0.batch.table.weight"
+    assert torch.equal(before[table], after[table])
+    assert not torch.equal(before["embedder.genes"], after["embedder.genes"])
+
+
+def test_samples_without_coordinates_train_beside_spatial_ones(trainable, quick, make_adata):
+    adata = make_adata(80, n_batches=4)
+    adata.obsm["spatial"][(adata.obs["batch"] == "batch 0").to_numpy()] = np.nan
+    model = trainable(adata, spatial_key="spatial")
+    placeholder = weights(model)["embedder.position.placeholder"]
+    model.train(**(quick | {"validation_size": 0}))
+    assert not torch.equal(placeholder, weights(model)["embedder.position.placeholder"])
+
+
+def test_unmeasured_genes_get_no_gradient(trainable, quick):
+    model = trainable()
+    genes = model.genes.ids
+    before = weights(model)["decoder.mean.bias"]
+    model.train(**quick, weight_decay=0.0, measured_genes={f"batch {i}": genes[:30] for i in range(4)})
+    moved = (weights(model)["decoder.mean.bias"] != before).numpy()
+    assert moved[:30].all()
+    assert not moved[30:].any()
+
+
+def test_setup_reads_the_layer(trainable, quick, make_adata):
+    adata = make_adata(80, n_batches=4)
+    plain, layered = trainable(adata.copy()), None
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = adata.X * 7
+    layered = trainable(adata, layer="counts")
+    for model in (plain, layered):
+        model.train(**quick)
+    assert same(weights(plain), weights(layered))
+
+
+def test_scaled_training_data_are_refused(trainable, quick, make_adata):
+    adata = make_adata(80, n_batches=4)
+    adata.X = adata.X.toarray() - 1.0
+    with pytest.raises(ValueError, match=r"CellPLM.train needs .*negative"):
+        trainable(adata).train(**quick)
+
+
+def test_training_needs_data(tiny_model, quick):
+    with pytest.raises(ValueError, match=r"nothing to train on.*setup_anndata"):
+        tiny_model().train(**quick)
+
+
+def test_contexts_are_split_whole(make_adata):
+    from scfoundry.data.contexts import contexts
+
+    adata = make_adata(200, n_batches=10)
+    groups = contexts(adata, "batch")
+    data = ContextDataModule(groups, cells_per_step=7, validation_size=0.3, seed=0)
+    assert len(data.held_out) == 3
+    assert not set(data.held_out) & set(data.visits)
+    assert sorted([*data.train_idx, *data.val_idx]) == list(range(200))
+    visits = pd.Series(data.visits).value_counts()
+    assert all(visits[i] == -(-len(groups[i].rows) // 7) for i in visits.index)
+
+
+def test_a_single_context_is_never_held_out(make_adata):
+    from scfoundry.data.contexts import contexts
+
+    data = ContextDataModule(contexts(make_adata()), cells_per_step=100, validation_size=0.5, seed=0)
+    assert data.visits == [0]
+    assert data.val_dataloader() == []
+
+
+def test_cells_are_dropped_and_capped():
+    config = CellPLMConfig(drop_cells=0.3, max_cells=50)
+    assert len(keep_cells(10, config)) == 7
+    assert len(keep_cells(1000, config)) == 50
+    kept = keep_cells(100, config)
+    assert torch.equal(kept, kept.unique())
+    assert len(keep_cells(1, config)) == 1
+
+
+def test_masks_follow_the_published_rates():
+    torch.manual_seed(0)
+    mask = draw_mask(4000, 500, CellPLMConfig())
+    rate = mask.float().mean(1)
+    chosen = rate > 0
+    assert chosen.float().mean() == pytest.approx(0.75, abs=0.01)
+    assert rate[chosen].mean() == pytest.approx(5 / 18, abs=0.01)  # Beta(5, 13)
+    assert rate.max() < 0.97
+    constant = draw_mask(4000, 500, CellPLMConfig(mask_beta=False)).float().mean(1)
+    assert constant[constant > 0].mean() == pytest.approx(0.25, abs=0.01)
+    assert constant.std() < rate.std()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"latnet": "vae"}, "no config value 'latnet'"),
+        ({"latent": "vq"}, "latent must be one of 'gmvae', 'vae', 'ae'; got 'vq'"),
+        ({"n_hidden": 30}, r"n_hidden=30 must be divisible by n_heads \(8\)"),
+    ],
+)
+def test_wrong_config_values_say_what_is_right(tiny_model, values, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model(**values)

@@ -1,0 +1,343 @@
+"""Weights in and out: folders of ours, official files, the registry, downloads."""
+
+import hashlib
+import http.server
+import json
+import shutil
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import scfoundry as sf
+from scfoundry.model import _download, _pretrained
+from scfoundry.model._checkpoint import CheckpointError
+from scfoundry.model._download import download
+from scfoundry.model.cellplm._checkpoint import from_released, to_released
+
+OFFICIAL = Path(__file__).parents[1] / "data" / "parity" / "cellplm"
+
+
+def state(model):
+    return model.module.state_dict()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_saved_weights_come_back_bit_for_bit(tiny_model, make_adata, tmp_path, latent, dtype):
+    model = tiny_model(latent=latent, positions="none")
+    model.save_pretrained(tmp_path / "mine", dtype=dtype, licence="MIT", trained_on="nothing")
+    loaded = sf.model.CellPLM.from_pretrained(tmp_path / "mine")
+    for name, tensor in state(model).items():
+        assert torch.equal(state(loaded)[name], tensor.to(dtype).float()), name
+    assert loaded.config == model.config
+    assert loaded.genes == model.genes
+    assert loaded.provenance["licence"] == "MIT"
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [
+        "README.md",
+        "config.json",
+        "genes.tsv",
+        "model.safetensors",
+    ]
+    loaded.save_pretrained(tmp_path / "again", dtype=dtype)
+    first, second = ((tmp_path / d / "model.safetensors").read_bytes() for d in ("mine", "again"))
+    assert first == second
+    if dtype is torch.float32:
+        np.testing.assert_array_equal(
+            loaded.get_latent_representation(make_adata(), device="cpu"),
+            model.get_latent_representation(make_adata(), device="cpu"),
+        )
+
+
+def test_config_values_can_be_changed_on_loading(tiny_model, tmp_path):
+    tiny_model(latent="gmvae").save_pretrained(tmp_path)
+    assert sf.model.CellPLM.from_pretrained(tmp_path, latent_embedding="gumbel").config.latent_embedding == "gumbel"
+
+
+def damage_truncate(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def damage_config(folder):
+    (folder / "config.json").write_text('{"model": "cellplm", "conf')
+
+
+def damage_other_model(folder):
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(saved | {"model": "langcell"}))
+
+
+def damage_genes(folder):
+    lines = (folder / "genes.tsv").read_text().splitlines()
+    (folder / "genes.tsv").write_text("\n".join(lines[:-1]) + "\n")
+
+
+def damage_depth(folder):
+    saved = json.loads((folder / "config.json").read_text())
+    saved["config"]["n_layers"] += 1
+    (folder / "config.json").write_text(json.dumps(saved))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_truncate, "model.safetensors is damaged or incomplete"),
+        (damage_config, "config.json is damaged"),
+        (damage_other_model, "holds a 'langcell' model, not 'cellplm'"),
+        (damage_genes, "of another shape: .*decoder.log_dispersion"),
+        (damage_depth, "missing: layers.2"),
+    ],
+)
+def test_damaged_folders_are_refused(tiny_model, tmp_path, damage, message):
+    tiny_model().save_pretrained(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        sf.model.CellPLM.from_pretrained(tmp_path)
+
+
+def test_missing_weights_file(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model.safetensors is missing"):
+        sf.model.CellPLM.from_pretrained(tmp_path)
+
+
+# ---- official files ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def release(tmp_path, latent):
+    folder = tmp_path / "release"
+    shutil.copytree(OFFICIAL / latent, folder)
+    return folder
+
+
+def rewrite(folder, change):
+    path = next(folder.glob("*.best.ckpt"))
+    content = torch.load(path, weights_only=True)
+    change(content["model_state_dict"])
+    torch.save(content, path)
+
+
+def test_released_names_map_both_ways(release):
+    model = sf.model.CellPLM.from_pretrained(release)
+    released = torch.load(next(release.glob("*.best.ckpt")), weights_only=True)["model_state_dict"]
+    back = to_released(model.module)
+    assert set(released) - set(back) == {
+        "embedder.norm0.weight",
+        "embedder.norm0.bias",
+        "embedder.pe_enc.pe_enc.weight",
+    }
+    for name, tensor in back.items():
+        assert torch.equal(tensor, released[name]), name
+    ours = from_released(back, model.module, source="memory")
+    assert all(torch.equal(ours[name], tensor) for name, tensor in state(model).items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("pre_latent_norm.norm.weight"), "1 missing: norm.weight"),
+        (lambda s: s.update(extra=torch.zeros(1)), "1 unexpected: extra"),
+        (
+            lambda s: s.update({"decoder.out_layer.dec_disp": torch.zeros(3)}),
+            r"1 of another shape: decoder.log_dispersion \(3,\) instead of \(60,\)",
+        ),
+    ],
+)
+def test_every_tensor_is_accounted_for(release, change, message):
+    rewrite(release, change)
+    with pytest.raises(CheckpointError, match=message):
+        sf.model.CellPLM.from_pretrained(release)
+
+
+def test_a_truncated_release_is_refused(release):
+    path = next(release.glob("*.best.ckpt"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="could not be read as a torch file of tensors"):
+        sf.model.CellPLM.from_pretrained(release)
+
+
+class Payload:
+    def __reduce__(self):
+        return (print, ("unpickled!",))
+
+
+def test_pickled_objects_are_never_loaded(release, capsys):
+    torch.save({"model_state_dict": {}, "other": Payload()}, next(release.glob("*.best.ckpt")))
+    with pytest.raises(CheckpointError, match="not loaded for safety"):
+        sf.model.CellPLM.from_pretrained(release)
+    assert "unpickled!" not in capsys.readouterr().out
+
+
+def test_another_structure_is_refused(release):
+    path = next(release.glob("*.config.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"enc_mod": "performer"}))
+    with pytest.raises(CheckpointError, match="enc_mod='performer'"):
+        sf.model.CellPLM.from_pretrained(release)
+
+
+def test_version_chooses(tmp_path):
+    for name in ("gmvae", "vae"):
+        shutil.copytree(OFFICIAL / name, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"several versions: tiny_gmvae, tiny_vae. Choose one: version="):
+        sf.model.CellPLM.from_pretrained(tmp_path)
+    assert sf.model.CellPLM.from_pretrained(tmp_path, version="tiny_vae").config.latent == "vae"
+    with pytest.raises(FileNotFoundError, match=r"no 20990101_85M.config.json .* it has \['tiny_gmvae', 'tiny_vae'\]"):
+        sf.model.CellPLM.from_pretrained(tmp_path, version="20990101_85M")
+
+
+def test_an_empty_folder_says_what_belongs_in_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"<version>.config.json with <version>.best.ckpt beside it"):
+        sf.model.CellPLM.from_pretrained(tmp_path)
+
+
+# ---- registry ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(sf.settings, "cache_dir", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def test_the_registry_is_a_table(cache):
+    table = sf.model.list_pretrained()
+    assert {"model", "parameters", "megabytes", "licence", "source", "citation", "trained_on"} <= set(table.columns)
+    assert table.loc["cellplm-mini", "source"] == "shipped"
+    assert table.loc["cellplm-mini", "available"]
+    assert table.loc["cellplm-20230926-85m", "parameters"] == 82_402_543
+    assert not table.loc["cellplm-20230926-85m", "available"]
+    assert table.notna().all(axis=None)
+
+
+def test_the_shipped_weights_are_what_the_registry_says():
+    row = sf.model.list_pretrained().loc["cellplm-mini"]
+    model = sf.model.load_pretrained("cellplm")
+    assert sum(p.numel() for p in model.module.parameters()) == row["parameters"]
+    folder = _pretrained.locate("cellplm-mini")
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    assert size == pytest.approx(row["megabytes"], abs=0.05)
+    assert size <= 8
+    assert 12_000 <= len(model.genes) <= 20_000
+    assert model.provenance["trained_on"] == row["trained_on"]
+
+
+def test_manual_downloads_say_where_and_what(cache):
+    with pytest.raises(FileNotFoundError, match=r"dropbox.com.*20230926_85M.best.ckpt.*place them in .*cellplm-2023"):
+        sf.model.load_pretrained("cellplm-20230926-85m")
+
+
+def test_manually_placed_files_are_found(cache):
+    folder = cache / "cellplm-20231027-85m"
+    folder.mkdir(parents=True)
+    for suffix in ("config.json", "best.ckpt"):
+        shutil.copy(OFFICIAL / "vae" / f"tiny_vae.{suffix}", folder / f"20231027_85M.{suffix}")
+    assert sf.model.load_pretrained("cellplm-20231027-85m").config.latent == "vae"
+
+
+def test_unknown_names_list_what_there_is(cache):
+    with pytest.raises(FileNotFoundError, match=r"No weights 'cellpml'.*cellplm-mini"):
+        sf.model.load_pretrained("cellpml")
+
+
+def test_a_folder_knows_its_model(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    assert isinstance(sf.model.load_pretrained(tmp_path), sf.model.CellPLM)
+
+
+# ---- downloads -----------------------------------------------------------------------------------------------------
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+
+
+class RangeServer(http.server.BaseHTTPRequestHandler):
+    """A file server on loopback that knows ranges and can break off."""
+
+    break_after = None
+    requests: list = []  # noqa: RUF012
+
+    def do_GET(self):
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        type(self).requests.append(start)
+        if self.path != "/weights.bin" or start >= len(CONTENT):
+            self.send_error(404 if self.path != "/weights.bin" else 416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        self.wfile.write(CONTENT[start : self.break_after])
+
+    def log_message(self, *args):
+        """Keep the test's output clean."""
+
+
+@pytest.fixture
+def server(monkeypatch):
+    handler = type("Handler", (RangeServer,), {"requests": []})
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=partial(httpd.serve_forever, poll_interval=0.01))
+    thread.start()
+    monkeypatch.setattr(_download, "TIMEOUT_SECONDS", 5)
+    handler.url = f"http://127.0.0.1:{httpd.server_port}/weights.bin"
+    yield handler
+    httpd.shutdown()
+    thread.join()
+
+
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_a_download_is_checked_and_kept(server, tmp_path):
+    target = tmp_path / "cache" / "weights.bin"
+    assert download(server.url, target, SHA256).read_bytes() == CONTENT
+    download(server.url, target, SHA256)
+    assert server.requests == [0]
+
+
+def test_a_broken_download_resumes(server, tmp_path):
+    target = tmp_path / "weights.bin"
+    server.break_after = 100_000
+    with pytest.raises(ConnectionError, match=r"failed after 100,000 bytes.*again to resume"):
+        download(server.url, target, SHA256)
+    assert not target.exists()
+    server.break_after = None
+    assert download(server.url, target, SHA256).read_bytes() == CONTENT
+    assert server.requests == [0, 100_000]
+
+
+def test_a_complete_part_is_used(server, tmp_path):
+    (tmp_path / "weights.bin.part").write_bytes(CONTENT)
+    assert download(server.url, tmp_path / "weights.bin", SHA256).read_bytes() == CONTENT
+
+
+def test_a_wrong_checksum_is_refused(server, tmp_path):
+    with pytest.raises(ValueError, match=r"has sha256 .* expected 0000"):
+        download(server.url, tmp_path / "weights.bin", "0000")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreachable_server_says_how_to_go_on(tmp_path):
+    with pytest.raises(ConnectionError, match=r"by hand"):
+        download("http://127.0.0.1:9/weights.bin", tmp_path / "weights.bin", SHA256)
+
+
+def test_registered_downloads_arrive_in_the_cache(server, tiny_model, cache, tmp_path, monkeypatch):
+    entry = _pretrained.Weights(
+        name="remote",
+        model="cellplm",
+        parameters=0,
+        megabytes=0.3,
+        licence="MIT",
+        citation="",
+        trained_on="",
+        source="download",
+        files={"weights.bin": (server.url, SHA256)},
+    )
+    monkeypatch.setitem(_pretrained.REGISTRY, "remote", entry)
+    assert not sf.model.list_pretrained().loc["remote", "available"]
+    assert (_pretrained.locate("remote") / "weights.bin").read_bytes() == CONTENT
+    assert sf.model.list_pretrained().loc["remote", "available"]
