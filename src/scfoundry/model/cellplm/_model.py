@@ -206,7 +206,7 @@ class CellPLM(FoundationModel):
         """Embed all contexts of checked and aligned data."""
         if xy and self.config.positions == "none":
             logger.warning('These weights use no positions (positions="none"): the coordinates have no effect.')
-        size = batch_size or DEFAULT_CHUNK.get(device.type, 1024)
+        size = DEFAULT_CHUNK.get(device.type, 1024) if batch_size is None else batch_size
         generator = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
         latent = np.empty((reader.n_obs, self.config.n_latent), dtype=np.float32)
         self.module.to(device).eval()

@@ -1,0 +1,3 @@
+from ._gene_matching import gene_matching
+
+__all__ = ["gene_matching"]

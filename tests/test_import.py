@@ -1,0 +1,64 @@
+"""`import scfoundry` is cheap, and everything is where tab completion looks for it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import scfoundry as sf
+
+NAMESPACES = {"pp", "tl", "pl", "model", "metrics", "datasets"}
+
+
+def run(code):
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(result.stdout)
+
+
+def test_import_takes_little_time_and_no_heavy_package():
+    """Best of three, in CPU time: a busy machine must not fail it."""
+    code = """
+import json, sys, time
+start = time.process_time()
+import scfoundry
+seconds = time.process_time() - start
+heavy = [name for name in ("torch", "scvi", "scanpy", "transformers", "anndata", "pandas") if name in sys.modules]
+print(json.dumps([seconds, heavy]))
+"""
+    results = [run(code) for _ in range(3)]
+    assert min(seconds for seconds, _ in results) < 0.15
+    assert all(heavy == [] for _, heavy in results)
+
+
+def test_settings_and_listing_stay_light():
+    code = """
+import json, sys
+import scfoundry as sf
+sf.settings.verbosity = "error"
+names = {space: dir(getattr(sf, space)) for space in ("pp", "tl", "pl", "model", "metrics", "datasets")}
+print(json.dumps([names, [name for name in ("torch", "scvi", "scanpy", "transformers") if name in sys.modules]]))
+"""
+    names, heavy = run(code)
+    assert "embed" in names["tl"]
+    assert "CellPLM" in names["model"]
+    assert heavy == []
+
+
+def test_dir_lists_what_is_public():
+    assert set(dir(sf)) >= NAMESPACES | {"settings", "__version__"}
+    for name in NAMESPACES:
+        namespace = getattr(sf, name)
+        assert set(namespace.__all__) <= set(dir(namespace))
+        for public in namespace.__all__:
+            assert getattr(namespace, public).__doc__, f"sf.{name}.{public}"
+
+
+def test_unknown_names_raise_attribute_errors():
+    with pytest.raises(AttributeError, match="embedd"):
+        sf.tl.embedd  # noqa: B018
+
+
+def test_settings_refuse_unknown_values():
+    with pytest.raises(ValueError, match="verbosity must be one of error, warning, info, debug; got 'loud'"):
+        sf.settings.verbosity = "loud"
