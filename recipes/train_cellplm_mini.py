@@ -3,9 +3,9 @@
     python recipes/train_cellplm_mini.py DATA_FOLDER OUT_FOLDER --hold-out pbmc_3tech_1200 cell_lines_mixology
 
 Every file with raw human counts takes part unless it is held out. A context is a section, batch, donor or sample of one
-file, whichever of these obs columns comes first and has 50 cells per value or more; files with ``obsm["spatial"]`` train the positions. The vocabulary is
-made of the protein-coding and lncRNA genes that most files measure. The last training step is written in half precision
-beside a model card.
+file, the first of these obs columns with 50 cells per value or more; files with ``obsm["spatial"]`` train
+the positions. The vocabulary is made of the protein-coding and lncRNA genes that most files measure. The weights are
+written in half precision beside a model card.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def concatenate(sets: dict[str, ad.AnnData], genes: GeneVocabulary) -> tuple[ad.
     parts, measured = [], {}
     for name, adata in sets.items():
         alignment = genes.align(adata)
-        key = next((k for k in CONTEXT_KEYS if k in adata.obs and adata.n_obs >= MIN_CELLS * adata.obs[k].nunique()), None)
+        key = next(
+            (k for k in CONTEXT_KEYS if k in adata.obs and adata.n_obs >= MIN_CELLS * adata.obs[k].nunique()), None
+        )
         labels = adata.obs[key].astype(str) if key else pd.Series("all", index=adata.obs_names)
         part = ad.AnnData(alignment.apply(sparse.csr_matrix(adata.X)), obs=pd.DataFrame(index=adata.obs_names))
         part.obs["context"] = (name + "/" + labels).to_numpy()
@@ -88,7 +90,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--accumulate", type=int, default=1, help="contexts per optimiser step")
-    parser.add_argument("--panel-sizes", type=int, nargs=2, help="fewest and most genes shown per step; all if not given")
+    parser.add_argument(
+        "--panel-sizes", type=int, nargs=2, help="fewest and most genes shown per step; all if not given"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", type=json.loads, default={}, help="CellPLM config values as JSON")
     parser.add_argument("--checkpoint-dir", type=Path)

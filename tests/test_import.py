@@ -12,7 +12,7 @@ NAMESPACES = {"pp", "tl", "pl", "model", "metrics", "datasets"}
 
 
 def run(code):
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     return json.loads(result.stdout)
 
 

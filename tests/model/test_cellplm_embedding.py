@@ -105,9 +105,9 @@ def test_views_and_backed_files(model, adata, tmp_path):
     adata.write_h5ad(tmp_path / "cells.h5ad")
     backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
     np.testing.assert_array_equal(embed(model, backed), embed(model, adata))
-    np.testing.assert_allclose(embed(model, backed, batch_key="batch", batch_size=6), embed(
-        model, adata, batch_key="batch"
-    ), **CLOSE)
+    np.testing.assert_allclose(
+        embed(model, backed, batch_key="batch", batch_size=6), embed(model, adata, batch_key="batch"), **CLOSE
+    )
 
 
 def test_positions_need_coordinates_and_only_their_proportions(tiny_model, adata):

@@ -181,9 +181,7 @@ def test_masked_expression(fixture, released_noise):
     fixture.check("mlm/loss_denoise_nb", negative_binomial_loss(counts, mean, dispersion)[0].mean())
 
     genes = fixture.tensor("gene_mask").nonzero().squeeze(1)
-    restricted = reconstruction_loss(
-        counts, mean[:, genes], dispersion[genes], mask, genes=genes, masked_term=False
-    )
+    restricted = reconstruction_loss(counts, mean[:, genes], dispersion[genes], mask, genes=genes, masked_term=False)
     fixture.check("mlm/loss_recon_eval_genemask", restricted)
 
 

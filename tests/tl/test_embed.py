@@ -27,9 +27,7 @@ def test_writes_the_documented_slots_and_nothing_else(model, adata):
     assert set(adata.uns) - set(before.uns) == {"cellplm"}
     assert list(adata.obs) == list(before.obs)
     assert (adata.X != before.X).nnz == 0
-    np.testing.assert_array_equal(
-        adata.obsm["X_cellplm"], model.get_latent_representation(before, device="cpu")
-    )
+    np.testing.assert_array_equal(adata.obsm["X_cellplm"], model.get_latent_representation(before, device="cpu"))
 
 
 def test_provenance_says_what_was_computed_with_what(model, adata, tmp_path):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
@@ -13,6 +12,8 @@ from scfoundry.data.loaders import matrix_of, read_rows, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
 
     from scfoundry.data.genes import GeneVocabulary
 
@@ -52,7 +53,7 @@ class CountsReader:
         self.report = require_counts(adata, layer=layer, caller=caller, allow_log1p=True)
         self.alignment = vocabulary.align(adata)
         self.n_obs = adata.n_obs
-        matrix = None if adata.isbacked else matrix_of(adata, layer)
+        matrix: Any = None if adata.isbacked else matrix_of(adata, layer)
         if sparse.issparse(matrix) and matrix.format == "csc":
             # Contexts are read one after the other; by rows, CSC would be converted anew for each of them.
             self._adata, self._layer = AnnData(sparse.csr_matrix(matrix)), None

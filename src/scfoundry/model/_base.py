@@ -97,9 +97,8 @@ class FoundationModel(BaseModelClass):
                 "field_registries": {},
             }
         super().__init__(adata, registry)
-        if genes is None:
-            genes = self.get_var_names()
-        self._genes = genes if isinstance(genes, GeneVocabulary) else GeneVocabulary(genes)
+        names = self.get_var_names() if genes is None else genes
+        self._genes = names if isinstance(names, GeneVocabulary) else GeneVocabulary(names)
         genes = self._genes.ids.tolist()
         self.config = self._config_cls.from_dict(self._complete_config(config))
         with torch.random.fork_rng(devices=[]):
@@ -135,7 +134,7 @@ class FoundationModel(BaseModelClass):
         return self._genes.ids
 
     @abstractmethod
-    def get_latent_representation(self, adata: AnnData | None = None, **kwargs: Any) -> np.ndarray:
+    def get_latent_representation(self, adata: AnnData | None = None, *args: Any, **kwargs: Any) -> np.ndarray:
         """Embed cells, rows in obs order."""
 
     @classmethod

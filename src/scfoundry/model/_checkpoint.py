@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -102,6 +102,6 @@ def account_for(
             for kind, names in problems.items()
             if names
         )
-        msg = f"{source} does not fit {type(module).__name__}: {listed}. Is it the checkpoint of another model or version?"
+        msg = f"{source} does not fit {type(module).__name__}: {listed}. Is it the checkpoint of another model?"
         raise CheckpointError(msg)
     return {name: found[name].to(tensor.dtype) for name, tensor in expected.items()}

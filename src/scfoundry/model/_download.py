@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -14,6 +13,7 @@ from scfoundry._settings import settings
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
+    from pathlib import Path
 
 __all__ = ["download"]
 

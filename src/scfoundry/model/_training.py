@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -17,6 +17,7 @@ from scfoundry.model._checkpoint import read_torch_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import Tensor, nn
 
     from scfoundry.data.contexts import Context
@@ -50,6 +51,8 @@ class ContextTrainingPlan(pl.LightningModule):
         The model.
     contexts
         All contexts.
+    visits
+        Numbers of the contexts that an epoch visits.
     loss
         Maps a context and the number of the step to ``loss`` and its parts.
     lr, weight_decay
@@ -66,6 +69,7 @@ class ContextTrainingPlan(pl.LightningModule):
         self,
         module: nn.Module,
         contexts: Sequence[Context],
+        visits: Sequence[int],
         loss: Callable[[Context, int], dict[str, Tensor]],
         *,
         lr: float,
@@ -76,15 +80,15 @@ class ContextTrainingPlan(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.module = module
-        self.contexts = contexts
+        self.contexts, self.visits = contexts, visits
         self.loss = loss
         self.lr, self.weight_decay, self.warmup_steps, self.schedule = lr, weight_decay, warmup_steps, schedule
         self.seed = seed
 
     def training_step(self, position: int, batch_index: int) -> Tensor:
         """Loss of the context at a position of this epoch's order."""
-        visits = self.trainer.datamodule.visits
-        number = visits[np.random.default_rng([self.seed, self.current_epoch]).permutation(len(visits))[position]]
+        order = np.random.default_rng([self.seed, self.current_epoch]).permutation(len(self.visits))
+        number = self.visits[order[position]]
         with seeded(self.seed + self.global_step * self.trainer.world_size + self.global_rank, self.device):
             losses = self.loss(self.contexts[number], self.global_step)
         for name, value in losses.items():
@@ -98,11 +102,9 @@ class ContextTrainingPlan(pl.LightningModule):
         for name, value in losses.items():
             self.log(f"{name}_validation", value, on_epoch=True, batch_size=1, sync_dist=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with the learning rate set at every step."""
-        optimizer = torch.optim.AdamW(
-            self.module.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
-        )
+        optimizer = torch.optim.AdamW(self.module.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
         n_steps = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
@@ -130,9 +132,7 @@ class ContextDataModule(pl.LightningDataModule):
         Seed of the split.
     """
 
-    def __init__(
-        self, contexts: Sequence[Context], *, cells_per_step: int, validation_size: float, seed: int
-    ) -> None:
+    def __init__(self, contexts: Sequence[Context], *, cells_per_step: int, validation_size: float, seed: int) -> None:
         super().__init__()
         n_held_out = min(round(validation_size * len(contexts)), len(contexts) - 1)
         order = np.random.default_rng(seed).permutation(len(contexts))
@@ -151,7 +151,7 @@ class ContextDataModule(pl.LightningDataModule):
 
     def _loader(self, numbers: Sequence[int]) -> DataLoader:
         # A loader without a generator of its own draws from torch's global one.
-        return DataLoader(numbers, batch_size=None, generator=torch.Generator())
+        return DataLoader(numbers, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
 
 
 def _rows(contexts: Sequence[Context], numbers: np.ndarray) -> np.ndarray:

@@ -38,9 +38,15 @@ def flow(x: Tensor, total: Tensor) -> Tensor:
     return (x * total).sum(-1) + EPS * total.sum(-1)
 
 
-def _accumulate(total: Tensor | float, chunk: Tensor) -> Tensor:
-    # Double precision keeps the sums independent of the chunking; Apple's GPUs have none.
-    return total + (chunk if chunk.device.type == "mps" else chunk.double())
+def total(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Sum each entry over the chunks."""
+    sums: list[Tensor] = []
+    for part in parts:
+        # Double precision keeps the sums independent of the chunking; Apple's GPUs have none.
+        wide = [x if x.device.type == "mps" else x.double() for x in part]
+        sums = [a + b for a, b in zip(sums, wide, strict=True)] if sums else wide
+        dtype = part[0].dtype
+    return [x.to(dtype) for x in sums]
 
 
 def flow_context(sweep: Sweep) -> FlowContext:
@@ -51,31 +57,23 @@ def flow_context(sweep: Sweep) -> FlowContext:
     sweep
         Gives the projections of all chunks anew at each of three calls.
     """
-    n_cells = 0
-    queries: Tensor | float = 0.0
-    keys: Tensor | float = 0.0
-    for q, k, _ in sweep():
-        n_cells += len(q)
-        queries, keys = _accumulate(queries, q.sum(0)), _accumulate(keys, k.sum(0))
-    queries, keys = queries.to(q.dtype), keys.to(q.dtype)
+    queries, keys = total((q.sum(0), k.sum(0)) for q, k, _ in sweep())
 
-    conserved_queries: Tensor | float = 0.0
-    conserved_keys: Tensor | float = 0.0
-    for q, k, _ in sweep():
+    def conserved(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         incoming = flow(q, keys).reciprocal()  # I, (n, H)
         outgoing = flow(k, queries).reciprocal()  # O, (n, H)
-        conserved_queries = _accumulate(conserved_queries, torch.einsum("nhd,nh->hd", q, incoming))
-        conserved_keys = _accumulate(conserved_keys, torch.einsum("nhd,nh->hd", k, outgoing))
-    conserved_queries, conserved_keys = conserved_queries.to(q.dtype), conserved_keys.to(q.dtype)
+        return torch.einsum("nhd,nh->hd", q, incoming), torch.einsum("nhd,nh->hd", k, outgoing)
 
-    total: Tensor | float = 0.0
-    summary: Tensor | float = 0.0
-    for _, k, v in sweep():
+    conserved_queries, conserved_keys = total(conserved(q, k) for q, k, _ in sweep())
+
+    def competing(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # O' lies in [-1, 1], so the softmax over cells needs no maximum to be subtracted.
         competition = flow(k, conserved_queries).clamp(-1, 1).exp()  # (n, H)
-        total = _accumulate(total, competition.sum(0))
-        summary = _accumulate(summary, torch.einsum("nhd,nhe->hde", k, v * competition[..., None]))
-    return FlowContext(keys, conserved_keys, (n_cells * summary / total[:, None, None]).to(q.dtype))
+        weighted = torch.einsum("nhd,nhe->hde", k, v * competition[..., None])
+        return weighted, competition.sum(0), competition.new_tensor(len(k))
+
+    summary, norm, n_cells = total(competing(k, v) for _, k, v in sweep())
+    return FlowContext(keys, conserved_keys, summary * (n_cells / norm)[:, None, None])
 
 
 def attend(q: Tensor, context: FlowContext) -> Tensor:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.model._checkpoint import CheckpointError, account_for, read_torch_file
 from scfoundry.model.cellplm._config import CellPLMConfig
-from scfoundry.model.cellplm._module import CellPLMModule
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
+
+    from scfoundry.model.cellplm._module import CellPLMModule
 
 __all__ = ["config_from_released", "find_version", "from_released", "read_release", "to_released"]
 
@@ -136,9 +138,7 @@ def config_from_released(released: dict[str, Any]) -> CellPLMConfig:
         raise CheckpointError(msg)
     values = {ours: released[key] for key, ours in CONFIG.items() if key in released}
     # 8 heads and the 128-wide bottleneck are constants of the released code and stand in no config.
-    return CellPLMConfig(
-        **values, n_heads=8, n_bottleneck=128, positions="none", library_size="none", likelihood="nb"
-    )
+    return CellPLMConfig(**values, n_heads=8, n_bottleneck=128, positions="none", library_size="none", likelihood="nb")
 
 
 def find_version(folder: Path, version: str | None) -> str:

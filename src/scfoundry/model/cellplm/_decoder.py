@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -92,12 +92,11 @@ class Decoder(nn.Module):
         x = z
         for block, tables in zip(self.blocks, self.labels, strict=True):
             x = block(x)
-            for name, table in tables.items():
+            for name, table in cast("nn.ModuleDict", tables).items():
                 x = x + table(labels[name])
         t = self.bottleneck(x).relu()
-        weight, bias, log_dispersion = self.mean.weight, self.mean.bias, self.log_dispersion
-        if genes is not None:
-            weight, bias, log_dispersion = weight[genes], bias[genes], log_dispersion[genes]
+        parameters = self.mean.weight, self.mean.bias, self.log_dispersion
+        weight, bias, log_dispersion = parameters if genes is None else [p[genes] for p in parameters]
         mean = F.linear(t, weight, bias)
         if self.likelihood == "nb":
             mean = mean.exp().clamp(1e-5, 1e6)

@@ -133,7 +133,7 @@ class MixtureLatent(nn.Module):
 
 
 def log_normal(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """log N(z; mean, variance) summed over Z, (n,); 1e-8 is added to the variance, as released."""
+    """Log density of N(mean, variance) at z, summed over Z, (n,); 1e-8 is added to the variance, as released."""
     variance = variance + 1e-8
     return -0.5 * (math.log(2 * math.pi) + variance.log() + (z - mean).square() / variance).sum(-1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -21,13 +20,13 @@ from scfoundry.model._training import ContextDataModule, ContextTrainingPlan, Re
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._module import CellPLMModule
-from scfoundry.model.cellplm._objectives import TissueSample, keep_cells, pretraining_loss
-from scfoundry.model.cellplm._positions import unit_coordinates
+from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
 from scfoundry.model.cellplm._streaming import stream_embeddings
-from scfoundry.nn.counts import SparseCounts
+from scfoundry.model.cellplm._tissues import Tissues
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from torch import Tensor
@@ -211,26 +210,17 @@ class CellPLM(FoundationModel):
         latent = np.empty((reader.n_obs, self.config.n_latent), dtype=np.float32)
         self.module.to(device).eval()
         bar = tqdm(desc="cellplm", total=reader.n_obs, unit="cell", disable=not settings.show_progress)
+        tissues = Tissues(reader, xy)
         with bar, autocast(device, precision):
             for context in groups:
-                chunks = self._chunks(reader, context, xy, size)
-                embedded = stream_embeddings(
-                    self.module, chunks, len(context.rows), device=device, generator=generator
-                )
+                chunks = tissues.chunks(context, size)
+                embedded = stream_embeddings(self.module, chunks, len(context.rows), device=device, generator=generator)
                 start = 0
                 for chunk in embedded:
                     latent[context.rows[start : start + len(chunk)]] = chunk.numpy()
                     start += len(chunk)
                     bar.update(len(chunk))
         return latent
-
-    def _chunks(
-        self, reader: CountsReader, context: Context, xy: Mapping[str, np.ndarray], size: int
-    ) -> Iterator[tuple[SparseCounts, Tensor | None]]:
-        """Counts and unit coordinates of a context, ``size`` cells at a time."""
-        placed = unit_coordinates(torch.from_numpy(xy[context.name])) if context.name in xy else None
-        for i, block in enumerate(reader.blocks(context.rows, size)):
-            yield SparseCounts.from_csr(block), None if placed is None else placed[i * size : (i + 1) * size]
 
     # ---- training ----------------------------------------------------------------------------------------------
 
@@ -294,18 +284,19 @@ class CellPLM(FoundationModel):
             )
             raise ValueError(msg)
         groups = contexts(self.adata, self.registry["setup_args"]["batch_key"])
+        data = ContextDataModule(
+            groups, cells_per_step=self.config.max_cells, validation_size=validation_size, seed=seed
+        )
         plan = ContextTrainingPlan(
             self.module,
             groups,
+            data.visits,
             self._loss_of(groups, measured_genes, panel_sizes),
             lr=lr,
             weight_decay=weight_decay,
             warmup_steps=warmup_steps,
             schedule=schedule,
             seed=seed,
-        )
-        data = ContextDataModule(
-            groups, cells_per_step=self.config.max_cells, validation_size=validation_size, seed=seed
         )
         if data.held_out:
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
@@ -339,35 +330,23 @@ class CellPLM(FoundationModel):
         measured_genes: Mapping[str, Sequence[str]] | None,
         panel_sizes: tuple[int, int] | None,
     ) -> Callable[[Context, int], dict[str, Tensor]]:
-        """Loss of a context, read from the training data when it is its turn."""
+        """Loss of a context of the registered data."""
         adata, setup = self.adata, self.registry["setup_args"]
-        reader = CountsReader(adata, self.genes, layer=setup["layer"], caller="CellPLM.train")
-        xy = coordinates(adata, setup["spatial_key"], groups)
-        batches = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-        measured: dict[str, Tensor] = {}
-
-        def genes_of(context: Context) -> Tensor:
-            if context.name not in measured:
-                if measured_genes is None:
-                    positions = np.unique(reader.read(context.rows).indices)
-                else:
-                    alignment = self.genes.align(measured_genes[context.name])
-                    positions = alignment.measured
-                measured[context.name] = torch.from_numpy(np.asarray(positions, dtype=np.int64))
-            return measured[context.name]
+        tissues = Tissues(
+            CountsReader(adata, self.genes, layer=setup["layer"], caller="CellPLM.train"),
+            coordinates(adata, setup["spatial_key"], groups),
+            batches=np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+            if self._knows_batches
+            else None,
+            measured=measured_genes,
+            genes=self.genes,
+        )
 
         def loss(context: Context, step: int) -> dict[str, Tensor]:
             # Cells are dropped before they are read: a large sample costs no more than the cells that stay.
             n_cells = len(context.rows)
-            kept = keep_cells(n_cells, self.config) if self.module.training else torch.arange(n_cells)
-            rows = context.rows[kept.numpy()]
-            placed = unit_coordinates(torch.from_numpy(xy[context.name]))[kept] if context.name in xy else None
-            sample = TissueSample(
-                SparseCounts.from_csr(reader.read(rows)),
-                genes=genes_of(context),
-                coordinates=placed,
-                batch=torch.from_numpy(batches[rows].astype(np.int64)) if self._knows_batches else None,
-            )
+            cells = keep_cells(n_cells, self.config) if self.module.training else torch.arange(n_cells)
+            sample = tissues.sample(context, cells)
             if panel_sizes is not None and self.module.training:
                 size = int(torch.randint(panel_sizes[0], panel_sizes[1] + 1, ()))
                 sample = sample.restricted(sample.genes[torch.randperm(len(sample.genes))[:size].sort().values])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -103,7 +103,7 @@ class CellPLMModule(FoundationModule):
         self.embedder = GeneEmbedder(config, n_genes)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.n_hidden)
-        self.latent = build_latent(config)
+        self.latent: Any = build_latent(config)
         self.decoder = Decoder(config, n_genes)
 
     def encode(self, expression: SparseCounts, coordinates: Tensor | None = None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,51 +13,13 @@ if TYPE_CHECKING:
 
     from scfoundry.model.cellplm._config import CellPLMConfig
     from scfoundry.model.cellplm._module import CellPLMModule
+    from scfoundry.model.cellplm._tissues import TissueSample
     from scfoundry.nn.counts import SparseCounts
 
-__all__ = ["TissueSample", "draw_mask", "keep_cells", "pretraining_loss", "reconstruction_loss", "regression_loss"]
+__all__ = ["draw_mask", "keep_cells", "pretraining_loss", "reconstruction_loss", "regression_loss"]
 
 BETA_CONCENTRATION = 5.0
 MAX_MASKED = 0.9
-
-
-@dataclass(frozen=True)
-class TissueSample:
-    """The cells of one context as tensors.
-
-    Attributes
-    ----------
-    counts
-        Raw counts of n cells.
-    genes
-        Vocabulary positions of the genes that were measured, (g,); all if `None`.
-    coordinates
-        x and y in [0, 1], (n, 2).
-    batch, dataset
-        Rows of the decoder's label tables, (n,).
-    """
-
-    counts: SparseCounts
-    genes: Tensor | None = None
-    coordinates: Tensor | None = None
-    batch: Tensor | None = None
-    dataset: Tensor | None = None
-
-    def restricted(self, genes: Tensor) -> TissueSample:
-        """Leave only these genes measured, as on a smaller panel."""
-        elsewhere = torch.ones(self.counts.n_genes, dtype=torch.bool)
-        elsewhere[genes] = False
-        values = self.counts.values.masked_fill(elsewhere[self.counts.genes], 0.0)
-        return replace(self, counts=replace(self.counts, values=values), genes=genes)
-
-    def to(self, device: torch.device | str) -> TissueSample:
-        """Move to a device."""
-        moved = {
-            name: value.to(device)
-            for name in ("counts", "genes", "coordinates", "batch", "dataset")
-            if (value := getattr(self, name)) is not None
-        }
-        return replace(self, **moved)
 
 
 def keep_cells(n_cells: int, config: CellPLMConfig) -> Tensor:

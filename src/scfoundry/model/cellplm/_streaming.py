@@ -8,7 +8,7 @@ temporary file beyond that.
 from __future__ import annotations
 
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfoundry.model.cellplm._attention import Projection
-    from scfoundry.model.cellplm._module import CellPLMModule
+    from scfoundry.model.cellplm._module import CellPLMModule, EncoderLayer
     from scfoundry.nn.counts import SparseCounts
 
 __all__ = ["ChunkStore", "resident_bytes", "stream_embeddings"]
@@ -48,34 +48,37 @@ class ChunkStore:
 
     def __init__(self, device: torch.device, *, on_disk: bool) -> None:
         self.device = device
-        self._chunks: list[Tensor | torch.Size] = []
-        self._file = tempfile.TemporaryFile() if on_disk else None
+        self._shapes: list[torch.Size] = []
+        self._resident: list[Tensor] = []
         self._slot_bytes = 0
+        self._file = tempfile.TemporaryFile() if on_disk else None  # noqa: SIM115 (closed by `close`)
 
     def __len__(self) -> int:
-        return len(self._chunks)
+        return len(self._shapes)
 
     def append(self, chunk: Tensor) -> None:
         """Add a chunk at the end."""
         self._slot_bytes = self._slot_bytes or chunk.nbytes
-        self._chunks.append(chunk.shape)
-        self[len(self) - 1] = chunk
+        self._shapes.append(chunk.shape)
+        if self._file is None:
+            self._resident.append(chunk)
+        else:
+            self[len(self) - 1] = chunk
 
     def __setitem__(self, index: int, chunk: Tensor) -> None:
         if self._file is None:
-            self._chunks[index] = chunk
-            return
-        self._file.seek(index * self._slot_bytes)
-        self._file.write(chunk.cpu().contiguous().numpy().data)
+            self._resident[index] = chunk
+        else:
+            self._file.seek(index * self._slot_bytes)
+            self._file.write(chunk.cpu().contiguous().numpy().data)
 
     def __getitem__(self, index: int) -> Tensor:
-        chunk = self._chunks[index]
         if self._file is None:
-            return chunk
-        host = torch.empty(chunk)
+            return self._resident[index]
+        chunk = torch.empty(self._shapes[index])
         self._file.seek(index * self._slot_bytes)
-        self._file.readinto(host.numpy().data)
-        return host.to(self.device)
+        self._file.readinto(chunk.numpy().data)
+        return chunk.to(self.device)
 
     def close(self) -> None:
         """Release the file."""
@@ -126,10 +129,10 @@ def stream_embeddings(
 
         # A context whose states fit beside its projections (three times their size) projects every cell only once.
         keep_projections = 4 * state_bytes <= budget
-        for layer in module.layers:
+        for layer in cast("Iterable[EncoderLayer]", module.layers):
             kept = [layer.project(states[i]) for i in range(len(states))] if keep_projections else None
 
-            def sweep(layer=layer, kept=kept) -> Iterable[Projection]:
+            def sweep(layer: EncoderLayer = layer, kept: list[Projection] | None = kept) -> Iterable[Projection]:
                 return kept if kept is not None else (layer.project(states[i]) for i in range(len(states)))
 
             context = flow_context(sweep)

@@ -1,0 +1,122 @@
+"""The contexts of an AnnData as tensors: whole for embedding, sampled for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scfoundry.model.cellplm._positions import unit_coordinates
+from scfoundry.nn.counts import SparseCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from scfoundry.data.contexts import Context
+    from scfoundry.data.genes import GeneVocabulary
+    from scfoundry.data.reader import CountsReader
+
+__all__ = ["TissueSample", "Tissues"]
+
+
+@dataclass(frozen=True)
+class TissueSample:
+    """Cells of one context as tensors.
+
+    Attributes
+    ----------
+    counts
+        Raw counts of n cells.
+    genes
+        Vocabulary positions of the genes that were measured, (g,).
+    coordinates
+        x and y in [0, 1], (n, 2).
+    batch, dataset
+        Rows of the decoder's label tables, (n,).
+    """
+
+    counts: SparseCounts
+    genes: Tensor
+    coordinates: Tensor | None = None
+    batch: Tensor | None = None
+    dataset: Tensor | None = None
+
+    def restricted(self, genes: Tensor) -> TissueSample:
+        """Leave only these genes measured, as on a smaller panel."""
+        elsewhere = torch.ones(self.counts.n_genes, dtype=torch.bool)
+        elsewhere[genes] = False
+        values = self.counts.values.masked_fill(elsewhere[self.counts.genes], 0.0)
+        return replace(self, counts=replace(self.counts, values=values), genes=genes)
+
+    def to(self, device: torch.device | str) -> TissueSample:
+        """Move to a device."""
+        moved = {
+            name: value.to(device)
+            for name in ("counts", "genes", "coordinates", "batch", "dataset")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)
+
+
+class Tissues:
+    """Reads the cells of contexts when it is their turn.
+
+    Parameters
+    ----------
+    reader
+        Checked and aligned counts.
+    positions
+        Coordinates of the contexts that have some, see `scfoundry.data.contexts.coordinates`.
+    batches
+        Row of the decoder's batch table for every cell, (n_obs,); `None` if the model does not know these batches.
+    measured
+        Context -> identifiers of the genes measured there; by default the genes detected in the context.
+    genes
+        The model's vocabulary.
+    """
+
+    def __init__(
+        self,
+        reader: CountsReader,
+        positions: Mapping[str, np.ndarray],
+        *,
+        batches: np.ndarray | None = None,
+        measured: Mapping[str, Sequence[str]] | None = None,
+        genes: GeneVocabulary | None = None,
+    ) -> None:
+        self.reader = reader
+        self.batches = batches
+        self.measured, self.genes = measured, genes
+        self._unit = {name: unit_coordinates(torch.from_numpy(xy)) for name, xy in positions.items()}
+        self._genes_of: dict[str, Tensor] = {}
+
+    def chunks(self, context: Context, size: int) -> Iterator[tuple[SparseCounts, Tensor | None]]:
+        """Counts and unit coordinates of a whole context, ``size`` cells at a time."""
+        unit = self._unit.get(context.name)
+        for i, block in enumerate(self.reader.blocks(context.rows, size)):
+            yield SparseCounts.from_csr(block), None if unit is None else unit[i * size : (i + 1) * size]
+
+    def sample(self, context: Context, cells: Tensor) -> TissueSample:
+        """Some cells of a context; the others are not read."""
+        rows = context.rows[cells.numpy()]
+        unit = self._unit.get(context.name)
+        return TissueSample(
+            SparseCounts.from_csr(self.reader.read(rows)),
+            genes=self._measured_genes(context),
+            coordinates=None if unit is None else unit[cells],
+            batch=None if self.batches is None else torch.from_numpy(self.batches[rows].astype(np.int64)),
+        )
+
+    def _measured_genes(self, context: Context) -> Tensor:
+        if context.name not in self._genes_of:
+            if self.measured is None or self.genes is None:
+                found = [np.unique(block.indices) for block in self.reader.blocks(context.rows, 4096)]
+                positions = np.unique(np.concatenate(found))
+            else:
+                positions = self.genes.align(self.measured[context.name]).measured
+            self._genes_of[context.name] = torch.from_numpy(np.asarray(positions, dtype=np.int64))
+        return self._genes_of[context.name]
