@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
+from sklearn.utils.extmath import randomized_svd
 
 import scfoundry as sf
 from scfoundry.data.checks import MatrixState, inspect_matrix
@@ -79,6 +80,30 @@ def concatenate(sets: dict[str, ad.AnnData], genes: GeneVocabulary) -> tuple[ad.
     return ad.concat(parts, index_unique="-"), measured
 
 
+def initial_gene_vectors(adata: ad.AnnData, n_vectors: int, min_genes: int, rng: int) -> torch.Tensor:
+    """Principal axes of the corpus as gene vectors, (G, D): the embedder starts as a PCA, not a random projection.
+
+    Axes of log expression standardised within each context, so that they separate cells, not studies. Panels of few
+    genes are left out.
+    """
+    blocks = []
+    for rows in adata.obs.groupby("context", observed=True).indices.values():
+        counts = adata.X[rows]
+        if np.unique(counts.indices).size < min_genes or len(rows) < MIN_CELLS:
+            continue
+        totals = np.asarray(counts.sum(1)).clip(1)
+        log = np.log1p(counts.multiply(1e4 / totals).toarray().astype(np.float32))
+        spread = log.std(0)
+        blocks.append(((log - log.mean(0)) / np.where(spread > 0, spread, 1)).clip(-10, 10))
+    standardised = np.vstack(blocks)
+    _, strength, axes = randomized_svd(standardised, n_vectors, random_state=rng)
+    print(f"gene vectors from {len(standardised):,} cells of {len(blocks)} contexts")
+    # A detected gene counts by how surprising its detection is, as the standardisation has it.
+    spread = np.sqrt(np.asarray(adata.X.astype(bool).mean(0)).ravel().clip(1e-4))
+    vectors = axes.T * np.sqrt(strength / strength.mean()) / spread[:, None]
+    return torch.from_numpy((vectors / vectors.std()).astype(np.float32))
+
+
 def main() -> None:
     """Read, train, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,6 +118,8 @@ def main() -> None:
     parser.add_argument(
         "--panel-sizes", type=int, nargs=2, help="fewest and most genes shown per step; all if not given"
     )
+    parser.add_argument("--pca-start", type=float, default=0.1, help="scale of the principal axes at the start")
+    parser.add_argument("--min-genes", type=int, default=5000, help="detected genes of a context that shapes the axes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", type=json.loads, default={}, help="CellPLM config values as JSON")
     parser.add_argument("--checkpoint-dir", type=Path)
@@ -107,6 +134,9 @@ def main() -> None:
     sf.model.CellPLM.setup_anndata(adata, batch_key="context", spatial_key="spatial")
     model = sf.model.CellPLM(adata, genes=genes, seed=args.seed, **args.config)
     print(model.summary_string)
+    if args.pca_start:
+        vectors = initial_gene_vectors(adata, model.config.n_hidden, args.min_genes, args.seed)
+        model.module.embedder.genes.data.copy_(vectors * args.pca_start)
     start = time.perf_counter()
     model.train(
         args.epochs,

@@ -48,6 +48,23 @@ def test_a_loaded_model_needs_no_data(trainable, quick, make_adata, tmp_path):
         loaded.get_latent_representation()
 
 
+def test_pretrained_weights_can_be_saved_as_scvi_does(tiny_model, tmp_path):
+    model = tiny_model()
+    model.save(tmp_path / "model")
+    loaded = sf.model.CellPLM.load(tmp_path / "model", adata=False, accelerator="cpu")
+    assert same(weights(model), weights(loaded))
+    assert loaded.genes == model.genes
+
+
+def test_the_registry_of_the_data_holds_plain_values(trainable):
+    assert trainable().registry["setup_args"] == {
+        "layer": None,
+        "batch_key": "batch",
+        "spatial_key": None,
+        "labels_key": None,
+    }
+
+
 def test_a_seed_gives_the_same_weights_twice_and_another_seed_others(trainable, quick):
     models = [trainable() for _ in range(3)]
     for model, seed in zip(models, [0, 0, 1], strict=True):

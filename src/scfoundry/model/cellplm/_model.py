@@ -108,6 +108,7 @@ class CellPLM(FoundationModel):
         labels_key
             Column of ``obs`` with cell types, for supervised fine-tuning.
         """
+        setup_args = dict(locals())
         data_fields = [
             # `train` checks the whole matrix; scvi-tools would look at 20 values drawn from numpy's global generator.
             fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
@@ -116,7 +117,7 @@ class CellPLM(FoundationModel):
         ]
         if spatial_key is not None:
             data_fields.append(fields.ObsmField("spatial", spatial_key))
-        cls._register(adata, data_fields, locals(), **kwargs)
+        cls._register(adata, data_fields, setup_args, **kwargs)
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
         # Weights from elsewhere bring their own tables, whose rows mean other batches than those of this data.
@@ -206,6 +207,9 @@ class CellPLM(FoundationModel):
         if xy and self.config.positions == "none":
             logger.warning('These weights use no positions (positions="none"): the coordinates have no effect.')
         size = DEFAULT_CHUNK.get(device.type, 1024) if batch_size is None else batch_size
+        if size < 1:
+            msg = f"batch_size must be at least 1 cell; got {batch_size}."
+            raise ValueError(msg)
         generator = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
         latent = np.empty((reader.n_obs, self.config.n_latent), dtype=np.float32)
         self.module.to(device).eval()
