@@ -1,0 +1,55 @@
+"""What every benchmark writes: markdown tables, all numbers as JSON, and the machine they come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["markdown_table", "surroundings", "write_results"]
+
+
+def markdown_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Format a titled table."""
+    lines = [f"### {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def surroundings(*packages: str) -> dict[str, Any]:
+    """Machine, how busy it is, and versions: what a number depends on beside the code."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": [round(load, 2) for load in os.getloadavg()],
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("scfoundry", "torch", "numpy", "scipy", *packages)},
+    }
+
+
+def write_results(out: Path, results: dict[str, Any], tables: Sequence[str]) -> None:
+    """Write all numbers to ``out`` and the tables to a markdown file beside it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results, indent=1) + "\n")
+    out.with_suffix(".md").write_text("\n".join(tables))
+
+
+def _cpu() -> str:
+    """Model name of the processor."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""Parts of `cellplm_throughput.py`: model, clock, products, input layer, attention, memory."""

@@ -1,0 +1,33 @@
+"""The rate of this machine's matrix products, in the shapes of the model: the most that the model could reach."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from throughput.clock import Clock
+
+__all__ = ["Peak"]
+
+SHAPES = ((1024, 1024, 1024), (1024, 1024, 2048), (1024, 2048, 1024), (2048, 2048, 2048))
+
+
+class Peak:
+    """Highest rate of a matrix product seen so far, in FLOP/s; measure again beside everything compared with it."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.flops_per_second = 0.0
+        self._operands = [
+            (torch.randn(n, k).to(dtype), torch.randn(k, m).to(dtype), torch.empty(n, m, dtype=dtype))
+            for n, k, m in SHAPES
+        ]
+
+    def measure(self, clock: Clock, repeats: int = 3) -> None:
+        """Run every shape several times."""
+        for a, b, out in self._operands:
+            for _ in range(repeats):
+                seconds = clock.once(partial(torch.mm, out=out), a, b)
+                self.flops_per_second = max(self.flops_per_second, 2 * a.numel() * b.shape[1] / seconds)
