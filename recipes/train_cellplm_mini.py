@@ -5,7 +5,7 @@
 Every file with raw human counts takes part unless it is held out. A context is a section, batch, donor or sample of one
 file, the first of these obs columns with 50 cells per value or more; files with ``obsm["spatial"]`` train
 the positions. The vocabulary is made of the protein-coding and lncRNA genes that most files measure. The weights are
-written in half precision beside a model card.
+written in half precision, with a short card for a person to complete.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sklearn.utils.extmath import randomized_svd
 import scfoundry as sf
 from scfoundry.data.checks import MatrixState, inspect_matrix
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.nn.counts import SparseCounts
 
 CONTEXT_KEYS = ("section", "batch", "donor", "sample")
 MIN_CELLS = 50
@@ -96,12 +97,30 @@ def initial_gene_vectors(adata: ad.AnnData, n_vectors: int, min_genes: int, rng:
         spread = log.std(0)
         blocks.append(((log - log.mean(0)) / np.where(spread > 0, spread, 1)).clip(-10, 10))
     standardised = np.vstack(blocks)
-    _, strength, axes = randomized_svd(standardised, n_vectors, random_state=rng)
+    _, _, axes = randomized_svd(standardised, n_vectors, random_state=rng)
     print(f"gene vectors from {len(standardised):,} cells of {len(blocks)} contexts")
-    # A detected gene counts by how surprising its detection is, as the standardisation has it.
-    spread = np.sqrt(np.asarray(adata.X.astype(bool).mean(0)).ravel().clip(1e-4))
-    vectors = axes.T * np.sqrt(strength / strength.mean()) / spread[:, None]
+    # All axes weigh the same; rare genes weigh more than common ones, though less than standardisation would have it.
+    detected = np.asarray(adata.X.astype(bool).mean(0)).ravel().clip(1e-4)
+    vectors = axes.T / detected[:, None] ** 0.25
     return torch.from_numpy((vectors / vectors.std()).astype(np.float32))
+
+
+@torch.no_grad()
+def start_as_pca(model: sf.model.CellPLM, adata: ad.AnnData, vectors: torch.Tensor) -> None:
+    """Let the embedder hand on the principal components, centred and scaled, before it has learned anything.
+
+    Its ReLU would cut off half of each component; a bias of two standard deviations lets nearly all of it pass, and the
+    group norm behind it takes the bias out again.
+    """
+    embedder = model.module.embedder
+    embedder.genes.copy_(vectors)
+    cells = np.random.default_rng(0).choice(adata.n_obs, min(5000, adata.n_obs), replace=False)
+    counts = SparseCounts.from_csr(adata.X[np.sort(cells)])
+    components = embedder.aggregate(counts.log_normalised(model.config.library_size))
+    torch.nn.init.orthogonal_(embedder.linear.weight)
+    mixed = components @ embedder.linear.weight.T
+    embedder.linear.weight /= mixed.std(0, keepdim=True).T
+    embedder.linear.bias.copy_(2 - mixed.mean(0) / mixed.std(0))
 
 
 def main() -> None:
@@ -123,7 +142,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", type=json.loads, default={}, help="CellPLM config values as JSON")
     parser.add_argument("--checkpoint-dir", type=Path)
-    parser.add_argument("--card", type=Path, help="model card to ship with the weights")
     args = parser.parse_args()
 
     sets = read_sets(args.data, args.hold_out)
@@ -136,7 +154,7 @@ def main() -> None:
     print(model.summary_string)
     if args.pca_start:
         vectors = initial_gene_vectors(adata, model.config.n_hidden, args.min_genes, args.seed)
-        model.module.embedder.genes.data.copy_(vectors * args.pca_start)
+        start_as_pca(model, adata, vectors * args.pca_start)
     start = time.perf_counter()
     model.train(
         args.epochs,
@@ -163,7 +181,6 @@ def main() -> None:
         weights=args.out.name,
         licence="BSD-3-Clause",
         trained_on=f"{adata.n_obs:,} human cells of {', '.join(sets)}",
-        card=args.card.read_text() if args.card else None,
     )
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"saved to {args.out}, {size / 1e6:.1f} MB")

@@ -261,7 +261,8 @@ class FoundationModel(BaseModelClass):
         description.pop("sha256", None)
         if description["weights"] == "untrained" and self.is_trained_:
             description["weights"] = folder.name
-        saved = {"model": self.name} | description | {"config": plain_config(self.config)}
+        parameters = sum(p.numel() for p in self.module.parameters())
+        saved = {"model": self.name} | description | {"parameters": parameters, "config": plain_config(self.config)}
         (folder / CONFIG_FILE).write_text(json.dumps(saved, indent=2) + "\n")
         state = self.module.state_dict()
         save_file({k: t.to("cpu", dtype).contiguous() for k, t in state.items()}, folder / WEIGHTS_FILE)

@@ -77,19 +77,25 @@ def _cellplm_release(version: str, parameters: int) -> Weights:
     )
 
 
+def _shipped(model: str, name: str) -> Weights:
+    folder = PACKAGE / model / "weights" / name
+    saved = json.loads((folder / "config.json").read_text())
+    return Weights(
+        name=name,
+        model=model,
+        parameters=saved["parameters"],
+        megabytes=round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6, 1),
+        licence=saved["licence"],
+        citation=saved["citation"],
+        trained_on=saved["trained_on"],
+        source="shipped",
+    )
+
+
 REGISTRY = {
     weights.name: weights
     for weights in (
-        Weights(
-            name="cellplm-mini",
-            model="cellplm",
-            parameters=0,
-            megabytes=0,
-            licence="BSD-3-Clause",
-            citation=CELLPLM_PAPER,
-            trained_on="see the model card",
-            source="shipped",
-        ),
+        _shipped("cellplm", "cellplm-mini"),
         _cellplm_release("20230926_85M", 82_402_543),
         _cellplm_release("20231027_85M", 82_360_031),
     )

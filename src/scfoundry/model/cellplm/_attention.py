@@ -6,8 +6,9 @@ are gathered in three sweeps; a sweep may see the context at once or chunk by ch
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -20,8 +21,20 @@ __all__ = ["FlowAttention", "FlowContext", "Projection", "attend", "flow_context
 EPS = 1e-6
 OUTPUT_DROPOUT = 0.01
 
+T = TypeVar("T")
 Projection = tuple["Tensor", "Tensor", "Tensor"]  # q, k, v of n cells, each (n, H, d)
 Sweep = Callable[[], Iterable[Projection]]
+
+
+def full_precision(function: Callable[..., T]) -> Callable[..., T]:
+    """Keep sums over cells out of autocast: they are cheap, and rounding or casting them is not."""
+
+    @functools.wraps(function)
+    def run(x: Tensor, *args: Tensor) -> T:
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x, *args)
+
+    return run
 
 
 class FlowContext(NamedTuple):
@@ -59,6 +72,7 @@ def flow_context(sweep: Sweep) -> FlowContext:
     """
     queries, keys = total((q.sum(0), k.sum(0)) for q, k, _ in sweep())
 
+    @full_precision
     def conserved(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         incoming = flow(q, keys).reciprocal()  # I, (n, H)
         outgoing = flow(k, queries).reciprocal()  # O, (n, H)
@@ -66,6 +80,7 @@ def flow_context(sweep: Sweep) -> FlowContext:
 
     conserved_queries, conserved_keys = total(conserved(q, k) for q, k, _ in sweep())
 
+    @full_precision
     def competing(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # O' lies in [-1, 1], so the softmax over cells needs no maximum to be subtracted.
         competition = flow(k, conserved_queries).clamp(-1, 1).exp()  # (n, H)
@@ -76,6 +91,7 @@ def flow_context(sweep: Sweep) -> FlowContext:
     return FlowContext(keys, conserved_keys, summary * (n_cells / norm)[:, None, None])
 
 
+@full_precision
 def attend(q: Tensor, context: FlowContext) -> Tensor:
     """Flow-Attention of n cells to their whole context: q (n, H, d) to (n, H * d)."""
     allocation = flow(q, context.conserved_keys).sigmoid()
