@@ -25,11 +25,18 @@ Embedding = tuple["NDArray[np.float32]", dict[str, Any]]
 
 N_GENES = 2000
 PCA_SETTINGS: dict[str, Any] = {"genes": N_GENES, "target_sum": 1e4, "max_value": 10, "n_comps": 50}
-# Early stopping may act only once the KL term has its full weight, which takes scvi-tools 400 epochs.
+# Early stopping may act once the KL term has its full weight. scvi-tools takes 400 epochs to get there, by which time
+# the validation loss of sets as small as these has long been rising.
 SCVI_SETTINGS: dict[str, Any] = {
     "genes": N_GENES,
     "model": {"n_latent": 10},
-    "train": {"max_epochs": 2000, "early_stopping": True, "early_stopping_warmup_epochs": 400},
+    "train": {
+        "max_epochs": 500,
+        "early_stopping": True,
+        "early_stopping_patience": 30,
+        "early_stopping_warmup_epochs": 100,
+        "plan_kwargs": {"n_epochs_kl_warmup": 100},
+    },
 }
 
 
