@@ -25,7 +25,9 @@ _CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class CellPLMConfig:
-    """Plain values that define a CellPLM. Defaults are a small model trained by us; see `from_released` for theirs.
+    """Plain values that define a CellPLM: the defaults for training your own; official files bring theirs.
+
+    Where paper and released code differ, the choice has a name, and official weights get the released one.
 
     Attributes
     ----------
@@ -63,6 +65,12 @@ class CellPLMConfig:
         Add the likelihood of the masked entries alone to that of all measured genes.
     latent_floor, prior_weight, categorical_weight
         Floor and weights of the mixture's two terms.
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> sf.model.CellPLMConfig(latent="gmvae", n_clusters=8).n_latent
+    64
     """
 
     n_hidden: int = 256

@@ -59,7 +59,7 @@ class CellPLM(FoundationModel):
     seed
         Seed of the initial weights.
     **config
-        Values of `CellPLMConfig`.
+        Values of `sf.model.CellPLMConfig`.
 
     Examples
     --------
