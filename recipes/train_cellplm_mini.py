@@ -27,6 +27,7 @@ from scfoundry.data.checks import MatrixState, inspect_matrix
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.nn.counts import SparseCounts
 
+CONFIG = {"n_hidden": 160, "n_latent": 128, "n_layers": 2, "n_bottleneck": 64, "max_cells": 512, "dropout": 0.1}
 CONTEXT_KEYS = ("section", "batch", "donor", "sample")
 MIN_CELLS = 50
 BIOTYPES = ("protein_coding", "lncRNA")
@@ -119,8 +120,9 @@ def start_as_pca(model: sf.model.CellPLM, adata: ad.AnnData, vectors: torch.Tens
     components = embedder.aggregate(counts.log_normalised(model.config.library_size))
     torch.nn.init.orthogonal_(embedder.linear.weight)
     mixed = components @ embedder.linear.weight.T
-    embedder.linear.weight /= mixed.std(0, keepdim=True).T
-    embedder.linear.bias.copy_(2 - mixed.mean(0) / mixed.std(0))
+    spread = mixed.std(0) / mixed.std(0).mean()
+    embedder.linear.weight /= spread[:, None]
+    embedder.linear.bias.copy_(2 * mixed.std(0).mean() - mixed.mean(0) / spread)
 
 
 def main() -> None:
@@ -130,17 +132,17 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
     parser.add_argument("--n-genes", type=int, default=14_000)
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--embedder-lr", type=float, default=6e-5)
     parser.add_argument("--weight-decay", type=float, default=1e-4)
-    parser.add_argument("--accumulate", type=int, default=1, help="contexts per optimiser step")
     parser.add_argument(
-        "--panel-sizes", type=int, nargs=2, help="fewest and most genes shown per step; all if not given"
+        "--panel-sizes", type=int, nargs=2, default=(1500, 5000), help="fewest and most genes shown per step"
     )
-    parser.add_argument("--pca-start", type=float, default=0.1, help="scale of the principal axes at the start")
+    parser.add_argument("--pca-start", type=float, default=0.3, help="scale of the principal axes at the start")
     parser.add_argument("--min-genes", type=int, default=5000, help="detected genes of a context that shapes the axes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--config", type=json.loads, default={}, help="CellPLM config values as JSON")
+    parser.add_argument("--config", type=json.loads, default={}, help="config values to change, as JSON")
     parser.add_argument("--checkpoint-dir", type=Path)
     args = parser.parse_args()
 
@@ -150,7 +152,7 @@ def main() -> None:
     print(f"{adata.n_obs:,} cells, {len(genes):,} genes, {len(measured)} contexts from {len(sets)} files")
 
     sf.model.CellPLM.setup_anndata(adata, batch_key="context", spatial_key="spatial")
-    model = sf.model.CellPLM(adata, genes=genes, seed=args.seed, **args.config)
+    model = sf.model.CellPLM(adata, genes=genes, seed=args.seed, **(CONFIG | args.config))
     print(model.summary_string)
     if args.pca_start:
         vectors = initial_gene_vectors(adata, model.config.n_hidden, args.min_genes, args.seed)
@@ -159,6 +161,7 @@ def main() -> None:
     model.train(
         args.epochs,
         lr=args.lr,
+        embedder_lr=args.embedder_lr,
         weight_decay=args.weight_decay,
         schedule="cosine",
         warmup_steps=100,
@@ -167,7 +170,6 @@ def main() -> None:
         panel_sizes=args.panel_sizes,
         seed=args.seed,
         checkpoint_dir=args.checkpoint_dir,
-        accumulate_grad_batches=args.accumulate,
         gradient_clip_val=2.0,
     )
     history = {key: values.iloc[:, 0].astype(float) for key, values in model.history.items()}

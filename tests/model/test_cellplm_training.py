@@ -120,6 +120,16 @@ def test_pretrained_weights_are_fine_tuned_without_their_batches(trainable, quic
     assert not torch.equal(before["embedder.genes"], after["embedder.genes"])
 
 
+def test_the_embedder_may_learn_at_a_rate_of_its_own(trainable, quick):
+    model = trainable()
+    before = weights(model)
+    model.train(**quick, embedder_lr=0.0, weight_decay=0.0)
+    after = weights(model)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any(name.startswith("embedder.") for name in moved)
+    assert "layers.0.attention.query.weight" in moved
+
+
 def test_samples_without_coordinates_train_beside_spatial_ones(trainable, quick, make_adata):
     adata = make_adata(80, n_batches=4)
     adata.obsm["spatial"][(adata.obs["batch"] == "batch 0").to_numpy()] = np.nan

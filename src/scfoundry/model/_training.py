@@ -63,6 +63,8 @@ class ContextTrainingPlan(pl.LightningModule):
         Learning rate after the warm-up: constant, or a cosine down to zero at the last step.
     seed
         Seed of the training.
+    other_rates
+        Parts of the model that learn at a rate of their own.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class ContextTrainingPlan(pl.LightningModule):
         warmup_steps: int,
         schedule: Schedule,
         seed: int,
+        other_rates: Sequence[tuple[nn.Module, float]] = (),
     ) -> None:
         super().__init__()
         self.module = module
@@ -84,6 +87,7 @@ class ContextTrainingPlan(pl.LightningModule):
         self.loss = loss
         self.lr, self.weight_decay, self.warmup_steps, self.schedule = lr, weight_decay, warmup_steps, schedule
         self.seed = seed
+        self.other_rates = other_rates
 
     def training_step(self, position: int, batch_index: int) -> Tensor:
         """Loss of the context at a position of this epoch's order."""

@@ -233,6 +233,7 @@ class CellPLM(FoundationModel):
         max_epochs: int = 100,
         *,
         lr: float = 2e-4,
+        embedder_lr: float | None = None,
         weight_decay: float = 1e-8,
         warmup_steps: int = 100,
         schedule: Schedule = "constant",
@@ -255,6 +256,9 @@ class CellPLM(FoundationModel):
             Passes over all contexts.
         lr, weight_decay
             Of AdamW.
+        embedder_lr
+            Learning rate of the gene embedder, ``lr`` if `None`. A tenth of ``lr`` keeps what the gene vectors know, as
+            the released fine-tuning does.
         warmup_steps
             Steps over which the learning rate grows from zero.
         schedule
@@ -301,6 +305,7 @@ class CellPLM(FoundationModel):
             warmup_steps=warmup_steps,
             schedule=schedule,
             seed=seed,
+            other_rates=[] if embedder_lr is None else [(self.module.embedder, embedder_lr)],
         )
         if data.held_out:
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
