@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -108,7 +108,11 @@ class ContextTrainingPlan(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with the learning rate set at every step."""
-        optimizer = torch.optim.AdamW(self.module.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        groups: list[dict[str, Any]]
+        groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in self.other_rates]
+        apart = {id(p) for group in groups for p in group["params"]}
+        groups.append({"params": [p for p in self.module.parameters() if id(p) not in apart], "lr": self.lr})
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay, fused=True)
         n_steps = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
