@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sphinx.ext.napoleon import NumpyDocstring
@@ -35,7 +36,11 @@ templates_path = ["_templates"]
 exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints"]
 default_role = "py:obj"
 
-# Notebooks are shown as committed.
+# Notebooks are shown as committed. Sphinx reads pages below docs/ only, so they are copied there, their links adapted.
+HERE = Path(__file__).parent
+(HERE / "tutorials").mkdir(exist_ok=True)
+for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
+    (HERE / "tutorials" / notebook.name).write_text(notebook.read_text("utf-8").replace("../docs/", "../"), "utf-8")
 nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -79,6 +84,8 @@ html_theme_options = {
     "show_navbar_depth": 2,
     "navbar_persistent": [],
 }
+html_static_path = ["_static"]
+html_css_files = ["notebooks.css"]
 html_show_sourcelink = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
