@@ -34,8 +34,9 @@ SCVI_SETTINGS: dict[str, Any] = {
         "max_epochs": 500,
         "early_stopping": True,
         "early_stopping_patience": 30,
-        "early_stopping_warmup_epochs": 100,
-        "plan_kwargs": {"n_epochs_kl_warmup": 100},
+        "early_stopping_warmup_epochs": 50,
+        "plan_kwargs": {"n_epochs_kl_warmup": 50},
+        "batch_size": 256,
     },
 }
 
