@@ -85,6 +85,11 @@ def test_the_callers_random_numbers_are_left_alone(trainable, quick):
     np.testing.assert_array_equal(np.random.rand(3), expected[1])  # noqa: NPY002
 
 
+def test_training_is_quiet_about_lightning(trainable, quick, caplog):
+    trainable().train(**quick)
+    assert not [record for record in caplog.records if record.name.startswith("lightning")]
+
+
 def test_interrupted_training_resumes_to_the_same_weights(trainable, quick, tmp_path):
     """Learning rate held constant: a cosine would aim at another last step."""
     through = trainable()

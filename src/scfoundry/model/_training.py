@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from scfoundry._settings import logger
 from scfoundry.model._checkpoint import read_torch_file
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from scfoundry.data.contexts import Context
 
-__all__ = ["ContextDataModule", "ContextTrainingPlan", "Resumable", "Schedule", "seeded"]
+__all__ = ["ContextDataModule", "ContextTrainingPlan", "Resumable", "Schedule", "quiet_lightning", "seeded"]
 
 Schedule = Literal["constant", "cosine"]
 
@@ -36,6 +38,19 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning from reporting devices and advertising, unless the package is to tell everything."""
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    if not logger.isEnabledFor(logging.DEBUG):
+        lightning.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        lightning.setLevel(level)
 
 
 class ContextTrainingPlan(pl.LightningModule):

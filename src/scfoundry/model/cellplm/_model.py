@@ -16,7 +16,13 @@ from scfoundry.data.contexts import contexts, coordinates
 from scfoundry.data.reader import CountsReader
 from scfoundry.model._base import FoundationModel, sha256
 from scfoundry.model._device import Precision, autocast, resolve_device
-from scfoundry.model._training import ContextDataModule, ContextTrainingPlan, Resumable, Schedule
+from scfoundry.model._training import (
+    ContextDataModule,
+    ContextTrainingPlan,
+    Resumable,
+    Schedule,
+    quiet_lightning,
+)
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._module import CellPLMModule
@@ -321,17 +327,18 @@ class CellPLM(FoundationModel):
         self.module.train()
         # scvi-tools appends to the history of a trained model; pretrained weights come without one.
         self.is_trained_ = self.history_ is not None
-        TrainRunner(
-            self,
-            training_plan=plan,
-            data_splitter=data,
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            strategy=strategy,
-            precision=precision,
-            **trainer_kwargs,
-        )()
+        with quiet_lightning():
+            TrainRunner(
+                self,
+                training_plan=plan,
+                data_splitter=data,
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                strategy=strategy,
+                precision=precision,
+                **trainer_kwargs,
+            )()
 
     def _loss_of(
         self,
