@@ -11,81 +11,75 @@ Leiden clusters and silhouettes alone.
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quality.data import DATA_SETS
 from quality.peers import PCA_SETTINGS, SCVI_SETTINGS, pca, scvi
-from quality.report import markdown_table
+from quality.report import score_table
 from quality.scores import quick_scores
 from reporting import surroundings, write_results
 
 import scfoundry as sf
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
     from anndata import AnnData
-    from quality.data import DataSet
+    from numpy.typing import NDArray
+    from quality.data import DataSet, Scored
     from quality.scores import Scores
 
+    # Those of one method: one, or one per seed of its training.
+    Embeddings = list[NDArray[np.float32]]
+
 RESULTS = Path(__file__).parent / "results" / "embedding_quality.json"
-FULL_COLUMNS = (
-    "15-NN accuracy",
-    "cross-batch 15-NN accuracy",
-    "bio conservation",
-    "batch correction",
-    "total",
-    "KMeans NMI",
-    "KMeans ARI",
-    "silhouette label",
-    "iLISI",
-    "kBET",
-)
-QUICK_COLUMNS = (
-    "15-NN accuracy",
-    "cross-batch 15-NN accuracy",
-    "Leiden ARI",
-    "Leiden NMI",
-    "best Leiden ARI",
-    "best Leiden NMI",
-    "silhouette label",
-    "silhouette batch",
-)
 
 
-def embed_both_ways(adata: AnnData, data: DataSet, weights: str) -> list[str]:
-    """Embed each batch as its own context, where there are batches, and all cells as one; return the keys."""
-    keys: dict[str, str | None] = {"CellPLM, one context": None}
+def pretrained(adata: AnnData, data: DataSet, weights: str) -> dict[str, Embeddings]:
+    """Embed each batch as its own context, where there are batches, and all cells as one."""
+    contexts: dict[str, str | None] = {"CellPLM, one context": None}
     if data.batch_key:
-        keys = {"CellPLM, a context per batch": data.batch_key} | keys
-    for key, batch_key in keys.items():
-        sf.tl.embed(adata, model=weights, batch_key=batch_key, key_added=key)
-    return list(keys)
+        contexts = {"CellPLM, a context per batch": data.batch_key, **contexts}
+    embeddings = {}
+    for name, batch_key in contexts.items():
+        sf.tl.embed(adata, model=weights, batch_key=batch_key, key_added="embedding")
+        embeddings[name] = [adata.obsm.pop("embedding")]
+    return embeddings
 
 
-def score_beside_peers(data: DataSet, folder: Path, weights: str, n_seeds: int, cache: Path) -> dict[str, Scores]:
-    """Scores of CellPLM, PCA and scVI on one data set, a value per seed where there is randomness."""
-    from quality.scib import scib_scores
+def score(
+    embeddings: Embeddings, scored: Scored, seeds: Sequence[int], unintegrated: NDArray[np.float32] | None = None
+) -> Scores:
+    """Score one method; by scib-metrics too if there is an unintegrated embedding to compare with."""
+    scores: Scores = defaultdict(list)
+    for embedding, seed in zip(embeddings, seeds, strict=False):
+        # A deterministic embedding is clustered with every seed, each trained one with its own.
+        clusterings = seeds if len(embeddings) == 1 else [seed]
+        found = quick_scores(embedding[scored.cells], scored, clusterings)
+        if unintegrated is not None:
+            from quality.scib import scib_scores
 
+            found |= scib_scores(embedding[scored.cells], unintegrated[scored.cells], scored, clusterings)
+        for name, values in found.items():
+            scores[name] += values
+    return scores
+
+
+def score_beside_peers(
+    data: DataSet, folder: Path, weights: str, seeds: Sequence[int], cache: Path
+) -> tuple[dict[str, Scores], dict[str, Any]]:
+    """Scores of CellPLM, PCA and scVI on one data set, and what is known of the fits of the latter two."""
     adata = data.read(folder)
     scored = data.scored(adata)
-    seeds = range(n_seeds)
-    unintegrated, _ = pca(adata, data, cache)
-    embeddings = {key: [adata.obsm[key]] for key in embed_both_ways(adata, data, weights)}
-    embeddings["PCA"] = [unintegrated]
-    embeddings["scVI"] = [scvi(adata, data, cache, seed)[0] for seed in seeds]
-
-    rows = {}
-    for name, runs in embeddings.items():
-        scores: Scores = {}
-        for run, embedding in enumerate(runs):
-            # A deterministic embedding is clustered with every seed, each training of scVI with its own.
-            clusterings = seeds if len(runs) == 1 else [run]
-            cells = embedding[scored.cells]
-            found = scib_scores(cells, unintegrated[scored.cells], scored, clusterings) | quick_scores(cells, scored)
-            for score, values in found.items():
-                scores.setdefault(score, []).extend(values)
-        rows[name] = scores
-    return rows
+    unintegrated, facts = pca(adata, data, cache)
+    trained = [scvi(adata, data, cache, seed) for seed in seeds]
+    embeddings = pretrained(adata, data, weights)
+    embeddings |= {"PCA": [unintegrated], "scVI": [embedding for embedding, _ in trained]}
+    scores = {name: score(of_method, scored, seeds, unintegrated) for name, of_method in embeddings.items()}
+    return scores, {"PCA": facts, "scVI": [of_training for _, of_training in trained]}
 
 
 def main() -> None:
@@ -94,28 +88,35 @@ def main() -> None:
     parser.add_argument("data", type=Path, metavar="DATA_FOLDER", help="folder with the .h5ad files")
     parser.add_argument("--weights", default="cellplm-mini", help="name or folder of pretrained weights")
     parser.add_argument("--fast", action="store_true", help="neighbours, Leiden clusters and silhouettes only")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of scVI, and runs of k-means")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of scVI, and runs of k-means and Leiden")
     parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="where peers' embeddings rest")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file; the tables go beside it")
     args = parser.parse_args()
 
     sf.settings.verbosity = "warning"
-    tables, results = [], {}
-    for data in DATA_SETS:
-        if args.fast:
+    if args.fast:
+        for data in DATA_SETS:
             adata = data.read(args.data)
             scored = data.scored(adata)
-            keys = embed_both_ways(adata, data, args.weights)
-            rows = {key: quick_scores(adata.obsm[key][scored.cells], scored) for key in keys}
-        else:
-            rows = score_beside_peers(data, args.data, args.weights, args.seeds, args.cache)
-        tables.append(markdown_table(data.name, QUICK_COLUMNS if args.fast else FULL_COLUMNS, rows))
-        results[data.name] = rows
-        print(tables[-1])
-    if not args.fast:
-        settings = {"weights": args.weights, "seeds": args.seeds, "pca": PCA_SETTINGS, "scvi": SCVI_SETTINGS}
-        machine = surroundings("scanpy", "scvi-tools", "scib-metrics", "scikit-learn")
-        write_results(args.out, {"settings": settings, "surroundings": machine, "scores": results}, tables)
+            embeddings = pretrained(adata, data, args.weights)
+            print(score_table(data.name, {name: score(e, scored, [0]) for name, e in embeddings.items()}))
+        return
+
+    seeds = range(args.seeds)
+    provenance = sf.model.load_pretrained(args.weights).provenance
+    results: dict[str, Any] = {
+        "weights": provenance,
+        "settings": {"seeds": list(seeds), "PCA": PCA_SETTINGS, "scVI": SCVI_SETTINGS},
+        "surroundings": surroundings("scanpy", "scvi-tools", "scib-metrics", "scikit-learn", "igraph"),
+        "data": {},
+    }
+    tables = []
+    for data in DATA_SETS:
+        scores, fits = score_beside_peers(data, args.data, args.weights, seeds, args.cache)
+        results["data"][data.name] = {"batch_key": data.batch_key, "scores": scores, "fits": fits}
+        tables.append(score_table(data.name, scores))
+        print(tables[-1], flush=True)
+    write_results(args.out, results, tables)
 
 
 if __name__ == "__main__":

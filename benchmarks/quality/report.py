@@ -5,30 +5,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from reporting import markdown_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from quality.scores import Scores
 
-__all__ = ["markdown_table"]
+__all__ = ["score_table"]
+
+QUICK = (
+    "15-NN accuracy",
+    "cross-batch 15-NN accuracy",
+    "Leiden ARI",
+    "Leiden NMI",
+    "best Leiden ARI",
+    "best Leiden NMI",
+    "silhouette label",
+    "silhouette batch",
+)
+AGGREGATES = ("bio conservation", "batch correction", "total")
+BIO = ("isolated labels", "KMeans NMI", "KMeans ARI", "silhouette label", "cLISI")
+BATCH = ("BRAS", "iLISI", "kBET", "graph connectivity", "PCR comparison")
+SCORES = (*AGGREGATES, *BIO, *BATCH, *(score for score in QUICK if score not in BIO))
 
 
-def markdown_table(title: str, columns: Sequence[str], rows: Mapping[str, Scores]) -> str:
-    """One row per embedding; mean ± standard deviation where there are several values."""
-    present = [column for column in columns if any(column in scores for scores in rows.values())]
-    lines = [
-        f"### {title}",
-        "",
-        "| embedding | " + " | ".join(present) + " |",
-        "|---" * (len(present) + 1) + "|",
-        *(f"| {name} | " + " | ".join(_cell(scores.get(c)) for c in present) + " |" for name, scores in rows.items()),
+def score_table(title: str, scores: Mapping[str, Scores]) -> str:
+    """One column per embedding, one row per score; mean ± standard deviation where there are several values."""
+    rows = [
+        (
+            f"**{name}**" if name in AGGREGATES else name,
+            *(_cell(of_embedding[name]) for of_embedding in scores.values()),
+        )
+        for name in SCORES
+        if all(name in of_embedding for of_embedding in scores.values())
     ]
-    return "\n".join(lines) + "\n"
+    return markdown_table(title, ["", *scores], rows)
 
 
-def _cell(values: list[float] | None) -> str:
-    if not values:
-        return "-"
+def _cell(values: list[float]) -> str:
     mean, spread = float(np.mean(values)), float(np.std(values))
-    return f"{mean:.3f} ± {spread:.3f}" if spread >= 5e-4 else f"{mean:.3f}"
+    return f"{mean:.3f} ± {spread:.3f}" if len(values) > 1 else f"{mean:.3f}"

@@ -11,6 +11,8 @@ from scib_metrics.utils import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 
+from quality.report import BATCH, BIO
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
     from quality.scores import Scores
 
 __all__ = ["scib_scores"]
-
-BIO = ("isolated labels", "KMeans NMI", "KMeans ARI", "silhouette label", "cLISI")
-BATCH = ("BRAS", "iLISI", "kBET", "graph connectivity", "PCR comparison")
 
 
 def scib_scores(
