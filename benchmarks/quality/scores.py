@@ -28,7 +28,8 @@ Scores = dict[str, list[float]]
 def knn_accuracy(embedding: NDArray[np.float32], labels: NDArray[np.str_], groups: NDArray) -> float:
     """Share of cells whose label is the most frequent one among their 15 nearest cells of other groups.
 
-    Of labels equally frequent the one that occurs nearest is taken.
+    Of labels equally frequent the one that occurs nearest is taken. Cells whose label occurs in no other group are not
+    counted: nobody could find it.
 
     Parameters
     ----------
@@ -40,7 +41,9 @@ def knn_accuracy(embedding: NDArray[np.float32], labels: NDArray[np.str_], group
         Cells of one group are no neighbours of each other, (n,): batches, or a number per cell to leave one out.
     """
     classes, codes = np.unique(labels, return_inverse=True)
-    right, start = 0, 0
+    groups_of = [np.unique(groups[codes == code]) for code in range(len(classes))]
+    findable = np.array([len(found) > 1 for found in groups_of])[codes]
+    right, start = np.zeros(len(labels), bool), 0
     for block in pairwise_distances_chunked(embedding, working_memory=128):
         cells = np.arange(start, start + len(block))
         block[groups[cells][:, None] == groups] = np.inf
@@ -49,9 +52,9 @@ def knn_accuracy(embedding: NDArray[np.float32], labels: NDArray[np.str_], group
         around = codes[nearest]  # (cells, 15), nearest first
         votes = (around[..., None] == np.arange(len(classes))).sum(1)
         tied = np.take_along_axis(votes, around, 1) == votes.max(1, keepdims=True)
-        right += int((around[np.arange(len(cells)), tied.argmax(1)] == codes[cells]).sum())
+        right[cells] = around[np.arange(len(cells)), tied.argmax(1)] == codes[cells]
         start += len(block)
-    return right / len(labels)
+    return float(right[findable].mean())
 
 
 def silhouette_label(embedding: NDArray[np.float32], labels: NDArray[np.str_]) -> float:
