@@ -31,9 +31,9 @@ SCVI_SETTINGS: dict[str, Any] = {
     "genes": N_GENES,
     "model": {"n_latent": 10},
     "train": {
-        "max_epochs": 500,
+        "max_epochs": 200,
         "early_stopping": True,
-        "early_stopping_patience": 30,
+        "early_stopping_patience": 20,
         "early_stopping_warmup_epochs": 50,
         "plan_kwargs": {"n_epochs_kl_warmup": 50},
         "batch_size": 256,

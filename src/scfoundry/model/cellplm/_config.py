@@ -63,8 +63,10 @@ class CellPLMConfig:
         Share of a context's cells left out at each training step, and the most cells kept.
     masked_term
         Add the likelihood of the masked entries alone to that of all measured genes.
+    kl_warmup_steps
+        Gaussian only. Training steps over which the weight of the KL term grows from 0 to 1; 10,000 as released.
     latent_floor, prior_weight, categorical_weight
-        Floor and weights of the mixture's two terms.
+        Mixture only. Floor and weights of its two terms.
 
     Examples
     --------
@@ -95,6 +97,7 @@ class CellPLMConfig:
     drop_cells: float = 0.3
     max_cells: int = 4000
     masked_term: bool = True
+    kl_warmup_steps: int = 10_000
     latent_floor: float = 5.0
     prior_weight: float = 5.0
     categorical_weight: float = 5.0

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["GaussianLatent", "LinearLatent", "MixtureLatent", "MixtureSample", "build_latent"]
 
 N_POSTERIOR_HIDDEN = 512
-KL_WARMUP_STEPS = 10_000
 KL_FLOOR = 1.0
 
 
@@ -147,12 +146,15 @@ class GaussianLatent(nn.Module):
         Width D of the encoder.
     n_latent
         Width Z of the latent.
+    warmup_steps
+        Training steps over which the weight of the KL term grows from 0 to 1.
     """
 
-    def __init__(self, n_hidden: int, n_latent: int) -> None:
+    def __init__(self, n_hidden: int, n_latent: int, *, warmup_steps: int) -> None:
         super().__init__()
         self.mean = nn.Linear(n_hidden, n_latent)
         self.log_variance = nn.Linear(n_hidden, n_latent)
+        self.warmup_steps = warmup_steps
 
     def embedding(self, u: Tensor, uniform: Tensor | None = None) -> Tensor:
         """Posterior mean: the cell embedding, (n, Z)."""
@@ -171,8 +173,8 @@ class GaussianLatent(nn.Module):
         return 0.5 * (mean.square() + variance - 1 - variance.log()).sum(-1).mean()
 
     def loss(self, sample: GaussianSample, step: int) -> Tensor:
-        """KL, its weight growing from 0 to 1 over 10,000 steps; 0 while the weighted value is below 1."""
-        weighted = min(step / KL_WARMUP_STEPS, 1.0) * self.kl(sample)
+        """KL, its weight growing with the step; 0 while the weighted value is below 1."""
+        weighted = min(step / self.warmup_steps, 1.0) * self.kl(sample)
         return torch.where(weighted < KL_FLOOR, 0.0, weighted)
 
 
@@ -216,4 +218,6 @@ def build_latent(config: CellPLMConfig) -> MixtureLatent | GaussianLatent | Line
             prior_weight=config.prior_weight,
             categorical_weight=config.categorical_weight,
         )
-    return (GaussianLatent if config.latent == "vae" else LinearLatent)(config.n_hidden, config.n_latent)
+    if config.latent == "vae":
+        return GaussianLatent(config.n_hidden, config.n_latent, warmup_steps=config.kl_warmup_steps)
+    return LinearLatent(config.n_hidden, config.n_latent)
