@@ -27,7 +27,15 @@ from scfoundry.data.checks import MatrixState, inspect_matrix
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.nn.counts import SparseCounts
 
-CONFIG = {"n_hidden": 160, "n_latent": 128, "n_layers": 2, "n_bottleneck": 64, "max_cells": 512, "dropout": 0.1}
+CONFIG = {
+    "n_hidden": 160,
+    "n_latent": 128,
+    "n_layers": 2,
+    "n_bottleneck": 64,
+    "dropout": 0.1,
+    "max_cells": 512,
+    "kl_warmup_steps": 200_000,
+}
 CONTEXT_KEYS = ("section", "batch", "donor", "sample")
 MIN_CELLS = 50
 BIOTYPES = ("protein_coding", "lncRNA")
@@ -132,9 +140,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
     parser.add_argument("--n-genes", type=int, default=14_000)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--lr", type=float, default=6e-4)
-    parser.add_argument("--embedder-lr", type=float, default=6e-5)
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--lr", type=float, default=5e-5)
+    parser.add_argument("--decoder-lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument(
         "--panel-sizes", type=int, nargs=2, default=(1500, 5000), help="fewest and most genes shown per step"
@@ -161,7 +169,7 @@ def main() -> None:
     model.train(
         args.epochs,
         lr=args.lr,
-        embedder_lr=args.embedder_lr,
+        part_lrs={"decoder": args.decoder_lr},
         weight_decay=args.weight_decay,
         schedule="cosine",
         warmup_steps=100,

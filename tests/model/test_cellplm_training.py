@@ -125,10 +125,10 @@ def test_pretrained_weights_are_fine_tuned_without_their_batches(trainable, quic
     assert not torch.equal(before["embedder.genes"], after["embedder.genes"])
 
 
-def test_the_embedder_may_learn_at_a_rate_of_its_own(trainable, quick):
+def test_parts_may_learn_at_rates_of_their_own(trainable, quick):
     model = trainable()
     before = weights(model)
-    model.train(**quick, embedder_lr=0.0, weight_decay=0.0)
+    model.train(**quick, part_lrs={"embedder": 0.0}, weight_decay=0.0)
     after = weights(model)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any(name.startswith("embedder.") for name in moved)

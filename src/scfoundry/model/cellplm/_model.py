@@ -239,7 +239,7 @@ class CellPLM(FoundationModel):
         max_epochs: int = 100,
         *,
         lr: float = 2e-4,
-        embedder_lr: float | None = None,
+        part_lrs: Mapping[str, float] | None = None,
         weight_decay: float = 1e-8,
         warmup_steps: int = 100,
         schedule: Schedule = "constant",
@@ -262,9 +262,9 @@ class CellPLM(FoundationModel):
             Passes over all contexts.
         lr, weight_decay
             Of AdamW.
-        embedder_lr
-            Learning rate of the gene embedder, ``lr`` if `None`. A tenth of ``lr`` keeps what the gene vectors know, as
-            the released fine-tuning does.
+        part_lrs
+            Learning rates of parts that differ: ``"embedder"``, ``"layers"``, ``"latent"``, ``"decoder"``. A tenth of
+            ``lr`` for the embedder keeps what its gene vectors know, as the released fine-tuning does.
         warmup_steps
             Steps over which the learning rate grows from zero.
         schedule
@@ -311,7 +311,7 @@ class CellPLM(FoundationModel):
             warmup_steps=warmup_steps,
             schedule=schedule,
             seed=seed,
-            other_rates=[] if embedder_lr is None else [(self.module.embedder, embedder_lr)],
+            other_rates=[(self.module.get_submodule(part), rate) for part, rate in (part_lrs or {}).items()],
         )
         if data.held_out:
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
