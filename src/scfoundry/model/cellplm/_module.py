@@ -74,16 +74,19 @@ class EncoderLayer(nn.Module):
         return self.attention.project(self.norm1(h))
 
     def update(self, h: Tensor, q: Tensor, context: FlowContext) -> Tensor:
-        """New states of n cells given the sums over their context, (n, D)."""
-        return self.feed_forward(h + self.dropout(self.attention.output(attend(q, context))))
+        """New states of n cells given the sums over their context, (n, D), written over the old ones."""
+        h += self.dropout(self.attention.output(attend(q, context)))
+        h += self.feed_forward(h)
+        return h
 
     def feed_forward(self, h: Tensor) -> Tensor:
-        """Residual network on each cell."""
-        return h + self.dropout(self.contract(self.dropout(F.gelu(self.expand(self.norm2(h))))))
+        """What the network on each cell adds to it, (n, D)."""
+        return self.dropout(self.contract(self.dropout(F.gelu(self.expand(self.norm2(h))))))
 
     def forward(self, h: Tensor) -> Tensor:
         """Update a whole context of n cells, (n, D)."""
-        return self.feed_forward(h + self.dropout(self.attention(self.norm1(h))))
+        h = h + self.dropout(self.attention(self.norm1(h)))
+        return h + self.feed_forward(h)
 
 
 class CellPLMModule(FoundationModule):

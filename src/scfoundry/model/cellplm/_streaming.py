@@ -86,7 +86,8 @@ class ChunkStore:
             self._file.close()
 
 
-@torch.inference_mode()
+# Not inference_mode: there autocast would cast every weight anew at every chunk.
+@torch.no_grad()
 def stream_embeddings(
     module: CellPLMModule,
     chunks: Iterable[tuple[SparseCounts, Tensor | None]],
@@ -139,7 +140,7 @@ def stream_embeddings(
             for i in range(len(states)):
                 h = states[i]
                 q = kept[i][0] if kept is not None else layer.project(h)[0]
-                states[i] = layer.update(h, q, context).float()
+                states[i] = layer.update(h, q, context)
 
         for i in range(len(states)):
             u = module.norm(states[i])
