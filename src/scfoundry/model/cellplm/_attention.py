@@ -22,8 +22,8 @@ EPS = 1e-6
 OUTPUT_DROPOUT = 0.01
 
 T = TypeVar("T")
-Projection = tuple["Tensor", "Tensor", "Tensor"]  # q, k, v of n cells, each (n, H, d)
-Sweep = Callable[[], Iterable[Projection]]
+Projection = tuple["Tensor", ...]  # some of q, k, v of n cells, each (n, H, d)
+Sweep = Callable[[str], Iterable[Projection]]
 
 
 def full_precision(function: Callable[..., T]) -> Callable[..., T]:
@@ -68,9 +68,9 @@ def flow_context(sweep: Sweep) -> FlowContext:
     Parameters
     ----------
     sweep
-        Gives the projections of all chunks anew at each of three calls.
+        Gives those projections of all chunks that a string such as ``"qk"`` names, anew at each of three calls.
     """
-    queries, keys = total((q.sum(0), k.sum(0)) for q, k, _ in sweep())
+    queries, keys = total((q.sum(0), k.sum(0)) for q, k in sweep("qk"))
 
     @full_precision
     def conserved(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,7 @@ def flow_context(sweep: Sweep) -> FlowContext:
         # As a product with one row per head, either of these sums would take ten times as long.
         return (q * incoming[..., None]).sum(0), (k * outgoing[..., None]).sum(0)
 
-    conserved_queries, conserved_keys = total(conserved(q, k) for q, k, _ in sweep())
+    conserved_queries, conserved_keys = total(conserved(q, k) for q, k in sweep("qk"))
 
     @full_precision
     def competing(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,7 +88,7 @@ def flow_context(sweep: Sweep) -> FlowContext:
         weighted = torch.einsum("nhd,nhe->hde", k, v * competition[..., None])
         return weighted, competition.sum(0), competition.new_tensor(len(k))
 
-    summary, norm, n_cells = total(competing(k, v) for _, k, v in sweep())
+    summary, norm, n_cells = total(competing(k, v) for k, v in sweep("kv"))
     return FlowContext(keys, conserved_keys, summary * (n_cells / norm)[:, None, None])
 
 
@@ -120,12 +120,11 @@ class FlowAttention(nn.Module):
         self.out = nn.Linear(n_hidden, n_hidden)
         self.dropout = nn.Dropout(OUTPUT_DROPOUT)
 
-    def project(self, h: Tensor) -> Projection:
-        """Queries, keys and values of n cells: (n, D) to three of (n, H, d)."""
-        heads = (len(h), self.n_heads, -1)
-        q = self.query(h).float().sigmoid_().view(heads)
-        k = self.key(h).float().sigmoid_().view(heads)
-        return q, k, self.value(h).float().view(heads)
+    def project(self, h: Tensor, names: str = "qkv") -> Projection:
+        """Queries, keys and values of n cells, those that are named: (n, D) to (n, H, d) each."""
+        layers = {"q": self.query, "k": self.key, "v": self.value}
+        projections = (layers[name](h).float().view(len(h), self.n_heads, -1) for name in names)
+        return tuple(x if name == "v" else x.sigmoid_() for name, x in zip(names, projections, strict=True))
 
     def output(self, attended: Tensor) -> Tensor:
         """Mix the heads, (n, D) to (n, D)."""
@@ -133,5 +132,6 @@ class FlowAttention(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Attend within a whole context of n cells, (n, D) to (n, D)."""
-        projection = self.project(h)
-        return self.output(attend(projection[0], flow_context(lambda: [projection])))
+        projection = dict(zip("qkv", self.project(h), strict=True))
+        context = flow_context(lambda names: [tuple(projection[name] for name in names)])
+        return self.output(attend(projection["q"], context))

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CellPLM"]
 
-DEFAULT_CHUNK = {"cpu": 1024, "mps": 4096, "cuda": 8192}
+DEFAULT_CHUNK = {"cpu": 2048, "mps": 4096, "cuda": 8192}
 
 
 class CellPLM(FoundationModel):
@@ -212,7 +212,7 @@ class CellPLM(FoundationModel):
         """Embed all contexts of checked and aligned data."""
         if xy and self.config.positions == "none":
             logger.warning('These weights use no positions (positions="none"): the coordinates have no effect.')
-        size = DEFAULT_CHUNK.get(device.type, 1024) if batch_size is None else batch_size
+        size = DEFAULT_CHUNK.get(device.type, 2048) if batch_size is None else batch_size
         if size < 1:
             msg = f"batch_size must be at least 1 cell; got {batch_size}."
             raise ValueError(msg)

@@ -69,9 +69,9 @@ class EncoderLayer(nn.Module):
         self.contract = nn.Linear(2 * width, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def project(self, h: Tensor) -> Projection:
-        """What these cells contribute to, and ask of, their context."""
-        return self.attention.project(self.norm1(h))
+    def project(self, h: Tensor, names: str = "qkv") -> Projection:
+        """What these cells contribute to, and ask of, their context: the projections that are named."""
+        return self.attention.project(self.norm1(h), names)
 
     def update(self, h: Tensor, q: Tensor, context: FlowContext) -> Tensor:
         """New states of n cells given the sums over their context, (n, D), written over the old ones."""

@@ -131,15 +131,21 @@ def stream_embeddings(
         # A context whose states fit beside its projections (three times their size) projects every cell only once.
         keep_projections = 4 * state_bytes <= budget
         for layer in cast("Iterable[EncoderLayer]", module.layers):
-            kept = [layer.project(states[i]) for i in range(len(states))] if keep_projections else None
+            kept: list[Projection] = []
 
-            def sweep(layer: EncoderLayer = layer, kept: list[Projection] | None = kept) -> Iterable[Projection]:
-                return kept if kept is not None else (layer.project(states[i]) for i in range(len(states)))
+            def sweep(names: str, layer: EncoderLayer = layer, kept: list[Projection] = kept) -> Iterator[Projection]:
+                for i in range(len(states)):
+                    if not keep_projections:
+                        yield layer.project(states[i], names)
+                        continue
+                    if i == len(kept):
+                        kept.append(layer.project(states[i]))
+                    yield tuple(kept[i]["qkv".index(name)] for name in names)
 
             context = flow_context(sweep)
             for i in range(len(states)):
                 h = states[i]
-                q = kept[i][0] if kept is not None else layer.project(h)[0]
+                q = kept[i][0] if keep_projections else layer.project(h, "q")[0]
                 states[i] = layer.update(h, q, context)
 
         for i in range(len(states)):
