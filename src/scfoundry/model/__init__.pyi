@@ -1,5 +1,14 @@
 from ._base import FoundationModel
 from ._pretrained import list_pretrained, load_pretrained
 from .cellplm import CellPLM, CellPLMConfig
+from .langcell import LangCell, LangCellConfig
 
-__all__ = ["CellPLM", "CellPLMConfig", "FoundationModel", "list_pretrained", "load_pretrained"]
+__all__ = [
+    "CellPLM",
+    "CellPLMConfig",
+    "FoundationModel",
+    "LangCell",
+    "LangCellConfig",
+    "list_pretrained",
+    "load_pretrained",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -59,7 +60,7 @@ class FoundationModel(BaseModelClass):
     registry
         Registry of a saved model; filled in by scvi-tools' ``load``.
     genes
-        Vocabulary, or its gene ids in order. The genes of ``adata`` if `None`.
+        Vocabulary, its gene ids in order, or what `GeneVocabulary.as_dict` gives. The genes of ``adata`` if `None`.
     seed
         Seed of the initial weights.
     **config
@@ -79,7 +80,7 @@ class FoundationModel(BaseModelClass):
         adata: AnnData | None = None,
         registry: dict | None = None,
         *,
-        genes: GeneVocabulary | Sequence[str] | None = None,
+        genes: GeneVocabulary | Sequence[str] | Mapping[str, Any] | None = None,
         seed: int = 0,
         **config: Any,
     ) -> None:
@@ -97,9 +98,9 @@ class FoundationModel(BaseModelClass):
                 "field_registries": {},
             }
         super().__init__(adata, registry)
-        names = self.get_var_names() if genes is None else genes
-        self._genes = names if isinstance(names, GeneVocabulary) else GeneVocabulary(names)
-        genes = self._genes.ids.tolist()
+        self._genes = self._complete_genes(vocabulary_of(self.get_var_names().tolist() if genes is None else genes))
+        # scvi-tools' `save` keeps arguments as they are: plain values load anywhere.
+        genes = self._genes.as_dict()
         self.config = self._config_cls.from_dict(self._complete_config(config))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -115,6 +116,10 @@ class FoundationModel(BaseModelClass):
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """Add what follows from the training data."""
         return config
+
+    def _complete_genes(self, genes: GeneVocabulary) -> GeneVocabulary:
+        """Add what a model knows of its genes beyond their names."""
+        return genes
 
     @property
     def genes(self) -> GeneVocabulary:
@@ -185,7 +190,7 @@ class FoundationModel(BaseModelClass):
         from scfoundry.model._pretrained import locate
 
         folder = locate(source)
-        if (folder / CONFIG_FILE).exists():
+        if (folder / CONFIG_FILE).exists() and not cls._is_release(folder):
             model = cls._read_folder(folder, adata, config)
         else:
             model = cls._read_release(folder, version, adata, config)
@@ -214,6 +219,11 @@ class FoundationModel(BaseModelClass):
         model.module.load_state_dict(account_for(read_safetensors(weights), model.module, source=str(weights)))
         model.description_ = {key: saved[key] for key in DESCRIPTION if key in saved} | {"sha256": sha256(weights)}
         return model
+
+    @classmethod
+    def _is_release(cls, folder: Path) -> bool:
+        """Whether a folder holds official files although a ``config.json`` is among them."""
+        return False
 
     @classmethod
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
@@ -265,7 +275,8 @@ class FoundationModel(BaseModelClass):
         saved = {"model": self.name} | description | {"parameters": parameters, "config": plain_config(self.config)}
         (folder / CONFIG_FILE).write_text(json.dumps(saved, indent=2) + "\n")
         state = self.module.state_dict()
-        save_file({k: t.to("cpu", dtype).contiguous() for k, t in state.items()}, folder / WEIGHTS_FILE)
+        stored = {k: t.cpu().to(dtype if t.is_floating_point() else t.dtype) for k, t in state.items()}
+        save_file({k: t.contiguous() for k, t in stored.items()}, folder / WEIGHTS_FILE)
         self.genes.write(folder / GENES_FILE)
         (folder / CARD_FILE).write_text(card or self._default_card(description))
 
@@ -274,6 +285,13 @@ class FoundationModel(BaseModelClass):
         lines = [f"# {description['weights']}", "", f"{self._model_summary_string}.", ""]
         lines += [f"- {key}: {value}" for key, value in description.items()]
         return "\n".join(lines) + "\n"
+
+
+def vocabulary_of(genes: GeneVocabulary | Sequence[str] | Mapping[str, Any]) -> GeneVocabulary:
+    """Vocabulary in any of the forms a model takes."""
+    if isinstance(genes, GeneVocabulary):
+        return genes
+    return GeneVocabulary(**genes) if isinstance(genes, Mapping) else GeneVocabulary(genes)
 
 
 def plain_config(config: Any) -> dict[str, Any]:

@@ -21,10 +21,13 @@ __all__ = ["DEFAULTS", "REGISTRY", "Weights", "list_pretrained", "load_pretraine
 PACKAGE = Path(__file__).parent
 
 # Model -> where its class is.
-CLASSES = {"cellplm": ("scfoundry.model.cellplm", "CellPLM")}
+CLASSES = {
+    "cellplm": ("scfoundry.model.cellplm", "CellPLM"),
+    "langcell": ("scfoundry.model.langcell", "LangCell"),
+}
 
 # Model -> weights that `model="cellplm"` means.
-DEFAULTS = {"cellplm": "cellplm-mini"}
+DEFAULTS = {"cellplm": "cellplm-mini", "langcell": "langcell-mini"}
 
 
 @dataclass(frozen=True, kw_only=True)

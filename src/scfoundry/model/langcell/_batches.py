@@ -1,0 +1,91 @@
+"""Token sequences of different lengths, put into batches with next to no padding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["Batch", "TokenLists", "length_sorted"]
+
+
+class TokenLists(NamedTuple):
+    """n token sequences end to end: those of sequence i are ``tokens[indptr[i]:indptr[i + 1]]``."""
+
+    indptr: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int] | NDArray[np.int32]]) -> TokenLists:
+        """Lay sequences end to end."""
+        indptr = np.cumsum([0, *map(len, sequences)])
+        return cls(indptr, np.array([token for sequence in sequences for token in sequence], dtype=np.int32))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens per sequence."""
+        return np.diff(self.indptr)
+
+    def beginning_with(self, token: int) -> TokenLists:
+        """The same sequences with one token in front of each."""
+        tokens = np.insert(self.tokens, self.indptr[:-1], token)
+        return TokenLists(self.indptr + np.arange(len(self.indptr)), tokens)
+
+    def padded(self, rows: NDArray[np.int64], pad: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Some sequences, padded on the right.
+
+        Returns
+        -------
+        Tokens (B, L) and which of them are real, `None` where all are.
+        """
+        lengths = self.lengths[rows]
+        columns = np.arange(lengths.max(initial=0))
+        present = columns < lengths[:, None]
+        places = np.where(present, self.indptr[rows][:, None] + columns, 0)
+        tokens = np.where(present, self.tokens[places], pad).astype(np.int64)
+        return torch.from_numpy(tokens), None if present.all() else torch.from_numpy(present)
+
+
+class Batch(NamedTuple):
+    """Sequences that are computed together."""
+
+    rows: NDArray[np.int64]
+    tokens: Tensor  # (B, L)
+    present: Tensor | None  # (B, L)
+
+    def to(self, device: torch.device) -> Batch:
+        """Move to a device."""
+        return Batch(self.rows, self.tokens.to(device), None if self.present is None else self.present.to(device))
+
+
+def length_sorted(
+    sequences: TokenLists, *, tokens_per_step: int, batch_size: int | None = None, pad: int = 0
+) -> Iterator[Batch]:
+    """Batches of similar length, the longest first so that memory is claimed once.
+
+    Parameters
+    ----------
+    sequences
+        All sequences to go through.
+    tokens_per_step
+        Most positions of a batch, padding included. A longer sequence is a batch of its own.
+    batch_size
+        Sequences per batch, instead.
+    pad
+        Token that fills a row up.
+    """
+    lengths = sequences.lengths
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = batch_size or max(1, tokens_per_step // max(1, int(lengths[order[start]])))
+        rows = order[start : start + size]
+        yield Batch(rows, *sequences.padded(rows, pad))
+        start += size

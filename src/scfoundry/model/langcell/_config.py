@@ -1,0 +1,115 @@
+"""The configuration of LangCell: published structure, and the small forms for small corpora."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from scfoundry.nn.transformer import Activation
+
+__all__ = ["LangCellConfig", "Mixture"]
+
+CellEncoderKind = Literal["rank_bert", "expression_mlp"]
+Mixture = Literal["released", "corrected"]
+
+_CHOICES = {
+    "cell_encoder": CellEncoderKind,
+    "activation": Activation,
+    "text_activation": Activation,
+    "mixture": Mixture,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LangCellConfig:
+    """Plain values that define a LangCell: the defaults for training your own; official files bring theirs.
+
+    Attributes
+    ----------
+    cell_encoder
+        ``"rank_bert"``: a transformer over genes ranked by expression and one over words, as published.
+        ``"expression_mlp"``: a small network on standardised log expression and hashed words, for small corpora.
+    n_hidden, n_layers, n_heads, n_intermediate, activation, dropout
+        Transformer over genes: width D, depth, heads, width between, activation, dropout.
+    max_length
+        Most positions of a cell, ``<cls>`` included: a cell keeps its ``max_length - 1`` highest genes.
+    n_text_hidden, n_text_layers, n_text_heads, n_text_intermediate, text_activation, text_dropout
+        The same of the transformer over words.
+    max_text_length
+        Most word pieces of a text.
+    text_vocabulary
+        Word pieces in the order of their ids; learned from the texts of the training data if empty.
+    n_words
+        Rows of the word table; official files have two beyond the vocabulary. The size of the vocabulary if 0.
+    n_latent
+        Width of the space that cells and texts share.
+    temperature
+        Divisor of the cosine of cell and text before a softmax over texts.
+    alpha
+        Weight of similarity in the zero-shot mixture; the rest is that of cell-text matching.
+    mixture
+        ``"released"`` takes a softmax over texts of the match probabilities, which loses all influence where there are
+        many texts; ``"corrected"`` normalises the odds of a match over texts instead.
+    mask_genes
+        Share of a cell's genes that are masked in training.
+    momentum, queue_size
+        Of the momentum encoders, and how many of their embeddings serve as further negatives.
+    n_classes
+        Outputs of the classification head (LangCell-CE); 0 leaves it out.
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> sf.model.LangCellConfig(n_layers=2).n_latent
+    256
+    """
+
+    cell_encoder: CellEncoderKind = "rank_bert"
+    n_hidden: int = 256
+    n_layers: int = 6
+    n_heads: int = 8
+    n_intermediate: int = 512
+    activation: Activation = "relu"
+    dropout: float = 0.02
+    max_length: int = 2048
+    n_text_hidden: int = 256
+    n_text_layers: int = 4
+    n_text_heads: int = 8
+    n_text_intermediate: int = 1024
+    text_activation: Activation = "gelu"
+    text_dropout: float = 0.1
+    max_text_length: int = 512
+    text_vocabulary: tuple[str, ...] = field(default=(), repr=False)
+    n_words: int = 0
+    n_latent: int = 256
+    temperature: float = 0.05
+    alpha: float = 0.2
+    mixture: Mixture = "corrected"
+    mask_genes: float = 0.15
+    momentum: float = 0.995
+    queue_size: int = 1024
+    n_classes: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in get_args(choices):
+                msg = (
+                    f"LangCell config: {name} must be one of {', '.join(map(repr, get_args(choices)))}; got {value!r}."
+                )
+                raise ValueError(msg)
+        for width, heads in (("n_hidden", "n_heads"), ("n_text_hidden", "n_text_heads")):
+            if getattr(self, width) % getattr(self, heads):
+                found = f"{width}={getattr(self, width)} and {heads}={getattr(self, heads)}"
+                msg = f"LangCell config: the width must be divisible by the number of heads; got {found}."
+                raise ValueError(msg)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LangCellConfig:
+        """Read plain values, refusing names that no LangCell knows."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            msg = f"LangCell has no config value {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}."
+            raise ValueError(msg)
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**(values | lists))

@@ -1,0 +1,165 @@
+"""The transformers of LangCell (Zhao et al. 2024): one reads ranked genes, one reads words and may look at a cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from scfoundry.nn.transformer import LAYER_NORM_EPS, KeysValues, TransformerLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from scfoundry.model.langcell._config import LangCellConfig
+
+__all__ = ["CellEncoder", "TextEncoder"]
+
+INITIAL_STD = 0.02
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw weights as BERT does."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INITIAL_STD)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+class CellEncoder(nn.Module):
+    """A cell is the sequence ``<cls>``, highest gene, second highest gene, ...
+
+    Parameters
+    ----------
+    config
+        Structure.
+    n_tokens
+        Genes and special tokens.
+    """
+
+    def __init__(self, config: LangCellConfig, n_tokens: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(n_tokens, config.n_hidden)
+        self.positions = nn.Embedding(config.max_length, config.n_hidden)
+        # Released weights have two segments, of which every position belongs to the first.
+        self.segments = nn.Embedding(2, config.n_hidden)
+        self.norm = nn.LayerNorm(config.n_hidden, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers: Any = nn.ModuleList(
+            TransformerLayer(
+                config.n_hidden,
+                config.n_heads,
+                config.n_intermediate,
+                activation=config.activation,
+                dropout=config.dropout,
+            )
+            for _ in range(config.n_layers)
+        )
+        self.apply(initialise)
+
+    def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
+        """States of all positions of B cells.
+
+        Parameters
+        ----------
+        tokens
+            ``<cls>`` and gene tokens, padded on the right, (B, L).
+        present
+            Which positions are real, (B, L) bool; all of them if `None`.
+
+        Returns
+        -------
+        (B, L, D).
+        """
+        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]] + self.segments.weight[0]
+        x = self.dropout(self.norm(x))
+        for layer in self.layers:
+            x = layer(x, present)
+        return x
+
+
+class TextEncoder(nn.Module):
+    """Words of a text, which in the second mode look at a cell's states in every layer.
+
+    Parameters
+    ----------
+    config
+        Structure.
+    """
+
+    def __init__(self, config: LangCellConfig) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(config.n_words or len(config.text_vocabulary), config.n_text_hidden)
+        self.positions = nn.Embedding(config.max_text_length, config.n_text_hidden)
+        self.norm = nn.LayerNorm(config.n_text_hidden, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(config.text_dropout)
+        self.layers: Any = nn.ModuleList(
+            TransformerLayer(
+                config.n_text_hidden,
+                config.n_text_heads,
+                config.n_text_intermediate,
+                activation=config.text_activation,
+                n_context=config.n_hidden,
+                dropout=config.text_dropout,
+            )
+            for _ in range(config.n_text_layers)
+        )
+        self.apply(initialise)
+
+    def embed(self, words: Tensor) -> Tensor:
+        """Word and position, (P, T) to (P, T, E)."""
+        return self.dropout(self.norm(self.tokens(words) + self.positions.weight[: words.shape[1]]))
+
+    def forward(self, words: Tensor, present: Tensor | None = None) -> Tensor:
+        """States of P texts on their own, (P, T) to (P, T, E); the layers' attention to a cell is left out."""
+        x = self.embed(words)
+        for layer in self.layers:
+            x = layer(x, present)
+        return x
+
+    def look_at(self, cells: Tensor) -> list[KeysValues]:
+        """What cells' states (B, L, D) answer in every layer: projected once, however many texts ask."""
+        return [layer.context_attention.keys_values(cells) for layer in self.layers]
+
+    def begin(self, words: Tensor, present: Tensor | None = None) -> Tensor:
+        """States up to the first look at a cell, (P, T) to (P, T, E): the same for every cell."""
+        return self.layers[0].attend(self.embed(words), present)
+
+    def with_cell(
+        self,
+        begun: Tensor,
+        present: Tensor | None,
+        answers: Sequence[KeysValues],
+        cell_present: Tensor | None = None,
+    ) -> Tensor:
+        """States of texts that look at a cell each.
+
+        Parameters
+        ----------
+        begun, present
+            P texts as `begin` leaves them, (P, T, E), and which of their positions are real, (P, T).
+        answers
+            Of P cells paired with the texts, as `look_at` gives them, or of one cell that all texts look at.
+        cell_present
+            Which positions of the cells are real, (P, L) or (1, L).
+
+        Returns
+        -------
+        (P, T, E).
+        """
+        x = begun
+        for depth, (layer, answer) in enumerate(zip(self.layers, answers, strict=True)):
+            if depth > 0:
+                x = layer.attend(x, present)
+            # The texts that look at one cell ask as one long sequence.
+            asking = x.reshape(len(answer.keys), -1, x.shape[-1])
+            x = layer.feed_forward(layer.attend_context(asking, answer, cell_present).reshape(x.shape))
+        return x
+
+
+def unit(x: Tensor) -> Tensor:
+    """Scale rows to length 1."""
+    return torch.nn.functional.normalize(x, dim=-1)

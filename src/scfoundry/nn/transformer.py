@@ -1,0 +1,137 @@
+"""Post-norm transformer layers (Vaswani et al. 2017; Devlin et al. 2019), with optional attention to a context."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from torch import nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+__all__ = ["Activation", "Attention", "KeysValues", "TransformerLayer"]
+
+Activation = Literal["relu", "gelu"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+LAYER_NORM_EPS = 1e-12
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of a sequence, each (B, H, L, d)."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Attention(nn.Module):
+    """Multi-head attention, the softmax never materialised.
+
+    Parameters
+    ----------
+    n_hidden
+        Width D of the sequence that asks.
+    n_heads
+        Number of heads H.
+    n_context
+        Width of the sequence that answers, ``n_hidden`` if `None`.
+    dropout
+        Dropout of the attention weights.
+    """
+
+    def __init__(self, n_hidden: int, n_heads: int, *, n_context: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.query = nn.Linear(n_hidden, n_hidden)
+        self.key = nn.Linear(n_context or n_hidden, n_hidden)
+        self.value = nn.Linear(n_context or n_hidden, n_hidden)
+        self.out = nn.Linear(n_hidden, n_hidden)
+        self.dropout = dropout
+
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """What a sequence (B, L, C) answers; to be kept where many sequences ask."""
+        return KeysValues(self._heads(self.key(context)), self._heads(self.value(context)))
+
+    def forward(self, x: Tensor, answers: KeysValues, present: Tensor | None = None) -> Tensor:
+        """Attend to a context.
+
+        Parameters
+        ----------
+        x
+            The sequence that asks, (B, T, D).
+        answers
+            Keys and values of the context, (B, H, L, d).
+        present
+            Which positions of the context are real, (B, L) bool; all of them if `None`.
+
+        Returns
+        -------
+        (B, T, D).
+        """
+        mask = None if present is None else present[:, None, None, :]
+        attended = F.scaled_dot_product_attention(
+            self._heads(self.query(x)), *answers, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.n_heads, -1).transpose(1, 2)
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention, attention to a context where there is one, and a network on each position.
+
+    Every part is ``x <- LayerNorm(x + part(x))``.
+
+    Parameters
+    ----------
+    n_hidden, n_heads, n_intermediate
+        Width D, number of heads, and width of the network on each position.
+    activation
+        ``"relu"`` or ``"gelu"`` (the exact one).
+    n_context
+        Width of the context; without it the layer has no attention to one.
+    dropout
+        Dropout of every part and of the attention weights.
+    """
+
+    def __init__(
+        self,
+        n_hidden: int,
+        n_heads: int,
+        n_intermediate: int,
+        *,
+        activation: Activation,
+        n_context: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.attention = Attention(n_hidden, n_heads, dropout=dropout)
+        self.attention_norm = nn.LayerNorm(n_hidden, eps=LAYER_NORM_EPS)
+        if n_context is not None:
+            self.context_attention = Attention(n_hidden, n_heads, n_context=n_context, dropout=dropout)
+            self.context_norm = nn.LayerNorm(n_hidden, eps=LAYER_NORM_EPS)
+        self.expand = nn.Linear(n_hidden, n_intermediate)
+        self.contract = nn.Linear(n_intermediate, n_hidden)
+        self.norm = nn.LayerNorm(n_hidden, eps=LAYER_NORM_EPS)
+        self.activation = ACTIVATIONS[activation]
+        self.dropout = nn.Dropout(dropout)
+
+    def attend(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """Positions of a sequence inform each other, (B, L, D)."""
+        attended = self.attention(x, self.attention.keys_values(x), present)
+        return self.attention_norm(x + self.dropout(attended))
+
+    def attend_context(self, x: Tensor, answers: KeysValues, present: Tensor | None = None) -> Tensor:
+        """The context informs every position, (B, T, D)."""
+        return self.context_norm(x + self.dropout(self.context_attention(x, answers, present)))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The network on each position, (B, L, D)."""
+        return self.norm(x + self.dropout(self.contract(self.activation(self.expand(x)))))
+
+    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """Self-attention and network, (B, L, D); ``present`` (B, L) marks real positions."""
+        return self.feed_forward(self.attend(x, present))
