@@ -16,6 +16,9 @@ class Keys:
     RNA: Final = "rna"
     """``MuData.mod``: the modality with gene expression."""
 
+    RANKS: Final = "X_rank"
+    """``obsm``: gene tokens of every cell in rank order; ``uns``: how they were made."""
+
     PARAMS: Final = "params"
     """``uns[key]``: the arguments of the call."""
 

@@ -384,3 +384,47 @@ def test_subset_and_equality():
 def test_bad_vocabularies_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         GeneVocabulary(**arguments)
+
+
+# --- medians ----------------------------------------------------------------------------------------------------------
+
+MEDIANS = np.array([0.1 + 0.2, 1 / 3, 100.447, 5e-324, 1.7976931348623157e308])
+
+
+@pytest.mark.parametrize("aliases", [None, {"T3E": CD3E, "GAPD": GAPDH, "G3PD": GAPDH}])
+def test_medians_are_written_and_read_to_the_last_bit(tmp_path, aliases):
+    vocabulary = GeneVocabulary(IDS, SYMBOLS, aliases=aliases, medians=MEDIANS)
+    vocabulary.write(tmp_path / "genes.tsv")
+    back = GeneVocabulary.read(tmp_path / "genes.tsv")
+    assert back == vocabulary
+    assert back.medians.tobytes() == MEDIANS.tobytes()
+
+
+def test_medians_follow_their_genes_and_cannot_be_changed():
+    vocabulary = GeneVocabulary(IDS, medians=[1, 2, 3, 4, 5])
+    assert vocabulary.medians.dtype == np.float64
+    assert vocabulary.subset([3, 0]).medians.tolist() == [4, 1]
+    assert vocabulary.subset(np.array([False, True, False, False, True])).medians.tolist() == [2, 5]
+    with pytest.raises(ValueError, match="read-only"):
+        vocabulary.medians[0] = 7
+    assert GeneVocabulary(IDS).medians is None
+    assert GeneVocabulary(IDS).subset([0]).medians is None
+
+
+def test_medians_tell_vocabularies_apart():
+    assert GeneVocabulary(IDS, medians=MEDIANS) == GeneVocabulary(IDS, medians=MEDIANS.copy())
+    assert GeneVocabulary(IDS, medians=MEDIANS) != GeneVocabulary(IDS, medians=MEDIANS[::-1])
+    assert GeneVocabulary(IDS, medians=MEDIANS) != GeneVocabulary(IDS)
+
+
+@pytest.mark.parametrize(
+    ("medians", "message"),
+    [
+        ([1, 2], r"5 ids but medians of shape \(2,\); give one median per id"),
+        ([1, 2, 0, 4, 5], r"positive and finite.*1 are not, the first is 0\.0 of gene 2.*sf\.pp\.gene_medians"),
+        ([1, 2, 3, np.nan, np.inf], r"2 are not, the first is nan of gene 3"),
+    ],
+)
+def test_bad_medians_are_refused(medians, message):
+    with pytest.raises(ValueError, match=message):
+        GeneVocabulary(IDS, medians=medians)

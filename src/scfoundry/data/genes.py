@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -41,11 +41,14 @@ class GeneVocabulary:
     species
         Data sets are translated between Ensembl ids, symbols, old names and mouse orthologs for ``"human"``
         vocabularies; for any other species, names must be spelled as in the vocabulary.
+    medians
+        Median expression of every gene over the cells that express it, in order; the scale of rank encoding.
 
     Raises
     ------
     ValueError
-        If ids repeat, the number of symbols differs from that of ids, or an alias stands for an unknown id.
+        If ids repeat, the number of symbols or medians differs from that of ids, a median is not positive and finite,
+        or an alias stands for an unknown id.
 
     Examples
     --------
@@ -63,11 +66,13 @@ class GeneVocabulary:
         *,
         aliases: Mapping[str, str] | None = None,
         species: str = "human",
+        medians: ArrayLike | None = None,
     ) -> None:
         self._ids = _frozen(as_names(ids))
         self._given_symbols = None if symbols is None else _frozen(as_names(symbols))
         self._aliases = dict(aliases or {})
         self._species = species
+        self._medians = None if medians is None else _checked_medians(medians, len(self._ids))
         repeated = pd.Index(self._ids)[pd.Index(self._ids).duplicated()].unique()
         if len(repeated):
             msg = (
@@ -109,6 +114,11 @@ class GeneVocabulary:
     def species(self) -> str:
         """Species of the genes."""
         return self._species
+
+    @property
+    def medians(self) -> NDArray[np.float64] | None:
+        """Median non-zero expression of every gene, in order; `None` where the vocabulary has none."""
+        return self._medians
 
     @functools.cached_property
     def scheme(self) -> str:
@@ -183,15 +193,22 @@ class GeneVocabulary:
         keep
             Boolean mask or positions, in the order wanted.
         """
-        ids = self._ids[np.asarray(keep)]
-        symbols = None if self._given_symbols is None else self._given_symbols[np.asarray(keep)]
+        keep = np.asarray(keep)
+        ids = self._ids[keep]
+        symbols = None if self._given_symbols is None else self._given_symbols[keep]
+        medians = None if self._medians is None else self._medians[keep]
         kept = set(ids)
         aliases = {alias: gene for alias, gene in self._aliases.items() if gene in kept}
-        return GeneVocabulary(ids, symbols, aliases=aliases, species=self.species)
+        return GeneVocabulary(ids, symbols, aliases=aliases, species=self.species, medians=medians)
 
     def write(self, path: str | Path) -> None:
-        """Write the vocabulary as tab-separated text: id, symbol and, where there are any, comma-joined aliases."""
+        """Write the vocabulary as tab-separated text: id, symbol and, where there are any, medians and aliases.
+
+        Aliases of a gene are joined by commas; medians read back to the last bit.
+        """
         table = pd.DataFrame({"id": self._ids, "symbol": self.symbols})
+        if self._medians is not None:
+            table["median"] = [repr(median) for median in self._medians.tolist()]
         if self._aliases:
             names = pd.Series(list(self._aliases), index=list(self._aliases.values()), dtype=object)
             table["alias"] = table["id"].map(names.groupby(level=0).agg(",".join)).fillna("")
@@ -215,7 +232,18 @@ class GeneVocabulary:
             raise ValueError(msg)
         listed = zip(table["alias"], table["id"], strict=True) if "alias" in table else ()
         aliases = {alias: gene for names, gene in listed if names for alias in names.split(",")}
-        return cls(table["id"], table["symbol"], aliases=aliases, species=species)
+        medians = [float(median) for median in table["median"]] if "median" in table else None
+        return cls(table["id"], table["symbol"], aliases=aliases, species=species, medians=medians)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Arguments that make this vocabulary anew, as plain values."""
+        return {
+            "ids": self._ids.tolist(),
+            "symbols": None if self._given_symbols is None else self._given_symbols.tolist(),
+            "aliases": self.aliases,
+            "species": self.species,
+            "medians": None if self._medians is None else self._medians.tolist(),
+        }
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -231,6 +259,7 @@ class GeneVocabulary:
             and np.array_equal(self._ids, other._ids)
             and np.array_equal(self.symbols, other.symbols)
             and self._aliases == other._aliases
+            and _same(self._medians, other._medians)
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -243,3 +272,25 @@ class GeneVocabulary:
 def _frozen(names: Names) -> Names:
     names.setflags(write=False)
     return names
+
+
+def _checked_medians(medians: ArrayLike, n_genes: int) -> NDArray[np.float64]:
+    checked = np.array(medians, dtype=np.float64)
+    if checked.shape != (n_genes,):
+        msg = f"There are {n_genes:,} ids but medians of shape {checked.shape}; give one median per id."
+        raise ValueError(msg)
+    wrong = np.flatnonzero(~((checked > 0) & np.isfinite(checked)))
+    if len(wrong):
+        msg = (
+            f"Medians must be positive and finite, because expression is divided by them; {len(wrong):,} are not, the "
+            f"first is {checked[wrong[0]]} of gene {wrong[0]}. Leave such genes out, as `sf.pp.gene_medians` does."
+        )
+        raise ValueError(msg)
+    checked.setflags(write=False)
+    return checked
+
+
+def _same(ours: NDArray[np.float64] | None, theirs: NDArray[np.float64] | None) -> bool:
+    if ours is None or theirs is None:
+        return ours is theirs
+    return np.array_equal(ours, theirs)

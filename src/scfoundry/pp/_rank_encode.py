@@ -1,0 +1,250 @@
+"""Rank value encoding: the genes of a cell in the order of their expression (Theodoris et al. 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+from tqdm.auto import tqdm
+
+from scfoundry._keys import Keys
+from scfoundry._settings import logger, settings
+from scfoundry.data.checks import MatrixReport, MatrixState, inspect_matrix, require_counts, to_linear
+from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.loaders import locate, matrix_of, row_blocks
+from scfoundry.data.tokens import checksum, rank_tokens, ranked_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from scfoundry.data.genes import GeneAlignment
+
+__all__ = ["rank_encode"]
+
+_CALLER: Final = "sf.pp.rank_encode"
+
+_LARGEST_LOGARITHM: Final = 20.0
+"""log2 of 1e6: no logarithm of counts, CPM or TPM lies above it."""
+
+
+def rank_encode(
+    adata: AnnData,
+    *,
+    genes: GeneVocabulary | str | Path | None = None,
+    max_length: int = 2048,
+    layer: str | None = None,
+    key_added: str = Keys.RANKS,
+    copy: bool = False,
+) -> AnnData | None:
+    r"""Turn every cell into the tokens of its genes, most telling first.
+
+    The genes that cell :math:`i` expresses are sorted by
+
+    .. math:: \frac{c_{ij}}{m_j}
+
+    in descending order, where :math:`c_{ij}` is the count and :math:`m_j` the median of gene :math:`j` over the cells
+    of a corpus that express it; equal ratios stay in vocabulary order. Sequencing depth cancels out. Genes that the
+    vocabulary does not have are left out. Gene j of the vocabulary has the token j + 2: 0 pads, 1 masks, and the one
+    after the last gene stands for the cell, which models put in front of the ranks themselves.
+
+    Genes are found by name. The order of genes and cells, the type of array and its chunks do not change the result.
+    Backed data are read in blocks of cells. A dask array is read when the result is: chunk by chunk, in parallel, and
+    checked then; its first chunk with values tells counts from log1p-normalised values.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts, or log1p-normalised values, whose order is the same; in memory, backed or dask.
+    genes
+        Vocabulary with medians, as `sf.pp.gene_medians` makes it from any corpus; or weights whose vocabulary to
+        take, a name of `sf.model.list_pretrained` or a folder. The default weights of LangCell if `None`.
+    max_length
+        Genes to keep per cell.
+    layer
+        Layer with the values, ``X`` if `None`.
+    key_added
+        Where to write.
+    copy
+        Return a changed copy instead of changing ``adata``.
+
+    Returns
+    -------
+    `None`, or the copy if ``copy=True``. Sets:
+
+    ``adata.obsm["X_rank"]`` (``key_added``)
+        Tokens, int32 CSR, (n_obs, max_length): those of cell i are ``data[indptr[i]:indptr[i + 1]]``, and none where
+        it expresses no gene of the vocabulary. For a dask array, a dask array of such matrices.
+    ``adata.uns["X_rank"]`` (``key_added``)
+        ``"params"``: the arguments; ``"provenance"``: what the values were, how each gene was matched, and a checksum
+        of the vocabulary.
+
+    Raises
+    ------
+    ValueError
+        If the values are neither counts nor log1p-normalised, too few genes are known, the vocabulary has no medians,
+        or ``max_length`` is below 1. Of a dask array, only the first chunk with values is looked at before computing.
+    FileNotFoundError
+        If there are no such weights.
+
+    References
+    ----------
+    Theodoris C. V. et al. Transfer learning enables predictions in network biology. Nature 618, 616-624 (2023).
+
+    Examples
+    --------
+    >>> import scanpy as sc, scfoundry as sf
+    >>> adata = sc.datasets.pbmc68k_reduced().raw.to_adata()
+    >>> sf.pp.rank_encode(adata)
+    >>> ranks = adata.obsm["X_rank"]
+    >>> first_cell = ranks.data[ranks.indptr[0] : ranks.indptr[1]]
+    """
+    if max_length < 1:
+        msg = f"max_length must be at least 1 gene; got {max_length}. The published length: max_length=2048."
+        raise ValueError(msg)
+    vocabulary, medians = _vocabulary(genes)
+    if copy:
+        adata = adata.to_memory() if adata.isbacked else adata.copy()
+    is_lazy = hasattr(locate(adata, layer)[0], "__dask_graph__")
+    report = _report_of_first_chunk(adata, layer) if is_lazy else _report(adata, layer)
+    alignment = vocabulary.align(adata)
+    logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {report.state}; {alignment.summary()}")
+
+    encoder = _Encoder(report.state, alignment, medians, max_length)
+    adata.obsm[key_added] = (
+        _encode_lazily(adata, layer, encoder) if is_lazy else encoder(_blocks_with_bar(adata, layer))
+    )
+    params = {"layer": layer, "max_length": max_length}
+    adata.uns[key_added] = {
+        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
+        Keys.PROVENANCE: {
+            "vocabulary": checksum(vocabulary),
+            "values": str(report.state),
+            "genes": alignment.report(),
+        },
+    }
+    return adata if copy else None
+
+
+def _vocabulary(genes: GeneVocabulary | str | Path | None) -> tuple[GeneVocabulary, NDArray[np.float64]]:
+    """Find the vocabulary and its medians."""
+    if isinstance(genes, GeneVocabulary):
+        vocabulary, name = genes, "The vocabulary"
+    else:
+        from scfoundry.model._pretrained import locate as folder_of
+
+        path = folder_of("langcell" if genes is None else genes) / "genes.tsv"
+        if not path.exists():
+            msg = (
+                f"{path.parent} holds no genes.tsv. Give the folder of a saved model, or a vocabulary: "
+                "genes=sf.pp.gene_medians(adata)."
+            )
+            raise FileNotFoundError(msg)
+        vocabulary, name = GeneVocabulary.read(path), f"The vocabulary of {str(genes or 'langcell')!r}"
+    if vocabulary.medians is None:
+        msg = (
+            f"{name} ({len(vocabulary):,} genes) has no medians, by which {_CALLER} divides. "
+            "Compute them from a corpus of raw counts: genes=sf.pp.gene_medians(adata)."
+        )
+        raise ValueError(msg)
+    return vocabulary, vocabulary.medians
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Turns blocks of cells, columns as in the data set, into their tokens."""
+
+    state: MatrixState
+    alignment: GeneAlignment
+    medians: NDArray[np.float64]
+    max_length: int
+
+    def __call__(self, blocks: Iterable[sparse.csr_matrix]) -> sparse.csr_matrix:
+        lengths, tokens = [np.zeros(1, dtype=np.int64)], [np.empty(0, dtype=np.int32)]
+        for block in blocks:
+            starts, ranked = self._rank(to_linear(block, self.state))
+            lengths.append(np.diff(starts))
+            tokens.append(ranked)
+        joined = np.concatenate(tokens)
+        tokens.clear()  # before the matrix takes as much again for the ranks
+        return ranked_matrix(np.cumsum(np.concatenate(lengths)), joined, self.max_length)
+
+    def _rank(self, counts: sparse.csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        genes_share_columns = len(self.alignment.measured) < len(self.alignment.kept)
+        if genes_share_columns:
+            return rank_tokens(self.alignment.apply(counts), self.medians, max_length=self.max_length)
+        gene_of_column = self.alignment.target
+        return rank_tokens(counts, self.medians, max_length=self.max_length, gene_of_column=gene_of_column)
+
+
+def _blocks_with_bar(adata: AnnData, layer: str | None) -> Iterator[sparse.csr_matrix]:
+    with tqdm(desc="rank_encode", total=adata.n_obs, unit="cell", disable=not settings.show_progress) as bar:
+        for _, block in row_blocks(adata, layer=layer):
+            yield block
+            bar.update(block.shape[0])
+
+
+def _encode_lazily(adata: AnnData, layer: str | None, encoder: _Encoder) -> Any:
+    """One sparse chunk of tokens per chunk of cells."""
+    import dask.array as da
+
+    where = "adata.X" if layer is None else f'adata.layers["{layer}"]'
+
+    def encode(chunks: list[Any]) -> sparse.csr_matrix:
+        cells = _joined(chunks)
+        _check_chunk(cells, encoder.state, where)
+        return encoder(block for _, block in row_blocks(cells))
+
+    return da.blockwise(
+        encode,
+        "cr",
+        matrix_of(adata, layer),
+        "cg",
+        new_axes={"r": encoder.max_length},
+        concatenate=False,
+        dtype=np.int32,
+        meta=sparse.csr_matrix((0, 0), dtype=np.int32),
+    )
+
+
+def _report(adata: AnnData, layer: str | None) -> MatrixReport:
+    return require_counts(adata, layer=layer, caller=_CALLER, allow_log1p=True)
+
+
+def _report_of_first_chunk(adata: AnnData, layer: str | None) -> MatrixReport:
+    """What the first chunk of cells with any value holds, refused if that is neither counts nor log1p-normalised."""
+    matrix = matrix_of(adata, layer)
+    n_chunks, n_across = matrix.numblocks
+    for i in range(n_chunks):
+        cells = _joined([matrix.blocks[i, j].compute() for j in range(n_across)])
+        report = inspect_matrix(cells)
+        if report.n_empty < cells.n_obs or report.n_nan or report.n_infinite:
+            break
+    return _report(cells, None)
+
+
+def _check_chunk(cells: AnnData, state: MatrixState, where: str) -> None:
+    """Refuse a chunk that does not hold what the first one did."""
+    report = inspect_matrix(cells)
+    not_finite = report.n_nan + report.n_infinite
+    # What proves logarithms may be absent from a chunk of few values; what rules them out may not be there.
+    may_be_logarithms = report.state is not MatrixState.COUNTS and 0 <= report.maximum <= _LARGEST_LOGARITHM
+    fits = report.state is state or report.maximum == 0 or (state is MatrixState.LOG1P and may_be_logarithms)
+    if fits and not report.n_negative and not not_finite:
+        return
+    found = f"{not_finite:,} NaN or infinite values" if not_finite else f"{report.state}, up to {report.maximum:.3g}"
+    msg = (
+        f"{_CALLER}: the first cells hold {state}, but a chunk of {cells.n_obs:,} cells further on holds {found}. "
+        f"Find out which: for chunk in {where}.blocks.ravel(): print(chunk.compute().max())"
+    )
+    raise ValueError(msg)
+
+
+def _joined(chunks: list[Any]) -> AnnData:
+    """Cells whose genes are spread over several chunks."""
+    return AnnData(sparse.hstack(chunks, format="csr") if sparse.issparse(chunks[0]) else np.hstack(chunks))
