@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 import scfoundry as sf
+from scfoundry.data.labels import Label
 from scfoundry.model._checkpoint import read_torch_file
 from scfoundry.model.langcell._checkpoint import from_released, to_released
 from scfoundry.model.langcell._module import ClassificationHead
@@ -141,7 +142,7 @@ def untied(parity_folder):
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_from_counts_and_texts_to_probabilities(model, expected, adata, texts, alpha, untied):
-    result = model.zero_shot(adata, [[text] for text in texts], alpha=float(alpha))
+    result = model.zero_shot(adata, [Label(text, (text,)) for text in texts], alpha=float(alpha))
     np.testing.assert_allclose(result.probabilities[untied], expected[f"zero_shot_alpha_{alpha}"][untied], atol=1e-5)
     np.testing.assert_allclose(result.matching[untied], expected["ctm_match_prob"][untied], atol=1e-5)
     agree = result.probabilities.argmax(1) == expected[f"zero_shot_alpha_{alpha}"].argmax(1)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from scfoundry.data.contexts import Context
     from scfoundry.data.genes import GeneVocabulary
+    from scfoundry.data.labels import Label
     from scfoundry.model.langcell._config import Mixture
 
 __all__ = ["LangCell"]
@@ -228,10 +229,24 @@ class LangCell(FoundationModel):
 
     # ---- zero-shot ---------------------------------------------------------------------------------------------
 
+    @property
+    def unknown_threshold(self) -> float | None:
+        """Cells whose best label fits less are unknown; `None` for weights without a fitted threshold."""
+        return None
+
+    @property
+    def averages_prompts(self) -> bool:
+        """Whether cell types are read by several texts; the released computation reads one."""
+        return self.config.mixture != "released"
+
+    def unsupported(self, labels: Sequence[Label]) -> list[str]:
+        """Names of labels for which the weights know neither cells nor markers."""
+        return []
+
     def zero_shot(
         self,
         adata: AnnData | CountsReader | None,
-        labels: Sequence[Sequence[str]],
+        labels: Sequence[Label],
         *,
         alpha: float | None = None,
         top_k: int | None = None,
@@ -248,7 +263,7 @@ class LangCell(FoundationModel):
         adata
             Any AnnData (or a reader of one), in memory, backed or dask.
         labels
-            One or more texts per label. The label is embedded in the mean direction of its texts, and matched with
+            Labels with one or more texts. A label is embedded in the mean direction of its texts, and matched with
             cells by the first one.
         alpha
             Weight of similarity against matching; the weights' own (0.2 as published) if `None`.
@@ -263,13 +278,24 @@ class LangCell(FoundationModel):
         Returns
         -------
         Probabilities, cosines and match probabilities, (n_obs, n_labels) each.
+
+        Raises
+        ------
+        ValueError
+            If labels come with markers, which these weights cannot use.
         """
+        if marked := [label.name for label in labels if label.markers]:
+            msg = (
+                f"The weights {self.provenance['weights']!r} read ranked genes and texts and cannot use markers, given "
+                f'for {", ".join(map(repr, marked))}. Leave markers out, or use model="langcell-mini".'
+            )
+            raise ValueError(msg)
         reader = adata if isinstance(adata, CountsReader) else self._reader(adata, layer, "zero_shot")
         torch_device = resolve_device(device)
         considered = len(labels) if top_k is None else min(top_k, len(labels))
         cells = self._stream(reader, batch_size, torch_device)
         with autocast(torch_device, precision):
-            texts = LabelTexts(self.module, self.tokenizer, labels)
+            texts = LabelTexts(self.module, self.tokenizer, [label.texts for label in labels])
             similarity, odds = match_cells(self.module, cells, texts, top_k=considered)
         matching = None if odds is None else torch.from_numpy(odds)
         probabilities = mix(

@@ -30,11 +30,15 @@ class ZeroShot:
     matching
         Probability that cell and label match, each pair judged on its own, float32, (n, P); NaN where a label was not
         considered for a cell. `None` if the weights have no matching head or it was left out.
+    fit
+        How well the best label fits at all, between 0 and 1, float32, (n,); by it cells are found that no label fits.
+        The highest probability if `None`.
     """
 
     probabilities: NDArray[np.float32]
     similarity: NDArray[np.float32]
     matching: NDArray[np.float32] | None
+    fit: NDArray[np.float32] | None = None
 
 
 def best_texts(similarity: Tensor, top_k: int) -> Tensor:

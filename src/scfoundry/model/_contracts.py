@@ -1,0 +1,110 @@
+"""What a model offers beyond embedding: to read texts, or to learn labels. `sf.tl` asks for nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import pandas as pd
+    from anndata import AnnData
+
+    from scfoundry.data.labels import Label
+    from scfoundry.data.reader import CountsReader
+    from scfoundry.model._base import FoundationModel
+    from scfoundry.model._device import Precision
+    from scfoundry.model.langcell._config import Mixture
+    from scfoundry.model.langcell._zero_shot import ZeroShot
+
+__all__ = ["LearnsLabels", "ReadsTexts", "require"]
+
+Contract = TypeVar("Contract")
+
+
+@runtime_checkable
+class ReadsTexts(Protocol):
+    """A model with cells and texts in one space."""
+
+    @property
+    def unknown_threshold(self) -> float | None:
+        """Cells whose `ZeroShot.fit` is below are unknown; `None` where nobody has fitted one."""
+
+    @property
+    def averages_prompts(self) -> bool:
+        """Whether a cell type is read by several texts (name, synonyms, parents), or by name and definition alone."""
+
+    def zero_shot(
+        self,
+        adata: AnnData | CountsReader | None,
+        labels: Sequence[Label],
+        *,
+        alpha: float | None = None,
+        top_k: int | None = None,
+        mixture: Mixture | None = None,
+        layer: str | None = None,
+        batch_size: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> ZeroShot:
+        """Probability of every label for every cell."""
+
+    def get_text_embedding(
+        self, texts: Sequence[str], *, device: str = "auto", precision: Precision = "auto"
+    ) -> np.ndarray:
+        """Embed texts in the space they share with cells, unit vectors (n_texts, n_latent)."""
+
+    def unsupported(self, labels: Sequence[Label]) -> list[str]:
+        """Names of the labels for which the weights know neither cells nor markers."""
+
+
+@runtime_checkable
+class LearnsLabels(Protocol):
+    """A model that can be fine-tuned on labelled cells."""
+
+    def fit_labels(
+        self,
+        adata: AnnData,
+        labels: Sequence[str],
+        *,
+        train: Literal["all", "head"] = "all",
+        layer: str | None = None,
+        max_epochs: int | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> Self:
+        """Return a fine-tuned copy; neither this model nor ``adata`` changes."""
+
+    def predict_labels(
+        self,
+        adata: AnnData | CountsReader,
+        *,
+        layer: str | None = None,
+        batch_size: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> pd.DataFrame:
+        """Probability of every label for every cell, (n_obs, n_labels), columns named by label."""
+
+
+WHAT = {ReadsTexts: "reads no texts", LearnsLabels: "does not learn labels yet"}
+
+
+def require(model: FoundationModel, contract: type[Contract], *, caller: str) -> Contract:
+    """Return the model as what it has to be.
+
+    Raises
+    ------
+    ValueError
+        If the model does not offer that, with the names of the models that do.
+    """
+    if isinstance(model, contract):
+        return model
+    verb = caller.removeprefix("sf.tl.")
+    msg = (
+        f"{caller} cannot use {type(model).__name__}, which {WHAT[contract]}. Use LangCell: "
+        f'sf.tl.{verb}(..., model="langcell").'
+    )
+    raise ValueError(msg)
