@@ -8,21 +8,31 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from throughput.clock import Clock
 
 __all__ = ["Peak"]
 
-SHAPES = ((1024, 1024, 1024), (1024, 1024, 2048), (1024, 2048, 1024), (2048, 2048, 2048))
+CELLPLM_SHAPES = ((1024, 1024, 1024), (1024, 1024, 2048), (1024, 2048, 1024), (2048, 2048, 2048))
 
 
 class Peak:
-    """Highest rate of a matrix product seen so far, in FLOP/s; measure again beside everything compared with it."""
+    """Highest rate of a matrix product seen so far, in FLOP/s; measure again beside everything compared with it.
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    Parameters
+    ----------
+    dtype
+        Type of the operands.
+    shapes
+        Rows, inner size and columns of every product.
+    """
+
+    def __init__(self, dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]] = CELLPLM_SHAPES) -> None:
         self.flops_per_second = 0.0
         self._operands = [
             (torch.randn(n, k).to(dtype), torch.randn(k, m).to(dtype), torch.empty(n, m, dtype=dtype))
-            for n, k, m in SHAPES
+            for n, k, m in shapes
         ]
 
     def measure(self, clock: Clock, repeats: int = 3) -> None:
