@@ -80,6 +80,36 @@ def _cellplm_release(version: str, parameters: int) -> Weights:
     )
 
 
+LANGCELL_PAPER = "Zhao et al. 2024, LangCell: Language-Cell Pre-training for Cell Identity Understanding, ICML"
+LANGCELL_FILES = "https://github.com/PharMolix/LangCell"
+LANGCELL_DATA = "27.5 million human cells of scLibrary (CELLxGENE) with their metadata as text"
+
+LANGCELL_RELEASE = Weights(
+    name="langcell-sclibrary",
+    model="langcell",
+    parameters=172_172_290,
+    megabytes=690,
+    licence="MIT",
+    citation=LANGCELL_PAPER,
+    trained_on=LANGCELL_DATA,
+    source=LANGCELL_FILES,
+    files=dict.fromkeys(
+        (
+            "cell_bert/config.json",
+            "cell_bert/pytorch_model.bin",
+            "text_bert/config.json",
+            "text_bert/pytorch_model.bin",
+            "cell_proj.bin",
+            "text_proj.bin",
+            "ctm_head.bin",
+            "geneformer/gene_median_dictionary.pkl",
+            "geneformer/token_dictionary.pkl",
+            "text_tokenizer/vocab.txt",
+        )
+    ),
+)
+
+
 def _shipped(model: str, name: str) -> Weights:
     folder = PACKAGE / model / "weights" / name
     saved = json.loads((folder / "config.json").read_text())
@@ -101,6 +131,7 @@ REGISTRY = {
         _shipped("cellplm", "cellplm-mini"),
         _cellplm_release("20230926_85M", 82_402_543),
         _cellplm_release("20231027_85M", 82_360_031),
+        LANGCELL_RELEASE,
     )
 }
 
@@ -172,7 +203,7 @@ def locate(source: str | Path) -> Path:
         elif not (folder / file).exists():
             msg = (
                 f"The weights {name!r} cannot be downloaded automatically. Open {weights.source}, download "
-                f"{' and '.join(weights.files)}, and place them in {folder} (or load them from any folder: "
+                f"{', '.join(weights.files)}, and place them in {folder} (or load them from any folder: "
                 f"from_pretrained(folder))."
             )
             raise FileNotFoundError(msg)
