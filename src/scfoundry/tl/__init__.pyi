@@ -1,3 +1,5 @@
+from ._describe import describe
+from ._describe_cells import describe_cells
 from ._embed import embed
 
-__all__ = ["embed"]
+__all__ = ["describe", "describe_cells", "embed"]

@@ -1,0 +1,112 @@
+"""Texts for labels: what a text encoder reads for "NK" or "CD14+ Mono"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from scfoundry._settings import logger
+from scfoundry.data._labels_identities import IDENTITIES, find_identity
+from scfoundry.data.ontology import CellOntology
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["describe"]
+
+COLUMNS = ["ontology_id", "name", "text", "route"]
+FREE_TEXT, GIVEN = "free text", "given"
+
+
+def describe(labels: Iterable[str] | Mapping[str, str], *, kind: str = "cell type") -> pd.DataFrame:
+    """Resolve labels to ontology terms and to the texts that models read.
+
+    The text of a cell type is ``cell type: {name}. {definition}``. Labels are recognised in any case, number, word
+    order and spelling of markers, as are the ids and common short forms of the field. What is not surely a term stays
+    as it is.
+
+    Parameters
+    ----------
+    labels
+        Labels, or a column of ``obs``, of which every value counts once. With a dictionary, the texts are your own.
+    kind
+        What the labels name: ``"cell type"``, ``"assay"``, ``"development stage"``, ``"disease"``, ``"ethnicity"``,
+        ``"sex"``, ``"tissue"``, ``"tissue general"``. All but cell types need the extra ``scfoundry[ontology]``.
+
+    Returns
+    -------
+    One row per label: ``ontology_id`` (empty where there is none), ``name`` of the term (the label itself where there
+    is none), ``text`` and ``route``, how the term was found: ``"id"``, ``"name"``, ``"alias"``, ``"synonym"``,
+    ``"broader"`` (the label says more than the term), ``"free text"`` (no term) or ``"given"`` (your own text). Labels
+    with the same meaning get the same term.
+
+    Raises
+    ------
+    ValueError
+        If there is no label, a label or text is not a string or empty, or the kind is unknown.
+    ImportError
+        If labels other than cell types are asked for without the extra.
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> sf.tl.describe(["CD14+ Monocytes", "NK"])["name"].tolist()
+    ['CD14-positive monocyte', 'natural killer cell']
+    >>> sf.tl.describe({"my cells": "cell type: a cell that I know. It makes insulin."}).loc["my cells", "route"]
+    'given'
+    """
+    if kind not in IDENTITIES:
+        msg = f"kind must be one of {', '.join(IDENTITIES)}; got {kind!r}."
+        raise ValueError(msg)
+    given = dict(labels) if isinstance(labels, Mapping) else {}
+    names = _checked(labels, given)
+    rows = [_row(label, kind, given.get(label)) for label in names]
+    table = pd.DataFrame(rows, columns=COLUMNS, index=pd.Index(names, name="label", dtype=object))
+    unknown = table.index[table["route"] == FREE_TEXT]
+    if len(unknown):
+        logger.warning(
+            "sf.tl.describe: no ontology term for %s; their text is the label itself. Give an id or your own text: "
+            'sf.tl.describe({"%s": "%s: ..."}).',
+            ", ".join(map(repr, unknown)),
+            unknown[0],
+            kind,
+        )
+    return table
+
+
+def _checked(labels: Iterable[str] | Mapping[str, str], given: Mapping[str, str]) -> list[str]:
+    """Labels in order; those of a column once each, sorted, so that the order of cells does not matter."""
+    if isinstance(labels, str):
+        msg = f"labels must be several; for one label write sf.tl.describe([{labels!r}])."
+        raise ValueError(msg)
+    if isinstance(labels, pd.Series | pd.Categorical):
+        names = list(pd.Categorical(labels).remove_unused_categories().categories)
+    else:
+        names = list(labels)
+    if not names:
+        msg = 'There is no label to describe. Give names of cell types: sf.tl.describe(["B cell", "monocyte"]).'
+        raise ValueError(msg)
+    for what, values in (("label", names), ("text", list(given.values()))):
+        wrong = [value for value in values if not isinstance(value, str) or not value.strip()]
+        if wrong:
+            msg = f"Every {what} must be a string that says something; got {wrong[0]!r}."
+            raise ValueError(msg)
+    return names
+
+
+def _row(label: str, kind: str, own_text: str | None) -> tuple[str, str, str, str]:
+    identifier, name, text, route = _resolved(label, kind)
+    return (identifier, name, text, route) if own_text is None else (identifier, name, own_text, GIVEN)
+
+
+def _resolved(label: str, kind: str) -> tuple[str, str, str, str]:
+    if kind == "cell type":
+        ontology = CellOntology.load()
+        match = ontology.match(label)
+        if match is not None:
+            return match.term.id, match.term.name, ontology.text(match.term), match.route
+    elif term := find_identity(kind, label):
+        return term.id, term.name, f"{kind}: {term.name}. {term.definition}".rstrip(), term.route
+    return "", label, f"{kind}: {label}.", FREE_TEXT

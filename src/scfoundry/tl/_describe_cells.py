@@ -1,0 +1,149 @@
+"""The description of a cell from its metadata: eight identities in a fixed order (Zhao et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from scfoundry.data._labels_identities import IDENTITIES, find_identity, has_ontologies
+from scfoundry.data.ontology import CellOntology
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+
+__all__ = ["describe_cells"]
+
+# CELLxGENE names; `ethnicity` is that of its first schemas.
+_COLUMNS = {
+    identity: ("self_reported_ethnicity", "ethnicity") if identity == "ethnicity" else (identity.replace(" ", "_"),)
+    for identity in IDENTITIES
+}
+_TERM_ID = "_ontology_term_id"
+_UNKNOWN = frozenset(
+    {"", "n/a", "na", "nan", "none", "not applicable", "not available", "unassigned", "unknown", "unspecified"}
+)
+
+
+def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, definitions: bool = True) -> pd.Series:
+    """Describe every cell in words, from its metadata.
+
+    The description has up to eight parts, ``{identity}: {name}. {definition}``, joined by ``;`` in this order: assay,
+    cell type, development stage, disease, ethnicity, sex, tissue, tissue general. What is missing or unknown is left
+    out.
+
+    Parameters
+    ----------
+    adata
+        Cells with metadata in ``obs``. It is only read.
+    columns
+        Column of ``obs`` by identity, ``{"cell type": "annotation", "tissue": "organ"}``. If `None`, the columns that
+        CELLxGENE names: ``assay``, ``cell_type``, ``development_stage``, ``disease``, ``self_reported_ethnicity``,
+        ``sex``, ``tissue``, ``tissue_general``. Ids in ``{column}_ontology_term_id`` count before the labels.
+    definitions
+        Whether to add definitions: of cell types always, of the others where the extra ``scfoundry[ontology]`` is
+        installed. Assays have none.
+
+    Returns
+    -------
+    Text of every cell, categorical, indexed like ``obs``; empty for a cell of which nothing is known.
+
+    Raises
+    ------
+    ValueError
+        If an identity is not one of the eight, or ``obs`` has none of the columns.
+
+    References
+    ----------
+    Zhao S. et al. LangCell: Language-Cell Pre-training for Cell Identity Understanding. ICML 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anndata import AnnData
+    >>> import scfoundry as sf
+    >>> adata = AnnData(np.ones((2, 1)))
+    >>> adata.obs["cell_type"] = ["NK", "unknown"]
+    >>> adata.obs["sex"] = ["female", "male"]
+    >>> sf.tl.describe_cells(adata, definitions=False).tolist()
+    ['cell type: natural killer cell. ; sex: female.', 'sex: male.']
+    """
+    columns = _checked(adata, columns)
+    frame = pd.DataFrame({identity: _values(adata, column) for identity, column in columns.items()})
+    combination = frame.groupby(list(frame), sort=False).ngroup().to_numpy()
+    distinct = frame.drop_duplicates()
+    part = {
+        identity: {value: _part(identity, *value, definitions=definitions) for value in distinct[identity].unique()}
+        for identity in frame
+    }
+    texts = [
+        " ; ".join(filter(None, (part[identity][value] for identity, value in zip(frame, row, strict=True))))
+        for row in distinct.itertuples(index=False, name=None)
+    ]
+    return pd.Series(pd.Categorical([texts[code] for code in combination]), index=adata.obs_names, name="text")
+
+
+def _checked(adata: AnnData, columns: Mapping[str, str] | None) -> dict[str, str]:
+    """Column of every identity, in the order of the description."""
+    if columns is None:
+        found = {
+            identity: next((name for name in names if name in adata.obs), "") for identity, names in _COLUMNS.items()
+        }
+        columns = {identity: column for identity, column in found.items() if column}
+        if not columns:
+            msg = (
+                f"adata.obs has none of the columns that describe a cell; it has {_listed(adata)}. Name them: "
+                'sf.tl.describe_cells(adata, {"cell type": "your_column"}).'
+            )
+            raise ValueError(msg)
+    strange = sorted(set(columns).difference(IDENTITIES))
+    if strange:
+        msg = f"{strange[0]!r} is no identity of a cell; the keys of columns must be among {', '.join(IDENTITIES)}."
+        raise ValueError(msg)
+    absent = sorted(column for column in columns.values() if column not in adata.obs)
+    if absent or not columns:
+        wanted = f"{absent[0]!r}" if absent else "any of the columns asked for"
+        msg = f"adata.obs has no column {wanted}; it has {_listed(adata)}."
+        raise ValueError(msg)
+    return {identity: columns[identity] for identity in IDENTITIES if identity in columns}
+
+
+def _listed(adata: AnnData) -> str:
+    return ", ".join(map(str, adata.obs.columns)) or "no columns"
+
+
+def _values(adata: AnnData, column: str) -> list[tuple[str, str]]:
+    """Label and ontology id of every cell, empty where unknown."""
+    labels = _known(adata.obs[column])
+    ids = _known(adata.obs[f"{column}{_TERM_ID}"]) if f"{column}{_TERM_ID}" in adata.obs else [""] * adata.n_obs
+    return list(zip(labels, ids, strict=True))
+
+
+def _known(column: pd.Series) -> list[str]:
+    codes, values = pd.factorize(column)
+    spelled = [str(value).strip() for value in values]
+    known = ["" if value.lower() in _UNKNOWN else value for value in spelled] + [""]
+    return [known[code] for code in codes]
+
+
+def _part(identity: str, label: str, identifier: str, *, definitions: bool) -> str:
+    """Part of the description; an id counts before its label, and free text stays as it is."""
+    name, definition = label, ""
+    for asked in filter(None, (identifier, label)):
+        if found := _term(identity, asked):
+            name, definition = found
+            break
+    if not name:
+        return ""
+    return f"{identity}: {name}. {definition if definitions and identity != 'assay' else ''}".rstrip()
+
+
+def _term(identity: str, label: str) -> tuple[str, str] | None:
+    """Name and definition of a label or id."""
+    if identity == "cell type":
+        term = CellOntology.load().resolve(label)
+        return None if term is None else (term.name, term.definition)
+    found = find_identity(identity, label) if has_ontologies() else None
+    return None if found is None else (found.name, found.definition)
