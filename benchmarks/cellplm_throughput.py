@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 CHUNKS = (256, 512, 1024, 2048, 4096)
+INPUT_CHUNKS = (512, 1024, 2048)
 CONTEXTS = (1024, 2048, 4096, 8192)
 N_CELLS_IN_MEMORY = (10_240, 30_720, 102_400)
 PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -88,11 +89,14 @@ def model_table(result: dict[str, Any]) -> str:
     return markdown_table(title, [*columns, "bfloat16 / float32"], rows)
 
 
-def input_table(seconds: dict[str, float], chunk: int) -> str:
+def input_table(seconds: dict[int, dict[str, float]]) -> str:
     """Times of the input layers, relative to ours."""
-    ours = seconds["embedding_bag"]
-    rows = [(name, f"{1e3 * s:.1f}", f"{s / ours:.1f}") for name, s in seconds.items()]
-    return markdown_table(f"Input layer, {chunk} cells", ["way", "ms", "times embedding_bag"], rows)
+    rows = [
+        (chunk, way, f"{1e3 * taken:.1f}", f"{taken / by_way['embedding_bag']:.1f}")
+        for chunk, by_way in seconds.items()
+        for way, taken in by_way.items()
+    ]
+    return markdown_table("Input layer", ["cells", "way", "ms", "times embedding_bag"], rows)
 
 
 def measure_attention(clock: Clock, repeats: int) -> list[dict[str, Any]]:
@@ -171,10 +175,11 @@ def main() -> None:
                 results["model"] = size | measure_model(module, counts, clock, args.repeats)
                 report(model_table(results["model"]))
             if "input" in parts:
-                results["input_layer"] = time_input_layer(
-                    module.embedder, counts, measured, clock, chunk=chunk, repeats=args.repeats
-                )
-                report(input_table(results["input_layer"], chunk))
+                results["input_layer"] = {
+                    size: time_input_layer(module.embedder, counts, measured, clock, chunk=size, repeats=args.repeats)
+                    for size in INPUT_CHUNKS
+                }
+                report(input_table(results["input_layer"]))
     if "attention" in parts:
         results["attention"] = measure_attention(clock, args.repeats)
         report(attention_table(results["attention"]))
