@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     Values = NDArray[np.float32]
     Columns = NDArray[np.int32]
     Starts = NDArray[np.int64]
+    Divisors = NDArray[np.float64]
     Packed = NDArray[np.uint64]
 
 __all__ = ["count_genes", "sort_genes", "sort_genes_in_parallel"]
@@ -23,13 +24,12 @@ _KEY_BITS = 3 * _DIGIT_BITS
 
 
 @njit(nogil=True, cache=True)
-def count_genes(values: Values, columns: Columns, indptr: Starts, gene_of_column: Columns) -> Starts:
-    """Number of genes that each cell expresses: values above zero in columns that have a gene."""
+def count_genes(values: Values, columns: Columns, indptr: Starts, divisors: Divisors) -> Starts:
+    """Number of genes that each cell expresses: values above zero in columns that are not divided by infinity."""
     lengths = np.zeros(len(indptr) - 1, np.int64)
     for cell in range(len(lengths)):
         for j in range(indptr[cell], indptr[cell + 1]):
-            if gene_of_column[columns[j]] >= 0 and values[j] > 0:
-                lengths[cell] += 1
+            lengths[cell] += values[j] / divisors[columns[j]] > 0
     return lengths
 
 
@@ -59,43 +59,32 @@ def _sort_cell(
     values: Values,
     columns: Columns,
     gene_of_column: Columns,
-    medians: NDArray[np.float64],
+    divisors: Divisors,
     ranked: Columns,
     genes: Columns,
-    ratios: NDArray[np.float64],
+    ordered: Columns,
+    ratios: Divisors,
     rounded: Values,
     packed: Packed,
     spare: Packed,
     starts: Starts,
 ) -> None:
-    """Write the first ``len(ranked)`` genes of one cell by value / median, descending, ties by gene.
+    """Write the first ``len(ranked)`` genes of one cell by value / divisor, descending, ties by gene.
 
     Bit patterns of positive floats are ordered as the floats are. The leading 24 bits of their distance to the largest
-    are sorted digit by digit, after the genes where these are not in order. What is left open then, ratios about 1e-6
-    apart, a pass of insertion by the exact ratios settles.
+    are sorted digit by digit. What is left open then, ratios about 1e-6 apart, a pass of insertion by the exact ratios
+    settles; genes whose ratios tie are sorted last, where columns do not have them in order.
     """
     n = 0
-    in_order = True
-    last, highest = -1, 0
     for j in range(len(values)):
-        gene = gene_of_column[columns[j]]
-        if gene >= 0 and values[j] > 0:
-            ratio = values[j] / medians[gene]
-            genes[n] = gene
+        ratio = values[j] / divisors[columns[j]]
+        if ratio > 0:
             ratios[n] = ratio
             rounded[n] = ratio
-            packed[n] = (np.uint64(n) << np.uint64(32)) | np.uint64(gene)
-            in_order &= gene > last
-            last, highest = gene, max(gene, highest)
+            genes[n] = gene_of_column[columns[j]]
             n += 1
     if n == 0:
         return
-    if not in_order:
-        shift = 0
-        while highest >> shift:
-            if _sort_digit(packed, spare, n, shift, starts):
-                packed, spare = spare, packed
-            shift += _DIGIT_BITS
 
     bits = rounded.view(np.uint32)
     smallest, largest = bits[0], bits[0]
@@ -107,8 +96,7 @@ def _sort_cell(
         dropped += np.uint64(1)
     half = np.uint64(32)
     for j in range(n):
-        place = packed[j] >> half
-        packed[j] = (place << half) | (np.uint64(largest - bits[place]) >> dropped)
+        packed[j] = (np.uint64(j) << half) | (np.uint64(largest - bits[j]) >> dropped)
     for shift in range(0, _KEY_BITS, _DIGIT_BITS):
         if _sort_digit(packed, spare, n, shift, starts):
             packed, spare = spare, packed
@@ -121,8 +109,18 @@ def _sort_cell(
             packed[i] = packed[i - 1]
             i -= 1
         packed[i] = place
-    for j in range(len(ranked)):
-        ranked[j] = genes[packed[j]]
+    tied, in_order = 0, True
+    for j in range(n):
+        ordered[j] = genes[packed[j]]
+        if j and ratios[packed[j]] == ratios[packed[j - 1]]:
+            in_order &= ordered[j - 1] < ordered[j]
+            continue
+        if not in_order:
+            ordered[tied:j].sort()
+        tied, in_order = j, True
+    if not in_order:
+        ordered[tied:n].sort()
+    ranked[:] = ordered[: len(ranked)]
 
 
 @njit(nogil=True, cache=True)
@@ -133,7 +131,7 @@ def _sort_range(
     columns: Columns,
     indptr: Starts,
     gene_of_column: Columns,
-    medians: NDArray[np.float64],
+    divisors: Divisors,
     ranked: Columns,
     ranked_indptr: Starts,
 ) -> None:
@@ -141,7 +139,7 @@ def _sort_range(
     longest = 0
     for cell in range(first, last):
         longest = max(longest, indptr[cell + 1] - indptr[cell])
-    genes = np.empty(longest, np.int32)
+    genes, ordered = np.empty(longest, np.int32), np.empty(longest, np.int32)
     ratios, rounded = np.empty(longest, np.float64), np.empty(longest, np.float32)
     packed, spare = np.empty(longest, np.uint64), np.empty(longest, np.uint64)
     starts = np.empty(_RADIX, np.int64)
@@ -149,7 +147,18 @@ def _sort_range(
         here = slice(indptr[cell], indptr[cell + 1])
         kept = ranked[ranked_indptr[cell] : ranked_indptr[cell + 1]]
         _sort_cell(
-            values[here], columns[here], gene_of_column, medians, kept, genes, ratios, rounded, packed, spare, starts
+            values[here],
+            columns[here],
+            gene_of_column,
+            divisors,
+            kept,
+            genes,
+            ordered,
+            ratios,
+            rounded,
+            packed,
+            spare,
+            starts,
         )
 
 
@@ -160,11 +169,11 @@ def sort_genes(
     columns: Columns,
     indptr: Starts,
     gene_of_column: Columns,
-    medians: NDArray[np.float64],
+    divisors: Divisors,
     ranked: Columns,
     ranked_indptr: Starts,
 ) -> None:
-    """Genes of every cell by value / median, descending, ties by gene.
+    """Genes of every cell by value / divisor, descending, ties by gene.
 
     Parameters
     ----------
@@ -177,16 +186,16 @@ def sort_genes(
     indptr
         Where each cell starts among the values, shape ``(n_cells + 1,)``.
     gene_of_column
-        Gene of every column, -1 where it has none, shape ``(n_columns,)``.
-    medians
-        Divisor of every gene, shape ``(n_genes,)``.
+        Gene of every column, shape ``(n_columns,)``.
+    divisors
+        Divisor of every column, infinite for those to leave out, shape ``(n_columns,)``.
     ranked
         Filled with the first genes of each cell, shape ``(n_ranked,)``.
     ranked_indptr
         Where each cell starts in `ranked`, shape ``(n_cells + 1,)``; no cell takes more than :func:`count_genes` says.
     """
     for i in range(len(bounds) - 1):
-        _sort_range(bounds[i], bounds[i + 1], values, columns, indptr, gene_of_column, medians, ranked, ranked_indptr)
+        _sort_range(bounds[i], bounds[i + 1], values, columns, indptr, gene_of_column, divisors, ranked, ranked_indptr)
 
 
 @njit(parallel=True, nogil=True, cache=True)
@@ -196,10 +205,10 @@ def sort_genes_in_parallel(
     columns: Columns,
     indptr: Starts,
     gene_of_column: Columns,
-    medians: NDArray[np.float64],
+    divisors: Divisors,
     ranked: Columns,
     ranked_indptr: Starts,
 ) -> None:
     """What :func:`sort_genes` does, with numba's threads."""
     for i in prange(len(bounds) - 1):
-        _sort_range(bounds[i], bounds[i + 1], values, columns, indptr, gene_of_column, medians, ranked, ranked_indptr)
+        _sort_range(bounds[i], bounds[i + 1], values, columns, indptr, gene_of_column, divisors, ranked, ranked_indptr)

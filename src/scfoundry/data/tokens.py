@@ -130,7 +130,8 @@ def _by_radix_sort(
     # One type each, so that the sort is compiled once.
     values, indptr = counts.data.astype(np.float32, copy=False), counts.indptr.astype(np.int64)
     columns, gene_of_column = counts.indices.astype(np.int32, copy=False), gene_of_column.astype(np.int32)
-    starts = _starts(count_genes(values, columns, indptr, gene_of_column), max_length)
+    divisors = np.where(gene_of_column < 0, np.inf, np.asarray(medians, dtype=np.float64)[gene_of_column])
+    starts = _starts(count_genes(values, columns, indptr, divisors), max_length)
     genes = np.empty(starts[-1], dtype=np.int32)
 
     # Not every threading layer of numba may be entered from two threads at once, and whoever brings threads of their
@@ -139,7 +140,7 @@ def _by_radix_sort(
     sort, n_pieces = (sort_genes_in_parallel, _PIECES_PER_THREAD * get_num_threads()) if alone else (sort_genes, 1)
     bounds = np.searchsorted(indptr, np.linspace(0, indptr[-1], n_pieces + 1))
     bounds[-1] = counts.shape[0]
-    sort(bounds, values, columns, indptr, gene_of_column, np.array(medians, dtype=np.float64), genes, starts)
+    sort(bounds, values, columns, indptr, gene_of_column, divisors, genes, starts)
     return starts, genes
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfoundry._settings import logger
+from scfoundry.data._row_blocks import default_block_size
 from scfoundry.data.checks import require_counts
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.loaders import row_blocks
+from scfoundry.data.loaders import locate, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,8 +97,11 @@ def gene_medians(
     vocabulary = GeneVocabulary(adata.var_names) if genes is None else genes
     alignment = None if genes is None else genes.align(adata)
 
+    # Smaller ones than by default, because every value turns into floats and integers of 8 bytes here.
+    block_size = max(1, default_block_size(locate(adata, layer)[0]) // 8)
+
     def blocks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        for _, block in row_blocks(adata, layer=layer):
+        for _, block in row_blocks(adata, layer=layer, block_size=block_size):
             totals = block.astype(np.float64) @ np.ones(adata.n_vars)
             counts = block if alignment is None else alignment.apply(block)
             scaled = counts.data / np.repeat(totals, np.diff(counts.indptr)) * target_sum
