@@ -8,7 +8,9 @@ import sys
 from collections import Counter
 from importlib import resources
 
+import pandas as pd
 import pytest
+from anndata import read_h5ad
 
 from scfoundry.data._label_forms import label_key
 from scfoundry.data.ontology import CellOntology, CellType
@@ -63,7 +65,8 @@ def test_aliases_are_labels_of_existing_terms_and_contradict_nothing(ontology):
 
 
 @pytest.mark.parametrize(
-    "label", ["CL:0000236", "cl_0000236", "http://purl.obolibrary.org/obo/CL_0000236", " B cell ", "B-CELLS", "b"]
+    "label",
+    ["CL:0000236", "cl_0000236", "http://purl.obolibrary.org/obo/CL_0000236", " B cell ", "B-CELLS", "Bcells", "b"],
 )
 def test_ids_and_spellings_of_one_type(ontology, label):
     assert ontology.resolve(label) == ontology[B_CELL]
@@ -148,13 +151,29 @@ def test_labels_that_say_more_resolve_to_what_is_surely_right(ontology, label, n
     [
         *("", "unknown", "unassigned", "Doublets", "T cell doublets", "low quality", "nan", "other", "Mature cells"),
         *("T cells & NK cells", "T/NK", "T_NK", "B cells and T cells", "T cells (malignant)", "Epithelial - T cells"),
-        *("PC", "SC", "EPI", "MC", "dnT", "M", "7", "IC", "DP"),
+        *("PC", "SC", "EPI", "MC", "dnT", "M", "7", "IC", "DP", "crypt cells"),
         *("K562", "A549", "Hippocampus", "Lhx6", "B cell-like tumor", "T cell leukemia", "NK-like T cells"),
         *("CL:9999999", "UBERON:0000955", "monocyt", "CD14", "CD25-"),
     ],
 )
 def test_no_term_rather_than_a_wrong_one(ontology, label):
     assert ontology.match(label) is None
+
+
+# Cell lines, names of genes, regions and clusters, a union: what data sets call cell type and is none.
+NO_TYPES = {
+    *("HEK", "KG1", "K562", "THP1", "k562", "A172", "T98G", "U87MG", "A549", "H1975", "H2228", "H838", "HCC827"),
+    *("unassigned", "Hippocampus", "L5-1", "Lhx6", "NPY", "Reln", "T cells & NK cells"),
+}
+
+
+def test_labels_of_real_data_resolve(ontology, shared_data):
+    labels = set()
+    for path in sorted(shared_data.glob("*.h5ad")):
+        obs = read_h5ad(path, backed="r").obs
+        labels |= set(obs.get("cell_type", pd.Series(dtype=str)).astype(str))
+    assert len(labels) > 100
+    assert {label for label in labels if ontology.resolve(label) is None} == NO_TYPES & labels
 
 
 def test_nk_t_cells_are_a_type_but_t_and_nk_cells_a_union(ontology):

@@ -42,6 +42,7 @@ _SPELLED = {
 _LEVELS = {"high": HIGH, "hi": HIGH, "bright": HIGH, "low": LOW, "lo": LOW, "dim": LOW}
 # Of two alternatives; the slash in L2/3 is none.
 _OR = re.compile(r"(?<!\d)\s*/|/\s*(?!\d)|&|(?<=\s)(?:and|or|\+)(?=\s)")
+_GLUED_CELL = re.compile(r"(?<=[a-z0-9])cells?\b")
 _TOKEN = re.compile(r"[a-z0-9]+[+~^_]?|\|")
 _CD = re.compile(r"cd\d+[a-z]*")
 
@@ -106,7 +107,7 @@ def tokens(label: str) -> Key:
     if not text.isascii():
         text = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
     words: list[str] = []
-    for token in _TOKEN.findall(text):
+    for token in _TOKEN.findall(_GLUED_CELL.sub(" cell", text)):
         words += _word(token)
     return tuple(words)
 

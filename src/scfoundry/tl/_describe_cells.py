@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from scfoundry.data._labels_identities import IDENTITIES, find_identity, has_ontologies
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anndata import AnnData
+    from numpy.typing import NDArray
 
 __all__ = ["describe_cells"]
 
@@ -71,18 +73,16 @@ def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, 
     ['cell type: natural killer cell. ; sex: female.', 'sex: male.']
     """
     columns = _checked(adata, columns)
-    frame = pd.DataFrame({identity: _values(adata, column) for identity, column in columns.items()})
+    parts = {identity: _parts(adata, identity, column, definitions) for identity, column in columns.items()}
+    frame = pd.DataFrame({identity: codes for identity, (codes, _) in parts.items()})
     combination = frame.groupby(list(frame), sort=False).ngroup().to_numpy()
-    distinct = frame.drop_duplicates()
-    part = {
-        identity: {value: _part(identity, *value, definitions=definitions) for value in distinct[identity].unique()}
-        for identity in frame
-    }
     texts = [
-        " ; ".join(filter(None, (part[identity][value] for identity, value in zip(frame, row, strict=True))))
-        for row in distinct.itertuples(index=False, name=None)
+        " ; ".join(filter(None, (parts[identity][1][code] for identity, code in zip(frame, row, strict=True))))
+        for row in frame.drop_duplicates().itertuples(index=False, name=None)
     ]
-    return pd.Series(pd.Categorical([texts[code] for code in combination]), index=adata.obs_names, name="text")
+    of_text, distinct = pd.factorize(np.array(texts, dtype=object))
+    described = pd.Categorical.from_codes(of_text[combination], categories=distinct)
+    return pd.Series(described, index=adata.obs_names, name="text")
 
 
 def _checked(adata: AnnData, columns: Mapping[str, str] | None) -> dict[str, str]:
@@ -114,18 +114,22 @@ def _listed(adata: AnnData) -> str:
     return ", ".join(map(str, adata.obs.columns)) or "no columns"
 
 
-def _values(adata: AnnData, column: str) -> list[tuple[str, str]]:
-    """Label and ontology id of every cell, empty where unknown."""
-    labels = _known(adata.obs[column])
-    ids = _known(adata.obs[f"{column}{_TERM_ID}"]) if f"{column}{_TERM_ID}" in adata.obs else [""] * adata.n_obs
-    return list(zip(labels, ids, strict=True))
+def _parts(adata: AnnData, identity: str, column: str, definitions: bool) -> tuple[NDArray[np.int64], list[str]]:
+    """Part of the description by pair of label and id, and the pair of every cell."""
+    label_of, labels = _known(adata.obs[column])
+    ids_column = f"{column}{_TERM_ID}"
+    id_of, ids = _known(adata.obs[ids_column]) if ids_column in adata.obs else (np.zeros_like(label_of), [""])
+    pairs, pair_of = np.unique(label_of * len(ids) + id_of, return_inverse=True)
+    found = [_part(identity, labels[pair // len(ids)], ids[pair % len(ids)], definitions=definitions) for pair in pairs]
+    return pair_of, found
 
 
-def _known(column: pd.Series) -> list[str]:
-    codes, values = pd.factorize(column)
+def _known(column: pd.Series) -> tuple[NDArray[np.int64], list[str]]:
+    """Value of every cell as a code, and the values, empty where unknown."""
+    codes, values = pd.factorize(column, use_na_sentinel=True)
     spelled = [str(value).strip() for value in values]
-    known = ["" if value.lower() in _UNKNOWN else value for value in spelled] + [""]
-    return [known[code] for code in codes]
+    known = ["" if value.lower() in _UNKNOWN else value for value in spelled]
+    return np.where(codes < 0, len(known), codes), [*known, ""]
 
 
 def _part(identity: str, label: str, identifier: str, *, definitions: bool) -> str:
