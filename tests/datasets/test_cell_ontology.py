@@ -19,5 +19,6 @@ def test_one_row_per_cell_type():
 
 
 def test_changing_the_table_changes_no_later_one():
-    sf.datasets.cell_ontology().loc["CL:0000236", "name"] = "changed"
+    table = sf.datasets.cell_ontology()
+    table.loc["CL:0000236", "name"] = "changed"
     assert sf.datasets.cell_ontology().loc["CL:0000236", "name"] == "B cell"
