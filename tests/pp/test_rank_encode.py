@@ -170,6 +170,16 @@ def test_the_vocabulary_of_saved_weights(adata: AnnData, genes: GeneVocabulary, 
     assert ranked(adata, tmp_path) == ranked(adata, str(tmp_path)) == by_definition(adata, genes)
 
 
+def test_langcell_is_the_default(
+    adata: AnnData, genes: GeneVocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genes.write(tmp_path / "genes.tsv")
+    folders = {"langcell": tmp_path}
+    monkeypatch.setattr("scfoundry.model._pretrained.locate", folders.__getitem__)
+    encoded = sf.pp.rank_encode(adata, copy=True)
+    assert encoded.uns["X_rank"]["provenance"]["vocabulary"] == tokens.checksum(genes)
+
+
 def test_bad_input_is_named_with_its_fix(adata: AnnData, genes: GeneVocabulary, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"max_length must be at least 1 gene; got 0.*max_length=2048"):
         sf.pp.rank_encode(adata, genes=genes, max_length=0)
