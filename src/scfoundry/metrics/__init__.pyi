@@ -1,6 +1,8 @@
 from ._annotation import annotation
+from ._calibration import calibration
 from ._clustering import clustering
 from ._denoising import denoising
 from ._imputation import imputation, summarise
+from ._retrieval import retrieval
 
-__all__ = ["annotation", "clustering", "denoising", "imputation", "summarise"]
+__all__ = ["annotation", "calibration", "clustering", "denoising", "imputation", "retrieval", "summarise"]
