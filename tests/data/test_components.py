@@ -1,0 +1,63 @@
+import anndata as ad
+import numpy as np
+import pytest
+from scipy import sparse
+
+from scfoundry.data import components
+from scfoundry.data.components import principal_components
+from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.reader import CountsReader
+
+GENES = GeneVocabulary([f"ENSG{i:011d}" for i in range(60)])
+
+
+@pytest.fixture
+def adata():
+    rng = np.random.default_rng(0)
+    rates = rng.gamma(0.5, 2.0, (3, len(GENES)))[rng.integers(3, size=90)]
+    return ad.AnnData(sparse.csr_matrix(rng.poisson(rates).astype(np.float32)), var={"gene": GENES.ids}).copy()
+
+
+@pytest.fixture
+def reader_of():
+    def make(adata):
+        adata.var_names = adata.var["gene"]
+        return CountsReader(adata, GENES, caller="test")
+
+    return make
+
+
+def test_equal_the_svd_of_standardised_log_expression(adata, reader_of):
+    scores = principal_components(reader_of(adata), 5)
+    dense = adata.X.toarray().astype(np.float64)
+    log = np.log1p(1e4 * dense / dense.sum(1, keepdims=True))
+    z = ((log - log.mean(0)) / np.sqrt(log.var(0) + components.MIN_VARIANCE)).clip(*components.Z_RANGE)
+    # Clipping shifts the mean of a gene a little; axes are those of the second moments as they are.
+    _, singular, axes = np.linalg.svd(z, full_matrices=False)
+    np.testing.assert_allclose(np.abs(scores), np.abs(z @ axes[:5].T), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(scores, axis=0), singular[:5], rtol=1e-9)
+
+
+def test_do_not_depend_on_blocks_or_the_order_of_cells(adata, reader_of, monkeypatch):
+    whole = principal_components(reader_of(adata), 5)
+    order = np.random.default_rng(1).permutation(adata.n_obs)
+    shuffled = principal_components(reader_of(adata[order].copy()), 5)
+    monkeypatch.setattr(components, "CELLS_PER_BLOCK", 7)
+    np.testing.assert_allclose(principal_components(reader_of(adata), 5), whole, atol=1e-8)
+    np.testing.assert_allclose(shuffled, whole[order], atol=1e-8)
+
+
+def test_sequencing_depth_plays_no_part(adata, reader_of):
+    deeper = adata.copy()
+    deeper.X = sparse.csr_matrix(sparse.diags(np.arange(1, 91)) @ adata.X).astype(np.float32)
+    np.testing.assert_allclose(
+        principal_components(reader_of(deeper), 3), principal_components(reader_of(adata), 3), atol=1e-4
+    )
+
+
+def test_fewer_cells_than_components_and_cells_without_counts(adata, reader_of):
+    few = adata[:4].copy()
+    few.X = sparse.csr_matrix(few.X.toarray() * np.array([[1], [1], [0], [1]], dtype=np.float32))
+    scores = principal_components(reader_of(few), 30)
+    assert scores.shape == (4, 4)
+    assert np.isfinite(scores).all()

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from scfoundry.model.langcell._adaptation import adapted_log_odds
+
+
+@pytest.fixture
+def clusters():
+    """Three clouds of cells, and a model that is right about two thirds of each."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], [120, 60, 20])
+    components = rng.normal(size=(200, 4)) + 6 * np.eye(4)[truth]
+    said = np.where(rng.random(200) < 0.66, truth, rng.integers(3, size=200))
+    return truth, components, log_softmax(1.5 * np.eye(3)[said], axis=1)
+
+
+def test_moves_cells_along_with_their_neighbours(clusters):
+    truth, components, log_prior = clusters
+    before = (log_prior.argmax(1) == truth).mean()
+    after = (adapted_log_odds(log_prior, components).argmax(1) == truth).mean()
+    assert before < 0.85
+    assert after > 0.98
+
+
+def test_rows_are_log_probabilities(clusters):
+    _, components, log_prior = clusters
+    np.testing.assert_allclose(np.exp(adapted_log_odds(log_prior, components)).sum(1), 1, atol=1e-12)
+
+
+def test_order_of_cells_and_labels_and_rotation_play_no_part(clusters):
+    _, components, log_prior = clusters
+    result = adapted_log_odds(log_prior, components)
+    cells, labels = np.random.default_rng(1).permutation(200), [2, 0, 1]
+    rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(4, 4)))[0]
+    np.testing.assert_allclose(adapted_log_odds(log_prior[cells], components[cells]), result[cells], atol=1e-8)
+    np.testing.assert_allclose(adapted_log_odds(log_prior[:, labels], components), result[:, labels], atol=1e-8)
+    np.testing.assert_allclose(adapted_log_odds(log_prior, components @ rotation), result, atol=1e-6)
+
+
+def test_a_label_of_few_cells_keeps_what_the_model_says(clusters):
+    _, components, log_prior = clusters
+    rare = np.full((200, 4), -8.0)
+    rare[:, :3] = log_prior
+    rare[7] = np.log([0.01, 0.01, 0.01, 0.97])
+    assert adapted_log_odds(rare, components)[7].argmax() == 3
+
+
+def test_a_label_that_no_cell_carries_stays_empty(clusters):
+    _, components, log_prior = clusters
+    unused = np.hstack([log_prior, np.full((200, 1), -20.0)])
+    result = adapted_log_odds(unused, components)
+    assert not (result.argmax(1) == 3).any()
+    np.testing.assert_array_equal(result.argmax(1), adapted_log_odds(log_prior, components).argmax(1))
+
+
+@pytest.mark.parametrize("n_cells", [1, 2, 3])
+def test_few_cells_give_finite_results(clusters, n_cells):
+    _, components, log_prior = clusters
+    assert np.isfinite(adapted_log_odds(log_prior[:n_cells], components[:n_cells])).all()
+
+
+def test_cells_all_alike_keep_what_the_model_says(clusters):
+    _, _, log_prior = clusters
+    result = adapted_log_odds(log_prior, np.zeros((200, 4)))
+    np.testing.assert_array_equal(result.argmax(1), log_prior.argmax(1))
