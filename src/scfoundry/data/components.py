@@ -67,10 +67,9 @@ def _log_expression(reader: CountsReader) -> Iterator[sparse.csr_matrix]:
 
 def _variable_genes(reader: CountsReader) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Positions of the most variable genes, their means, and the standard deviations to divide by."""
-    total = squares = 0.0
-    for block in _log_expression(reader):
-        total = total + np.asarray(block.sum(0)).ravel()
-        squares = squares + np.asarray(block.multiply(block).sum(0)).ravel()
+    blocks = _log_expression(reader)
+    sums = [(np.asarray(x.sum(0)).ravel(), np.asarray(x.multiply(x).sum(0)).ravel()) for x in blocks]
+    total, squares = np.sum(sums, axis=0)
     mean = total / max(reader.n_obs, 1)
     variance = np.maximum(squares / max(reader.n_obs, 1) - mean**2, 0)
     genes = np.sort(np.argsort(-variance, kind="stable")[: min(N_GENES, np.count_nonzero(variance))])

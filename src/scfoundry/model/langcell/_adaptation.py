@@ -22,7 +22,7 @@ SHRINKAGE = 0.2
 PRIOR_CELLS = 5.0
 
 
-def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.floating]) -> NDArray[np.float64]:
+def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.floating]) -> NDArray[np.floating]:
     r"""Combine what a model says of each cell with where the cell lies among all cells.
 
     Every label is a Gaussian in the space of the data set's principal components, all with one covariance. Means and
@@ -57,8 +57,8 @@ def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.flo
 
 
 def _likelihood(
-    p: NDArray[np.float64], components: NDArray[np.floating]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    p: NDArray[np.floating], components: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Gaussian log likelihood of every label up to a constant, (n, P), and the cells behind each label, (P,)."""
     weight = p**2
     weight *= p.max(1, keepdims=True) / weight.sum(1, keepdims=True)
