@@ -19,11 +19,41 @@ class Keys:
     RANKS: Final = "X_rank"
     """``obsm``: gene tokens of every cell in rank order; ``uns``: how they were made."""
 
+    ZERO_SHOT: Final = "zero_shot"
+    """``obs``: label by texts alone; ``obs`` and ``obsm`` keys of its scores begin with it; ``uns``: how."""
+
+    ANNOTATION: Final = "annotation"
+    """``obs``: label learned from a reference; further keys as those of `ZERO_SHOT`."""
+
+    UNKNOWN: Final = "unknown"
+    """Label of cells that no other label fits."""
+
+    LEIDEN: Final = "leiden"
+    """``obs``: clusters, as scanpy names them."""
+
     PARAMS: Final = "params"
     """``uns[key]``: the arguments of the call."""
 
     PROVENANCE: Final = "provenance"
     """``uns[key]``: model, weights, licence, citation, versions and gene coverage."""
+
+    TEXTS: Final = "texts"
+    """``uns[key]``: labels with their texts, ontology terms and markers."""
+
+    @staticmethod
+    def score(labels: str) -> str:
+        """``obs`` slot of the score of a label."""
+        return f"{labels}_score"
+
+    @staticmethod
+    def scores(labels: str) -> str:
+        """``obsm`` slot of the scores of all labels."""
+        return f"{labels}_scores"
+
+    @staticmethod
+    def ontology_id(labels: str) -> str:
+        """``obs`` slot of the ontology term of a label."""
+        return f"{labels}_ontology_id"
 
     @staticmethod
     def embedding(model: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._zero_shot import ZeroShot
 
-__all__ = ["LearnsLabels", "ReadsTexts", "require"]
-
-Contract = TypeVar("Contract")
+__all__ = ["LearnsLabels", "ReadsTexts", "learns_labels", "reads_texts"]
 
 
 @runtime_checkable
@@ -89,22 +87,31 @@ class LearnsLabels(Protocol):
         """Probability of every label for every cell, (n_obs, n_labels), columns named by label."""
 
 
-WHAT = {ReadsTexts: "reads no texts", LearnsLabels: "does not learn labels yet"}
-
-
-def require(model: FoundationModel, contract: type[Contract], *, caller: str) -> Contract:
-    """Return the model as what it has to be.
+def reads_texts(model: FoundationModel, *, caller: str) -> ReadsTexts:
+    """Return the model as one that reads texts.
 
     Raises
     ------
     ValueError
-        If the model does not offer that, with the names of the models that do.
+        If it does not.
     """
-    if isinstance(model, contract):
-        return model
-    verb = caller.removeprefix("sf.tl.")
-    msg = (
-        f"{caller} cannot use {type(model).__name__}, which {WHAT[contract]}. Use LangCell: "
-        f'sf.tl.{verb}(..., model="langcell").'
-    )
-    raise ValueError(msg)
+    if not isinstance(model, ReadsTexts):
+        raise ValueError(_refusal(model, "reads no texts", caller))
+    return model
+
+
+def learns_labels(model: FoundationModel, *, caller: str) -> LearnsLabels:
+    """Return the model as one that learns labels.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    if not isinstance(model, LearnsLabels):
+        raise ValueError(_refusal(model, "does not learn labels yet", caller))
+    return model
+
+
+def _refusal(model: FoundationModel, why: str, caller: str) -> str:
+    return f'{caller} cannot use {type(model).__name__}, which {why}. Use LangCell: {caller}(..., model="langcell").'

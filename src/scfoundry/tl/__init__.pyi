@@ -1,5 +1,7 @@
 from ._describe import describe
 from ._describe_cells import describe_cells
 from ._embed import embed
+from ._retrieve import retrieve
+from ._zero_shot_annotate import zero_shot_annotate
 
-__all__ = ["describe", "describe_cells", "embed"]
+__all__ = ["describe", "describe_cells", "embed", "retrieve", "zero_shot_annotate"]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mudata import MuData
-
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
+from scfoundry.tl._modality import modality_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
+    from mudata import MuData
 
     from scfoundry.model import FoundationModel
     from scfoundry.model._device import Precision
@@ -99,7 +99,7 @@ def embed(
 
     if copy:
         adata = adata.copy()
-    cells = _modality(adata, modality)
+    cells = modality_of(adata, modality)
     groups = contexts(cells, batch_key)
     xy = coordinates(cells, spatial_key, groups)
     torch_device = resolve_device(device)
@@ -120,13 +120,3 @@ def embed(
         Keys.PROVENANCE: loaded.provenance | {"values": str(reader.report.state), "genes": reader.alignment.report()},
     }
     return adata if copy else None
-
-
-def _modality(adata: AnnData | MuData, modality: str) -> AnnData:
-    """The AnnData with gene expression."""
-    if not isinstance(adata, MuData):
-        return adata
-    if modality not in adata.mod:
-        msg = f"The MuData has no modality {modality!r}; it has {', '.join(map(repr, adata.mod))}. Pass modality=..."
-        raise ValueError(msg)
-    return adata.mod[modality]

@@ -1,0 +1,190 @@
+"""From the texts that a user gives to labels with terms, prompts and markers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import pandas as pd
+
+from scfoundry._keys import Keys
+from scfoundry._settings import logger
+from scfoundry.data._gene_match import match
+from scfoundry.data._gene_names import as_names
+from scfoundry.data._labels_identities import IDENTITIES
+from scfoundry.data.labels import Label
+from scfoundry.data.ontology import CellOntology
+
+if TYPE_CHECKING:
+    from scfoundry.data._gene_alignment import GeneAlignment
+    from scfoundry.data.genes import GeneVocabulary
+
+__all__ = ["Markers", "Texts", "as_table", "labels_of", "with_markers", "with_prompts"]
+
+Texts: TypeAlias = Iterable[str] | Mapping[str, str | Sequence[str]] | pd.Series | pd.DataFrame
+Markers: TypeAlias = Mapping[str, Sequence[str]]
+
+IDENTITY_PREFIXES = tuple(f"{kind}: " for kind in IDENTITIES)
+CELL_TYPE = "cell type: "
+
+
+def labels_of(texts: Texts, *, caller: str) -> tuple[Label, ...]:
+    """Labels as given, each with its text and the term it stands for.
+
+    Parameters
+    ----------
+    texts
+        Labels or free texts; one or more texts by label; or what `sf.tl.describe` returns, or its column of texts.
+    caller
+        The user's function, for messages.
+
+    Raises
+    ------
+    ValueError
+        If there is no text, a text is no string or says nothing, or two labels are the same by name, term or text.
+    """
+    given = _by_label(texts, caller)
+    if not given:
+        msg = f'{caller} needs texts to choose from and got none: {caller}(adata, ["B cell", "monocyte"]).'
+        raise ValueError(msg)
+    if silent := [label for label, own in given if own == () and isinstance(texts, Mapping)]:
+        msg = (
+            f"{caller}: there is no text for {silent[0]!r}. Give one, or pass labels without texts: texts=list(texts)."
+        )
+        raise ValueError(msg)
+    for label, own in given:
+        if wrong := [text for text in (label, *own) if not isinstance(text, str) or not text.strip()]:
+            msg = f"{caller}: labels and texts must be strings that say something; got {wrong[0]!r} for {label!r}."
+            raise ValueError(msg)
+    names = pd.Index([label for label, _ in given])
+    if not names.is_unique:
+        repeated = ", ".join(map(repr, names[names.duplicated()].unique()))
+        msg = f"{caller} got {repeated} more than once. Give every label once: texts=list(dict.fromkeys(texts))."
+        raise ValueError(msg)
+    if Keys.UNKNOWN in names:
+        msg = (
+            f"{caller}: {Keys.UNKNOWN!r} is what cells are called that no text fits, and cannot be a label as well. "
+            f'Leave it out: texts=[text for text in texts if text != "{Keys.UNKNOWN}"].'
+        )
+        raise ValueError(msg)
+    labels = tuple(_label(label, own) for label, own in given)
+    _refuse_same_meaning(labels, caller)
+    return labels
+
+
+def _by_label(texts: Texts, caller: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Every label, and the texts that the user brings for it, if any."""
+    if isinstance(texts, str):
+        msg = f"{caller} chooses between several texts; got one string. Pass a list: texts=[{texts!r}, ...]."
+        raise ValueError(msg)
+    if isinstance(texts, pd.DataFrame):
+        if "text" not in texts:
+            columns = ", ".join(map(repr, texts.columns))
+            msg = f"{caller}: a table of texts needs a column 'text', as sf.tl.describe gives it; got {columns}."
+            raise ValueError(msg)
+        texts = texts["text"]
+    if isinstance(texts, pd.Series) and texts.name == "text":
+        return [(label, (text,)) for label, text in texts.items()]
+    if isinstance(texts, Mapping):
+        return [
+            (label, tuple(own) if isinstance(own, Sequence) and not isinstance(own, str) else (own,))
+            for label, own in texts.items()
+        ]
+    return [(label, ()) for label in texts]
+
+
+def _label(name: str, own: tuple[str, ...]) -> Label:
+    if not own and name.startswith(IDENTITY_PREFIXES):
+        own = (name,)
+    if own and own[0].startswith(IDENTITY_PREFIXES) and not own[0].startswith(CELL_TYPE):
+        return Label(name, own)
+    ontology = CellOntology.load()
+    term = ontology.resolve(name)
+    text = f"{CELL_TYPE}{name}." if term is None else ontology.text(term)
+    return Label(name, own or (text,), None if term is None else term.id)
+
+
+def _refuse_same_meaning(labels: Sequence[Label], caller: str) -> None:
+    """Labels with texts of their own may share a term: the texts set them apart."""
+    first: dict[tuple[str, ...], Label] = {}
+    for label in labels:
+        other = first.setdefault(label.texts, label)
+        if other is label:
+            continue
+        if label.term is None or label.term != other.term:
+            msg = f"{caller}: {other.name!r} and {label.name!r} have the same text. Give each its own, or keep one."
+        else:
+            term = CellOntology.load()[label.term]
+            msg = (
+                f"{caller}: {other.name!r} and {label.name!r} both stand for {term.name!r} ({term.id}), so no text "
+                f"tells them apart. Keep one, or give texts of your own: "
+                f'texts={{"{other.name}": "cell type: ...", "{label.name}": "cell type: ..."}}.'
+            )
+        raise ValueError(msg)
+
+
+def with_prompts(labels: Sequence[Label]) -> tuple[Label, ...]:
+    """Further texts for labels that are read by the text of their term: its name, synonyms and parents."""
+    ontology = CellOntology.load()
+    prompted = []
+    for label in labels:
+        texts = label.texts
+        if label.term is not None and texts == (ontology.text(ontology[label.term]),):
+            found = ontology.match(label.name)
+            # What the label says beyond its term is worth reading too.
+            beyond = (f"{CELL_TYPE}{label.name}.",) if found is not None and found.route == "broader" else ()
+            texts = tuple(dict.fromkeys((*texts, *ontology.prompts(ontology[label.term]), *beyond)))
+        prompted.append(replace(label, texts=texts))
+    return tuple(prompted)
+
+
+def with_markers(
+    labels: Sequence[Label], markers: Markers | None, *, genes: GeneVocabulary, measured: GeneAlignment, caller: str
+) -> tuple[Label, ...]:
+    """The user's markers, as ids of the genes that both the model and the data have.
+
+    Raises
+    ------
+    ValueError
+        If markers are given for something that is no label, not as a list, or none of a label's is known.
+    """
+    markers = {} if markers is None else markers
+    if unknown := [name for name in markers if name not in {label.name for label in labels}]:
+        msg = (
+            f"{caller}: there are markers for {', '.join(map(repr, unknown))}, but no such label; the labels: "
+            f"{', '.join(repr(label.name) for label in labels)}. Spell them as in texts."
+        )
+        raise ValueError(msg)
+    there = set(genes.ids[measured.measured])
+    return tuple(
+        replace(label, markers=_known(label.name, markers[label.name], genes, there, caller))
+        if label.name in markers
+        else label
+        for label in labels
+    )
+
+
+def _known(label: str, markers: Sequence[str], genes: GeneVocabulary, there: set[str], caller: str) -> tuple[str, ...]:
+    if isinstance(markers, str):
+        msg = f'{caller}: the markers of {label!r} must be a list of genes: markers={{"{label}": ["{markers}"]}}.'
+        raise ValueError(msg)
+    found = match(genes, as_names(markers))
+    ids = dict.fromkeys(genes.ids[found.target[found.kept]].tolist())
+    known = tuple(gene for gene in ids if gene in there)
+    if not known:
+        msg = (
+            f"{caller}: none of the markers of {label!r} ({', '.join(markers)}) is a gene that both the model and "
+            "adata have. Give human gene symbols or Ensembl ids of genes in adata.var_names."
+        )
+        raise ValueError(msg)
+    if missing := len(markers) - len(known):
+        logger.warning("%s: %d of %d markers of %r are not in model and data.", caller, missing, len(markers), label)
+    return known
+
+
+def as_table(labels: Sequence[Label]) -> pd.DataFrame:
+    """Labels as a table that AnnData writes to disk: several texts one per line, several genes with commas."""
+    rows = [("\n".join(label.texts), label.term or "", ",".join(label.markers)) for label in labels]
+    index = pd.Index([label.name for label in labels], name="label", dtype=object)
+    return pd.DataFrame(rows, columns=["text", "ontology_id", "markers"], index=index)

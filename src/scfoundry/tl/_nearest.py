@@ -1,0 +1,61 @@
+"""The most similar cells of a direction, exactly or through a graph of neighbours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pynndescent import NNDescent
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["nearest_cells"]
+
+# Building the graph takes longer than comparing all pairs below this.
+EXACT_PAIRS = 20_000_000_000
+SCORES_AT_ONCE = 64_000_000
+
+
+def nearest_cells(
+    cells: NDArray[np.float32], queries: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Find the k cells with the largest cosine to every query.
+
+    Parameters
+    ----------
+    cells, queries
+        Unit vectors, (n_cells, Z) and (n_queries, Z).
+    k
+        How many, at most n_cells.
+
+    Returns
+    -------
+    Rows of the cells and their cosines, (n_queries, k) each, best first, equal ones in the order of cells.
+    """
+    if len(cells) * len(queries) > EXACT_PAIRS:
+        rows = _by_graph(cells, queries, k)
+        cosines = np.einsum("qkz,qz->qk", cells[rows], queries)
+        order = np.lexsort((rows, -cosines))
+        return np.take_along_axis(rows, order, 1), np.take_along_axis(cosines, order, 1)
+    step = max(1, SCORES_AT_ONCE // len(cells))
+    parts = [_exact(queries[start : start + step] @ cells.T, k) for start in range(0, len(queries), step)]
+    rows, cosines = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return rows, cosines
+
+
+def _exact(cosines: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    n_cells = cosines.shape[1]
+    # Everything that ties with the last one is looked at, so that ties go to the first cells.
+    least = np.partition(cosines, n_cells - k, axis=1)[:, n_cells - k]
+    rows = np.empty((len(cosines), k), dtype=np.int64)
+    for query, cosine in enumerate(cosines):
+        candidates = np.flatnonzero(cosine >= least[query])
+        rows[query] = candidates[np.argsort(-cosine[candidates], kind="stable")[:k]]
+    return rows, np.take_along_axis(cosines, rows, 1)
+
+
+def _by_graph(cells: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    # A query among texts lies far from all cells: a wider search than the default 0.1 is needed to find the nearest.
+    index = NNDescent(cells, metric="dot", n_neighbors=max(30, k), random_state=0)
+    return index.query(queries, k=k, epsilon=0.3)[0].astype(np.int64)

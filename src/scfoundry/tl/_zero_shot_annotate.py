@@ -1,0 +1,266 @@
+"""Cell types from texts, without training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from scfoundry._keys import Keys
+from scfoundry._settings import logger
+from scfoundry.tl._modality import modality_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scfoundry.data.labels import Label
+    from scfoundry.model import FoundationModel
+    from scfoundry.model._device import Precision
+    from scfoundry.model.langcell._config import Mixture
+    from scfoundry.tl._labels import Markers, Texts
+
+__all__ = ["zero_shot_annotate"]
+
+CALLER = "sf.tl.zero_shot_annotate"
+
+
+def zero_shot_annotate(
+    adata: AnnData | MuData,
+    texts: Texts,
+    *,
+    model: str | Path | FoundationModel = "langcell",
+    alpha: float | None = None,
+    top_k: int | None = None,
+    mixture: Mixture | None = None,
+    markers: Markers | None = None,
+    group_by: str | None = None,
+    unknown: Literal["auto"] | float | None = "auto",
+    layer: str | None = None,
+    modality: str = Keys.RNA,
+    key_added: str = Keys.ZERO_SHOT,
+    device: str = "auto",
+    precision: Precision = "auto",
+    batch_size: int | None = None,
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    r"""Name the type of every cell, from texts alone.
+
+    Labels are found in the Cell Ontology (``"CD14+ Mono"``, ``"NK"``, ``"CL:0000236"``; see `sf.tl.describe`) and read
+    as ``cell type: {name}. {definition}``. With :math:`s` the cosine of cell and text, :math:`m` how well the two match
+    when read together, and :math:`\tau` the temperature of the weights, official LangCell weights give
+
+    .. math:: p = \alpha \operatorname{softmax}(s / \tau) + (1 - \alpha) \operatorname{softmax}(m).
+
+    The order of labels, cells and genes and the size of batches do not change the result; out-of-core data are read in
+    blocks.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
+        Of a `MuData`, one modality is annotated.
+    texts
+        Labels to choose from: cell types or free texts, ``{label: text}``, ``{label: [text, text]}``, or what
+        `sf.tl.describe` returns. Every cell gets one of them: offer all types that may occur.
+    model
+        A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
+        model.
+    alpha
+        Weight of similarity against matching, between 0 and 1; the weights' own if `None` (0.2 as published).
+    top_k
+        Match only the ``top_k`` most similar labels of a cell, 0 for none: faster with many labels. The others share
+        by similarity alone. All labels if `None`.
+    mixture
+        ``"released"``, in which matching loses its influence where there are many labels, or ``"corrected"``; the
+        weights' own if `None`.
+    markers
+        Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them.
+    group_by
+        Column of ``obs`` whose groups decide together by the mean probabilities of their cells; cells without a group
+        decide alone. ``"leiden"``, where there is no such column, over-clusters the model's embedding.
+    unknown
+        Cells whose best label scores lower are ``"unknown"``. ``"auto"`` takes the threshold stored with the weights.
+        `None` names every cell that expresses any gene of the model.
+    layer
+        Layer with the values, ``X`` if `None`.
+    modality
+        Modality of a `MuData`.
+    key_added
+        Name for the results.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    precision
+        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+    batch_size
+        Cells on the device at a time; chosen by their length if `None`.
+    copy
+        Return a changed copy instead of changing ``adata``.
+
+    Returns
+    -------
+    `None`, or the copy if ``copy=True``. With ``key_added`` for ``zero_shot``, sets:
+
+    ``adata.obs["zero_shot"]``
+        Label of every cell, categorical; ``"unknown"`` where none fits or no gene of the model is expressed.
+    ``adata.obs["zero_shot_score"]``
+        Probability of the best label, float32; 0 for cells without any gene of the model. Of groups, their mean.
+    ``adata.obs["zero_shot_ontology_id"]``
+        Cell Ontology term of the label, categorical, missing where there is none; only if any label has one.
+    ``adata.obsm["zero_shot_scores"]``
+        Probability of every label by the cell's own expression, float32, (n_obs, n_labels), labels sorted by name.
+    ``adata.uns["zero_shot"]``
+        ``"params"``: the arguments; ``"texts"``: what was read for every label; ``"provenance"``: weights with their
+        checksum, licence, citation, versions, and how each gene was matched.
+
+    Raises
+    ------
+    ValueError
+        If there are no texts, or two labels are the same, by name or by term; if the values are scaled, negative, NaN
+        or neither counts nor log1p-normalised; if too few genes are known; if an argument is out of range, a key does
+        not exist or the model reads no texts. Nothing has been computed then, and nothing written.
+    FileNotFoundError
+        If there are no such weights.
+
+    References
+    ----------
+    Zhao S. et al. LangCell: Language-Cell Pre-training for Cell Identity Understanding. ICML 2024.
+
+    Examples
+    --------
+    >>> import scanpy as sc, scfoundry as sf
+    >>> adata = sc.datasets.pbmc68k_reduced().raw.to_adata()
+    >>> sf.tl.zero_shot_annotate(adata, ["B cell", "T cell", "NK", "monocyte", "dendritic cell"])
+    >>> adata.obs["zero_shot"].value_counts()
+    """
+    from scfoundry.data.reader import CountsReader
+    from scfoundry.model._base import FoundationModel
+    from scfoundry.model._contracts import reads_texts
+    from scfoundry.model._device import resolve_device
+    from scfoundry.model._pretrained import load_pretrained
+    from scfoundry.tl._label_slots import empty_cells, write_labels
+    from scfoundry.tl._labels import as_table, labels_of, with_markers, with_prompts
+    from scfoundry.tl._votes import ALONE, group_means, groups_of, over_cluster
+
+    labels = tuple(sorted(labels_of(texts, caller=CALLER), key=lambda label: label.name))
+    _check_ranges(alpha, top_k, unknown, len(labels))
+    if copy:
+        adata = adata.copy()
+    cells = modality_of(adata, modality)
+    by_column = _has_column(cells, group_by)
+    torch_device = resolve_device(device)
+    loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
+    reader_of_texts = reads_texts(loaded, caller=CALLER)
+    reader = CountsReader(cells, loaded.genes, layer=layer, caller=CALLER)
+    labels = with_markers(labels, markers, genes=loaded.genes, measured=reader.alignment, caller=CALLER)
+    if reader_of_texts.averages_prompts:
+        labels = with_prompts(labels)
+    threshold = reader_of_texts.unknown_threshold if unknown == "auto" else unknown
+
+    logger.info(
+        f"{loaded.provenance['weights']} on {torch_device}: {cells.n_obs:,} cells, {len(labels)} labels, "
+        f"{reader.report.state}; {reader.alignment.summary()}"
+    )
+    _warn(labels, reader_of_texts.unsupported(labels), threshold=threshold, wanted=unknown)
+    result = reader_of_texts.zero_shot(
+        reader,
+        labels,
+        alpha=alpha,
+        top_k=top_k,
+        mixture=mixture,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+    )
+    empty = empty_cells(reader)
+    own = np.where(empty[:, None], np.float32(0), result.probabilities)
+    decided, fit = own, own.max(1) if result.fit is None else result.fit
+    if group_by is not None:
+        if by_column:
+            groups = groups_of(cells, group_by)
+        else:
+            latent = loaded._embed(reader, batch_size=batch_size, device=torch_device, precision=precision)
+            groups = np.full(cells.n_obs, ALONE)
+            groups[~empty] = over_cluster(latent[~empty])
+        groups[empty] = ALONE
+        decided, fit = group_means(own, groups), group_means(fit, groups)
+    named = ~empty if threshold is None else ~empty & (fit >= threshold)
+
+    given = {"alpha": alpha, "top_k": top_k, "mixture": mixture, "group_by": group_by, "unknown": unknown}
+    params = given | {"threshold": threshold, "layer": layer, "precision": precision}
+    origin = {
+        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
+        Keys.TEXTS: as_table(labels),
+        Keys.PROVENANCE: loaded.provenance | {"values": str(reader.report.state), "genes": reader.alignment.report()},
+    }
+    names = [label.name for label in labels]
+    write_labels(cells, key_added, names, scores=own, decided=decided, named=named, origin=origin)
+    _write_terms(cells, key_added, labels)
+    return adata if copy else None
+
+
+def _check_ranges(
+    alpha: float | None, top_k: int | None, unknown: Literal["auto"] | float | None, n_labels: int
+) -> None:
+    if alpha is not None and not 0 <= alpha <= 1:
+        msg = (
+            f"alpha weighs similarity against matching and lies between 0 and 1; got {alpha}. As published: alpha=0.2."
+        )
+        raise ValueError(msg)
+    if top_k is not None and not 0 <= top_k <= n_labels:
+        msg = f"top_k must be between 0 and the number of labels, {n_labels}; got {top_k}. For all labels: top_k=None."
+        raise ValueError(msg)
+    if unknown is None or unknown == "auto":
+        return
+    if isinstance(unknown, str) or not 0 <= unknown <= 1:
+        msg = f'unknown must be "auto", None, or a probability between 0 and 1; got {unknown!r}. Try unknown=0.5.'
+        raise ValueError(msg)
+
+
+def _has_column(adata: AnnData, group_by: str | None) -> bool:
+    """Whether groups are in ``obs``, not to be computed."""
+    if group_by is None or group_by in adata.obs.columns:
+        return group_by is not None
+    if group_by == Keys.LEIDEN:
+        return False
+    present = ", ".join(map(repr, adata.obs.columns)) or "none"
+    msg = (
+        f"adata.obs has no column {group_by!r}; its columns: {present}. Pass one of them as group_by, or "
+        f'group_by="{Keys.LEIDEN}" to cluster the embedding of the model.'
+    )
+    raise ValueError(msg)
+
+
+def _warn(
+    labels: Sequence[Label], unsupported: Sequence[str], *, threshold: float | None, wanted: float | str | None
+) -> None:
+    if unsupported:
+        logger.warning(
+            "%s: the weights know neither cells nor markers of %s; expect these labels to be wrong. Give genes: "
+            'markers={"%s": [...]}.',
+            CALLER,
+            ", ".join(map(repr, unsupported)),
+            unsupported[0],
+        )
+    if len(labels) == 1:
+        logger.warning("%s: of one label the probability is always 1; to rank cells use sf.tl.retrieve.", CALLER)
+    if threshold is None and wanted is not None:
+        logger.info(
+            "%s: these weights carry no threshold for unknown cells; only cells without any gene of the model are "
+            "unknown. For a threshold of your own: unknown=0.5.",
+            CALLER,
+        )
+
+
+def _write_terms(adata: AnnData, key: str, labels: Sequence[Label]) -> None:
+    slot = Keys.ontology_id(key)
+    terms = {label.name: label.term for label in labels if label.term is not None}
+    if terms:
+        adata.obs[slot] = pd.Categorical(adata.obs[key].astype(object).map(terms))
+    elif slot in adata.obs:
+        # Of an earlier call, with other labels.
+        del adata.obs[slot]

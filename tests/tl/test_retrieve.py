@@ -1,0 +1,133 @@
+"""Cells for a text and texts for a cell."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import scfoundry as sf
+from scfoundry.tl import _nearest
+from scfoundry.tl._nearest import nearest_cells
+
+QUERY = ["monocyte", "B cell", "NK"]
+
+
+@pytest.fixture
+def adata(make_adata):
+    return make_adata(12)
+
+
+def unit(rng, *shape):
+    values = rng.normal(size=shape).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def test_cells_of_every_text_best_first(reads_texts, adata):
+    before = adata.copy()
+    hits = sf.tl.retrieve(adata, QUERY, k=3, model=reads_texts, device="cpu")
+    assert list(hits.columns) == ["query", "rank", "obs_name", "score"]
+    assert hits["query"].tolist() == np.repeat(QUERY, 3).tolist()
+    assert hits["rank"].tolist() == [1, 2, 3] * 3
+    assert hits.groupby("query")["score"].apply(lambda scores: scores.is_monotonic_decreasing).all()
+    assert set(adata.obs) == set(before.obs)
+    assert (set(adata.obsm), set(adata.uns)) == (set(before.obsm), set(before.uns))
+
+
+def test_the_score_of_a_cell_is_its_cosine_with_the_text(reads_texts, adata):
+    text = {"mine": "cell type: natural killer cell."}
+    hits = sf.tl.retrieve(adata, text, k=12, model=reads_texts, device="cpu").set_index("obs_name")["score"]
+    cosine = reads_texts.get_latent_representation(adata) @ reads_texts.get_text_embedding(list(text.values())).T
+    np.testing.assert_allclose(hits[adata.obs_names], cosine[:, 0], atol=1e-5)
+
+
+def test_texts_of_every_cell_are_ranked_as_zero_shot_annotation_ranks_them(reads_texts, adata):
+    hits = sf.tl.retrieve(adata, QUERY, find="texts", k=2, model=reads_texts, device="cpu")
+    assert hits["obs_name"].tolist() == np.repeat(adata.obs_names, 2).tolist()
+    sf.tl.zero_shot_annotate(adata, QUERY, model=reads_texts, device="cpu")
+    first = hits[hits["rank"] == 1].set_index("obs_name")
+    assert first["query"].tolist() == adata.obs["zero_shot"].tolist()
+    np.testing.assert_allclose(first["score"], adata.obs["zero_shot_score"], atol=1e-6)
+
+
+def test_one_text_and_one_cell(reads_texts, adata):
+    assert len(sf.tl.retrieve(adata, "NK", k=1, model=reads_texts)) == 1
+    assert len(sf.tl.retrieve(adata[["cell 3"]], "NK", find="texts", model=reads_texts)) == 1
+
+
+def test_there_are_no_more_hits_than_cells_or_texts(reads_texts, adata):
+    assert len(sf.tl.retrieve(adata, "NK", k=99, model=reads_texts)) == 12
+    assert len(sf.tl.retrieve(adata, QUERY, find="texts", k=99, model=reads_texts)) == 36
+
+
+def test_empty_cells_are_not_found(reads_texts, adata):
+    adata.X[4] = 0
+    adata.X.eliminate_zeros()
+    for find in ("cells", "texts"):
+        hits = sf.tl.retrieve(adata, QUERY, k=99, find=find, model=reads_texts)
+        assert set(hits["obs_name"]) == set(adata.obs_names) - {"cell 4"}
+
+
+def test_a_stored_embedding_gives_the_same_cells(reads_texts, adata, tmp_path):
+    expected = sf.tl.retrieve(adata, QUERY, k=4, model=reads_texts, device="cpu")
+    sf.tl.embed(adata, reads_texts, device="cpu")
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    hits = sf.tl.retrieve(backed, QUERY, k=4, model=reads_texts, use_rep="X_langcell", device="cpu")
+    pd.testing.assert_frame_equal(hits, expected, check_dtype=False)
+
+
+def test_the_order_of_cells_and_queries_does_not_matter(reads_texts, adata):
+    expected = sf.tl.retrieve(adata, QUERY, k=12, model=reads_texts, device="cpu")
+    hits = sf.tl.retrieve(adata[::-1].copy(), QUERY[::-1], k=12, model=reads_texts, device="cpu")
+    one, other = (table.set_index(["query", "obs_name"])["score"] for table in (expected, hits))
+    np.testing.assert_allclose(other[one.index], one, atol=1e-5)
+
+
+def test_ties_go_to_the_first_cells():
+    cells = np.repeat(np.eye(2, dtype=np.float32), 4, axis=0)
+    rows, cosines = nearest_cells(cells, np.eye(2, dtype=np.float32), 3)
+    assert rows.tolist() == [[0, 1, 2], [4, 5, 6]]
+    assert cosines.tolist() == [[1, 1, 1]] * 2
+
+
+def test_the_search_through_a_graph_finds_what_the_exact_search_finds(monkeypatch):
+    rng = np.random.default_rng(0)
+    cells, queries = unit(rng, 2000, 8), unit(rng, 5, 8)
+    rows, cosines = nearest_cells(cells, queries, 10)
+    monkeypatch.setattr(_nearest, "EXACT_PAIRS", 0)
+    found, found_cosines = nearest_cells(cells, queries, 10)
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(rows, found, strict=True)]) > 9
+    np.testing.assert_allclose(found_cosines[:, 0], cosines[:, 0], atol=1e-5)
+    assert (np.diff(found_cosines, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("query", "arguments", "message"),
+    [
+        ([], {}, r"sf.tl.retrieve needs texts to choose from"),
+        (["NK", "NK"], {}, r"got 'NK' more than once"),
+        ("NK", {"k": 0}, r"k is the number of hits and at least 1; got 0"),
+        ("NK", {"find": "genes"}, r"find must be one of 'cells', 'texts'; got 'genes'"),
+        ("NK", {"top_k": -1}, r"top_k must be a number of texts"),
+        ("NK", {"use_rep": "X_langcell"}, r"adata.obsm has no 'X_langcell'; its keys: 'spatial'. Compute it"),
+        ("NK", {"use_rep": "spatial"}, r"has 2 columns, but untrained embeds in 8"),
+        ("NK", {"use_rep": "spatial", "find": "texts"}, r"serves to find cells"),
+    ],
+)
+def test_bad_arguments_are_refused(reads_texts, adata, query, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sf.tl.retrieve(adata, query, model=reads_texts, **arguments)
+
+
+def test_scaled_values_are_refused(reads_texts, adata):
+    adata.X = adata.X.toarray() - 1.5
+    with pytest.raises(ValueError, match=r"sf.tl.retrieve needs raw counts.*negative"):
+        sf.tl.retrieve(adata, "NK", model=reads_texts)
+
+
+def test_cells_without_any_count_are_refused(reads_texts, adata):
+    adata.X = adata.X * 0
+    with pytest.raises(ValueError, match=r"None of the 12 cells has a count of any gene of the model"):
+        sf.tl.retrieve(adata, "NK", model=reads_texts)

@@ -1,0 +1,389 @@
+"""Cell types from texts: what is written, what does not matter, and what is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from mudata import MuData
+
+import scfoundry as sf
+from scfoundry.model.langcell._zero_shot import ZeroShot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anndata import AnnData
+
+TWO = ["B cell", "NK"]
+LABELS = ["monocyte", "B cells", "NK", "mixture of my own"]
+
+
+@pytest.fixture
+def adata(make_adata: Callable[..., AnnData]) -> AnnData:
+    return make_adata(12)
+
+
+class Says(sf.model.LangCell):
+    """A model that says what a test wants it to say."""
+
+    result: ZeroShot
+    threshold: float | None = None
+    without_knowledge: tuple[str, ...] = ()
+    unknown_threshold = property(lambda self: self.threshold)
+
+    def unsupported(self, labels: Any) -> list[str]:
+        return [label.name for label in labels if label.name in self.without_knowledge]
+
+    def zero_shot(self, adata: Any, labels: Any, **_: Any) -> ZeroShot:
+        self.labels = labels
+        return self.result
+
+
+@pytest.fixture
+def says(reads_texts: sf.model.LangCell) -> Callable[..., Says]:
+    """Make a model that gives these probabilities of labels sorted by name."""
+
+    def make(probabilities: Any, *, fit: Any = None, threshold: float | None = None) -> Says:
+        model = Says(
+            genes=reads_texts.genes,
+            **{name: getattr(reads_texts.config, name) for name in reads_texts.config.__dataclass_fields__},
+        )
+        model.result = ZeroShot(
+            np.array(probabilities, np.float32), np.empty(0), None, None if fit is None else np.array(fit, np.float32)
+        )
+        model.threshold = threshold
+        return model
+
+    return make
+
+
+def annotated(adata: AnnData, texts: Any = LABELS, **arguments: Any) -> AnnData:
+    return sf.tl.zero_shot_annotate(adata, texts, copy=True, device="cpu", **arguments)
+
+
+def test_writes_the_documented_slots_and_nothing_else(reads_texts, adata):
+    before = adata.copy()
+    assert sf.tl.zero_shot_annotate(adata, LABELS, model=reads_texts, device="cpu") is None
+    assert set(adata.obs) - set(before.obs) == {"zero_shot", "zero_shot_score", "zero_shot_ontology_id"}
+    assert set(adata.obsm) - set(before.obsm) == {"zero_shot_scores"}
+    assert set(adata.uns) - set(before.uns) == {"zero_shot"}
+    assert (adata.X != before.X).nnz == 0
+    scores = adata.obsm["zero_shot_scores"]
+    assert list(scores.columns) == list(adata.obs["zero_shot"].cat.categories) == sorted(LABELS)
+    assert scores.index.equals(adata.obs_names)
+    assert (scores.dtypes == np.float32).all()
+    assert adata.obs["zero_shot_score"].dtype == np.float32
+    np.testing.assert_array_equal(adata.obs["zero_shot"], scores.idxmax(axis=1))
+    np.testing.assert_array_equal(adata.obs["zero_shot_score"], scores.max(axis=1))
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
+
+
+def test_labels_are_read_by_their_ontology_term_and_its_definition(reads_texts, adata):
+    result = annotated(adata, model=reads_texts)
+    texts = result.uns["zero_shot"]["texts"]
+    assert texts["ontology_id"].to_dict() == {
+        "B cells": "CL:0000236",
+        "NK": "CL:0000623",
+        "mixture of my own": "",
+        "monocyte": "CL:0000576",
+    }
+    assert texts.loc["B cells", "text"].startswith("cell type: B cell. A lymphocyte of B lineage")
+    assert texts.loc["mixture of my own", "text"] == "cell type: mixture of my own."
+
+
+def test_cells_carry_the_term_of_their_label_if_it_has_one(says, make_adata):
+    result = annotated(make_adata(2), ["NK", "mixture of my own"], model=says([[0.1, 0.9], [0.9, 0.1]]))
+    assert result.obs["zero_shot"].tolist() == ["mixture of my own", "NK"]
+    assert result.obs["zero_shot_ontology_id"].cat.categories.tolist() == ["CL:0000623"]
+    assert result.obs["zero_shot_ontology_id"].isna().tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"mine": "cell type: a b cell.", "yours": "cell type: a monocyte."},
+        {"mine": ["cell type: a b cell.", "a lymphocyte"], "yours": ["cell type: a monocyte."]},
+        ["cell type: a b cell.", "disease: a monocyte."],
+        pd.DataFrame({"text": ["cell type: a b cell.", "cell type: a monocyte."]}, index=["mine", "yours"]),
+        sf.tl.describe(["B cell", "monocyte"])["text"],
+        pd.Index(["B cell", "monocyte"]),
+        (label for label in ("B cell", "monocyte")),
+    ],
+    ids=["dict", "dict of lists", "whole texts", "table", "column of describe", "index", "generator"],
+)
+def test_texts_come_in_many_forms(reads_texts, adata, texts):
+    assert annotated(adata, texts, model=reads_texts).obsm["zero_shot_scores"].shape == (12, 2)
+
+
+def test_own_texts_are_read_as_they_are(reads_texts, adata):
+    result = annotated(adata, {"NK": "cell type: natural killer.", "B": ["a b", "a lymphocyte"]}, model=reads_texts)
+    assert result.uns["zero_shot"]["texts"]["text"].to_dict() == {
+        "B": "a b\na lymphocyte",
+        "NK": "cell type: natural killer.",
+    }
+
+
+def test_a_term_is_read_by_several_prompts_only_where_the_weights_like_it(reads_texts, adata, monkeypatch):
+    assert "\n" in annotated(adata, model=reads_texts).uns["zero_shot"]["texts"].loc["NK", "text"]
+    monkeypatch.setattr(sf.model.LangCell, "averages_prompts", False)
+    assert "\n" not in annotated(adata, model=reads_texts).uns["zero_shot"]["texts"].loc["NK", "text"]
+
+
+def test_everything_survives_a_file(reads_texts, adata, tmp_path: Path):
+    result = annotated(adata, model=reads_texts, group_by="batch", top_k=2)
+    result.write_h5ad(tmp_path / "cells.h5ad")
+    read = ad.read_h5ad(tmp_path / "cells.h5ad")
+    pd.testing.assert_frame_equal(read.obsm["zero_shot_scores"], result.obsm["zero_shot_scores"], check_names=False)
+    pd.testing.assert_frame_equal(
+        read.uns["zero_shot"]["texts"], result.uns["zero_shot"]["texts"], check_column_type=False, check_dtype=False
+    )
+    assert read.uns["zero_shot"]["params"]["top_k"] == 2
+    assert read.uns["zero_shot"]["provenance"]["model"] == "langcell"
+    assert (read.obs["zero_shot_ontology_id"].isna() == result.obs["zero_shot_ontology_id"].isna()).all()
+
+
+def test_a_second_call_leaves_no_terms_of_the_first(reads_texts, adata):
+    sf.tl.zero_shot_annotate(adata, ["B cell", "NK"], model=reads_texts, device="cpu")
+    sf.tl.zero_shot_annotate(adata, {"x": "a b", "y": "a t"}, model=reads_texts, device="cpu")
+    assert "zero_shot_ontology_id" not in adata.obs
+
+
+# ---- what does not matter ------------------------------------------------------------------------------------------
+
+
+def reverse_cells(adata):
+    return adata[::-1].copy()
+
+
+def reverse_genes(adata):
+    return adata[:, ::-1].copy()
+
+
+@pytest.mark.parametrize("change", [reverse_cells, reverse_genes])
+def test_the_order_of_cells_and_genes_does_not_matter(reads_texts, adata, change):
+    expected = annotated(adata, model=reads_texts)
+    result = annotated(change(adata), model=reads_texts)[adata.obs_names]
+    np.testing.assert_allclose(result.obsm["zero_shot_scores"], expected.obsm["zero_shot_scores"], atol=1e-5)
+    assert result.obs["zero_shot"].astype(str).equals(expected.obs["zero_shot"].astype(str))
+
+
+def test_the_order_of_labels_does_not_matter(reads_texts, adata):
+    one, other = (annotated(adata, texts, model=reads_texts) for texts in (LABELS, LABELS[::-1]))
+    pd.testing.assert_frame_equal(one.obsm["zero_shot_scores"], other.obsm["zero_shot_scores"])
+    pd.testing.assert_frame_equal(one.obs, other.obs)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_the_batch_size_does_not_matter(reads_texts, adata, batch_size):
+    expected = annotated(adata, model=reads_texts).obsm["zero_shot_scores"]
+    scores = annotated(adata, model=reads_texts, batch_size=batch_size).obsm["zero_shot_scores"]
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_the_kind_of_matrix_does_not_matter(reads_texts, adata, as_array):
+    expected = annotated(adata, TWO, model=reads_texts).obsm["zero_shot_scores"]
+    adata.X = as_array(adata.X.toarray())
+    sf.tl.zero_shot_annotate(adata, TWO, model=reads_texts, device="cpu")
+    np.testing.assert_allclose(adata.obsm["zero_shot_scores"], expected, atol=1e-5)
+
+
+def test_data_on_disk_are_annotated_without_being_loaded(reads_texts, adata, tmp_path):
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    sf.tl.zero_shot_annotate(backed, LABELS, model=reads_texts, device="cpu")
+    assert backed.isbacked
+    expected = annotated(adata, model=reads_texts)
+    pd.testing.assert_frame_equal(backed.obsm["zero_shot_scores"], expected.obsm["zero_shot_scores"])
+
+
+def test_a_modality_of_mudata(reads_texts, adata):
+    mdata = MuData({"rna": adata, "protein": ad.AnnData(np.ones((12, 3)), obs=adata.obs[[]])})
+    sf.tl.zero_shot_annotate(mdata, LABELS, model=reads_texts, device="cpu")
+    assert "zero_shot" in mdata.mod["rna"].obs
+
+
+# ---- unknown cells and groups --------------------------------------------------------------------------------------
+
+
+def test_empty_cells_are_unknown_with_score_zero(reads_texts, adata):
+    adata.X[[2, 5]] = 0
+    adata.X.eliminate_zeros()
+    for unknown in ("auto", None, 0.0):
+        result = annotated(adata, model=reads_texts, unknown=unknown)
+        assert result.obs["zero_shot"].cat.categories[-1] == "unknown"
+        assert np.flatnonzero(result.obs["zero_shot"] == "unknown").tolist() == [2, 5]
+        assert result.obs["zero_shot_score"].iloc[[2, 5]].tolist() == [0, 0]
+        assert result.obs["zero_shot_ontology_id"].iloc[[2, 5]].isna().all()
+        assert np.isfinite(result.obsm["zero_shot_scores"]).all(axis=None)
+
+
+def test_cells_below_the_threshold_are_unknown(says, make_adata):
+    cells = make_adata(3)
+    model = says([[0.9, 0.1], [0.45, 0.55], [0.3, 0.7]], threshold=0.6)
+    assert annotated(cells, TWO, model=model).obs["zero_shot"].tolist() == ["B cell", "unknown", "NK"]
+    assert annotated(cells, TWO, model=model, unknown=0.8).obs["zero_shot"].tolist() == ["B cell", "unknown", "unknown"]
+    never = annotated(cells, TWO, model=model, unknown=None).obs["zero_shot"]
+    assert never.tolist() == ["B cell", "NK", "NK"]
+    assert never.cat.categories.tolist() == TWO
+
+
+def test_a_model_may_judge_the_fit_apart_from_the_choice(says, make_adata):
+    model = says([[0.9, 0.1], [0.9, 0.1]], fit=[0.2, 0.8], threshold=0.5)
+    result = annotated(make_adata(2), TWO, model=model)
+    assert result.obs["zero_shot"].tolist() == ["unknown", "B cell"]
+    assert result.obs["zero_shot_score"].tolist() == pytest.approx([0.9, 0.9])
+
+
+def test_weights_without_a_threshold_say_so(reads_texts, adata, logged):
+    annotated(adata, model=reads_texts)
+    assert any("carry no threshold for unknown cells" in message for message in logged)
+
+
+def test_groups_decide_by_the_mean_of_their_cells(says, make_adata):
+    cells = make_adata(5)
+    cells.obs["cluster"] = pd.Categorical(["a", "a", "a", None, None])
+    model = says([[0.6, 0.4], [0.6, 0.4], [0.0, 1.0], [0.7, 0.3], [0.2, 0.8]])
+    result = annotated(cells, TWO, model=model, group_by="cluster")
+    assert result.obs["zero_shot"].tolist() == ["NK", "NK", "NK", "B cell", "NK"]
+    assert result.obs["zero_shot_score"].tolist() == pytest.approx([0.6, 0.6, 0.6, 0.7, 0.8])
+    np.testing.assert_array_equal(result.obsm["zero_shot_scores"], model.result.probabilities)
+
+
+def test_empty_cells_have_no_vote(says, make_adata):
+    cells = make_adata(3)
+    cells.X[0] = 0
+    cells.X.eliminate_zeros()
+    cells.obs["cluster"] = "a"
+    result = annotated(cells, TWO, model=says([[1, 0], [0.4, 0.6], [0.4, 0.6]]), group_by="cluster")
+    assert result.obs["zero_shot"].tolist() == ["unknown", "NK", "NK"]
+
+
+def test_leiden_over_clusters_the_embedding_and_leaves_no_trace(reads_texts, make_adata):
+    cells = make_adata(60)
+    before = set(cells.obs), set(cells.obsm), set(cells.obsp), set(cells.uns)
+    result = annotated(cells, model=reads_texts, group_by="leiden")
+    assert result.obs["zero_shot_score"].nunique() < 60
+    assert "leiden" not in result.obs
+    assert (set(cells.obs), set(cells.obsm), set(cells.obsp), set(cells.uns)) == before
+    cells.obs["leiden"] = "all one"
+    assert annotated(cells, model=reads_texts, group_by="leiden").obs["zero_shot_score"].nunique() == 1
+
+
+def test_labels_that_the_weights_know_nothing_of_are_named(says, adata, logged):
+    model = says(np.full((12, 2), 0.5))
+    model.without_knowledge = ("NK",)
+    annotated(adata, TWO, model=model)
+    assert any("know neither cells nor markers of 'NK'" in message for message in logged)
+
+
+def test_markers_reach_the_model_as_ids_of_its_genes(says, adata, logged):
+    symbols = sf.datasets.human_genes().loc[adata.var_names[:2], "symbol"].tolist()
+    model = says(np.full((12, 2), 0.5))
+    annotated(adata, TWO, model=model, markers={"NK": [*symbols, "NO_SUCH_GENE"]})
+    assert [set(label.markers) for label in model.labels] == [set(), set(adata.var_names[:2])]
+    assert any("1 of 3 markers of 'NK'" in message for message in logged)
+
+
+# ---- bad input -----------------------------------------------------------------------------------------------------
+
+
+def scaled(adata):
+    adata.X = adata.X.toarray() - 1.5
+
+
+def probe_names(adata):
+    adata.var_names = [f"probe_{i}_at" for i in range(adata.n_vars)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "arguments", "message"),
+    [
+        ([], {}, r"needs texts to choose from and got none"),
+        ({}, {}, r"needs texts to choose from and got none"),
+        ("B cell", {}, r"got one string. Pass a list: texts=\['B cell', ...\]"),
+        (["B cell", 3], {}, r"must be strings that say something; got 3"),
+        (["B cell", " "], {}, r"must be strings that say something; got ' '"),
+        ({"B cell": None}, {}, r"must be strings that say something; got None for 'B cell'"),
+        ({"B cell": []}, {}, r"no text for 'B cell'"),
+        (["B cell", "NK", "NK"], {}, r"got 'NK' more than once"),
+        (["B cell", "unknown"], {}, r"'unknown' is what cells are called that no text fits"),
+        (
+            ["NK", "B", "natural killer cells"],
+            {},
+            r"'NK' and 'natural killer cells' both stand for 'natural killer cell' \(CL:0000623\)",
+        ),
+        ({"x": "a b", "y": "a b"}, {}, r"'x' and 'y' have the same text"),
+        (pd.DataFrame({"name": ["B cell"]}), {}, r"needs a column 'text'.* got 'name'"),
+        (TWO, {"layer": "counts"}, r"no 'counts'; layers of this AnnData: none"),
+        (TWO, {"group_by": "cluster"}, r"no column 'cluster'; its columns: 'batch', 'cell_type'.*group_by=\"leiden\""),
+        (TWO, {"top_k": 3}, r"top_k must be between 0 and the number of labels, 2; got 3"),
+        (TWO, {"top_k": -1}, r"top_k must be between 0 and"),
+        (TWO, {"alpha": 1.2}, r"alpha .* between 0 and 1; got 1.2"),
+        (TWO, {"unknown": 2}, r"unknown must be \"auto\", None, or a probability between 0 and 1; got 2"),
+        (TWO, {"unknown": "never"}, r"unknown must be .* got 'never'"),
+        (TWO, {"mixture": "own"}, r"mixture must be one of 'released', 'corrected'; got 'own'"),
+        (
+            TWO,
+            {"markers": {"T cell": ["CD3E"]}},
+            r"markers for 'T cell', but no such label; the labels: 'B cell', 'NK'",
+        ),
+        (TWO, {"markers": {"NK": ["NOGENE"]}}, r"none of the markers of 'NK' \(NOGENE\) is a gene that both"),
+        (TWO, {"markers": {"NK": "NKG7"}}, r"must be a list of genes: markers=\{\"NK\": \[\"NKG7\"\]\}"),
+        (TWO, {"batch_size": 0}, r"batch_size must be at least 1"),
+        (TWO, {"precision": "float8"}, r"precision must be one of"),
+        (TWO, {"modality": "rna", "device": "cuda"}, r"device='cuda' was asked for"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(
+    reads_texts, adata, texts, arguments, message, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    before = adata.copy()
+    with pytest.raises(ValueError, match=message):
+        sf.tl.zero_shot_annotate(adata, texts, model=reads_texts, **arguments)
+    assert list(adata.obs) == list(before.obs)
+    assert (set(adata.obsm), set(adata.uns)) == (set(before.obsm), set(before.uns))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(scaled, r"sf.tl.zero_shot_annotate needs raw counts.*negative"), (probe_names, r"probe_0_at.*ENSG")],
+)
+def test_bad_data_are_refused(reads_texts, adata, damage, message):
+    damage(adata)
+    with pytest.raises(ValueError, match=message):
+        annotated(adata, model=reads_texts)
+
+
+def test_weights_that_cannot_use_markers_say_so(reads_texts, adata):
+    with pytest.raises(ValueError, match=r"'untrained' read ranked genes and texts and cannot use markers.* 'NK'"):
+        annotated(adata, TWO, model=reads_texts, markers={"NK": [adata.var_names[0]]})
+
+
+def test_models_without_texts_are_refused(adata):
+    model = sf.model.CellPLM(genes=adata.var_names, n_hidden=32, n_latent=6)
+    with pytest.raises(ValueError, match=r"cannot use CellPLM, which reads no texts. Use LangCell"):
+        annotated(adata, TWO, model=model)
+
+
+def test_an_interrupt_leaves_nothing_behind(reads_texts, adata, monkeypatch):
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sf.model.LangCell, "zero_shot", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sf.tl.zero_shot_annotate(adata, TWO, model=reads_texts)
+    assert not [key for key in (*adata.obs, *adata.obsm, *adata.uns) if key.startswith("zero_shot")]
+
+
+def test_then_scanpy_goes_on_as_usual(reads_texts, adata):
+    sf.tl.zero_shot_annotate(adata, LABELS, model=reads_texts, device="cpu")
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+    assert adata[adata.obs["zero_shot"] != "unknown"].n_obs == 12
