@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from scfoundry.data.reader import CountsReader
 from scfoundry.model._base import FoundationModel, sha256
 from scfoundry.model._device import Precision, autocast, resolve_device
 from scfoundry.model.langcell._checkpoint import from_released, read_release
-from scfoundry.model.langcell._config import LangCellConfig
+from scfoundry.model.langcell._config import LangCellConfig, Mixture
 from scfoundry.model.langcell._inference import CellStream, LabelTexts, embed_cells, match_cells
 from scfoundry.model.langcell._module import LangCellModule
 from scfoundry.model.langcell._tokenizer import Tokenizer, learn_vocabulary
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from scfoundry.data.contexts import Context
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
-    from scfoundry.model.langcell._config import Mixture
 
 __all__ = ["LangCell"]
 
@@ -282,8 +281,11 @@ class LangCell(FoundationModel):
         Raises
         ------
         ValueError
-            If labels come with markers, which these weights cannot use.
+            If there is no such mixture, or labels come with markers, which these weights cannot use.
         """
+        if mixture is not None and mixture not in get_args(Mixture):
+            msg = f"mixture must be one of {', '.join(map(repr, get_args(Mixture)))}; got {mixture!r}."
+            raise ValueError(msg)
         if marked := [label.name for label in labels if label.markers]:
             msg = (
                 f"The weights {self.provenance['weights']!r} read ranked genes and texts and cannot use markers, given "
