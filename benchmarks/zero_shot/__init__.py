@@ -1,0 +1,1 @@
+"""Parts of `zero_shot.py`: tasks, left-out studies, peers, combination, tables."""

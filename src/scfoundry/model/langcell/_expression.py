@@ -1,0 +1,166 @@
+"""Expression as small corpora need it: log values standardised per gene, and a small network on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scfoundry.nn.counts import SparseCounts
+
+__all__ = ["ExpressionMLP", "GeneMoments", "GeneScale"]
+
+MIN_SD = 0.05
+Z_RANGE = (-3.0, 8.0)
+
+
+class GeneMoments:
+    """Mean and standard deviation of every gene over the cells of a data set, gathered block by block.
+
+    Sums are in double precision, so that neither the order of cells nor the size of blocks shows in the result.
+
+    Attributes
+    ----------
+    n_cells
+        Cells seen so far.
+    """
+
+    def __init__(self, n_genes: int) -> None:
+        self.n_cells = 0
+        self._sum = torch.zeros(n_genes, dtype=torch.float64)
+        self._squares = torch.zeros(n_genes, dtype=torch.float64)
+
+    def update(self, expression: Tensor) -> None:
+        """Take in log expression of further cells, (n, G)."""
+        values = expression.double().cpu()
+        self.n_cells += len(values)
+        self._sum += values.sum(0)
+        self._squares += values.square().sum(0)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, (G,) float32."""
+        return (self._sum / max(self.n_cells, 1)).float()
+
+    @property
+    def sd(self) -> Tensor:
+        """Standard deviation, (G,) float32."""
+        mean = self._sum / max(self.n_cells, 1)
+        return (self._squares / max(self.n_cells, 1) - mean.square()).clamp(min=0).sqrt().float()
+
+
+class GeneScale(nn.Module):
+    r"""Counts to log expression to z-scores, comparable over panels of genes and over data sets.
+
+    Counts are scaled so that the *measured* genes add up to what they add up to in a cell of 10,000 counts on average:
+    a panel of 700 genes is not blown up to 10,000. A z-score is the mean of two: by the moments of the training data
+    and by those of the data set at hand,
+
+    .. math:: z = (1 - w)\,\frac{x - \mu}{\sqrt{\sigma^2 + 0.05^2}} + w\,\frac{x - m}{\sqrt{s^2 + 0.05^2}},
+        \qquad w = \frac{1}{2}\,\frac{n}{n + 20},
+
+    so that a data set of few cells is seen with the eyes of the training data. Genes that are not measured are 0.
+
+    Parameters
+    ----------
+    n_genes
+        Size of the vocabulary, G.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scipy.sparse import csr_matrix
+    >>> from scfoundry.nn.counts import SparseCounts
+    >>> scale = GeneScale(3)
+    >>> counts, measured = SparseCounts.from_csr(csr_matrix([[4, 0, 1], [0, 2, 2]])), torch.tensor([True, True, True])
+    >>> expression = scale.log_expression(counts, measured)
+    >>> moments = GeneMoments(3)
+    >>> moments.update(expression)
+    >>> scale(expression, measured, moments).shape
+    torch.Size([2, 3])
+    """
+
+    abundance: Tensor
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, n_genes: int) -> None:
+        super().__init__()
+        self.register_buffer("abundance", torch.full((n_genes,), 1e4 / n_genes))
+        self.register_buffer("mean", torch.zeros(n_genes))
+        self.register_buffer("sd", torch.ones(n_genes))
+
+    def log_expression(self, counts: SparseCounts, measured: Tensor) -> Tensor:
+        """log(1 + x) of scaled counts, (n, G); a cell without counts is all zero."""
+        totals = counts.totals().clamp(min=1e-9)
+        size = (self.abundance[measured].sum() / totals)[counts.rows]
+        expression = counts.values.new_zeros(counts.n_cells, counts.n_genes)
+        return expression.index_put_((counts.rows, counts.genes), torch.log1p(counts.values * size), accumulate=True)
+
+    def forward(self, expression: Tensor, measured: Tensor, moments: GeneMoments | None = None) -> Tensor:
+        """Z-scores of log expression, (n, G), by the training data alone if there are no ``moments``."""
+        z = standardise(expression, self.mean, self.sd)
+        if moments is not None:
+            weight = 0.5 * moments.n_cells / (moments.n_cells + 20)
+            own = standardise(expression, moments.mean.to(z.device), moments.sd.to(z.device))
+            z = (1 - weight) * z + weight * own
+        return z * measured
+
+
+def standardise(expression: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
+    """Z-scores within a range; genes that hardly vary are not blown up."""
+    return ((expression - mean) / (sd.square() + MIN_SD**2).sqrt()).clamp(*Z_RANGE)
+
+
+class ExpressionMLP(nn.Module):
+    """Z-scores to cell states: small networks side by side, whose disagreement cancels.
+
+    Parameters
+    ----------
+    n_genes
+        Size of the vocabulary, G.
+    n_hidden
+        Width of each network, H.
+    n_output
+        Width of the embedding that each network gives, D.
+    n_members
+        Number of networks, S.
+    dropout
+        Share of genes, and of states, that a training step hides from each network.
+    """
+
+    def __init__(self, n_genes: int, n_hidden: int, n_output: int, *, n_members: int = 1, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(_Member(n_genes, n_hidden, n_output, dropout) for _ in range(n_members))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """States of n cells, (S, n, H)."""
+        return torch.stack([member(z) for member in self.members])
+
+    def embed(self, states: Tensor) -> Tensor:
+        """Embeddings beside texts, (S, n, D), each of unit length."""
+        pairs = zip(self.members, states, strict=True)
+        return torch.stack([F.normalize(member.project(state), dim=-1) for member, state in pairs])
+
+
+class _Member(nn.Module):
+    def __init__(self, n_genes: int, n_hidden: int, n_output: int, dropout: float) -> None:
+        super().__init__()
+        self.genes = nn.Linear(n_genes, n_hidden)
+        nn.init.normal_(self.genes.weight, std=0.01)
+        self.norm = nn.LayerNorm(n_hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(n_hidden, n_output)
+        self.gene_dropout = dropout * 2 / 3
+
+    def forward(self, z: Tensor) -> Tensor:
+        if self.training:
+            # One mask for the whole batch: as if these genes had not been measured.
+            keep = 1 - self.gene_dropout
+            z = z * (torch.rand(z.shape[-1], device=z.device) < keep) / keep
+        return self.dropout(F.gelu(self.norm(self.genes(z))))

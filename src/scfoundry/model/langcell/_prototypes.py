@@ -1,0 +1,70 @@
+"""Heads that recognise known cell types, seen in the training data or described by markers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["TypeHeads", "claimed_probability"]
+
+
+class TypeHeads(nn.Module):
+    r"""Logits of C known types: the match with their marker profiles, plus what training found beside.
+
+    One head per member network on its state, one linear head on the z-scores. All start from
+    :math:`\beta\,(k - \bar k)`, the centred marker match, so that a type without a single training cell has a place.
+
+    Parameters
+    ----------
+    n_types
+        Number of known types, C.
+    n_profiles
+        Number of marker profiles, K.
+    n_genes
+        Size of the vocabulary, G.
+    n_hidden
+        Width of the states, H.
+    n_members
+        Number of member networks, S.
+    """
+
+    profile_of_type: Tensor
+
+    def __init__(self, n_types: int, n_profiles: int, n_genes: int, n_hidden: int, n_members: int) -> None:
+        super().__init__()
+        self.register_buffer("profile_of_type", torch.zeros(n_types, n_profiles))
+        self.strength = nn.Parameter(torch.tensor(2.0))
+        self.members = nn.ModuleList(nn.Linear(n_hidden, n_types) for _ in range(n_members))
+        self.linear = nn.Linear(n_genes, n_types)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, states: Tensor, z: Tensor, matches: Tensor) -> Tensor:
+        """Logits (S + 1, n, C) from states (S, n, H), z-scores (n, G) and marker matches (n, K)."""
+        expected = self.strength * (matches - matches.mean(1, keepdim=True)) @ self.profile_of_type.T
+        found = [head(state) for head, state in zip(self.members, states, strict=True)]
+        return torch.stack([*found, self.linear(z)]) + expected
+
+
+def claimed_probability(logits: Tensor, shares: Tensor, *, among_all: bool) -> Tensor:
+    """Probability of labels, averaged over heads, (n, P).
+
+    Parameters
+    ----------
+    logits
+        Of the known types, (S + 1, n, C).
+    shares
+        Share of every type that each label claims, (P, C).
+    among_all
+        Whether types that no label claims compete, or are left out.
+    """
+    if not among_all:
+        taken = shares.sum(0) > 0
+        logits, shares = logits[..., taken], shares[:, taken]
+    if not shares.shape[1]:
+        return logits.new_zeros(logits.shape[1], len(shares))
+    return logits.softmax(-1).mean(0) @ shares.T

@@ -1,0 +1,267 @@
+"""Cells against labels: similarity with the text, match with the markers, likeness to known types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from scfoundry.model.langcell._expression import ExpressionMLP, GeneScale
+from scfoundry.model.langcell._hashed_text import HashedText
+from scfoundry.model.langcell._kinship import claims, nearest, related
+from scfoundry.model.langcell._profiles import MarkerProfiles, match
+from scfoundry.model.langcell._prototypes import TypeHeads, claimed_probability
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from scfoundry.data.ontology import CellOntology
+
+__all__ = ["CellTypeScorer", "Label", "LabelPlan", "LabelScores", "ScorerConfig"]
+
+FLOOR = 0.02
+MIN_SIMILARITY = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerConfig:
+    """Plain values that define a :class:`CellTypeScorer`.
+
+    Attributes
+    ----------
+    types
+        Known types: Cell Ontology ids, or the text itself for what the ontology lacks.
+    profiles
+        Types that have a marker profile, by their ids.
+    n_hidden, n_latent, n_members
+        Width of the cell networks, width of the space shared with texts, number of networks.
+    n_buckets, n_text_hidden
+        Rows and width of the table of hashed n-grams.
+    dropout
+        Share of states that training hides.
+    """
+
+    types: list[str] = field(default_factory=list)
+    profiles: list[str] = field(default_factory=list)
+    n_hidden: int = 96
+    n_latent: int = 96
+    n_members: int = 2
+    n_buckets: int = 8192
+    n_text_hidden: int = 96
+    dropout: float = 0.3
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a user offers as an annotation.
+
+    Attributes
+    ----------
+    prompts
+        Texts that say the same.
+    ids
+        Cell Ontology ids that it stands for; several for a union of types, none for free text.
+    markers
+        Weights of marker genes by their position in the vocabulary, in place of the model's own.
+    """
+
+    prompts: Sequence[str]
+    ids: tuple[str, ...] = ()
+    markers: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """Labels as tensors, made once by :meth:`CellTypeScorer.plan`.
+
+    Attributes
+    ----------
+    texts
+        Embeddings of the labels, (P, D), then of the known types, (C, D).
+    profiles
+        Marker profiles of the labels, (P, G), all zero where there is none.
+    shares
+        Share of every known type that each label claims, (P, C).
+    outside
+        Known types that have nothing to do with any label, (C,) bool.
+    seen
+        Labels that claim a known type, (P,) bool.
+    described
+        Labels with a marker profile, (P,) bool.
+    """
+
+    texts: Tensor
+    profiles: Tensor
+    shares: Tensor
+    outside: Tensor
+    seen: Tensor
+    described: Tensor
+
+    @property
+    def uninformed(self) -> list[int]:
+        """Labels that no training cell and no marker speaks for: only the text is left to go by."""
+        return torch.nonzero(~self.seen & ~self.described).flatten().tolist()
+
+
+class LabelScores(NamedTuple):
+    """What cells score.
+
+    Attributes
+    ----------
+    logits
+        Calibrated logits of the labels, (n, P): their softmax is a probability, given that one of them is right.
+    outside
+        Probability of a known type that has nothing to do with any label, (n,).
+    """
+
+    logits: Tensor
+    outside: Tensor
+
+
+class CellTypeScorer(nn.Module):
+    r"""Scores cells against labels that need not have been in the training data.
+
+    .. math:: \text{logit}_{il} = a\,\tilde c_{il} + b\,\tilde k_{il} + g \log(p_{il} + 0.02)
+
+    with :math:`c` the cosine of cell and text, :math:`k` the match with the marker profile, both standardised within a
+    cell over all known types, and :math:`p` the probability of the known types that the label claims. The weights were
+    fitted to left-out studies, which makes the logits calibrated.
+
+    Every cell is scored by itself, so that neither block size nor order matters.
+
+    Parameters
+    ----------
+    config
+        Structure.
+    n_genes
+        Size of the vocabulary, G.
+
+    Examples
+    --------
+    >>> from scfoundry.data.ontology import CellOntology
+    >>> config = ScorerConfig(types=["CL:0000236", "CL:0000084"], profiles=["CL:0000236", "CL:0000084"])
+    >>> scorer = CellTypeScorer(config, n_genes=50).eval()
+    >>> labels = [Label(["B cell"], ("CL:0000236",)), Label(["CD4 T cell"], ("CL:0000624",))]
+    >>> plan = scorer.plan(labels, CellOntology.load())
+    >>> scorer(torch.randn(3, 50), torch.ones(50, dtype=torch.bool), plan).logits.shape
+    torch.Size([3, 2])
+    """
+
+    weights: Tensor
+    unknown_threshold: Tensor
+
+    def __init__(self, config: ScorerConfig, n_genes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.scale = GeneScale(n_genes)
+        self.cells = ExpressionMLP(
+            n_genes, config.n_hidden, config.n_latent, n_members=config.n_members, dropout=config.dropout
+        )
+        self.text = HashedText(config.n_buckets, config.n_text_hidden, config.n_latent)
+        self.profiles = MarkerProfiles(len(config.profiles), n_genes)
+        self.heads = TypeHeads(len(config.types), len(config.profiles), n_genes, config.n_hidden, config.n_members)
+        # Of cosine, marker match, log probability, and for a label that claims no known type.
+        self.register_buffer("weights", torch.tensor([0.5, 1.0, 0.7, -1.0]))
+        self.register_buffer("unknown_threshold", torch.tensor(0.5))
+
+    def embed_texts(self, prompts: Sequence[Sequence[str]]) -> Tensor:
+        """Mean embedding of the prompts of each text, (P, D) of unit length."""
+        lengths = torch.tensor([len(of_text) for of_text in prompts])
+        embedded = self.text([prompt for of_text in prompts for prompt in of_text])
+        return F.normalize(torch.stack([part.mean(0) for part in embedded.split(lengths.tolist())]), dim=-1)
+
+    @torch.no_grad()
+    def plan(self, labels: Sequence[Label], ontology: CellOntology) -> LabelPlan:
+        """Prepare labels for scoring.
+
+        A label without an id is taken to be the known types whose texts are most similar, if any are similar enough.
+        """
+        types, profiles = self.config.types, self.config.profiles
+        texts = self.embed_texts([label.prompts for label in labels])
+        known = self.embed_texts([_prompts(identifier, ontology) for identifier in types])
+        ids = [label.ids or self._similar(text, known) for label, text in zip(labels, texts, strict=True)]
+        shares, _ = claims(ids, types, ontology)
+        rows = torch.zeros(len(labels), self.profiles.markers.shape[1], device=texts.device)
+        for row, label, terms in zip(rows, labels, ids, strict=True):
+            if label.markers:
+                weights = torch.tensor(list(label.markers.values()), dtype=row.dtype, device=row.device)
+                row[list(label.markers)] = weights / weights.sum()
+            else:
+                mixed = [pair for term in terms for pair in nearest(term, profiles, ontology)]
+                for profile, weight in mixed:
+                    row += weight / len(terms) * self.profiles.markers[profiles.index(profile)]
+        outside = [
+            not shares[:, c].any() and not any(related(i, t, ontology) for i in ids) for c, t in enumerate(types)
+        ]
+        as_tensor = torch.from_numpy(shares).to(texts.device)
+        return LabelPlan(
+            texts=torch.cat([texts, known]),
+            profiles=rows,
+            shares=as_tensor,
+            outside=torch.tensor(outside, dtype=torch.bool, device=texts.device),
+            seen=as_tensor.sum(1) > 0,
+            described=rows.sum(1) > 0,
+        )
+
+    def forward(self, z: Tensor, measured: Tensor, plan: LabelPlan) -> LabelScores:
+        """Score n cells, given as z-scores (n, G) over the measured genes (G,)."""
+        terms = self.terms(z, measured, plan)
+        weights = self.weights
+        logits = combine(terms.labels, plan.seen, weights)
+        others = combine(terms.others, torch.ones_like(plan.outside), weights)[:, plan.outside]
+        # Among all known types, a label has what it claims of the whole probability.
+        rivalled = logits + weights[2] * (terms.of_all - terms.labels[2]) * plan.seen
+        outside = torch.cat([rivalled, others], 1).softmax(1)[:, len(plan.shares) :].sum(1)
+        return LabelScores(logits, outside)
+
+    def terms(self, z: Tensor, measured: Tensor, plan: LabelPlan) -> _Terms:
+        """What the logits are made of, for the labels and for all known types as if they had been labels."""
+        n_labels = len(plan.shares)
+        states = self.cells(z)
+        cosine = (self.cells.embed(states) @ plan.texts.T).mean(0)
+        cosine = _standardised(cosine, cosine[:, n_labels:])
+        by_profile = self.profiles(z, measured)
+        of_labels = _standardised(match(z, measured, plan.profiles), by_profile) * plan.described
+        has_profile = self.heads.profile_of_type.sum(1) > 0
+        of_types = _standardised(by_profile @ self.heads.profile_of_type.T, by_profile) * has_profile
+        logits = self.heads(states, z, by_profile)
+        every = torch.eye(len(self.config.types), device=z.device)
+        p_labels = claimed_probability(logits, plan.shares, among_all=False)
+        p_labels_of_all = claimed_probability(logits, plan.shares, among_all=True)
+        p_types = claimed_probability(logits, every, among_all=True)
+        return _Terms(
+            labels=torch.stack([cosine[:, :n_labels], of_labels, (p_labels + FLOOR).log()]),
+            others=torch.stack([cosine[:, n_labels:], of_types, (p_types + FLOOR).log()]),
+            of_all=(p_labels_of_all + FLOOR).log(),
+        )
+
+    def _similar(self, text: Tensor, known: Tensor) -> tuple[str, ...]:
+        similarity = known @ text
+        best = int(similarity.argmax())
+        return (self.config.types[best],) if similarity[best] > MIN_SIMILARITY else ()
+
+
+class _Terms(NamedTuple):
+    labels: Tensor  # (3, n, P)
+    others: Tensor  # (3, n, C)
+    of_all: Tensor  # (n, P)
+
+
+def combine(terms: Tensor, seen: Tensor, weights: Tensor) -> Tensor:
+    """Logits (n, P) from the three terms (3, n, P); a constant stands in for the probability of an unseen label."""
+    cosine, markers, log_probability = terms
+    return weights[0] * cosine + weights[1] * markers + torch.where(seen, weights[2] * log_probability, weights[3])
+
+
+def _standardised(values: Tensor, background: Tensor) -> Tensor:
+    mean, sd = background.mean(1, keepdim=True), background.std(1, keepdim=True)
+    return (values - mean) / sd.clamp(min=1e-4)
+
+
+def _prompts(identifier: str, ontology: CellOntology) -> Sequence[str]:
+    return ontology.prompts(ontology[identifier]) if identifier in ontology else (identifier,)
