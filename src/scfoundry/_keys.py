@@ -40,6 +40,9 @@ class Keys:
     TEXTS: Final = "texts"
     """``uns[key]``: labels with their texts, ontology terms and markers."""
 
+    REFERENCE: Final = "reference"
+    """``uns[key]``: labels of the reference with the number of cells that each was learned from."""
+
     @staticmethod
     def score(labels: str) -> str:
         """``obs`` slot of the score of a label."""

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
-    import pandas as pd
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from scfoundry.data.labels import Label
     from scfoundry.data.reader import CountsReader
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._zero_shot import ZeroShot
 
-__all__ = ["LearnsLabels", "ReadsTexts", "learns_labels", "reads_texts"]
+__all__ = ["LearnsLabels", "ReadsTexts", "Train", "learns_labels", "reads_texts"]
+
+Train = Literal["all", "head"]
 
 
 @runtime_checkable
@@ -64,16 +66,17 @@ class LearnsLabels(Protocol):
     def fit_labels(
         self,
         adata: AnnData,
-        labels: Sequence[str],
+        labels: Sequence[Label],
+        codes: NDArray[np.int64],
         *,
-        train: Literal["all", "head"] = "all",
+        train: Train = "all",
         layer: str | None = None,
         max_epochs: int | None = None,
         seed: int = 0,
         device: str = "auto",
         precision: Precision = "auto",
     ) -> Self:
-        """Return a fine-tuned copy; neither this model nor ``adata`` changes."""
+        """Return a copy fine-tuned on cells of ``labels[codes]``; neither this model nor ``adata`` changes."""
 
     def predict_labels(
         self,
@@ -83,8 +86,8 @@ class LearnsLabels(Protocol):
         batch_size: int | None = None,
         device: str = "auto",
         precision: Precision = "auto",
-    ) -> pd.DataFrame:
-        """Probability of every label for every cell, (n_obs, n_labels), columns named by label."""
+    ) -> NDArray[np.float32]:
+        """Probability of every label for every cell, (n_obs, n_labels), labels as in `fit_labels`."""
 
 
 def reads_texts(model: FoundationModel, *, caller: str) -> ReadsTexts:

@@ -55,8 +55,10 @@ def write_labels(
     origin
         For ``uns``.
     """
-    categories = names if named.all() else [*names, Keys.UNKNOWN]
-    codes = np.where(named, decided.argmax(1), len(names))
+    categories = names if named.all() or Keys.UNKNOWN in names else [*names, Keys.UNKNOWN]
+    codes = decided.argmax(1)
+    if not named.all():
+        codes[~named] = categories.index(Keys.UNKNOWN)
     slots = {
         key: pd.Categorical.from_codes(codes, categories),
         Keys.score(key): decided.max(1).astype(np.float32),

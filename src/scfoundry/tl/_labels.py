@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from scfoundry.data._gene_alignment import GeneAlignment
     from scfoundry.data.genes import GeneVocabulary
 
-__all__ = ["Markers", "Texts", "as_table", "labels_of", "with_markers", "with_prompts"]
+__all__ = ["Markers", "Texts", "as_table", "classes_of", "labels_of", "with_markers", "with_prompts"]
 
 Texts: TypeAlias = Iterable[str] | Mapping[str, str | Sequence[str]] | pd.Series | pd.DataFrame
 Markers: TypeAlias = Mapping[str, Sequence[str]]
@@ -103,6 +104,15 @@ def _label(name: str, own: tuple[str, ...]) -> Label:
     term = ontology.resolve(name)
     text = f"{CELL_TYPE}{name}." if term is None else ontology.text(term)
     return Label(name, own or (text,), None if term is None else term.id)
+
+
+def classes_of(names: Sequence[str]) -> tuple[Label, ...]:
+    """Labels of a reference, in the order of their names; those of one meaning are read by their names."""
+    labels = [_label(name, ()) for name in sorted(names)]
+    times = Counter(label.texts for label in labels)
+    return tuple(
+        replace(label, texts=(f"{CELL_TYPE}{label.name}.",)) if times[label.texts] > 1 else label for label in labels
+    )
 
 
 def _refuse_same_meaning(labels: Sequence[Label], caller: str) -> None:

@@ -1,0 +1,256 @@
+"""Cell types learned from a labelled reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+import pandas as pd
+
+from scfoundry._keys import Keys
+from scfoundry._settings import logger
+from scfoundry.tl._modality import modality_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+    from mudata import MuData
+    from numpy.typing import NDArray
+
+    from scfoundry.model import FoundationModel
+    from scfoundry.model._contracts import Train
+    from scfoundry.model._device import Precision
+
+__all__ = ["annotate"]
+
+CALLER = "sf.tl.annotate"
+
+
+def annotate(
+    adata: AnnData | MuData,
+    reference: AnnData | MuData,
+    *,
+    labels_key: str,
+    model: str | Path | FoundationModel = "langcell",
+    n_shots: int | None = None,
+    train: Train = "all",
+    max_epochs: int | None = None,
+    layer: str | None = None,
+    reference_layer: str | None = None,
+    modality: str = Keys.RNA,
+    rng: int | np.random.Generator | None = 0,
+    key_added: str = Keys.ANNOTATION,
+    device: str = "auto",
+    precision: Precision = "auto",
+    batch_size: int | None = None,
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Name the type of every cell, as learned from labelled cells of a reference.
+
+    A copy of the model is fine-tuned on the reference: a loaded model that you pass, and the reference, stay as they
+    are. Genes of both data sets are found by name; they need not measure the same ones.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
+        Of a `MuData`, one modality is annotated.
+    reference
+        Labelled cells, in the same forms.
+    labels_key
+        Column of the reference's ``obs`` with the labels. Cells without one (missing values) are left out.
+    model
+        A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
+        model.
+    n_shots
+        Learn from this many cells per label, drawn at random; from all if `None`.
+    train
+        ``"all"`` weights, or the ``"head"`` only: faster, and safer with few cells.
+    max_epochs
+        Passes over the cells to learn from; chosen by the model if `None`.
+    layer
+        Layer with the values, ``X`` if `None`.
+    reference_layer
+        The same of the reference.
+    modality
+        Modality of a `MuData`.
+    rng
+        Seed or generator, for the cells drawn and for training.
+    key_added
+        Name for the results.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    precision
+        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+    batch_size
+        Cells on the device at a time when annotating; chosen for the device if `None`.
+    copy
+        Return a changed copy instead of changing ``adata``.
+
+    Returns
+    -------
+    `None`, or the copy if ``copy=True``. With ``key_added`` for ``annotation``, sets:
+
+    ``adata.obs["annotation"]``
+        Label of every cell, categorical, labels sorted by name; ``"unknown"`` where no gene of the model is expressed.
+    ``adata.obs["annotation_score"]``
+        Probability of that label, float32; 0 for cells without any gene of the model.
+    ``adata.obsm["annotation_scores"]``
+        Probability of every label, float32, (n_obs, n_labels).
+    ``adata.uns["annotation"]``
+        ``"params"``: the arguments; ``"reference"``: cells learned from, by label; ``"provenance"``: weights with their
+        checksum, licence, citation, versions, and how each gene was matched.
+
+    Raises
+    ------
+    ValueError
+        If the reference has no such column, no labelled cell or one label only; if values of either data set are
+        scaled, negative, NaN or neither counts nor log1p-normalised; if too few genes are known, or the two data sets
+        share none of them; if an argument is out of range or the model does not learn labels. Nothing has been
+        computed then, and nothing written.
+    FileNotFoundError
+        If there are no such weights.
+
+    Examples
+    --------
+    >>> import scanpy as sc, scfoundry as sf
+    >>> cells = sc.datasets.pbmc68k_reduced().raw.to_adata()
+    >>> adata, reference = cells[::2].copy(), cells[1::2].copy()
+    >>> sf.tl.annotate(adata, reference, labels_key="bulk_labels", n_shots=9, train="head")
+    >>> adata.obs["annotation"].value_counts()
+    """
+    from scfoundry.data.reader import CountsReader
+    from scfoundry.model._base import FoundationModel
+    from scfoundry.model._contracts import learns_labels
+    from scfoundry.model._device import resolve_device
+    from scfoundry.model._pretrained import load_pretrained
+    from scfoundry.tl._label_slots import empty_cells, write_labels
+    from scfoundry.tl._labels import classes_of
+
+    _check(n_shots, train, max_epochs)
+    if copy:
+        adata = adata.copy()
+    cells, labelled = modality_of(adata, modality), modality_of(reference, modality)
+    named = _labels(labelled, labels_key)
+    torch_device = resolve_device(device)
+    loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
+    learner = learns_labels(loaded, caller=CALLER)
+    reader = CountsReader(cells, loaded.genes, layer=layer, caller=CALLER)
+    teacher = CountsReader(labelled, loaded.genes, layer=reference_layer, caller=f"{CALLER} (reference)")
+    if not len(np.intersect1d(reader.alignment.measured, teacher.alignment.measured)):
+        msg = (
+            f"adata and reference have no gene of {loaded.provenance['weights']} in common: "
+            f"{reader.alignment.summary()} in adata, {teacher.alignment.summary()} in the reference. "
+            "Compare adata.var_names with reference.var_names."
+        )
+        raise ValueError(msg)
+    generator = np.random.default_rng(rng)
+    rows = _drawn(labelled, named, ~empty_cells(teacher), n_shots, generator)
+    learned_from = named.iloc[rows].value_counts().sort_index()
+    if len(learned_from) < 2:
+        msg = (
+            f"Of the labels of the reference only {', '.join(map(repr, learned_from.index)) or 'none'} has cells that "
+            "express a gene of the model; two are needed. Pass the layer with counts: reference_layer=..."
+        )
+        raise ValueError(msg)
+    classes = classes_of(learned_from.index.tolist())
+    codes = pd.Categorical(named.iloc[rows], [label.name for label in classes]).codes.astype(np.int64)
+
+    logger.info(
+        f"{loaded.provenance['weights']} on {torch_device}: {cells.n_obs:,} cells, {len(classes)} labels learned from "
+        f"{len(rows):,} cells, {reader.report.state}; {reader.alignment.summary()}"
+    )
+    fitted = learner.fit_labels(
+        labelled[rows],
+        classes,
+        codes,
+        train=train,
+        layer=reference_layer,
+        max_epochs=max_epochs,
+        seed=int(generator.integers(2**31)),
+        device=device,
+        precision=precision,
+    )
+    told = fitted.predict_labels(reader, batch_size=batch_size, device=device, precision=precision)
+    there = ~empty_cells(reader)
+    scores = np.where(there[:, None], told, np.float32(0))
+
+    params = {
+        "labels_key": labels_key,
+        "n_shots": n_shots,
+        "train": train,
+        "max_epochs": max_epochs,
+        "layer": layer,
+        "reference_layer": reference_layer,
+        "rng": rng if isinstance(rng, int | np.integer) else None,
+        "precision": precision,
+    }
+    origin = {
+        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
+        Keys.REFERENCE: pd.DataFrame({"n_cells": learned_from.to_numpy()}, index=learned_from.index.astype(object)),
+        Keys.PROVENANCE: loaded.provenance | {"values": str(reader.report.state), "genes": reader.alignment.report()},
+    }
+    names = [label.name for label in classes]
+    write_labels(cells, key_added, names, scores=scores, decided=scores, named=there, origin=origin)
+    return adata if copy else None
+
+
+def _check(n_shots: int | None, train: str, max_epochs: int | None) -> None:
+    from scfoundry.model._contracts import Train
+
+    if n_shots is not None and n_shots < 1:
+        msg = (
+            f"n_shots is the number of cells per label and at least 1; got {n_shots}. To learn from all: n_shots=None."
+        )
+        raise ValueError(msg)
+    if train not in get_args(Train):
+        msg = f"train must be one of {', '.join(map(repr, get_args(Train)))}; got {train!r}."
+        raise ValueError(msg)
+    if max_epochs is not None and max_epochs < 1:
+        msg = f"max_epochs must be at least 1; got {max_epochs}. The model's own choice: max_epochs=None."
+        raise ValueError(msg)
+
+
+def _labels(reference: AnnData, key: str) -> pd.Series:
+    """Label of every cell of the reference as text, missing where it has none."""
+    if key not in reference.obs.columns:
+        present = ", ".join(map(repr, reference.obs.columns)) or "none"
+        msg = f"reference.obs has no column {key!r}; its columns: {present}. Pass one of them as labels_key."
+        raise ValueError(msg)
+    column = reference.obs[key]
+    labels = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
+    classes = labels.dropna().unique()
+    if not len(classes):
+        msg = f"None of the {reference.n_obs:,} cells of the reference has a label in obs[{key!r}]."
+        raise ValueError(msg)
+    if len(classes) == 1:
+        msg = (
+            f"All labelled cells of the reference are {classes[0]!r} in obs[{key!r}]; to tell types apart it needs at "
+            "least two. Without a reference: sf.tl.zero_shot_annotate(adata, texts)."
+        )
+        raise ValueError(msg)
+    if n_missing := int(labels.isna().sum()):
+        logger.warning("%s: %d cells of the reference have no label and are left out.", CALLER, n_missing)
+    return labels
+
+
+def _drawn(
+    reference: AnnData,
+    labels: pd.Series,
+    there: NDArray[np.bool_],
+    n_shots: int | None,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Rows to learn from: in the order of names, so that the order of cells plays no part."""
+    usable = np.flatnonzero(labels.notna().to_numpy() & there)
+    usable = usable[np.argsort(reference.obs_names.to_numpy()[usable].astype(str), kind="stable")]
+    if n_shots is None:
+        return usable
+    members = pd.Series(usable).groupby(labels.to_numpy()[usable])
+    few = {label: len(rows) for label, rows in members if len(rows) < n_shots}
+    if few:
+        listed = ", ".join(f"{label!r} ({n})" for label, n in few.items())
+        logger.warning("%s: fewer than %d cells to learn from: %s; all are taken.", CALLER, n_shots, listed)
+    drawn = [rng.choice(rows, min(n_shots, len(rows)), replace=False) for _, rows in members]
+    return np.concatenate(drawn)

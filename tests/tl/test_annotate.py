@@ -1,0 +1,245 @@
+"""Cell types learned from a reference: what is written, what stays as it is, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from mudata import MuData
+
+import scfoundry as sf
+from scfoundry.data.reader import CountsReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfoundry.data.labels import Label
+
+
+class Centroids(sf.model.CellPLM):
+    """A model that learns the mean profile of every label: fast, and right on cells that differ."""
+
+    fitted: tuple[AnnData, Sequence[Label], NDArray[np.int64], dict[str, Any]] | None = None
+
+    def _profiles(self, adata: AnnData | CountsReader, layer: str | None = None) -> NDArray[np.float64]:
+        reader = (
+            adata if isinstance(adata, CountsReader) else CountsReader(adata, self.genes, layer=layer, caller="test")
+        )
+        counts = reader.read(np.arange(reader.n_obs)).toarray().astype(np.float64)
+        return np.log1p(counts / np.maximum(counts.sum(1, keepdims=True), 1) * 1e3)
+
+    def fit_labels(self, adata: AnnData, labels: Any, codes: Any, *, layer: str | None = None, **how: Any) -> Centroids:
+        fitted = copy.copy(self)
+        fitted.means = np.stack([self._profiles(adata, layer)[codes == i].mean(0) for i in range(len(labels))])
+        type(self).fitted = (adata, labels, codes, how)
+        return fitted
+
+    def predict_labels(self, adata: Any, *, layer: str | None = None, **_: Any) -> NDArray[np.float32]:
+        distance = ((self._profiles(adata, layer)[:, None] - self.means) ** 2).sum(-1)
+        weights = np.exp(-(distance - distance.min(1, keepdims=True)))
+        return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def learner(make_adata: Callable[..., AnnData]) -> Centroids:
+    return Centroids(genes=make_adata().var_names, n_hidden=16, n_layers=1, n_latent=4)
+
+
+@pytest.fixture
+def cells(make_adata: Callable[..., AnnData]) -> tuple[AnnData, AnnData]:
+    """Cells to annotate, and a reference of the same two types."""
+    both = make_adata(120)
+    return both[:60].copy(), both[60:].copy()
+
+
+def annotated(cells: tuple[AnnData, AnnData], model: Any, **arguments: Any) -> AnnData:
+    how = {"labels_key": "cell_type", "device": "cpu", "copy": True} | arguments
+    return sf.tl.annotate(*cells, model=model, **how)
+
+
+def test_writes_the_documented_slots_and_nothing_else(learner, cells):
+    adata, reference = cells
+    before, reference_before = adata.copy(), reference.copy()
+    assert sf.tl.annotate(adata, reference, labels_key="cell_type", model=learner, device="cpu") is None
+    assert set(adata.obs) - set(before.obs) == {"annotation", "annotation_score"}
+    assert set(adata.obsm) - set(before.obsm) == {"annotation_scores"}
+    assert set(adata.uns) - set(before.uns) == {"annotation"}
+    assert adata.obs["annotation"].cat.categories.tolist() == ["B cell", "monocyte"]
+    assert adata.obs["annotation_score"].dtype == np.float32
+    assert adata.obsm["annotation_scores"].index.equals(adata.obs_names)
+    pd.testing.assert_frame_equal(reference.obs, reference_before.obs)
+    assert (set(reference.obsm), set(reference.uns)) == (set(reference_before.obsm), set(reference_before.uns))
+    assert not hasattr(learner, "means")
+
+
+def test_cells_get_the_label_of_the_reference_cells_they_are_like(learner, cells):
+    result = annotated(cells, learner)
+    assert sf.metrics.annotation(result.obs["cell_type"], result.obs["annotation"])["accuracy"] > 0.8
+
+
+def test_it_says_what_was_learned_from_how_many_cells(learner, cells, tmp_path):
+    result = annotated(cells, learner, n_shots=3, train="head", rng=7)
+    result.write_h5ad(tmp_path / "cells.h5ad")
+    uns = ad.read_h5ad(tmp_path / "cells.h5ad").uns["annotation"]
+    assert uns["reference"]["n_cells"].to_dict() == {"B cell": 3, "monocyte": 3}
+    assert {name: uns["params"][name] for name in ("labels_key", "n_shots", "train", "rng")} == {
+        "labels_key": "cell_type",
+        "n_shots": 3,
+        "train": "head",
+        "rng": 7,
+    }
+    assert uns["provenance"]["model"] == "cellplm"
+
+
+def test_the_model_learns_from_shots_of_every_label_with_its_text(learner, cells):
+    annotated(cells, learner, n_shots=4, max_epochs=2)
+    shots, labels, codes, how = Centroids.fitted
+    assert [label.name for label in labels] == ["B cell", "monocyte"]
+    assert labels[0].texts[0].startswith("cell type: B cell. A lymphocyte")
+    assert np.bincount(codes).tolist() == [4, 4]
+    assert shots.obs["cell_type"].tolist() == [labels[code].name for code in codes]
+    assert how["max_epochs"] == 2
+
+
+def test_the_seed_decides_which_cells_and_their_order_does_not(learner, cells):
+    adata, reference = cells
+    drawn = {}
+    for name, arguments in {"0": {}, "again": {}, "1": {"rng": 1}, "turned": {}}.items():
+        turned = reference[::-1].copy() if name == "turned" else reference
+        annotated((adata, turned), learner, n_shots=4, **arguments)
+        drawn[name] = Centroids.fitted[0].obs_names.tolist()
+    assert drawn["0"] == drawn["again"] == drawn["turned"]
+    assert drawn["0"] != drawn["1"]
+
+
+def test_a_label_with_fewer_cells_gives_all_it_has(learner, cells, logged):
+    adata, reference = cells
+    of_b, others = (np.flatnonzero((reference.obs["cell_type"] == "B cell") == is_b) for is_b in (True, False))
+    result = annotated((adata, reference[[*of_b[:2], *others]].copy()), learner, n_shots=5)
+    assert result.uns["annotation"]["reference"]["n_cells"].tolist() == [2, 5]
+    assert any("fewer than 5 cells to learn from: 'B cell' (2)" in message for message in logged)
+
+
+def test_genes_are_found_by_name_in_both_data_sets(learner, cells):
+    adata, reference = cells
+    expected = annotated(cells, learner).obsm["annotation_scores"]
+    symbols = reference[:, ::-1].copy()
+    symbols.var_names = sf.datasets.human_genes().loc[symbols.var_names, "symbol"]
+    scores = annotated((adata[:, ::-1].copy(), symbols), learner).obsm["annotation_scores"]
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_cells_without_label_are_left_out_and_empty_ones_are_unknown(learner, cells, logged):
+    adata, reference = cells
+    adata.X[3] = 0
+    adata.X.eliminate_zeros()
+    reference.obs.loc[reference.obs_names[:5], "cell_type"] = None
+    result = annotated((adata, reference), learner)
+    assert result.uns["annotation"]["reference"]["n_cells"].sum() == 55
+    assert any("5 cells of the reference have no label" in message for message in logged)
+    assert result.obs["annotation"].iloc[3] == "unknown"
+    assert result.obs["annotation_score"].iloc[3] == 0
+    assert (result.obs["annotation"] == "unknown").sum() == 1
+
+
+def test_a_reference_may_have_numbers_or_unknown_as_labels(learner, cells):
+    adata, reference = cells
+    reference.obs["cluster"] = np.where(reference.obs["cell_type"] == "B cell", 0, 1)
+    assert annotated(cells, learner, labels_key="cluster").obs["annotation"].cat.categories.tolist() == ["0", "1"]
+    reference.obs["cluster"] = np.where(reference.obs["cell_type"] == "B cell", "B", "unknown")
+    adata.X[3] = 0
+    adata.X.eliminate_zeros()
+    categories = annotated(cells, learner, labels_key="cluster").obs["annotation"].cat.categories
+    assert categories.tolist() == ["B", "unknown"]
+
+
+def test_labels_of_one_meaning_are_read_by_their_names(learner, cells):
+    _, reference = cells
+    reference.obs["type"] = np.where(reference.obs["cell_type"] == "B cell", "NK", "natural killer cell")
+    annotated(cells, learner, labels_key="type")
+    assert [label.texts for label in Centroids.fitted[1]] == [("cell type: NK.",), ("cell type: natural killer cell.",)]
+
+
+def test_layers_backed_files_and_mudata(learner, cells, tmp_path):
+    adata, reference = cells
+    expected = annotated(cells, learner).obsm["annotation_scores"]
+    reference.layers["counts"], reference.X = reference.X, reference.X.toarray() - 2.5
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    sf.tl.annotate(backed, reference, labels_key="cell_type", model=learner, reference_layer="counts", device="cpu")
+    mdata = MuData({"rna": adata.copy()})
+    sf.tl.annotate(mdata, MuData({"rna": reference}), labels_key="cell_type", model=learner, reference_layer="counts")
+    for result in (backed, mdata.mod["rna"]):
+        np.testing.assert_allclose(result.obsm["annotation_scores"], expected, atol=1e-5)
+
+
+# ---- bad input -----------------------------------------------------------------------------------------------------
+
+
+def one_label(adata, reference):
+    reference.obs["cell_type"] = "B cell"
+
+
+def no_label(adata, reference):
+    reference.obs["cell_type"] = np.nan
+
+
+def apart(adata, reference):
+    adata._inplace_subset_var(slice(0, 20))
+    reference._inplace_subset_var(slice(20, 40))
+
+
+def scaled(adata, reference):
+    adata.X = adata.X.toarray() - 1.5
+
+
+def scaled_reference(adata, reference):
+    reference.X = reference.X.toarray() - 1.5
+
+
+def probe_names(adata, reference):
+    reference.var_names = [f"probe_{i}_at" for i in range(reference.n_vars)]
+
+
+def one_label_with_counts(adata, reference):
+    reference.X = reference.X.multiply((reference.obs["cell_type"] == "B cell").to_numpy()[:, None]).tocsr()
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "message"),
+    [
+        (None, {"labels_key": "type"}, r"reference.obs has no column 'type'; its columns: 'batch', 'cell_type'"),
+        (one_label, {}, r"All labelled cells of the reference are 'B cell'.*sf.tl.zero_shot_annotate"),
+        (no_label, {}, r"None of the 60 cells of the reference has a label in obs\['cell_type'\]"),
+        (apart, {}, r"adata and reference have no gene of untrained in common"),
+        (scaled, {}, r"sf.tl.annotate needs raw counts.*negative"),
+        (scaled_reference, {}, r"sf.tl.annotate \(reference\) needs raw counts.*negative"),
+        (probe_names, {}, r"probe_0_at.*ENSG"),
+        (one_label_with_counts, {}, r"only 'B cell' has cells that express a gene of the model; two are needed"),
+        (None, {"n_shots": 0}, r"n_shots is the number of cells per label and at least 1; got 0"),
+        (None, {"train": "encoder"}, r"train must be one of 'all', 'head'; got 'encoder'"),
+        (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
+        (None, {"layer": "counts"}, r"no 'counts'; layers of this AnnData: none"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(learner, cells, damage, arguments, message):
+    adata, reference = cells
+    if damage:
+        damage(adata, reference)
+    before = list(adata.obs), set(adata.obsm), set(adata.uns)
+    with pytest.raises(ValueError, match=message):
+        sf.tl.annotate(adata, reference, **({"labels_key": "cell_type", "model": learner} | arguments))
+    assert (list(adata.obs), set(adata.obsm), set(adata.uns)) == before
+
+
+def test_models_that_do_not_learn_labels_are_refused(cells):
+    model = sf.model.CellPLM(genes=cells[0].var_names, n_hidden=32, n_latent=6)
+    with pytest.raises(ValueError, match=r"cannot use CellPLM, which does not learn labels yet. Use LangCell"):
+        annotated(cells, model)
