@@ -104,7 +104,7 @@ class FoundationModel(BaseModelClass):
         self.config = self._config_cls.from_dict(self._complete_config(config))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.module = self._module_cls(self.config, len(self._genes))
+            self.module = self._build_module()
         self.module.eval()
         self.description_: dict[str, Any] = {"weights": "untrained", "citation": self.citation}
         self._model_summary_string = (
@@ -116,6 +116,10 @@ class FoundationModel(BaseModelClass):
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """Add what follows from the training data."""
         return config
+
+    def _build_module(self) -> FoundationModule:
+        """Module of the configuration, with fresh weights."""
+        return self._module_cls(self.config, len(self._genes))
 
     def _complete_genes(self, genes: GeneVocabulary) -> GeneVocabulary:
         """Add what a model knows of its genes beyond their names."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from scfoundry.model.langcell._scorer import ScorerConfig
 from scfoundry.nn.transformer import Activation
 
 __all__ = ["LangCellConfig", "Mixture"]
@@ -50,12 +51,17 @@ class LangCellConfig:
     mixture
         ``"released"`` takes a softmax over texts of the match probabilities, which loses all influence where there are
         many texts; ``"corrected"`` normalises the odds of a match over texts instead.
+    adapt, adapted_temperature
+        Whether zero-shot labels are brought to agree among cells that lie together, and the divisor that calibrates the
+        log probabilities then.
     mask_genes
         Share of a cell's genes that are masked in training.
     momentum, queue_size
         Of the momentum encoders, and how many of their embeddings serve as further negatives.
     n_classes
         Outputs of the classification head (LangCell-CE); 0 leaves it out.
+    classes, multilabel
+        What the outputs stand for, and whether a cell may have several of them.
 
     Examples
     --------
@@ -85,10 +91,14 @@ class LangCellConfig:
     temperature: float = 0.05
     alpha: float = 0.2
     mixture: Mixture = "corrected"
+    adapt: bool = False
+    adapted_temperature: float = 1.0
     mask_genes: float = 0.15
     momentum: float = 0.995
     queue_size: int = 1024
     n_classes: int = 0
+    classes: tuple[str, ...] = field(default=(), repr=False)
+    multilabel: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -105,8 +115,10 @@ class LangCellConfig:
                 raise ValueError(msg)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> LangCellConfig:
-        """Read plain values, refusing names that no LangCell knows."""
+    def from_dict(cls, values: dict[str, Any]) -> LangCellConfig | ScorerConfig:
+        """Read plain values, refusing names that no LangCell knows; ``cell_encoder`` decides the kind."""
+        if values.get("cell_encoder") == "expression_mlp":
+            return ScorerConfig.from_dict(values)
         known = {field.name for field in fields(cls)}
         if unknown := sorted(values.keys() - known):
             msg = f"LangCell has no config value {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}."

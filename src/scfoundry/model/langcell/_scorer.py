@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
+from scfoundry.model._base import FoundationModule
 from scfoundry.model.langcell._expression import ExpressionMLP, GeneScale
 from scfoundry.model.langcell._hashed_text import HashedText
-from scfoundry.model.langcell._kinship import claims, nearest, related
+from scfoundry.model.langcell._kinship import claims, is_kind_of, nearest, related
 from scfoundry.model.langcell._profiles import MarkerProfiles, match
 from scfoundry.model.langcell._prototypes import TypeHeads, claimed_probability
 
@@ -34,6 +34,8 @@ class ScorerConfig:
 
     Attributes
     ----------
+    cell_encoder
+        Names this kind of LangCell.
     types
         Known types: Cell Ontology ids, or the text itself for what the ontology lacks.
     profiles
@@ -44,16 +46,36 @@ class ScorerConfig:
         Rows and width of the table of hashed n-grams.
     dropout
         Share of states that training hides.
+    adapt, adapted_temperature
+        As in `sf.model.LangCellConfig`.
     """
 
-    types: list[str] = field(default_factory=list)
-    profiles: list[str] = field(default_factory=list)
+    cell_encoder: Literal["expression_mlp"] = "expression_mlp"
+    types: tuple[str, ...] = field(default=(), repr=False)
+    profiles: tuple[str, ...] = field(default=(), repr=False)
     n_hidden: int = 96
     n_latent: int = 96
     n_members: int = 2
     n_buckets: int = 8192
     n_text_hidden: int = 96
     dropout: float = 0.3
+    adapt: bool = True
+    adapted_temperature: float = 3.0
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ScorerConfig:
+        """Read plain values, refusing names that are unknown."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            msg = (
+                f"A LangCell with cell_encoder='expression_mlp' has no config value {', '.join(map(repr, unknown))}; "
+                f"known: {', '.join(sorted(known))}."
+            )
+            raise ValueError(msg)
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**plain)
 
 
 @dataclass(frozen=True)
@@ -93,6 +115,8 @@ class LabelPlan:
         Labels that claim a known type, (P,) bool.
     described
         Labels with a marker profile, (P,) bool.
+    proven
+        Labels whose known types come from two studies or more, (P,) bool.
     """
 
     texts: Tensor
@@ -101,6 +125,7 @@ class LabelPlan:
     outside: Tensor
     seen: Tensor
     described: Tensor
+    proven: Tensor
 
     @property
     def uninformed(self) -> list[int]:
@@ -123,14 +148,15 @@ class LabelScores(NamedTuple):
     outside: Tensor
 
 
-class CellTypeScorer(nn.Module):
+class CellTypeScorer(FoundationModule):
     r"""Scores cells against labels that need not have been in the training data.
 
-    .. math:: \text{logit}_{il} = a\,\tilde c_{il} + b\,\tilde k_{il} + g \log(p_{il} + 0.02)
+    .. math:: \text{logit}_{il} = a\,\tilde c_{il} + b_l\,\tilde k_{il} + g_l \log(p_{il} + 0.02)
 
     with :math:`c` the cosine of cell and text, :math:`k` the match with the marker profile, both standardised within a
-    cell over all known types, and :math:`p` the probability of the known types that the label claims. The weights were
-    fitted to left-out studies, which makes the logits calibrated.
+    cell over all known types, and :math:`p` the probability of the known types that the label claims. Types that two
+    studies or more have shown go by :math:`p` rather than by their markers. The weights were chosen on left-out
+    studies.
 
     Every cell is scored by itself, so that neither block size nor order matters.
 
@@ -153,6 +179,7 @@ class CellTypeScorer(nn.Module):
     """
 
     weights: Tensor
+    n_studies: Tensor
     unknown_threshold: Tensor
 
     def __init__(self, config: ScorerConfig, n_genes: int) -> None:
@@ -165,8 +192,10 @@ class CellTypeScorer(nn.Module):
         self.text = HashedText(config.n_buckets, config.n_text_hidden, config.n_latent)
         self.profiles = MarkerProfiles(len(config.profiles), n_genes)
         self.heads = TypeHeads(len(config.types), len(config.profiles), n_genes, config.n_hidden, config.n_members)
-        # Of cosine, marker match, log probability, and for a label that claims no known type.
-        self.register_buffer("weights", torch.tensor([0.5, 1.0, 0.7, -1.0]))
+        # Cosine, marker match and log probability of any label; changes of the latter two where the known types are
+        # proven; what stands in for the log probability of a label that claims no known type.
+        self.register_buffer("weights", torch.tensor([0.6, 1.0, 0.6, -0.5, 0.5, -1.0]))
+        self.register_buffer("n_studies", torch.zeros(len(config.types)))
         self.register_buffer("unknown_threshold", torch.tensor(0.5))
 
     def embed_texts(self, prompts: Sequence[Sequence[str]]) -> Tensor:
@@ -185,20 +214,24 @@ class CellTypeScorer(nn.Module):
         texts = self.embed_texts([label.prompts for label in labels])
         known = self.embed_texts([_prompts(identifier, ontology) for identifier in types])
         ids = [label.ids or self._similar(text, known) for label, text in zip(labels, texts, strict=True)]
-        shares, _ = claims(ids, types, ontology)
+        shares, own = claims(ids, types, ontology)
+        claimed_profiles, _ = claims(ids, profiles, ontology)
         rows = torch.zeros(len(labels), self.profiles.markers.shape[1], device=texts.device)
-        for row, label, terms in zip(rows, labels, ids, strict=True):
+        for row, label, terms, claimed in zip(rows, labels, ids, claimed_profiles, strict=True):
             if label.markers:
                 weights = torch.tensor(list(label.markers.values()), dtype=row.dtype, device=row.device)
                 row[list(label.markers)] = weights / weights.sum()
             else:
-                mixed = [pair for term in terms for pair in nearest(term, profiles, ontology)]
+                # Where natural killer cell is a label too, its markers do not speak for innate lymphoid cell.
+                free = [p for p, c in zip(profiles, claimed, strict=True) if c or not _narrower(p, terms, ontology)]
+                mixed = [pair for term in terms for pair in nearest(term, free, ontology)]
                 for profile, weight in mixed:
                     row += weight / len(terms) * self.profiles.markers[profiles.index(profile)]
         outside = [
             not shares[:, c].any() and not any(related(i, t, ontology) for i in ids) for c, t in enumerate(types)
         ]
         as_tensor = torch.from_numpy(shares).to(texts.device)
+        proven = ((as_tensor > 0) & (self.n_studies >= 2)).any(1)
         return LabelPlan(
             texts=torch.cat([texts, known]),
             profiles=rows,
@@ -206,16 +239,19 @@ class CellTypeScorer(nn.Module):
             outside=torch.tensor(outside, dtype=torch.bool, device=texts.device),
             seen=as_tensor.sum(1) > 0,
             described=rows.sum(1) > 0,
+            proven=proven & torch.tensor([row in own for row in range(len(labels))], device=texts.device),
         )
 
     def forward(self, z: Tensor, measured: Tensor, plan: LabelPlan) -> LabelScores:
         """Score n cells, given as z-scores (n, G) over the measured genes (G,)."""
         terms = self.terms(z, measured, plan)
         weights = self.weights
-        logits = combine(terms.labels, plan.seen, weights)
-        others = combine(terms.others, torch.ones_like(plan.outside), weights)[:, plan.outside]
+        logits = combine(terms.labels, plan.seen, plan.proven, weights)
+        every = torch.ones_like(plan.outside)
+        others = combine(terms.others, every, self.n_studies >= 2, weights)[:, plan.outside]
         # Among all known types, a label has what it claims of the whole probability.
-        rivalled = logits + weights[2] * (terms.of_all - terms.labels[2]) * plan.seen
+        rivals = torch.cat([terms.labels[:2], terms.of_all[None]])
+        rivalled = combine(rivals, plan.seen, plan.proven, weights)
         outside = torch.cat([rivalled, others], 1).softmax(1)[:, len(plan.shares) :].sum(1)
         return LabelScores(logits, outside)
 
@@ -252,10 +288,18 @@ class _Terms(NamedTuple):
     of_all: Tensor  # (n, P)
 
 
-def combine(terms: Tensor, seen: Tensor, weights: Tensor) -> Tensor:
-    """Logits (n, P) from the three terms (3, n, P); a constant stands in for the probability of an unseen label."""
+def combine(terms: Tensor, seen: Tensor, proven: Tensor, weights: Tensor) -> Tensor:
+    """Logits (n, P) from the three terms (3, n, P).
+
+    Where several studies have shown what a type looks like, its probability weighs more and its markers less.
+    """
     cosine, markers, log_probability = terms
-    return weights[0] * cosine + weights[1] * markers + torch.where(seen, weights[2] * log_probability, weights[3])
+    of_markers, of_probability = weights[1] + weights[3] * proven, weights[2] + weights[4] * proven
+    return weights[0] * cosine + of_markers * markers + torch.where(seen, of_probability * log_probability, weights[5])
+
+
+def _narrower(profile: str, terms: Sequence[str], ontology: CellOntology) -> bool:
+    return profile not in terms and any(is_kind_of(profile, term, ontology) for term in terms)
 
 
 def _standardised(values: Tensor, background: Tensor) -> Tensor:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from scipy.special import softmax
+
+from scfoundry.model.langcell._adaptation import adapted_log_odds
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from scfoundry.model.langcell._config import Mixture
 
 __all__ = ["ZeroShot", "best_texts", "mix"]
+
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class ZeroShot:
     similarity: NDArray[np.float32]
     matching: NDArray[np.float32] | None
     fit: NDArray[np.float32] | None = None
+
+    def adapted(self, components: NDArray[np.floating], *, temperature: float) -> ZeroShot:
+        """The same after cells that lie together, by their principal components (n, k), have been brought to agree."""
+        log_odds = adapted_log_odds(np.log(self.probabilities.clip(TINY)), components)
+        return replace(self, probabilities=softmax(log_odds / temperature, axis=1).astype(np.float32))
 
 
 def best_texts(similarity: Tensor, top_k: int) -> Tensor:

@@ -1,0 +1,108 @@
+"""Cells read as standardised expression: what small corpora can teach."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scipy.special import softmax
+
+from scfoundry.data.ontology import CellOntology
+from scfoundry.model._device import Precision, autocast
+from scfoundry.model.langcell._expression_inference import ExpressionStream, embed_expression, score_expression
+from scfoundry.model.langcell._scorer import Label as Offered
+from scfoundry.model.langcell._zero_shot import ZeroShot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import torch
+
+    from scfoundry.data.genes import GeneVocabulary
+    from scfoundry.data.labels import Label
+    from scfoundry.data.reader import CountsReader
+    from scfoundry.model.langcell._config import Mixture
+    from scfoundry.model.langcell._scorer import CellTypeScorer, LabelPlan
+
+__all__ = ["ByExpression"]
+
+
+class ByExpression:
+    """Embeds cells and texts and scores labels, by the small scorer.
+
+    Parameters
+    ----------
+    module
+        Holds the computation.
+    genes
+        Vocabulary.
+    """
+
+    averages_prompts = True
+
+    def __init__(self, module: CellTypeScorer, genes: GeneVocabulary) -> None:
+        self.module, self.genes = module, genes
+
+    @property
+    def unknown_threshold(self) -> float | None:
+        """Threshold that was fitted beside the weights."""
+        return float(self.module.unknown_threshold)
+
+    def unsupported(self, labels: Sequence[Label]) -> list[str]:
+        """Labels for which there are neither training cells nor markers."""
+        return [labels[i].name for i in self._plan(labels).uninformed]
+
+    def refuse(self, labels: Sequence[Label], *, weights: str, alpha: float | None, top_k: int | None) -> None:
+        """Refuse arguments of the published mixture."""
+        if alpha is not None or top_k is not None:
+            msg = (
+                f"The weights {weights!r} match cells and texts in another way than the published mixture and know "
+                "neither alpha nor top_k. Leave them out, or use official LangCell weights."
+            )
+            raise ValueError(msg)
+
+    def embed(
+        self, reader: CountsReader, *, batch_size: int | None, device: torch.device, precision: Precision
+    ) -> np.ndarray:
+        """Cell embeddings, (n_obs, Z)."""
+        with autocast(device, precision):
+            return embed_expression(self.module, self._stream(reader, batch_size, device))
+
+    def embed_texts(self, texts: Sequence[str], *, device: torch.device, precision: Precision) -> np.ndarray:
+        """Text embeddings, (P, Z)."""
+        self.module.to(device).eval()
+        with autocast(device, precision):
+            return self.module.embed_texts([[text] for text in texts]).detach().float().cpu().numpy()
+
+    def zero_shot(
+        self,
+        reader: CountsReader,
+        labels: Sequence[Label],
+        *,
+        alpha: float | None,
+        top_k: int | None,
+        mixture: Mixture | None,
+        batch_size: int | None,
+        device: torch.device,
+        precision: Precision,
+    ) -> ZeroShot:
+        """Sum of what text, markers and known types say."""
+        with autocast(device, precision):
+            cells = self._stream(reader, batch_size, device)
+            plan = self._plan(labels)
+            logits, similarity, outside = score_expression(self.module, cells, plan)
+        probabilities = softmax(logits, axis=1)
+        return ZeroShot(probabilities, similarity, None, fit=(1 - outside) * probabilities.max(1))
+
+    def _plan(self, labels: Sequence[Label]) -> LabelPlan:
+        offered = [
+            Offered(label.texts, (label.term,) if label.term else (), dict.fromkeys(self._positions(label), 1.0))
+            for label in labels
+        ]
+        return self.module.plan(offered, CellOntology.load())
+
+    def _positions(self, label: Label) -> list[int]:
+        return self.genes.index_of(label.markers).tolist()
+
+    def _stream(self, reader: CountsReader, batch_size: int | None, device: torch.device) -> ExpressionStream:
+        return ExpressionStream(self.module.to(device).eval(), reader, batch_size)
