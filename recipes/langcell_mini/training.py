@@ -77,6 +77,9 @@ def train(
     types = sorted({ids[0] for ids in labels if len(ids) == 1} | set(profiles))
     scorer = CellTypeScorer(ScorerConfig(types=types, profiles=profiles, **(config or {})), n_genes)
     scorer.scale = fit_scale(sets, n_genes, rng)
+    shown = [{i for label, ids in study.types.items() if label in study.labels for i in ids} for study in sets]
+    n_studies = [sum(any(is_kind_of(i, t, ontology) for i in ids) for ids in shown) for t in types]
+    scorer.n_studies.copy_(torch.tensor(n_studies))
     sets_of_genes = np.zeros((len(profiles), n_genes), dtype=bool)
     for row, identifier in enumerate(profiles):
         sets_of_genes[row, markers[identifier]] = True

@@ -136,7 +136,8 @@ class ExpressionMLP(nn.Module):
 
     def __init__(self, n_genes: int, n_hidden: int, n_output: int, *, n_members: int = 1, dropout: float = 0.3) -> None:
         super().__init__()
-        self.members = nn.ModuleList(_Member(n_genes, n_hidden, n_output, dropout) for _ in range(n_members))
+        self.members = nn.ModuleList(_Member(n_genes, n_hidden, dropout) for _ in range(n_members))
+        self.projections = nn.ModuleList(nn.Linear(n_hidden, n_output) for _ in range(n_members))
 
     def forward(self, z: Tensor) -> Tensor:
         """States of n cells, (S, n, H)."""
@@ -144,18 +145,17 @@ class ExpressionMLP(nn.Module):
 
     def embed(self, states: Tensor) -> Tensor:
         """Embeddings beside texts, (S, n, D), each of unit length."""
-        pairs = zip(self.members, states, strict=True)
-        return torch.stack([F.normalize(member.project(state), dim=-1) for member, state in pairs])
+        pairs = zip(self.projections, states, strict=True)
+        return torch.stack([F.normalize(project(state), dim=-1) for project, state in pairs])
 
 
 class _Member(nn.Module):
-    def __init__(self, n_genes: int, n_hidden: int, n_output: int, dropout: float) -> None:
+    def __init__(self, n_genes: int, n_hidden: int, dropout: float) -> None:
         super().__init__()
         self.genes = nn.Linear(n_genes, n_hidden)
         nn.init.normal_(self.genes.weight, std=0.01)
         self.norm = nn.LayerNorm(n_hidden)
         self.dropout = nn.Dropout(dropout)
-        self.project = nn.Linear(n_hidden, n_output)
         self.gene_dropout = dropout * 2 / 3
 
     def forward(self, z: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def related(ids: Ids, other: str, ontology: CellOntology) -> bool:
     return any(is_kind_of(i, other, ontology) or is_kind_of(other, i, ontology) for i in ids)
 
 
-def claims(labels: Sequence[Ids], types: Sequence[str], ontology: CellOntology) -> tuple[NDArray[np.float32], Ids]:
+def claims(labels: Sequence[Ids], types: Sequence[str], ontology: CellOntology) -> tuple[NDArray[np.float32], set[int]]:
     """How the probability of known types is handed to labels.
 
     A type goes to the most specific label that it is a kind of; failing that, in equal parts to the labels that are
