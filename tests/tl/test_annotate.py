@@ -13,6 +13,7 @@ from mudata import MuData
 
 import scfoundry as sf
 from scfoundry.data.reader import CountsReader
+from scfoundry.model.langcell._text_prior import TextPriorHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -178,6 +179,52 @@ def test_layers_backed_files_and_mudata(learner, cells, tmp_path):
     sf.tl.annotate(mdata, MuData({"rna": reference}), labels_key="cell_type", model=learner, reference_layer="counts")
     for result in (backed, mdata.mod["rna"]):
         np.testing.assert_allclose(result.obsm["annotation_scores"], expected, atol=1e-5)
+
+
+# ---- LangCell ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "way"),
+    [
+        ({"n_shots": 2}, "fine_tune_texts"),
+        ({"n_shots": 2, "train": "head"}, "train_classifier"),
+        ({}, "train_classifier"),
+    ],
+)
+def test_langcell_learns_few_cells_through_texts_and_many_by_a_head(reads_texts, cells, arguments, way, monkeypatch):
+    used = []
+    for name in ("fine_tune_texts", "train_classifier"):
+        method = getattr(sf.model.LangCell, name)
+        monkeypatch.setattr(
+            sf.model.LangCell,
+            name,
+            lambda self, *args, name=name, method=method, **how: (used.append(name), method(self, *args, **how)),
+        )
+    before = {name: tensor.clone() for name, tensor in reads_texts.module.state_dict().items()}
+    result = annotated(cells, reads_texts, max_epochs=1, **arguments)
+    assert used == [way]
+    assert np.isfinite(result.obsm["annotation_scores"]).all(axis=None)
+    np.testing.assert_allclose(result.obsm["annotation_scores"].sum(axis=1), 1, atol=1e-5)
+    assert result.obsm["annotation_scores"].columns.tolist() == ["B cell", "monocyte"]
+    after = reads_texts.module.state_dict()
+    assert before.keys() == after.keys()
+    assert all((tensor == after[name]).all() for name, tensor in before.items())
+
+
+def test_a_head_learns_cells_and_begins_with_what_the_texts_say():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(3, size=90)
+    latent = np.eye(3, 8)[codes] + rng.normal(scale=0.2, size=(90, 8))
+    latent = (latent / np.linalg.norm(latent, axis=1, keepdims=True)).astype(np.float32)
+    # The texts take the second class for the third.
+    prior = np.array([[0.8, 0.1, 0.1], [0.1, 0.2, 0.7], [0.1, 0.1, 0.8]], np.float32)[codes]
+    untaught = TextPriorHead.fit(latent[:0], prior[:0], codes[:0])
+    np.testing.assert_allclose(untaught(latent, prior), prior, atol=1e-6)
+    shots = np.concatenate([np.flatnonzero(codes == code)[:3] for code in range(3)])
+    taught = TextPriorHead.fit(latent[shots], prior[shots], codes[shots])
+    assert (untaught(latent, prior).argmax(1) == codes).mean() < 0.75
+    assert (taught(latent, prior).argmax(1) == codes).mean() > 0.95
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------

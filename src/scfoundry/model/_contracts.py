@@ -43,6 +43,7 @@ class ReadsTexts(Protocol):
         alpha: float | None = None,
         top_k: int | None = None,
         mixture: Mixture | None = None,
+        adapt: bool | None = None,
         layer: str | None = None,
         batch_size: int | None = None,
         device: str = "auto",
@@ -69,7 +70,7 @@ class LearnsLabels(Protocol):
         labels: Sequence[Label],
         codes: NDArray[np.int64],
         *,
-        train: Train = "all",
+        train: Train | None = None,
         layer: str | None = None,
         max_epochs: int | None = None,
         seed: int = 0,
@@ -80,7 +81,7 @@ class LearnsLabels(Protocol):
 
     def predict_labels(
         self,
-        adata: AnnData | CountsReader,
+        adata: AnnData,
         *,
         layer: str | None = None,
         batch_size: int | None = None,

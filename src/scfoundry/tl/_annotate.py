@@ -34,7 +34,7 @@ def annotate(
     labels_key: str,
     model: str | Path | FoundationModel = "langcell",
     n_shots: int | None = None,
-    train: Train = "all",
+    train: Train | None = None,
     max_epochs: int | None = None,
     layer: str | None = None,
     reference_layer: str | None = None,
@@ -66,7 +66,8 @@ def annotate(
     n_shots
         Learn from this many cells per label, drawn at random; from all if `None`.
     train
-        ``"all"`` weights, or the ``"head"`` only: faster, and safer with few cells.
+        ``"all"`` weights, or a ``"head"`` on the others; what suits the weights if `None`: all of a transformer, a
+        head on those of langcell-mini.
     max_epochs
         Passes over the cells to learn from; chosen by the model if `None`.
     layer
@@ -117,7 +118,7 @@ def annotate(
     >>> import scanpy as sc, scfoundry as sf
     >>> cells = sc.datasets.pbmc68k_reduced().raw.to_adata()
     >>> adata, reference = cells[::2].copy(), cells[1::2].copy()
-    >>> sf.tl.annotate(adata, reference, labels_key="bulk_labels", n_shots=9, train="head")
+    >>> sf.tl.annotate(adata, reference, labels_key="bulk_labels", n_shots=9)
     >>> adata.obs["annotation"].value_counts()
     """
     from scfoundry.data.reader import CountsReader
@@ -172,7 +173,7 @@ def annotate(
         device=device,
         precision=precision,
     )
-    told = fitted.predict_labels(reader, batch_size=batch_size, device=device, precision=precision)
+    told = fitted.predict_labels(cells, layer=layer, batch_size=batch_size, device=device, precision=precision)
     there = ~empty_cells(reader)
     scores = np.where(there[:, None], told, np.float32(0))
 
@@ -196,7 +197,7 @@ def annotate(
     return adata if copy else None
 
 
-def _check(n_shots: int | None, train: str, max_epochs: int | None) -> None:
+def _check(n_shots: int | None, train: str | None, max_epochs: int | None) -> None:
     from scfoundry.model._contracts import Train
 
     if n_shots is not None and n_shots < 1:
@@ -204,7 +205,7 @@ def _check(n_shots: int | None, train: str, max_epochs: int | None) -> None:
             f"n_shots is the number of cells per label and at least 1; got {n_shots}. To learn from all: n_shots=None."
         )
         raise ValueError(msg)
-    if train not in get_args(Train):
+    if train is not None and train not in get_args(Train):
         msg = f"train must be one of {', '.join(map(repr, get_args(Train)))}; got {train!r}."
         raise ValueError(msg)
     if max_epochs is not None and max_epochs < 1:

@@ -39,7 +39,7 @@ def retrieve(
     k: int = 10,
     model: str | Path | FoundationModel = "langcell",
     use_rep: str | None = None,
-    top_k: int | None = 20,
+    top_k: int | None = None,
     layer: str | None = None,
     modality: str = Keys.RNA,
     device: str = "auto",
@@ -63,7 +63,7 @@ def retrieve(
         Every cell is compared with every text up to 2e10 pairs, beyond that the search goes through a graph of
         neighbours (pynndescent) and may miss a few.
         ``"texts"``: the best texts of every cell, by their probability among all texts given, as
-        `sf.tl.zero_shot_annotate` computes it. For one cell pass ``adata[["its name"]]``.
+        `sf.tl.zero_shot_annotate` computes it for cells by themselves. For one cell pass ``adata[["its name"]]``.
     k
         How many to find, at most all.
     model
@@ -73,7 +73,8 @@ def retrieve(
         Key of ``obsm`` with this model's embedding, if `sf.tl.embed` has computed it (``"X_langcell"``): searching
         all cells again then takes a moment.
     top_k
-        When finding texts, match only the ``top_k`` most similar ones with a cell (20 as published); all if `None`.
+        When finding texts with official weights, match only the ``top_k`` most similar ones with a cell: 20 as
+        published, all if `None`.
     layer
         Layer with the values, ``X`` if `None`.
     modality
@@ -140,7 +141,7 @@ def retrieve(
             raise ValueError(msg)
         if find == "texts":
             told = reader_of_texts.zero_shot(
-                reader, labels, top_k=top_k, batch_size=batch_size, device=device, precision=precision
+                reader, labels, top_k=top_k, adapt=False, batch_size=batch_size, device=device, precision=precision
             )
             return _best_texts(cells, labels, told.probabilities, there, k)
         latent = loaded._embed(reader, batch_size=batch_size, device=torch_device, precision=precision)[there]

@@ -37,6 +37,7 @@ def zero_shot_annotate(
     alpha: float | None = None,
     top_k: int | None = None,
     mixture: Mixture | None = None,
+    adapt: bool | None = None,
     markers: Markers | None = None,
     group_by: str | None = None,
     unknown: Literal["auto"] | float | None = "auto",
@@ -78,6 +79,9 @@ def zero_shot_annotate(
     mixture
         ``"released"``, in which matching loses its influence where there are many labels, or ``"corrected"``; the
         weights' own if `None`.
+    adapt
+        Bring cells that lie together in the data set to agree, or judge every cell by itself; as the weights were
+        calibrated if `None`: langcell-mini adapts, official weights do not.
     markers
         Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them.
     group_by
@@ -112,7 +116,7 @@ def zero_shot_annotate(
     ``adata.obs["zero_shot_ontology_id"]``
         Cell Ontology term of the label, categorical, missing where there is none; only if any label has one.
     ``adata.obsm["zero_shot_scores"]``
-        Probability of every label by the cell's own expression, float32, (n_obs, n_labels), labels sorted by name.
+        Probability of every label before groups decide, float32, (n_obs, n_labels), labels sorted by name.
     ``adata.uns["zero_shot"]``
         ``"params"``: the arguments; ``"texts"``: what was read for every label; ``"provenance"``: weights with their
         checksum, licence, citation, versions, and how each gene was matched.
@@ -172,6 +176,7 @@ def zero_shot_annotate(
         alpha=alpha,
         top_k=top_k,
         mixture=mixture,
+        adapt=adapt,
         batch_size=batch_size,
         device=device,
         precision=precision,
@@ -190,8 +195,8 @@ def zero_shot_annotate(
         decided, fit = group_means(own, groups), group_means(fit, groups)
     named = ~empty if threshold is None else ~empty & (fit >= threshold)
 
-    given = {"alpha": alpha, "top_k": top_k, "mixture": mixture, "group_by": group_by, "unknown": unknown}
-    params = given | {"threshold": threshold, "layer": layer, "precision": precision}
+    given = {"alpha": alpha, "top_k": top_k, "mixture": mixture, "adapt": adapt, "group_by": group_by}
+    params = given | {"unknown": unknown, "threshold": threshold, "layer": layer, "precision": precision}
     origin = {
         Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
         Keys.TEXTS: as_table(labels),

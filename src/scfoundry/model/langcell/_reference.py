@@ -1,0 +1,161 @@
+"""How a LangCell learns the labels of a reference: in the way that suits its weights and the number of cells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import numpy as np
+
+from scfoundry.model._base import plain_config
+from scfoundry.model._device import resolve_device
+from scfoundry.model.langcell._text_prior import TextPriorHead
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfoundry.data.labels import Label
+    from scfoundry.model._contracts import Train
+    from scfoundry.model._device import Precision
+    from scfoundry.model.langcell._model import LangCell
+
+__all__ = ["LearnsReference"]
+
+# Up to this many cells per label, learning through the texts of the labels is better than a head (Zhao et al. 2024).
+FEW_CELLS = 9
+
+
+class LearnsReference:
+    """The part of `LangCell` that `sf.tl.annotate` uses."""
+
+    _labels: tuple[Label, ...] = ()
+    _head: TextPriorHead | None = None
+
+    def fit_labels(
+        self,
+        adata: AnnData,
+        labels: Sequence[Label],
+        codes: NDArray[np.int64],
+        *,
+        train: Train | None = None,
+        layer: str | None = None,
+        max_epochs: int | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> Self:
+        """Learn the labels of a reference, in a copy of this model.
+
+        Ranked genes: with few cells per label through the texts of the labels (`fine_tune_texts`), with many by a
+        classification head (`train_classifier`). Standardised expression: by a linear head on the embedding, which
+        starts from what the texts say.
+
+        Parameters
+        ----------
+        adata
+            Labelled cells; it is only read.
+        labels
+            P labels with their texts.
+        codes
+            Number of the label of every cell, (n_obs,).
+        train
+            ``"all"`` weights or the ``"head"``; what suits the weights if `None`.
+        layer
+            Layer with the counts, ``X`` if `None`.
+        max_epochs
+            Passes over the cells, 20 as published if `None`.
+        seed
+            Of everything random in training.
+        device, precision
+            As in `get_latent_representation`.
+
+        Returns
+        -------
+        The copy, whose `predict_labels` annotates.
+
+        Raises
+        ------
+        ValueError
+            If all weights are to be trained of a model that has no way to.
+        """
+        model = _twin(cast("LangCell", self))
+        model._labels = tuple(labels)
+        if model.config.cell_encoder == "expression_mlp":
+            if train == "all":
+                msg = (
+                    f"The weights {model.provenance['weights']!r} are learned as a whole by their recipe only; a "
+                    'reference trains a head on them: train="head".'
+                )
+                raise ValueError(msg)
+            where = {"layer": layer, "device": device, "precision": precision}
+            model._head = TextPriorHead.fit(*_evidence(model, adata, **where), codes, device=resolve_device(device))
+            return cast("Self", model)
+        names = np.array([label.name for label in labels], dtype=object)[codes]
+        how: dict[str, Any] = {} if max_epochs is None else {"max_epochs": max_epochs}
+        how |= {"layer": layer, "seed": seed} | _trainer(resolve_device(device), precision)
+        if train != "head" and np.bincount(codes).max() <= FEW_CELLS:
+            model.fine_tune_texts(adata, names, {label.name: label.texts[0] for label in labels}, **how)
+        else:
+            model.train_classifier(adata, names, train=train or "all", **how)
+        return cast("Self", model)
+
+    def predict_labels(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_size: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> NDArray[np.float32]:
+        """Probability of every label that `fit_labels` learned, (n_obs, P).
+
+        Raises
+        ------
+        ValueError
+            If no labels were learned.
+        """
+        model = cast("LangCell", self)
+        how: dict[str, Any] = {"layer": layer, "batch_size": batch_size, "device": device, "precision": precision}
+        if not self._labels:
+            msg = "This model has learned no labels yet: fitted = model.fit_labels(reference, labels, codes)."
+            raise ValueError(msg)
+        if self._head is not None:
+            return self._head(*_evidence(model, adata, **how))
+        if model.config.n_classes:
+            return model.predict_classes(adata, **how)
+        return model.zero_shot(adata, _by_first_text(self._labels), **how).probabilities
+
+
+def _twin(model: LangCell) -> LangCell:
+    """A model with weights of its own, and without the training data."""
+    twin = type(model)(genes=model.genes, **plain_config(model.config))
+    twin.module.load_state_dict(model.module.state_dict())
+    twin.description_ = dict(model.description_)
+    twin.is_trained_ = True
+    return twin
+
+
+def _evidence(model: LangCell, adata: AnnData, **how: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What a head reads: embeddings (n_obs, Z), and probabilities of the labels by their texts (n_obs, P)."""
+    # A few shots are no data set to adapt to.
+    told = model.zero_shot(adata, model._labels, adapt=False, **how)
+    return model.get_latent_representation(adata, **how), told.probabilities
+
+
+def _by_first_text(labels: Sequence[Label]) -> list[Label]:
+    return [replace(label, texts=label.texts[:1]) for label in labels]
+
+
+def _trainer(device: torch.device, precision: Precision) -> dict[str, Any]:
+    """Device and precision in the words of Lightning."""
+    half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return {
+        "accelerator": "gpu" if device.type == "cuda" else device.type,
+        "devices": 1 if device.index is None else [device.index],
+        "precision": "bf16-mixed" if half else "32-true",
+    }
