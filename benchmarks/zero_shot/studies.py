@@ -11,6 +11,8 @@ from langcell_mini.corpus import choose_vocabulary
 from langcell_mini.training import Settings, train
 
 from scfoundry.model.langcell._expression import GeneMoments
+from scfoundry.model.langcell._kinship import is_kind_of
+from scfoundry.model.langcell._scorer import LabelScores
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.ontology import CellOntology
-    from scfoundry.model.langcell._scorer import CellTypeScorer
+    from scfoundry.model.langcell._scorer import CellTypeScorer, Label
     from zero_shot.tasks import Task
 
 __all__ = ["Corpus", "LeftOut"]
@@ -71,8 +73,8 @@ class LeftOut:
         self.sets, self.markers, self.genes = corpus.without(name)
         self.scorer: CellTypeScorer = train(self.sets, self.markers, corpus.ontology, seed=seed, settings=settings)
 
-    def standardised(self, task: Task, counts: csr_matrix | None = None) -> tuple[Tensor, Tensor]:
-        """Z-scores of the cells, (n, G), and which genes are measured."""
+    def expression(self, task: Task, counts: csr_matrix | None = None) -> tuple[Tensor, Tensor, GeneMoments]:
+        """Log expression of the cells, (n, G), which genes are measured, and the moments of the data set."""
         scale = self.scorer.scale
         alignment = self.genes.align(task.adata, min_overlap=0)
         measured = torch.zeros(len(self.genes), dtype=torch.bool)
@@ -81,4 +83,21 @@ class LeftOut:
         expression = scale.log_expression(aligned, measured)
         moments = GeneMoments(len(self.genes))
         moments.update(expression)
-        return scale(expression, measured, moments), measured
+        return expression, measured, moments
+
+    def standardised(self, task: Task, counts: csr_matrix | None = None) -> tuple[Tensor, Tensor]:
+        """Z-scores of the cells, (n, G), and which genes are measured."""
+        expression, measured, moments = self.expression(task, counts)
+        return self.scorer.scale(expression, measured, moments), measured
+
+    def seen(self, task: Task) -> list[bool]:
+        """Whether each label has training cells of its kind."""
+        trained = {i for study in self.sets for label, ids in study.types.items() if label in study.labels for i in ids}
+        return [any(is_kind_of(t, i, self.ontology) for t in trained for i in ids) for ids in task.ids]
+
+    @torch.no_grad()
+    def scores(self, task: Task, z: Tensor, measured: Tensor, labels: list[Label] | None = None) -> LabelScores:
+        """Scores of the cells for the offered labels, or for some others."""
+        plan = self.scorer.plan(labels or task.labels(self.ontology), self.ontology)
+        parts = [self.scorer(block, measured, plan) for block in z.split(BLOCK)]
+        return LabelScores(torch.cat([part.logits for part in parts]), torch.cat([part.outside for part in parts]))
