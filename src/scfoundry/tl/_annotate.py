@@ -98,7 +98,7 @@ def annotate(
     ``adata.obs["annotation_score"]``
         Probability of that label, float32; 0 for cells without any gene of the model.
     ``adata.obsm["annotation_scores"]``
-        Probability of every label, float32, (n_obs, n_labels).
+        Probability of every label, float32, (n_obs, n_labels). Of a label ``"T/NK"`` the column is ``"T|NK"``.
     ``adata.uns["annotation"]``
         ``"params"``: the arguments; ``"reference"``: cells learned from, by label; ``"provenance"``: weights with their
         checksum, licence, citation, versions, and how each gene was matched.
@@ -189,7 +189,7 @@ def annotate(
     }
     origin = {
         Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
-        Keys.REFERENCE: pd.DataFrame({"n_cells": learned_from.to_numpy()}, index=learned_from.index.astype(object)),
+        Keys.REFERENCE: pd.DataFrame({"n_cells": learned_from.to_numpy()}, index=learned_from.index),
         Keys.PROVENANCE: loaded.provenance | {"values": str(reader.report.state), "genes": reader.alignment.report()},
     }
     names = [label.name for label in classes]

@@ -63,7 +63,9 @@ def write_labels(
         key: pd.Categorical.from_codes(codes, categories),
         Keys.score(key): decided.max(1).astype(np.float32),
     }
-    table = pd.DataFrame(scores.astype(np.float32), index=adata.obs_names, columns=pd.Index(names, dtype=object))
+    # AnnData's files refuse columns with a slash, as in T/NK.
+    columns = [name.replace("/", "|") for name in names]
+    table = pd.DataFrame(scores.astype(np.float32), index=adata.obs_names, columns=columns)
     for name, values in slots.items():
         adata.obs[name] = values
     adata.obsm[Keys.scores(key)] = table

@@ -196,5 +196,5 @@ def _known(label: str, markers: Sequence[str], genes: GeneVocabulary, there: set
 def as_table(labels: Sequence[Label]) -> pd.DataFrame:
     """Labels as a table that AnnData writes to disk: several texts one per line, several genes with commas."""
     rows = [("\n".join(label.texts), label.term or "", ",".join(label.markers)) for label in labels]
-    index = pd.Index([label.name for label in labels], name="label", dtype=object)
+    index = pd.Index([label.name for label in labels], name="label")
     return pd.DataFrame(rows, columns=["text", "ontology_id", "markers"], index=index)

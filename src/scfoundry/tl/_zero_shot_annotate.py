@@ -116,7 +116,8 @@ def zero_shot_annotate(
     ``adata.obs["zero_shot_ontology_id"]``
         Cell Ontology term of the label, categorical, missing where there is none; only if any label has one.
     ``adata.obsm["zero_shot_scores"]``
-        Probability of every label before groups decide, float32, (n_obs, n_labels), labels sorted by name.
+        Probability of every label before groups decide, float32, (n_obs, n_labels), labels sorted by name. Files
+        refuse columns with a slash: of ``"T/NK"`` the column is ``"T|NK"``.
     ``adata.uns["zero_shot"]``
         ``"params"``: the arguments; ``"texts"``: what was read for every label; ``"provenance"``: weights with their
         checksum, licence, citation, versions, and how each gene was matched.
