@@ -60,7 +60,7 @@ class LogisticPeer:
                 if len(cells) and len(ids) == 1:
                     z.append(self._z(SparseCounts.from_csr(study.counts[cells]), measured))
                     labels += [ids[0]] * len(cells)
-        self.model = LogisticRegression(C=1e-3, max_iter=60, tol=1e-3).fit(torch.cat(z).numpy(), labels)
+        self.model = LogisticRegression(C=1e-2, max_iter=60, tol=1e-3).fit(torch.cat(z).numpy(), labels)
 
     def predict(self, task: Task) -> NDArray[np.int64]:
         """Position of the label of every cell."""

@@ -110,7 +110,7 @@ class LabelPlan:
     shares
         Share of every known type that each label claims, (P, C).
     outside
-        Known types that have nothing to do with any label, (C,) bool.
+        Known types with training cells that have nothing to do with any label, (C,) bool.
     seen
         Labels that claim a known type, (P,) bool.
     described
@@ -141,7 +141,8 @@ class LabelScores(NamedTuple):
     logits
         Calibrated logits of the labels, (n, P): their softmax is a probability, given that one of them is right.
     outside
-        Probability of a known type that has nothing to do with any label, (n,).
+        Probability of a known type that has nothing to do with any label, (n,). Types known by their markers alone do
+        not count: there are many, and they fit any cell a little.
     """
 
     logits: Tensor
@@ -228,7 +229,10 @@ class CellTypeScorer(FoundationModule):
                 for profile, weight in mixed:
                     row += weight / len(terms) * self.profiles.markers[profiles.index(profile)]
         outside = [
-            not shares[:, c].any() and not any(related(i, t, ontology) for i in ids) for c, t in enumerate(types)
+            bool(self.n_studies[column] > 0)
+            and not shares[:, column].any()
+            and not any(related(terms, identifier, ontology) for terms in ids)
+            for column, identifier in enumerate(types)
         ]
         as_tensor = torch.from_numpy(shares).to(texts.device)
         proven = ((as_tensor > 0) & (self.n_studies >= 2)).any(1)
