@@ -1,32 +1,47 @@
-"""Training on whole contexts: seeded steps, AdamW with warm-up, checkpoints that resume exactly."""
+"""Training of any model: seeded steps, AdamW with warm-up, checkpoints that resume exactly."""
 
 from __future__ import annotations
 
 import logging
 import math
+from abc import abstractmethod
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
+import pandas as pd
 import torch
+from scvi.train import TrainRunner
 from torch.utils.data import DataLoader
 
-from scfoundry._settings import logger
+from scfoundry._settings import logger, settings
 from scfoundry.model._checkpoint import read_torch_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import Tensor, nn
 
     from scfoundry.data.contexts import Context
+    from scfoundry.model._base import FoundationModel
 
-__all__ = ["ContextDataModule", "ContextTrainingPlan", "Resumable", "Schedule", "quiet_lightning", "seeded"]
+__all__ = [
+    "ContextDataModule",
+    "ContextTrainingPlan",
+    "Resumable",
+    "Schedule",
+    "TrainingPlan",
+    "fit",
+    "positions",
+    "quiet_lightning",
+    "seeded",
+    "training_only",
+]
 
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "linear", "cosine"]
 
 VALIDATION_SEED = 1 << 32
 
@@ -53,12 +68,110 @@ def quiet_lightning() -> Iterator[None]:
         lightning.setLevel(level)
 
 
-class ContextTrainingPlan(pl.LightningModule):
-    """One context per step.
+@contextmanager
+def training_only(module: nn.Module, parts: Iterable[str]) -> Iterator[None]:
+    """Freeze everything but the named parts of a module."""
+    learned = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    module.requires_grad_(False)
+    for part in parts:
+        module.get_submodule(part).requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, learns in learned.items():
+            parameter.requires_grad_(learns)
 
-    Every random number of a step (cells dropped, entries masked, dropout, latent noise) derives from the seed and the
-    number of the step, the order of contexts from the seed and the epoch: the same seed gives the same weights, also
-    when training was interrupted in between.
+
+class TrainingPlan(pl.LightningModule):
+    """One example (a context, a batch of cells) per step.
+
+    Every random number of a step derives from the seed and the number of the step, the order of examples from the seed
+    and the epoch: the same seed gives the same weights, also when training was interrupted in between.
+
+    Parameters
+    ----------
+    module
+        The model. Parameters that are frozen when training starts are left as they are.
+    loss
+        Maps an example and the number of optimiser steps so far to ``loss`` and its parts.
+    lr, weight_decay
+        Of AdamW; without weight decay it is Adam.
+    warmup_steps
+        Steps over which the learning rate grows linearly from zero.
+    schedule
+        Learning rate after the warm-up: constant, or down to zero at the last step, linearly or as a cosine.
+    seed
+        Seed of the training.
+    other_rates
+        Parts of the model that learn at a rate of their own.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Callable[[Any, int], dict[str, Tensor]],
+        *,
+        lr: float,
+        weight_decay: float,
+        warmup_steps: int,
+        schedule: Schedule,
+        seed: int,
+        other_rates: Sequence[tuple[nn.Module, float]] = (),
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.loss = loss
+        self.lr, self.weight_decay, self.warmup_steps, self.schedule = lr, weight_decay, warmup_steps, schedule
+        self.seed = seed
+        self.other_rates = other_rates
+
+    @abstractmethod
+    def example(self, position: int) -> Any:
+        """Example at a position of this epoch's order."""
+
+    @abstractmethod
+    def held_out(self, number: int) -> Any:
+        """Example of a number for validation."""
+
+    def training_step(self, position: int, batch_index: int) -> Tensor:
+        """Loss of one example."""
+        # Not the number of optimiser steps: where gradients accumulate, several examples share one.
+        step = self.current_epoch * int(self.trainer.num_training_batches) + batch_index
+        with seeded(self.seed + step * self.trainer.world_size + self.global_rank, self.device):
+            losses = self.loss(self.example(position), self.global_step)
+        for name, value in losses.items():
+            self.log(f"{name}_train", value, on_step=False, on_epoch=True, batch_size=1, prog_bar=name == "loss")
+        return losses["loss"]
+
+    def validation_step(self, number: int, batch_index: int) -> None:
+        """Loss of one held-out example, with the same masks at every epoch."""
+        with seeded(self.seed + VALIDATION_SEED + batch_index, self.device):
+            losses = self.loss(self.held_out(number), self.global_step)
+        for name, value in losses.items():
+            self.log(f"{name}_validation", value, on_epoch=True, batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with the learning rate set at every step."""
+        groups: list[dict[str, Any]]
+        groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in self.other_rates]
+        apart = {id(p) for group in groups for p in group["params"]}
+        others = [p for p in self.module.parameters() if p.requires_grad and id(p) not in apart]
+        groups.append({"params": others, "lr": self.lr})
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay, fused=True)
+        n_steps = max(1, int(self.trainer.estimated_stepping_batches))
+
+        def factor(step: int) -> float:
+            warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+            progress = min(1.0, max(0, step - self.warmup_steps) / max(1, n_steps - self.warmup_steps))
+            falling = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
+            return warm * falling[self.schedule]
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class ContextTrainingPlan(TrainingPlan):
+    """One context per step.
 
     Parameters
     ----------
@@ -70,16 +183,8 @@ class ContextTrainingPlan(pl.LightningModule):
         Numbers of the contexts that an epoch visits.
     loss
         Maps a context and the number of the step to ``loss`` and its parts.
-    lr, weight_decay
-        Of AdamW.
-    warmup_steps
-        Steps over which the learning rate grows linearly from zero.
-    schedule
-        Learning rate after the warm-up: constant, or a cosine down to zero at the last step.
-    seed
-        Seed of the training.
-    other_rates
-        Parts of the model that learn at a rate of their own.
+    **how
+        Further arguments of `TrainingPlan`.
     """
 
     def __init__(
@@ -88,55 +193,19 @@ class ContextTrainingPlan(pl.LightningModule):
         contexts: Sequence[Context],
         visits: Sequence[int],
         loss: Callable[[Context, int], dict[str, Tensor]],
-        *,
-        lr: float,
-        weight_decay: float,
-        warmup_steps: int,
-        schedule: Schedule,
-        seed: int,
-        other_rates: Sequence[tuple[nn.Module, float]] = (),
+        **how: Any,
     ) -> None:
-        super().__init__()
-        self.module = module
+        super().__init__(module, loss, **how)
         self.contexts, self.visits = contexts, visits
-        self.loss = loss
-        self.lr, self.weight_decay, self.warmup_steps, self.schedule = lr, weight_decay, warmup_steps, schedule
-        self.seed = seed
-        self.other_rates = other_rates
 
-    def training_step(self, position: int, batch_index: int) -> Tensor:
-        """Loss of the context at a position of this epoch's order."""
+    def example(self, position: int) -> Context:
+        """Context at a position of this epoch's order."""
         order = np.random.default_rng([self.seed, self.current_epoch]).permutation(len(self.visits))
-        number = self.visits[order[position]]
-        with seeded(self.seed + self.global_step * self.trainer.world_size + self.global_rank, self.device):
-            losses = self.loss(self.contexts[number], self.global_step)
-        for name, value in losses.items():
-            self.log(f"{name}_train", value, on_step=False, on_epoch=True, batch_size=1, prog_bar=name == "loss")
-        return losses["loss"]
+        return self.contexts[self.visits[order[position]]]
 
-    def validation_step(self, number: int, batch_index: int) -> None:
-        """Loss of one held-out context, with the same masks at every epoch."""
-        with seeded(self.seed + VALIDATION_SEED + batch_index, self.device):
-            losses = self.loss(self.contexts[number], self.global_step)
-        for name, value in losses.items():
-            self.log(f"{name}_validation", value, on_epoch=True, batch_size=1, sync_dist=True)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with the learning rate set at every step."""
-        groups: list[dict[str, Any]]
-        groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in self.other_rates]
-        apart = {id(p) for group in groups for p in group["params"]}
-        groups.append({"params": [p for p in self.module.parameters() if id(p) not in apart], "lr": self.lr})
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay, fused=True)
-        n_steps = max(1, int(self.trainer.estimated_stepping_batches))
-
-        def factor(step: int) -> float:
-            warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-            progress = min(1.0, max(0, step - self.warmup_steps) / max(1, n_steps - self.warmup_steps))
-            return warm * (0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1.0)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def held_out(self, number: int) -> Context:
+        """Context of a number."""
+        return self.contexts[number]
 
 
 class ContextDataModule(pl.LightningDataModule):
@@ -166,15 +235,17 @@ class ContextDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Positions in the order of an epoch, which the training plan draws."""
-        return self._loader(range(len(self.visits)))
+        return positions(range(len(self.visits)))
 
     def val_dataloader(self) -> DataLoader | list:
         """Numbers of the held-out contexts."""
-        return self._loader(self.held_out) if self.held_out else []
+        return positions(self.held_out) if self.held_out else []
 
-    def _loader(self, numbers: Sequence[int]) -> DataLoader:
-        # A loader without a generator of its own draws from torch's global one.
-        return DataLoader(numbers, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
+
+def positions(numbers: Sequence[int]) -> DataLoader:
+    """A loader of plain numbers: what they stand for is read by the step itself."""
+    # A loader without a generator of its own draws from torch's global one.
+    return DataLoader(numbers, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
 
 
 def _rows(contexts: Sequence[Context], numbers: np.ndarray) -> np.ndarray:
@@ -210,3 +281,54 @@ class Resumable(pl.Callback):
         trainer.save_checkpoint(unfinished)
         if trainer.is_global_zero:
             unfinished.replace(self.path)
+
+
+def fit(
+    model: FoundationModel,
+    plan: TrainingPlan,
+    data: pl.LightningDataModule,
+    *,
+    max_epochs: int,
+    checkpoint_dir: str | Path | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    **trainer_kwargs: Any,
+) -> None:
+    """Run a training through scvi-tools, from its last checkpoint if there is one.
+
+    Parameters
+    ----------
+    model
+        Whose module is trained and whose history grows.
+    plan, data
+        What to train on, and how.
+    max_epochs
+        Passes over the data.
+    checkpoint_dir
+        Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
+    callbacks
+        To run beside those of ``trainer_kwargs``.
+    **trainer_kwargs
+        ``accelerator``, ``devices`` and further arguments of scvi-tools' trainer.
+    """
+    if data.val_dataloader():
+        trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
+    trainer_kwargs.setdefault("enable_progress_bar", settings.show_progress)
+    trainer_kwargs.setdefault("log_every_n_steps", 1)
+    trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), *callbacks]
+    if checkpoint_dir is not None:
+        resumable = Resumable(checkpoint_dir)
+        trainer_kwargs["callbacks"].append(resumable)
+        if resumable.path.exists():
+            resumable.check()
+            logger.info("Resuming the training from %s.", resumable.path)
+            trainer_kwargs["ckpt_path"] = resumable.path
+    plan.train()
+    # scvi-tools would only lengthen losses that the history already has; a second stage has others.
+    past, model.is_trained_ = model.history_ or {}, False
+    with quiet_lightning():
+        TrainRunner(model, training_plan=plan, data_splitter=data, max_epochs=max_epochs, **trainer_kwargs)()
+    new = model.history_ or {}
+    model.history_ = past | {
+        name: pd.concat([past[name], frame], ignore_index=True).rename_axis("epoch") if name in past else frame
+        for name, frame in new.items()
+    }

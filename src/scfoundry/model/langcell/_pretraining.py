@@ -1,0 +1,153 @@
+"""One step of LangCell's pre-training: a batch of cells, their texts, and the four objectives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from scfoundry.data.tokens import FIRST_GENE, cls_token
+from scfoundry.model.langcell._encoders import unit
+from scfoundry.model.langcell._momentum import Momentum, Pairs
+from scfoundry.model.langcell._objectives import (
+    contrastive_loss,
+    describes,
+    hard_negatives,
+    mask_genes,
+    masked_gene_loss,
+    matching_loss,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from torch import Tensor
+
+    from scfoundry.model.langcell._batches import Batch
+    from scfoundry.model.langcell._module import LangCellModule
+    from scfoundry.model.langcell._training_data import CellTexts, DrawnTexts, TrainingCells
+
+__all__ = ["Pretraining"]
+
+
+class Pretraining:
+    """Losses of one batch of cells.
+
+    Parameters
+    ----------
+    module, momentum
+        The model and its slow copies.
+    cells, texts
+        Training data; without texts only the cell encoder learns.
+    weights
+        Of every objective; what has none (0) is not computed, but for the contrast of cells and texts.
+    """
+
+    def __init__(
+        self,
+        module: LangCellModule,
+        momentum: Momentum,
+        cells: TrainingCells,
+        texts: CellTexts | None,
+        weights: Mapping[str, float],
+    ) -> None:
+        self.module, self.momentum, self.cells, self.texts, self.weights = module, momentum, cells, texts, weights
+        self.temperature = module.config.temperature
+
+    def __call__(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
+        """Sum of the weighted objectives, and each of them."""
+        cells = self.cells.batch(rows, self.module.device)
+        texts = None if self.texts is None else self.texts.draw(rows, self.module.device)
+        queue = self.momentum.queue
+
+        states = self.module.cell(cells.tokens, cells.present)
+        embedding = self.module.project_cells(states)
+        losses = {}
+        if self.weights["masked_genes"]:
+            losses["masked_genes"] = self.masked_genes(cells)
+        if self.weights["cell_cell"]:
+            # Another pass, another dropout.
+            again = torch.cat([self.module(cells.tokens, cells.present).float(), queue.cells])
+            numbers = torch.from_numpy(rows).to(embedding.device)
+            others = numbers[:, None] != torch.cat([numbers, queue.rows])
+            losses["cell_cell"] = contrastive_loss(embedding, again, others, self.temperature)
+        if texts is not None:
+            losses |= self.text_losses(cells, states, embedding, texts, queue)
+        if self.module.training and self.momentum.size:
+            self.momentum.follow(self.module)
+            self.momentum.remember(self.slow_pairs(cells, texts))
+        total = sum((self.weights[name] * loss for name, loss in losses.items()), start=embedding.new_zeros(()))
+        return {"loss": total} | losses
+
+    def slow_pairs(self, cells: Batch, texts: DrawnTexts | None) -> Pairs:
+        """Cells and texts as the slow encoders see them."""
+        embedding = self.momentum.embed_cells(cells.tokens, cells.present)
+        rows = torch.from_numpy(cells.rows).to(embedding.device)
+        if texts is None:
+            return Pairs(embedding, rows, embedding[:, :0], torch.zeros_like(rows), rows[:, None][:, :0])
+        told = self.momentum.embed_texts(texts.words.tokens, texts.words.present)[texts.place]
+        return Pairs(embedding, rows, told, texts.drawn, texts.described)
+
+    def masked_genes(self, cells: Batch) -> Tensor:
+        """Hidden genes, guessed from those around them."""
+        n_genes = len(self.module.cell.tokens.weight) - FIRST_GENE - 1
+        hidden, chosen = mask_genes(cells.tokens, cells.present, share=self.module.config.mask_genes, n_genes=n_genes)
+        states = self.module.cell(hidden, cells.present)[chosen]
+        table = self.module.cell.tokens.weight[FIRST_GENE : cls_token(n_genes)]
+        return masked_gene_loss(states, table, cells.tokens[chosen] - FIRST_GENE)
+
+    def text_losses(
+        self, cells: Batch, states: Tensor, embedding: Tensor, texts: DrawnTexts, queue: Pairs
+    ) -> dict[str, Tensor]:
+        """Which text is a cell's, which cell is a text's, and whether a pair belongs together."""
+        words = texts.words
+        told = unit(self.module.text_projection(self.module.text(words.tokens, words.present)[:, 0]))[texts.place]
+        # (B, B + Q): candidate texts that are not true of a cell, candidate cells that a text is not true of.
+        untrue = ~describes(torch.cat([texts.drawn, queue.drawn]), texts.described)
+        undescribed = ~describes(texts.drawn, torch.cat([texts.described, queue.described])).T
+        all_texts, all_cells = (
+            torch.cat([here.float(), past]) for here, past in ((told, queue.texts), (embedding, queue.cells))
+        )
+        to_text = contrastive_loss(embedding, all_texts, untrue, self.temperature)
+        to_cell = contrastive_loss(told, all_cells, undescribed, self.temperature)
+        losses = {"cell_text": (to_text + to_cell) / 2}
+        if self.weights["matching"]:
+            n = len(embedding)
+            similarity = embedding.detach() @ told.detach().T / self.temperature
+            cell_of, text_of, matches = draw_pairs(similarity, untrue[:, :n])
+            place = texts.place[text_of]
+            answers = self.module.text.look_at(states)
+            logits = self.module.match_logits(
+                self.module.text.begin(words.tokens, words.present)[place],
+                _at(words.present, place),
+                [type(answer)(answer.keys[cell_of], answer.values[cell_of]) for answer in answers],
+                _at(cells.present, cell_of),
+            )
+            losses["matching"] = matching_loss(logits, matches)
+        return losses
+
+
+def draw_pairs(similarity: Tensor, untrue: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The true pairs, every cell with a hard text, every text with a hard cell: a third of them match.
+
+    Parameters
+    ----------
+    similarity
+        Cosine over temperature, cells x texts, (B, B).
+    untrue
+        Which texts are not true of a cell, (B, B) bool.
+
+    Returns
+    -------
+    Numbers of the cells, of the texts, and whether they match; (3B,), less where a cell or text has no negative.
+    """
+    true = torch.arange(len(similarity), device=similarity.device)
+    cells, hard_texts = hard_negatives(similarity, untrue)
+    texts, hard_cells = hard_negatives(similarity.T, untrue.T)
+    cell_of, text_of = torch.cat([true, cells, hard_cells]), torch.cat([true, hard_texts, texts])
+    return cell_of, text_of, torch.arange(len(cell_of), device=true.device) < len(true)
+
+
+def _at(present: Tensor | None, places: Tensor) -> Tensor | None:
+    return None if present is None else present[places]

@@ -1,0 +1,153 @@
+"""Pre-training of LangCell in two stages (Zhao et al. 2024): cells alone, then cells and texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from scfoundry._settings import logger
+from scfoundry.model._training import fit, training_only
+from scfoundry.model._training_cells import CellDataModule, CellTrainingPlan
+from scfoundry.model.langcell._momentum import Momentum
+from scfoundry.model.langcell._pretraining import Pretraining
+from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from scfoundry.model._training import Schedule
+    from scfoundry.model.langcell._model import LangCell
+
+__all__ = ["Stage", "pretrain", "require_transformer"]
+
+Stage = Literal[1, 2]
+
+# What learns in a stage, and of what the stage keeps slow copies.
+LEARNING = {1: ("cell", "cell_projection"), 2: ("cell", "cell_projection", "text", "text_projection", "match_head")}
+COPIED = {1: ("cell", "cell_projection"), 2: ("cell", "cell_projection", "text", "text_projection")}
+OBJECTIVES = {1: ("masked_genes", "cell_cell"), 2: ("masked_genes", "cell_cell", "cell_text", "matching")}
+
+
+class PretrainingPlan(CellTrainingPlan):
+    """Batches of cells, and the slow copies whose state belongs to that of the training.
+
+    Parameters
+    ----------
+    momentum
+        Slow copies of the encoders and their queue.
+    *what, **how
+        As in `CellTrainingPlan`.
+    """
+
+    def __init__(self, momentum: Momentum, *what: Any, **how: Any) -> None:
+        super().__init__(*what, **how)
+        self.momentum = momentum
+
+
+def require_transformer(model: LangCell, caller: str) -> None:
+    """Refuse what only the published cell encoder can do."""
+    if model.config.cell_encoder != "rank_bert":
+        msg = (
+            f"{caller} trains models with cell_encoder='rank_bert'; this one has {model.config.cell_encoder!r}. "
+            "Build one, LangCell(adata, cell_encoder='rank_bert'), or load the official files."
+        )
+        raise ValueError(msg)
+
+
+def pretrain(
+    model: LangCell,
+    max_epochs: int,
+    *,
+    stage: Stage,
+    loss_weights: Mapping[str, float] | None,
+    batch_size: int,
+    validation_size: float,
+    seed: int,
+    lr: float,
+    weight_decay: float,
+    warmup_steps: int,
+    schedule: Schedule,
+    checkpoint_dir: str | Path | None,
+    **trainer_kwargs: Any,
+) -> None:
+    """Train a model on its registered cells; see `LangCell.train`."""
+    check(model, stage)
+    weights = objective_weights(stage, loss_weights)
+    texts = CellTexts(registered_texts(model), model.reading.tokenizer) if stage == 2 else None
+    cells = TrainingCells(model._reader(None, None, "LangCell.train"), model.genes, model.config.max_length)
+    lengths = cells.lengths()
+    train, validation = split(np.flatnonzero(lengths), validation_size, seed)
+    if len(train) < len(lengths) - len(validation):
+        logger.warning("%d cells without a gene of the vocabulary are left out.", np.sum(lengths == 0))
+
+    n_columns = 0 if texts is None else texts.described.shape[1]
+    momentum = Momentum(model.module, COPIED[stage], n_columns=n_columns)
+    data = CellDataModule(train, validation, lengths=lengths, batch_size=batch_size)
+    plan = PretrainingPlan(
+        momentum,
+        model.module,
+        data,
+        Pretraining(model.module, momentum, cells, texts, weights),
+        lr=lr,
+        weight_decay=weight_decay,
+        warmup_steps=warmup_steps,
+        schedule=schedule,
+        seed=seed,
+    )
+    with training_only(model.module, LEARNING[stage]):
+        fit(model, plan, data, max_epochs=max_epochs, checkpoint_dir=checkpoint_dir, **trainer_kwargs)
+
+
+def check(model: LangCell, stage: int) -> None:
+    """Refuse a training that cannot be."""
+    if stage not in get_args(Stage):
+        msg = f"stage must be 1 (cells alone) or 2 (cells and texts); got {stage!r}."
+        raise ValueError(msg)
+    require_transformer(model, "LangCell.train")
+    if model.adata is None:
+        msg = (
+            "There is nothing to train on: this model was loaded without data. Register it, LangCell.setup_anndata"
+            "(adata, text_keys=...), and load the weights with it: from_pretrained(source, adata)."
+        )
+        raise ValueError(msg)
+
+
+def objective_weights(stage: Stage, given: Mapping[str, float] | None) -> dict[str, float]:
+    """Weight of every objective of a stage, 1 unless given."""
+    if unknown := sorted((given or {}).keys() - set(OBJECTIVES[stage])):
+        msg = (
+            f"loss_weights has no {', '.join(map(repr, unknown))}; the objectives of stage {stage} are "
+            f"{', '.join(map(repr, OBJECTIVES[stage]))}."
+        )
+        raise ValueError(msg)
+    return dict.fromkeys(OBJECTIVES[stage], 1.0) | dict(given or {})
+
+
+def registered_texts(model: LangCell) -> np.ndarray:
+    """Texts of the registered cells, (n_obs, C)."""
+    keys = model.registry["setup_args"]["text_keys"]
+    columns = [keys] if isinstance(keys, str) else list(keys or ())
+    if not columns:
+        msg = (
+            "Stage 2 learns from texts, but none are registered: "
+            'LangCell.setup_anndata(adata, text_keys="description"), where sf.tl.describe_cells(adata) writes one.'
+        )
+        raise ValueError(msg)
+    missing = model.adata.obs[columns].isna().sum()
+    if missing.any():
+        column = missing.idxmax()
+        msg = (
+            f"obs[{column!r}] has no text for {missing[column]} of {model.adata.n_obs} cells. Leave them out: "
+            f"adata = adata[adata.obs[{column!r}].notna()].copy()"
+        )
+        raise ValueError(msg)
+    return model._texts()
+
+
+def split(rows: np.ndarray, validation_size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers for training and for validation, each in order."""
+    shuffled = np.random.default_rng(seed).permutation(rows)
+    n_held_out = min(round(validation_size * len(rows)), len(rows) - 1)
+    return np.sort(shuffled[n_held_out:]), np.sort(shuffled[:n_held_out])

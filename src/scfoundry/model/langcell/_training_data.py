@@ -1,0 +1,98 @@
+"""Cells and texts as LangCell reads them in training: any batch, without holding all of them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from scfoundry.data.tokens import PAD
+from scfoundry.model.langcell._batches import Batch, TokenLists
+from scfoundry.model.langcell._inference import CELLS_PER_BLOCK, ranked_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from scfoundry.data.genes import GeneVocabulary
+    from scfoundry.data.reader import CountsReader
+    from scfoundry.model.langcell._tokenizer import Tokenizer
+
+__all__ = ["CellTexts", "DrawnTexts", "TrainingCells"]
+
+
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """Keep torch's number of threads: numba's OpenMP sets its own for all that the calling thread does later."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class TrainingCells:
+    """Cells of an AnnData, ranked when they are asked for.
+
+    Parameters
+    ----------
+    reader
+        Checked and aligned data.
+    genes
+        Vocabulary with medians.
+    max_length
+        Most tokens of a cell.
+    """
+
+    def __init__(self, reader: CountsReader, genes: GeneVocabulary, max_length: int) -> None:
+        self.reader, self.genes, self.max_length = reader, genes, max_length
+
+    def lengths(self) -> np.ndarray:
+        """Genes of every cell that the encoder will see, (n_obs,); 0 where none is in the vocabulary."""
+        blocks = self.reader.blocks(np.arange(self.reader.n_obs), CELLS_PER_BLOCK)
+        detected = [np.diff(block.indptr) for block in blocks]
+        return np.minimum(np.concatenate(detected), self.max_length - 1)
+
+    def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
+        """Some cells by their row numbers."""
+        with own_threads():
+            cells = ranked_cells(self.reader.read(rows), self.genes, self.max_length)
+        return Batch(rows, *cells.padded(np.arange(len(rows)), PAD)).to(device)
+
+
+class DrawnTexts(NamedTuple):
+    """One text for each of B cells; a text that several cells share is encoded once."""
+
+    words: Batch  # the P distinct ones
+    place: Tensor  # (B,) which of them a cell has
+    drawn: Tensor  # (B,) their numbers among all texts
+    described: Tensor  # (B, C) all texts of the cells
+
+
+class CellTexts:
+    """The texts of all cells, each text once.
+
+    Parameters
+    ----------
+    texts
+        C texts of every cell, (n_obs, C).
+    tokenizer
+        Of the text encoder.
+    """
+
+    def __init__(self, texts: np.ndarray, tokenizer: Tokenizer) -> None:
+        distinct, described = np.unique(texts, return_inverse=True)
+        self.words: TokenLists = tokenizer(distinct.tolist())
+        self.described = torch.from_numpy(described.reshape(texts.shape))
+
+    def draw(self, rows: np.ndarray, device: torch.device) -> DrawnTexts:
+        """One of the texts of each cell, at random."""
+        described = self.described[torch.from_numpy(rows)]
+        drawn = described.gather(1, torch.randint(described.shape[1], (len(rows), 1)))[:, 0]
+        distinct, place = drawn.unique(return_inverse=True)
+        numbers = distinct.numpy()
+        words = Batch(numbers, *self.words.padded(numbers)).to(device)
+        return DrawnTexts(words, place.to(device), drawn.to(device), described.to(device))
