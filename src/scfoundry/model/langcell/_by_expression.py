@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scfoundry.data.labels import Label
     from scfoundry.data.reader import CountsReader
     from scfoundry.model.langcell._config import Mixture
-    from scfoundry.model.langcell._scorer import CellTypeScorer, LabelPlan
+    from scfoundry.model.langcell._scorer import CellTypeScorer
 
 __all__ = ["ByExpression"]
 
@@ -50,7 +50,8 @@ class ByExpression:
 
     def unsupported(self, labels: Sequence[Label]) -> list[str]:
         """Labels for which there are neither training cells nor markers."""
-        return [labels[i].name for i in self._plan(labels).uninformed]
+        plan = self.module.plan(self._offered(labels), CellOntology.load())
+        return [labels[i].name for i in plan.uninformed]
 
     def refuse(self, labels: Sequence[Label], *, weights: str, alpha: float | None, top_k: int | None) -> None:
         """Refuse arguments of the published mixture."""
@@ -66,7 +67,7 @@ class ByExpression:
     ) -> np.ndarray:
         """Cell embeddings, (n_obs, Z)."""
         with autocast(device, precision):
-            return embed_expression(self.module, self._stream(reader, batch_size, device))
+            return embed_expression(self.module, ExpressionStream(self.module.to(device).eval(), reader, batch_size))
 
     def embed_texts(self, texts: Sequence[str], *, device: torch.device, precision: Precision) -> np.ndarray:
         """Text embeddings, (P, Z)."""
@@ -87,22 +88,30 @@ class ByExpression:
         precision: Precision,
     ) -> ZeroShot:
         """Sum of what text, markers and known types say."""
+        return self.score(reader, self._offered(labels), batch_size=batch_size, device=device, precision=precision)
+
+    def score(
+        self,
+        reader: CountsReader,
+        offered: Sequence[Offered],
+        *,
+        batch_size: int | None,
+        device: torch.device,
+        precision: Precision,
+    ) -> ZeroShot:
+        """Probabilities of labels, each cell judged by itself."""
         with autocast(device, precision):
-            cells = self._stream(reader, batch_size, device)
-            plan = self._plan(labels)
+            cells = ExpressionStream(self.module.to(device).eval(), reader, batch_size)
+            plan = self.module.plan(offered, CellOntology.load())
             logits, similarity, outside = score_expression(self.module, cells, plan)
         probabilities = softmax(logits, axis=1)
         return ZeroShot(probabilities, similarity, None, fit=(1 - outside) * probabilities.max(1))
 
-    def _plan(self, labels: Sequence[Label]) -> LabelPlan:
-        offered = [
+    def _offered(self, labels: Sequence[Label]) -> list[Offered]:
+        return [
             Offered(label.texts, (label.term,) if label.term else (), dict.fromkeys(self._positions(label), 1.0))
             for label in labels
         ]
-        return self.module.plan(offered, CellOntology.load())
 
     def _positions(self, label: Label) -> list[int]:
         return self.genes.index_of(label.markers).tolist()
-
-    def _stream(self, reader: CountsReader, batch_size: int | None, device: torch.device) -> ExpressionStream:
-        return ExpressionStream(self.module.to(device).eval(), reader, batch_size)
