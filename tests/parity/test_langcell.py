@@ -72,7 +72,7 @@ def test_cell_states_and_embeddings(model, expected, states):
 
 def test_word_pieces(model, expected, texts):
     words, present = masked(expected, "text_")
-    pieces = model.tokenizer(texts)
+    pieces = model.reading.tokenizer(texts)
     assert pieces.lengths.tolist() == present.sum(1).tolist()
     assert pieces.tokens.tolist() == words[present.bool()].tolist()
 

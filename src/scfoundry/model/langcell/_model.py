@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
-import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
 from scfoundry._settings import logger
+from scfoundry.data.components import principal_components
 from scfoundry.data.reader import CountsReader
 from scfoundry.model._base import FoundationModel, sha256
-from scfoundry.model._device import Precision, autocast, resolve_device
+from scfoundry.model._device import Precision, resolve_device
+from scfoundry.model.langcell._by_expression import ByExpression
+from scfoundry.model.langcell._by_ranks import ByRanks
 from scfoundry.model.langcell._checkpoint import from_released, read_release
 from scfoundry.model.langcell._config import LangCellConfig, Mixture
-from scfoundry.model.langcell._inference import CellStream, LabelTexts, embed_cells, match_cells
 from scfoundry.model.langcell._module import LangCellModule
-from scfoundry.model.langcell._tokenizer import Tokenizer, learn_vocabulary
-from scfoundry.model.langcell._zero_shot import ZeroShot, mix
+from scfoundry.model.langcell._reference import LearnsReference
+from scfoundry.model.langcell._scorer import CellTypeScorer
+from scfoundry.model.langcell._teaching import Teachable
+from scfoundry.model.langcell._tokenizer import learn_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import torch
     from anndata import AnnData
 
     from scfoundry.data.contexts import Context
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
+    from scfoundry.model.langcell._zero_shot import ZeroShot
 
 __all__ = ["LangCell"]
 
 MAX_WORDS = 8192
 
 
-class LangCell(FoundationModel):
+class LangCell(Teachable, LearnsReference, FoundationModel):
     r"""Cells and texts in one space :cite:p:`zhao2024langcell`.
 
     A cell is the list of its genes ranked by expression relative to each gene's median, read by a transformer. A second
@@ -75,8 +80,9 @@ class LangCell(FoundationModel):
     _config_cls = LangCellConfig
     _module_cls = LangCellModule
 
-    config: LangCellConfig
-    module: LangCellModule
+    # LangCellConfig and LangCellModule, or ScorerConfig and CellTypeScorer: `config.cell_encoder` decides.
+    config: Any
+    module: Any
 
     @classmethod
     def setup_anndata(
@@ -101,7 +107,7 @@ class LangCell(FoundationModel):
         labels_key
             Column of ``obs`` with cell types, for classification.
         """
-        setup_args = {"layer": layer, "text_keys": text_keys, "labels_key": labels_key}
+        setup_args = dict(locals())
         columns = [text_keys] if isinstance(text_keys, str) else list(text_keys or ())
         data_fields = [
             fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
@@ -118,7 +124,7 @@ class LangCell(FoundationModel):
         return gene_medians(self.adata, layer=self.registry["setup_args"]["layer"])
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        if config.get("text_vocabulary") or self.adata is None:
+        if config.get("text_vocabulary") or config.get("cell_encoder") == "expression_mlp" or self.adata is None:
             return config
         return config | {"text_vocabulary": learn_vocabulary(self._texts().ravel(), MAX_WORDS)}
 
@@ -129,9 +135,15 @@ class LangCell(FoundationModel):
         return self.adata.obs[columns].astype(str).to_numpy()
 
     @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """Cuts texts into the word pieces of these weights."""
-        return Tokenizer(self.config.text_vocabulary, max_length=self.config.max_text_length)
+    def reading(self) -> Any:
+        """How these weights read cells and texts: `ByRanks` or `ByExpression`."""
+        if isinstance(self.module, CellTypeScorer):
+            return ByExpression(self.module, self.genes)
+        return ByRanks(self.module, self.genes)
+
+    def _build_module(self) -> LangCellModule | CellTypeScorer:
+        module = LangCellModule if self.config.cell_encoder == "rank_bert" else CellTypeScorer
+        return module(self.config, len(self.genes))
 
     # ---- embedding ---------------------------------------------------------------------------------------------
 
@@ -192,10 +204,7 @@ class LangCell(FoundationModel):
         >>> model = sf.model.LangCell.from_pretrained("langcell-mini")
         >>> model.get_text_embedding(["cell type: B cell."]).shape
         """
-        torch_device = resolve_device(device)
-        self.module.to(torch_device).eval()
-        with autocast(torch_device, precision):
-            return LabelTexts(self.module, self.tokenizer, [[text] for text in texts]).embedding.cpu().numpy()
+        return self.reading.embed_texts(texts, device=resolve_device(device), precision=precision)
 
     def _reader(self, adata: AnnData | None, layer: str | None, caller: str) -> CountsReader:
         """Checked and aligned data; the registered ones if there are no others."""
@@ -205,10 +214,6 @@ class LangCell(FoundationModel):
                 raise ValueError(msg)
             adata, layer = self.adata, self.registry["setup_args"]["layer"]
         return CountsReader(adata, self.genes, layer=layer, caller=caller)
-
-    def _stream(self, reader: CountsReader, batch_size: int | None, device: torch.device) -> CellStream:
-        self.module.to(device).eval()
-        return CellStream(reader, self.genes, max_length=self.config.max_length, device=device, batch_size=batch_size)
 
     def _embed(
         self,
@@ -223,24 +228,23 @@ class LangCell(FoundationModel):
         """Embed checked and aligned data. Cells are read one by one: contexts and coordinates have no effect."""
         if xy:
             logger.warning("LangCell knows no positions: the coordinates have no effect.")
-        with autocast(device, precision):
-            return embed_cells(self.module, self._stream(reader, batch_size, device))
+        return self.reading.embed(reader, batch_size=batch_size, device=device, precision=precision)
 
     # ---- zero-shot ---------------------------------------------------------------------------------------------
 
     @property
     def unknown_threshold(self) -> float | None:
         """Cells whose best label fits less are unknown; `None` for weights without a fitted threshold."""
-        return None
+        return self.reading.unknown_threshold
 
     @property
     def averages_prompts(self) -> bool:
         """Whether cell types are read by several texts; the released computation reads one."""
-        return self.config.mixture != "released"
+        return self.reading.averages_prompts
 
     def unsupported(self, labels: Sequence[Label]) -> list[str]:
         """Names of labels for which the weights know neither cells nor markers."""
-        return []
+        return self.reading.unsupported(labels)
 
     def zero_shot(
         self,
@@ -250,6 +254,7 @@ class LangCell(FoundationModel):
         alpha: float | None = None,
         top_k: int | None = None,
         mixture: Mixture | None = None,
+        adapt: bool | None = None,
         layer: str | None = None,
         batch_size: int | None = None,
         device: str = "auto",
@@ -271,6 +276,9 @@ class LangCell(FoundationModel):
             All labels if `None`; 0 leaves matching out.
         mixture
             ``"released"`` or ``"corrected"``, see `sf.model.LangCellConfig`; the weights' own if `None`.
+        adapt
+            Bring cells that lie together in the data set to agree; as the weights were calibrated if `None`. Official
+            weights judge every cell by itself.
         layer, batch_size, device, precision
             As in `get_latent_representation`.
 
@@ -281,48 +289,26 @@ class LangCell(FoundationModel):
         Raises
         ------
         ValueError
-            If there is no such mixture, or labels come with markers, which these weights cannot use.
+            If there is no such mixture, or the weights cannot use markers, ``alpha`` or ``top_k``.
         """
         if mixture is not None and mixture not in get_args(Mixture):
             msg = f"mixture must be one of {', '.join(map(repr, get_args(Mixture)))}; got {mixture!r}."
             raise ValueError(msg)
-        if marked := [label.name for label in labels if label.markers]:
-            msg = (
-                f"The weights {self.provenance['weights']!r} read ranked genes and texts and cannot use markers, given "
-                f'for {", ".join(map(repr, marked))}. Leave markers out, or use model="langcell-mini".'
-            )
-            raise ValueError(msg)
+        self.reading.refuse(labels, weights=self.provenance["weights"], alpha=alpha, top_k=top_k)
         reader = adata if isinstance(adata, CountsReader) else self._reader(adata, layer, "zero_shot")
-        torch_device = resolve_device(device)
-        considered = len(labels) if top_k is None else min(top_k, len(labels))
-        cells = self._stream(reader, batch_size, torch_device)
-        with autocast(torch_device, precision):
-            texts = LabelTexts(self.module, self.tokenizer, [label.texts for label in labels])
-            similarity, odds = match_cells(self.module, cells, texts, top_k=considered)
-        matching = None if odds is None else torch.from_numpy(odds)
-        probabilities = mix(
-            torch.from_numpy(similarity),
-            matching,
-            temperature=self.config.temperature,
-            alpha=self.config.alpha if alpha is None else alpha,
-            mixture=self.config.mixture if mixture is None else mixture,
+        result = self.reading.zero_shot(
+            reader,
+            labels,
+            alpha=alpha,
+            top_k=top_k,
+            mixture=mixture,
+            batch_size=batch_size,
+            device=resolve_device(device),
+            precision=precision,
         )
-        judged = None if matching is None else matching.sigmoid().where(~matching.isinf(), torch.nan).numpy()
-        return ZeroShot(probabilities.numpy(), similarity, judged)
-
-    # ---- training ----------------------------------------------------------------------------------------------
-
-    def train(
-        self,
-        max_epochs: int = 3,
-        *,
-        stage: Literal[1, 2] = 2,
-        **kwargs: Any,
-    ) -> None:
-        """Train on the registered data."""
-        from scfoundry.model.langcell._training import pretrain
-
-        pretrain(self, max_epochs, stage=stage, **kwargs)
+        if adapt or (adapt is None and self.config.adapt):
+            return result.adapted(principal_components(reader), temperature=self.config.adapted_temperature)
+        return result
 
     # ---- official files ----------------------------------------------------------------------------------------
 
