@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
+from scfoundry.data.components import principal_components
 from scfoundry.model._base import plain_config
 from scfoundry.model._device import resolve_device
 from scfoundry.model.langcell._text_prior import TextPriorHead
+from scfoundry.model.langcell._zero_shot import ZeroShot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfoundry.data.labels import Label
+    from scfoundry.data.reader import CountsReader
     from scfoundry.model._contracts import Train
     from scfoundry.model._device import Precision
     from scfoundry.model.langcell._model import LangCell
@@ -52,7 +55,7 @@ class LearnsReference:
 
         Ranked genes: with few cells per label through the texts of the labels (`fine_tune_texts`), with many by a
         classification head (`train_classifier`). Standardised expression: by a linear head on the embedding, which
-        starts from what the texts say.
+        starts from what the texts say; annotated cells that lie together are then brought to agree, as in `zero_shot`.
 
         Parameters
         ----------
@@ -91,8 +94,9 @@ class LearnsReference:
                     'reference trains a head on them: train="head".'
                 )
                 raise ValueError(msg)
-            where = {"layer": layer, "device": device, "precision": precision}
-            model._head = TextPriorHead.fit(*_evidence(model, adata, **where), codes, device=resolve_device(device))
+            reader = model._reader(adata, layer, "LangCell.fit_labels")
+            evidence = _evidence(model, reader, device=device, precision=precision)
+            model._head = TextPriorHead.fit(*evidence, codes, device=resolve_device(device))
             return cast("Self", model)
         names = np.array([label.name for label in labels], dtype=object)[codes]
         how: dict[str, Any] = {} if max_epochs is None else {"max_epochs": max_epochs}
@@ -125,7 +129,12 @@ class LearnsReference:
             msg = "This model has learned no labels yet: fitted = model.fit_labels(reference, labels, codes)."
             raise ValueError(msg)
         if self._head is not None:
-            return self._head(*_evidence(model, adata, **how))
+            reader = model._reader(adata, layer, "LangCell.predict_labels")
+            latent, prior = _evidence(model, reader, batch_size=batch_size, device=device, precision=precision)
+            told = ZeroShot(self._head(latent, prior), prior, None)
+            if model.config.adapt:
+                told = told.adapted(principal_components(reader), temperature=model.config.adapted_temperature)
+            return told.probabilities
         if model.config.n_classes:
             return model.predict_classes(adata, **how)
         return model.zero_shot(adata, _by_first_text(self._labels), **how).probabilities
@@ -140,11 +149,21 @@ def _twin(model: LangCell) -> LangCell:
     return twin
 
 
-def _evidence(model: LangCell, adata: AnnData, **how: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _evidence(
+    model: LangCell,
+    reader: CountsReader,
+    *,
+    device: str,
+    precision: Precision,
+    batch_size: int | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What a head reads: embeddings (n_obs, Z), and probabilities of the labels by their texts (n_obs, P)."""
+    latent = model._embed(reader, batch_size=batch_size, device=resolve_device(device), precision=precision)
     # A few shots are no data set to adapt to.
-    told = model.zero_shot(adata, model._labels, adapt=False, **how)
-    return model.get_latent_representation(adata, **how), told.probabilities
+    told = model.zero_shot(
+        reader, model._labels, adapt=False, batch_size=batch_size, device=device, precision=precision
+    )
+    return latent, told.probabilities
 
 
 def _by_first_text(labels: Sequence[Label]) -> list[Label]:
