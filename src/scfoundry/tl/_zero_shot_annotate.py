@@ -80,9 +80,6 @@ def zero_shot_annotate(
         ``"released"``, in which matching loses its influence where there are many labels, or ``"corrected"``; the
         weights' own if `None`.
     adapt
-        Bring cells that lie together in the data set to agree, or judge every cell by itself; as the weights were
-        calibrated if `None`: langcell-mini adapts, official weights do not.
-    adapt
         Bring cells that lie together in the data set to agree: its main axes of variation are computed, every label is
         a cloud in their space that starts from the cells named so far, and each cell weighs what the model says of it
         against the clouds. Better for whole data sets, pointless for a few cells. `None` does as the weights were
