@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
+
+import scfoundry as sf
 
 if TYPE_CHECKING:
     from scfoundry.data.genes import GeneVocabulary
@@ -21,17 +21,14 @@ CARD = Path(__file__).with_name("card.md")
 
 def save(scorer: CellTypeScorer, genes: GeneVocabulary, folder: Path, *, trained_on: str) -> None:
     """Write ``config.json``, ``model.safetensors`` in half precision, ``genes.tsv`` and ``README.md``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    description = {
-        "model": "langcell",
-        "weights": folder.name,
-        "licence": "BSD-3-Clause",
-        "trained_on": trained_on,
-        "parameters": sum(tensor.numel() for tensor in scorer.state_dict().values()),
-        "config": {"cell_encoder": "expression_mlp", **asdict(scorer.config)},
-    }
-    (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
-    half = {key: tensor.to(torch.float16).contiguous() for key, tensor in scorer.state_dict().items()}
-    save_file({f"scorer.{key}": tensor for key, tensor in half.items()}, folder / "model.safetensors")
-    genes.write(folder / "genes.tsv")
-    (folder / "README.md").write_text(CARD.read_text())
+    model = sf.model.LangCell(genes=genes, **asdict(scorer.config))
+    model.module.load_state_dict(scorer.state_dict())
+    model.is_trained_ = True
+    model.save_pretrained(
+        folder,
+        dtype=torch.float16,
+        weights=folder.name,
+        licence="BSD-3-Clause",
+        trained_on=trained_on,
+        card=CARD.read_text(),
+    )
