@@ -57,7 +57,8 @@ class LangCellConfig:
     mask_genes
         Share of a cell's genes that are masked in training.
     momentum, queue_size
-        Of the momentum encoders, and how many of their embeddings serve as further negatives.
+        Of the momentum encoders, and how many of their embeddings serve as further negatives; 0 leaves both out. In
+        short trainings from random weights a queue does harm: what is old is told apart before what is different.
     n_classes
         Outputs of the classification head (LangCell-CE); 0 leaves it out.
     classes, multilabel
@@ -95,7 +96,7 @@ class LangCellConfig:
     adapted_temperature: float = 1.0
     mask_genes: float = 0.15
     momentum: float = 0.995
-    queue_size: int = 1024
+    queue_size: int = 0
     n_classes: int = 0
     classes: tuple[str, ...] = field(default=(), repr=False)
     multilabel: bool = False

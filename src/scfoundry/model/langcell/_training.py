@@ -135,14 +135,6 @@ def registered_texts(model: LangCell) -> np.ndarray:
             'LangCell.setup_anndata(adata, text_keys="description"), where sf.tl.describe_cells(adata) writes one.'
         )
         raise ValueError(msg)
-    missing = model.adata.obs[columns].isna().sum()
-    if missing.any():
-        column = missing.idxmax()
-        msg = (
-            f"obs[{column!r}] has no text for {missing[column]} of {model.adata.n_obs} cells. Leave them out: "
-            f"adata = adata[adata.obs[{column!r}].notna()].copy()"
-        )
-        raise ValueError(msg)
     return model._texts()
 
 

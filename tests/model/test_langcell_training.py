@@ -1,0 +1,283 @@
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+
+import scfoundry as sf
+from scfoundry.data.labels import Label
+from scfoundry.model._training_cells import CellDataModule
+from scfoundry.model.langcell._classifier import stratified
+from scfoundry.model.langcell._few_shot import draw_shots
+from scfoundry.model.langcell._tokenizer import learn_vocabulary
+
+TYPES = np.array(["naive b cell", "natural killer cell", "classical monocyte", "plasma cell", "mast cell"])
+TINY = {
+    "n_hidden": 32, "n_layers": 2, "n_heads": 4, "n_intermediate": 64, "n_text_hidden": 32, "n_text_layers": 2,
+    "n_text_heads": 4, "n_text_intermediate": 64, "n_latent": 16, "max_length": 16, "max_text_length": 16,
+    "queue_size": 32,
+    "text_vocabulary": learn_vocabulary([f"cell type: {name}" for name in TYPES], 200),
+}  # fmt: skip
+QUICK = {"max_epochs": 2, "lr": 1e-3, "batch_size": 16, "accelerator": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    """Numba's parallel loops raise torch's number of threads, which is slow on few busy cores."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def corpus(n_obs=60, seed=0):
+    """Cells of five types that their texts name."""
+    rng = np.random.default_rng(seed)
+    profiles = np.random.default_rng(42).lognormal(sigma=1.0, size=(len(TYPES), 60))
+    types = np.arange(n_obs) % len(TYPES)
+    counts = rng.poisson(2 * profiles[types] * rng.lognormal(sigma=0.3, size=(n_obs, 1)))
+    obs = pd.DataFrame({"cell_type": TYPES[types]}, index=[f"cell {i}" for i in range(n_obs)])
+    obs["text"] = "cell type: " + obs["cell_type"]
+    var = pd.DataFrame(index=[f"ENSG{i:011d}" for i in range(60)])
+    return ad.AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=var)
+
+
+def trainable(adata=None, *, text_keys="text", seed=0, **config):
+    adata = corpus() if adata is None else adata
+    sf.model.LangCell.setup_anndata(adata, text_keys=text_keys)
+    return sf.model.LangCell(adata, seed=seed, **(TINY | config))
+
+
+def pretrain(model, **kwargs):
+    model.train(**(QUICK | {"warmup_steps": 2} | kwargs))
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def moved(before, model):
+    after = weights(model)
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.fixture(scope="module")
+def taught():
+    model = trainable(corpus(200), text_dropout=0.0, queue_size=0)
+    # BERT's initial weights suit widths of 512 and more; at 32, sums of so few would be too small to be heard at first.
+    with torch.no_grad():
+        for encoder in (model.module.cell, model.module.text):
+            for matrix in (parameter for parameter in encoder.parameters() if parameter.ndim == 2):
+                matrix *= 5
+    objectives = {"masked_genes": 0, "cell_cell": 0}
+    pretrain(model, lr=2e-3, max_epochs=40, batch_size=40, warmup_steps=20, validation_size=0, loss_weights=objectives)
+    return model
+
+
+def test_cells_find_their_texts(taught):
+    adata = corpus(100, seed=1)
+    labels = [Label(name, (f"cell type: {name}",)) for name in TYPES]
+    by_similarity = taught.zero_shot(adata, labels, alpha=1.0, device="cpu").probabilities.argmax(1)
+    assert np.mean(TYPES[by_similarity] == adata.obs["cell_type"]) > 0.8
+
+
+def test_matching_is_learned(taught):
+    """A head that knows only the share of true pairs, a third, has a loss of 0.64."""
+    matching = taught.history["matching_train"].iloc[:, 0].astype(float)
+    assert matching.iloc[-1] < 0.4
+    adata = corpus(100, seed=1)
+    judged = taught.zero_shot(adata, [Label(t, (f"cell type: {t}",)) for t in TYPES], device="cpu").matching
+    own = adata.obs["cell_type"].to_numpy()[:, None] == TYPES
+    assert judged[own].mean() > judged[~own].mean() + 0.3
+
+
+def test_the_first_stage_trains_cells_alone():
+    model = trainable(text_keys=None)
+    before = weights(model)
+    pretrain(model, stage=1)
+    assert moved(before, model) == {"cell", "cell_projection"}
+    assert set(model.history) >= {"loss_train", "masked_genes_validation", "cell_cell_validation"}
+    assert "matching_train" not in model.history
+
+
+def test_a_second_stage_lengthens_the_history_and_adds_to_it():
+    model = trainable()
+    pretrain(model, stage=1)
+    pretrain(model, stage=2, max_epochs=1)
+    assert len(model.history["cell_cell_train"]) == 3
+    assert len(model.history["matching_train"]) == 1
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_seed_gives_the_same_weights_twice_and_another_seed_others(stage):
+    models = [trainable() for _ in range(3)]
+    for model, seed in zip(models, [0, 0, 1], strict=True):
+        pretrain(model, stage=stage, seed=seed)
+    first, again, other = map(weights, models)
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_interrupted_training_resumes_to_the_same_weights(tmp_path):
+    """Slow copies, their queue and the order of cells go on where they were."""
+    through, interrupted, resumed = trainable(), trainable(), trainable(seed=99)
+    constant = {"schedule": "constant"}
+    pretrain(through, max_epochs=4, **constant)
+    pretrain(interrupted, max_epochs=2, checkpoint_dir=tmp_path, **constant)
+    pretrain(resumed, max_epochs=4, checkpoint_dir=tmp_path, **constant)
+    assert same(weights(through), weights(resumed))
+
+
+def test_of_several_columns_texts_are_drawn():
+    adata = corpus()
+    adata.obs["other"] = "a " + adata.obs["cell_type"] + " of blood"
+    model = trainable(adata, text_keys=["text", "other"])
+    pretrain(model)
+    assert np.isfinite(model.history["cell_text_train"].iloc[:, 0].astype(float)).all()
+
+
+def test_cells_without_genes_of_the_vocabulary_are_left_out(logged):
+    adata = corpus()
+    adata.X[:3] = 0
+    adata.X.eliminate_zeros()
+    pretrain(trainable(adata), max_epochs=1)
+    assert any("3 cells without a gene" in message for message in logged)
+
+
+@pytest.mark.parametrize(
+    ("make", "kwargs", "message"),
+    [
+        (trainable, {"stage": 3}, r"stage must be 1 .* or 2 .*; got 3"),
+        (lambda: trainable(text_keys=None), {"stage": 2}, r"none are registered: .*text_keys="),
+        (trainable, {"stage": 1, "loss_weights": {"matching": 2}}, "no 'matching'; the objectives of stage 1"),
+        (
+            lambda: sf.model.LangCell(genes=trainable().genes, **TINY),
+            {},
+            r"nothing to train on.*setup_anndata",
+        ),
+        (trainable, {"batch_size": 0}, "batch_size must be at least 1 cell; got 0"),
+    ],
+)
+def test_what_cannot_be_trained_says_why(make, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(make(), **kwargs)
+
+
+def test_batches_cover_the_cells_once_and_are_alike_in_length():
+    lengths = np.random.default_rng(0).integers(1, 500, 1000)
+    train = np.arange(1000)[lengths > 50]
+    data = CellDataModule(train, np.arange(1000)[lengths <= 50], lengths=lengths, batch_size=16)
+    batches = data.epoch(np.random.default_rng(0))
+    assert np.array_equal(np.sort(np.concatenate(batches)), train)
+    assert len(batches) == len(data.train_dataloader())
+    assert {len(batch) for batch in batches} <= {15, 16}
+    assert np.mean([np.ptp(lengths[batch]) for batch in batches]) < 60
+    assert not np.array_equal(batches[0], data.epoch(np.random.default_rng(1))[0])
+
+
+# ---- classification ------------------------------------------------------------------------------------------------
+
+
+def classify(model, adata, labels, **kwargs):
+    model.train_classifier(adata, labels, **(QUICK | {"max_epochs": 12, "lr": 3e-3} | kwargs))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    model = trainable(text_keys=None)
+    classify(model, corpus(150), corpus(150).obs["cell_type"])
+    return model
+
+
+def test_cell_types_are_learned(classifier):
+    adata = corpus(100, seed=1)
+    probabilities = classifier.predict_classes(adata, device="cpu")
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    called = np.array(classifier.config.classes)[probabilities.argmax(1)]
+    assert np.mean(called == adata.obs["cell_type"]) > 0.8
+
+
+@pytest.mark.parametrize("way", ["save", "save_pretrained"])
+def test_the_head_and_its_classes_are_saved(classifier, tmp_path, way):
+    getattr(classifier, way)(tmp_path / "model")
+    if way == "save":
+        loaded = sf.model.LangCell.load(tmp_path / "model", adata=False, accelerator="cpu")
+    else:
+        loaded = sf.model.LangCell.from_pretrained(tmp_path / "model")
+    assert loaded.config.classes == tuple(sorted(TYPES))
+    adata = corpus(seed=2)
+    np.testing.assert_array_equal(
+        loaded.predict_classes(adata, device="cpu"), classifier.predict_classes(adata, device="cpu")
+    )
+
+
+def test_the_head_alone_leaves_the_encoder_and_the_pooler():
+    model = trainable(text_keys=None)
+    before = weights(model)
+    classify(model, corpus(), corpus().obs["cell_type"], train="head", max_epochs=1, n_shots=3)
+    assert moved(before, model) == set()
+
+
+def test_missing_labels_are_left_out_and_few_shots_are_seeded():
+    labels = corpus().obs["cell_type"].to_numpy(dtype=object)
+    labels[:20] = None
+    models = [trainable(text_keys=None) for _ in range(2)]
+    for model in models:
+        classify(model, corpus(), labels, max_epochs=1, n_shots=2, seed=3)
+    assert same(*map(weights, models))
+
+
+def test_shots_per_class():
+    labels = np.array([0] * 10 + [1] * 2 + [-1] * 5 + [2] * 4)
+    rows = draw_shots(labels, 3, seed=0)
+    assert np.bincount(labels[rows]).tolist() == [3, 2, 3]
+    assert np.array_equal(rows, draw_shots(labels, 3, seed=0))
+    assert not np.array_equal(rows, draw_shots(labels, 3, seed=1))
+
+
+def test_the_split_is_stratified_and_takes_nothing_of_small_classes():
+    classes = np.array([0] * 40 + [1] * 20 + [2] * 4)
+    train, validation = stratified(classes, np.arange(64), 0.1, 0)
+    assert np.bincount(classes[validation], minlength=3).tolist() == [4, 2, 0]
+    assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(64))
+
+
+def test_a_classifier_that_calls_all_cells_alike_is_reported(logged):
+    classify(trainable(text_keys=None), corpus(), corpus().obs["cell_type"], lr=0.0, train="head", max_epochs=1)
+    model = trainable(text_keys=None)
+    labels = ["rare" if i < 2 else "common" for i in range(60)]
+    classify(model, corpus(), labels, max_epochs=4, lr=1e-3)
+    assert any("calls every cell 'common'" in message for message in logged)
+
+
+def test_labels_of_which_a_cell_has_several():
+    adata = corpus(150)
+    targets = pd.DataFrame(
+        {"lymphoid": adata.obs["cell_type"].isin(TYPES[:2]), "b": adata.obs["cell_type"].isin(TYPES[[0, 3]])}
+    )
+    model = trainable(adata, text_keys=None)
+    model.train_multilabel(adata, targets, **(QUICK | {"max_epochs": 12, "lr": 3e-3}))
+    probabilities = model.predict_classes(adata, device="cpu")
+    assert model.config.classes == ("lymphoid", "b")
+    assert np.mean((probabilities > 0.5) == targets.to_numpy()) > 0.85
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, a: m.train_classifier(a, ["x"] * 60), "at least 2 classes apart; the labels have 1"),
+        (lambda m, a: m.train_classifier(a, ["x", "y"]), "2 labels for 60 cells"),
+        (lambda m, a: m.train_classifier(a, list("xy") * 30, n_shots=0), "n_shots must be at least 1"),
+        (lambda m, a: m.train_multilabel(a, np.full((60, 2), 0.5)), r"targets must be 0 or 1 .*\(60, number of"),
+        (lambda m, a: m.predict_classes(a), r"no classification head yet: model.train_classifier"),
+        (lambda m, a: m.fine_tune_texts(a, ["x"] * 60, {"y": "a y"}), "no text for the labels 'x'; texts: 'y'"),
+    ],
+)
+def test_labels_that_cannot_be_learned_say_why(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(trainable(text_keys=None), corpus())
