@@ -207,6 +207,14 @@ class TestScorer:
         gap = [scorer(cells_of(0), ALL, plan).logits.diff().mean() for plan in (before, after)]
         assert gap[1] < gap[0]
 
+    def test_free_text_stands_for_the_known_type_it_resembles_or_for_none(
+        self, scorer: CellTypeScorer, ontology: CellOntology
+    ) -> None:
+        prompts = ontology.prompts(ontology[NK])
+        plan = scorer.plan([Label(prompts), Label(["something else"])], ontology)
+        assert plan.shares.tolist() == [[0, 0, 1, 0], [0, 0, 0, 0]]
+        assert plan.uninformed == [1]
+
     def test_an_empty_cell_scores_finite(self, scorer: CellTypeScorer, ontology: CellOntology) -> None:
         plan = scorer.plan([Label(["T cell"], (T,)), Label(["B cell"], (B,))], ontology)
         scores = scorer(torch.zeros(1, N_GENES), ALL, plan)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CellTypeScorer", "Label", "LabelPlan", "LabelScores", "ScorerConfig"]
 
 FLOOR = 0.02
-MIN_SIMILARITY = 0.5
+MIN_SIMILARITY = 0.65
 
 
 @dataclass(frozen=True, kw_only=True)
