@@ -30,7 +30,7 @@ def scorer() -> CellTypeScorer:
     """Types B, T, natural killer cell and monocyte with ten markers each, otherwise untrained."""
     torch.manual_seed(0)
     types = [B, T, NK, MONOCYTE]
-    config = ScorerConfig(types=types, profiles=types, n_hidden=8, n_latent=8, n_buckets=256, n_text_hidden=8)
+    config = ScorerConfig(types=types, profiles=types, n_hidden=8, n_latent=64, n_buckets=4096, n_text_hidden=64)
     scorer = CellTypeScorer(config, N_GENES).eval()
     scorer.profiles.markers.copy_(torch.eye(4).repeat_interleave(10, 1) / 10)
     scorer.heads.profile_of_type.copy_(torch.eye(4))
