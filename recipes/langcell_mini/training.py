@@ -158,7 +158,7 @@ class _Course:
             loss.backward()
             optimiser.step()
             schedule.step()
-        scorer.profiles.markers.copy_(self.profiles().detach())
+        scorer.profiles.learn(self.profiles())
 
     def profiles(self) -> Tensor:
         """Marker sets with the gain of every gene, (K, G)."""

@@ -32,7 +32,7 @@ def scorer() -> CellTypeScorer:
     types = [B, T, NK, MONOCYTE]
     config = ScorerConfig(types=types, profiles=types, n_hidden=8, n_latent=64, n_buckets=4096, n_text_hidden=64)
     scorer = CellTypeScorer(config, N_GENES).eval()
-    scorer.profiles.markers.copy_(torch.eye(4).repeat_interleave(10, 1) / 10)
+    scorer.profiles.learn(torch.eye(4).repeat_interleave(10, 1) / 10)
     scorer.heads.profile_of_type.copy_(torch.eye(4))
     # The cosine of untrained networks is noise.
     scorer.weights[0] = 0
@@ -141,14 +141,14 @@ class TestKinship:
 
 class TestMarkerProfiles:
     def test_the_match_is_a_weighted_mean_over_measured_genes(self) -> None:
-        profiles = MarkerProfiles(1, 4)
-        profiles.markers.copy_(torch.tensor([[0.5, 0.25, 0.25, 0.0]]))
+        profiles = MarkerProfiles(1, 4, rank=1)
+        profiles.learn(torch.tensor([[0.5, 0.25, 0.25, 0.0]]))
         z, measured = torch.tensor([[2.0, 1.0, 0.0, 9.0]]), torch.tensor([True, True, False, True])
         assert profiles(z, measured).item() == pytest.approx((0.5 * 2 + 0.25) / (0.75 + 0.05))
 
     def test_without_a_measured_marker_the_match_is_zero(self) -> None:
-        profiles = MarkerProfiles(1, 4)
-        profiles.markers[0, 0] = 1
+        profiles = MarkerProfiles(1, 4, rank=1)
+        profiles.learn(torch.eye(4)[:1])
         assert profiles(torch.zeros(1, 4), torch.tensor([False, True, True, True])).item() == 0
 
 

@@ -20,9 +20,9 @@ class MarkerProfiles(nn.Module):
 
     .. math:: k_{it} = \frac{\sum_g m_g P_{tg} z_{ig}}{\sum_g m_g P_{tg} + 0.05},
 
-    with :math:`m_g` 1 for measured genes. Rows start as marker sets that add up to 1; training on labelled cells then
-    raises the genes that tell types apart in real data and lowers those that do not. The shrinkage keeps a type of
-    which hardly a marker is measured from winning by chance.
+    with :math:`m_g` 1 for measured genes. Rows of :math:`P` add up to about 1. The shrinkage keeps a type of which
+    hardly a marker is measured from winning by chance. :math:`P` is a product of two narrow matrices: types that share
+    markers share what is stored of them.
 
     Parameters
     ----------
@@ -30,13 +30,31 @@ class MarkerProfiles(nn.Module):
         Number of cell types, K.
     n_genes
         Size of the vocabulary, G.
+    rank
+        Width of the two matrices.
     """
 
-    markers: Tensor
+    of_types: Tensor
+    of_genes: Tensor
 
-    def __init__(self, n_types: int, n_genes: int) -> None:
+    def __init__(self, n_types: int, n_genes: int, rank: int) -> None:
         super().__init__()
-        self.register_buffer("markers", torch.zeros(n_types, n_genes))
+        self.register_buffer("of_types", torch.zeros(n_types, rank))
+        self.register_buffer("of_genes", torch.zeros(rank, n_genes))
+
+    @property
+    def markers(self) -> Tensor:
+        """Weights of genes for every type, (K, G)."""
+        return self.of_types @ self.of_genes
+
+    @torch.no_grad()
+    def learn(self, markers: Tensor) -> None:
+        """Take over the best approximation of given weights, (K, G)."""
+        u, s, v = torch.linalg.svd(markers, full_matrices=False)
+        rank = min(self.of_types.shape[1], len(s))
+        root = s[:rank].sqrt()
+        self.of_types.zero_()[:, :rank] = u[:, :rank] * root
+        self.of_genes.zero_()[:rank] = root[:, None] * v[:rank]
 
     def forward(self, z: Tensor, measured: Tensor, further: Tensor | None = None) -> Tensor:
         """Match of n cells with the K profiles, and with ``further`` (M, G) ones, (n, K + M)."""
@@ -46,4 +64,4 @@ class MarkerProfiles(nn.Module):
 
 def match(z: Tensor, measured: Tensor, profiles: Tensor) -> Tensor:
     """Weighted mean z-score of n cells over the measured genes of each profile, (n, K)."""
-    return (z @ profiles.T) / (measured.to(z.dtype) @ profiles.T + SHRINKAGE)
+    return (z @ profiles.T) / ((measured.to(z.dtype) @ profiles.T).clamp(min=0) + SHRINKAGE)

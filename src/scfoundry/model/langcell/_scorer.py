@@ -44,6 +44,8 @@ class ScorerConfig:
         Width of the cell networks, width of the space shared with texts, number of networks.
     n_buckets, n_text_hidden
         Rows and width of the table of hashed n-grams.
+    profile_rank
+        Rank of the marker profiles.
     dropout
         Share of states that training hides.
     adapt, adapted_temperature
@@ -58,6 +60,7 @@ class ScorerConfig:
     n_members: int = 2
     n_buckets: int = 8192
     n_text_hidden: int = 96
+    profile_rank: int = 96
     dropout: float = 0.3
     adapt: bool = True
     adapted_temperature: float = 3.0
@@ -191,7 +194,7 @@ class CellTypeScorer(FoundationModule):
             n_genes, config.n_hidden, config.n_latent, n_members=config.n_members, dropout=config.dropout
         )
         self.text = HashedText(config.n_buckets, config.n_text_hidden, config.n_latent)
-        self.profiles = MarkerProfiles(len(config.profiles), n_genes)
+        self.profiles = MarkerProfiles(len(config.profiles), n_genes, config.profile_rank)
         self.heads = TypeHeads(len(config.types), len(config.profiles), n_genes, config.n_hidden, config.n_members)
         # Cosine, marker match and log probability of any label; changes of the latter two where the known types are
         # proven; what stands in for the log probability of a label that claims no known type.
@@ -212,13 +215,13 @@ class CellTypeScorer(FoundationModule):
 
         A label without an id is taken to be the known types whose texts are most similar, if any are similar enough.
         """
-        types, profiles = self.config.types, self.config.profiles
+        types, profiles, markers = self.config.types, self.config.profiles, self.profiles.markers
         texts = self.embed_texts([label.prompts for label in labels])
         known = self.embed_texts([_prompts(identifier, ontology) for identifier in types])
         ids = [label.ids or self._similar(text, known) for label, text in zip(labels, texts, strict=True)]
         shares, own = claims(ids, types, ontology)
         claimed_profiles, _ = claims(ids, profiles, ontology)
-        rows = torch.zeros(len(labels), self.profiles.markers.shape[1], device=texts.device)
+        rows = torch.zeros(len(labels), self.profiles.of_genes.shape[1], device=texts.device)
         for row, label, terms, claimed in zip(rows, labels, ids, claimed_profiles, strict=True):
             if label.markers:
                 weights = torch.tensor(list(label.markers.values()), dtype=row.dtype, device=row.device)
@@ -228,7 +231,7 @@ class CellTypeScorer(FoundationModule):
                 free = [p for p, c in zip(profiles, claimed, strict=True) if c or not _narrower(p, terms, ontology)]
                 mixed = [pair for term in terms for pair in nearest(term, free, ontology)]
                 for profile, weight in mixed:
-                    row += weight / len(terms) * self.profiles.markers[profiles.index(profile)]
+                    row += weight / len(terms) * markers[profiles.index(profile)]
         outside = [
             bool(self.n_studies[column] > 0)
             and not shares[:, column].any()
