@@ -219,7 +219,7 @@ class CellTypeScorer(FoundationModule):
         texts = self.embed_texts([label.prompts for label in labels])
         known = self.embed_texts([_prompts(identifier, ontology) for identifier in types])
         ids = [label.ids or self._similar(text, known) for label, text in zip(labels, texts, strict=True)]
-        shares, own = claims(ids, types, ontology)
+        shares, _ = claims(ids, types, ontology)
         claimed_profiles, _ = claims(ids, profiles, ontology)
         rows = torch.zeros(len(labels), self.profiles.of_genes.shape[1], device=texts.device)
         for row, label, terms, claimed in zip(rows, labels, ids, claimed_profiles, strict=True):
@@ -247,7 +247,7 @@ class CellTypeScorer(FoundationModule):
             outside=torch.tensor(outside, dtype=torch.bool, device=texts.device),
             seen=as_tensor.sum(1) > 0,
             described=rows.sum(1) > 0,
-            proven=proven & torch.tensor([row in own for row in range(len(labels))], device=texts.device),
+            proven=proven,
         )
 
     def forward(self, z: Tensor, measured: Tensor, plan: LabelPlan) -> LabelScores:
