@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from langcell_mini.corpus import choose_vocabulary, human_genes, read_labels, read_markers, read_sets
-from langcell_mini.saving import save
+from langcell_mini.saving import as_model, with_medians
 from langcell_mini.training import Settings, train
 
 from scfoundry.data.ontology import CellOntology
@@ -60,11 +61,14 @@ def main() -> None:
         settings=Settings(**args.settings),
     )
     print(f"trained for {time.perf_counter() - start:,.0f} s")
-    save(
-        scorer,
-        genes.subset(chosen),
+    model = as_model(scorer, with_medians(genes.subset(chosen), genes, sets))
+    model.save_pretrained(
         args.out,
+        dtype=torch.float16,
+        weights=args.out.name,
+        licence="BSD-3-Clause",
         trained_on=f"{n_cells:,} human cells of {', '.join(study.name for study in sets)}; {len(markers)} marker sets",
+        card=(TABLES / "card.md").read_text(),
     )
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"saved to {args.out}, {size / 1e6:.1f} MB")

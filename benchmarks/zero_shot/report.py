@@ -16,7 +16,7 @@ __all__ = ["tables"]
 Scores = list[dict[str, Any]]
 
 
-def tables(scores: Scores, unknown: Mapping[str, Mapping[str, float]], seeds: Sequence[int]) -> list[str]:
+def tables(scores: Scores, trusted: Mapping[str, Mapping[str, float]], seeds: Sequence[int]) -> list[str]:
     """Accuracy beside peers, seen and unseen types, trust, robustness."""
     by_task: dict[str, Scores] = defaultdict(list)
     for score in scores:
@@ -33,9 +33,7 @@ def tables(scores: Scores, unknown: Mapping[str, Mapping[str, float]], seeds: Se
     trust = [
         (
             task,
-            _mean(runs, "ece"),
-            f"{unknown[task]['kept']:.3f}",
-            f"{unknown[task]['caught']:.3f}",
+            *(f"{trusted[task][key]:.3f}" for key in ("ece", "ece_alone", "kept", "caught")),
             _mean(runs, "dropout"),
             _mean(runs, "by_name"),
         )
@@ -50,6 +48,7 @@ def tables(scores: Scores, unknown: Mapping[str, Mapping[str, float]], seeds: Se
             [
                 "data set, labels",
                 "expected calibration error",
+                "the same, each cell by itself",
                 "known cells kept",
                 "cells of a type that is not offered, caught",
                 "accuracy change with 10 % dropout",

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from anndata import AnnData
 from langcell_mini.corpus import choose_vocabulary
+from langcell_mini.saving import as_model
 from langcell_mini.training import Settings, train
 
+from scfoundry.data.reader import CountsReader
 from scfoundry.model.langcell._expression import GeneMoments
 from scfoundry.model.langcell._kinship import is_kind_of
-from scfoundry.model.langcell._scorer import LabelScores
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:
@@ -26,11 +28,12 @@ if TYPE_CHECKING:
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.ontology import CellOntology
     from scfoundry.model.langcell._scorer import CellTypeScorer, Label
+    from scfoundry.model.langcell._zero_shot import ZeroShot
     from zero_shot.tasks import Task
 
 __all__ = ["Corpus", "LeftOut"]
 
-BLOCK = 1024
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -72,32 +75,30 @@ class LeftOut:
         self.ontology = corpus.ontology
         self.sets, self.markers, self.genes = corpus.without(name)
         self.scorer: CellTypeScorer = train(self.sets, self.markers, corpus.ontology, seed=seed, settings=settings)
+        self.model = as_model(self.scorer, self.genes)
 
-    def expression(self, task: Task, counts: csr_matrix | None = None) -> tuple[Tensor, Tensor, GeneMoments]:
+    def reader(self, task: Task, counts: csr_matrix | None = None) -> CountsReader:
+        """The cells as the model reads them, or other values of the same genes."""
+        adata = task.adata if counts is None else AnnData(counts, var=task.adata.var)
+        return CountsReader(adata, self.genes, caller="benchmark")
+
+    def judge(self, task: Task, reader: CountsReader, labels: list[Label] | None = None) -> ZeroShot:
+        """Each cell by itself, for the offered labels or for some others."""
+        labels = task.labels(self.ontology) if labels is None else labels
+        return self.model.reading.score(reader, labels, batch_size=None, device=CPU, precision="float32")
+
+    def expression(self, task: Task) -> tuple[Tensor, Tensor, GeneMoments]:
         """Log expression of the cells, (n, G), which genes are measured, and the moments of the data set."""
-        scale = self.scorer.scale
-        alignment = self.genes.align(task.adata, min_overlap=0)
+        reader = self.reader(task)
         measured = torch.zeros(len(self.genes), dtype=torch.bool)
-        measured[torch.from_numpy(alignment.measured).long()] = True
-        aligned = SparseCounts.from_csr(alignment.apply(task.adata.X if counts is None else counts))
-        expression = scale.log_expression(aligned, measured)
+        measured[torch.from_numpy(reader.alignment.measured).long()] = True
+        counts = SparseCounts.from_csr(reader.read(np.arange(reader.n_obs)))
+        expression = self.scorer.scale.log_expression(counts, measured)
         moments = GeneMoments(len(self.genes))
         moments.update(expression)
         return expression, measured, moments
-
-    def standardised(self, task: Task, counts: csr_matrix | None = None) -> tuple[Tensor, Tensor]:
-        """Z-scores of the cells, (n, G), and which genes are measured."""
-        expression, measured, moments = self.expression(task, counts)
-        return self.scorer.scale(expression, measured, moments), measured
 
     def seen(self, task: Task) -> list[bool]:
         """Whether each label has training cells of its kind."""
         trained = {i for study in self.sets for label, ids in study.types.items() if label in study.labels for i in ids}
         return [any(is_kind_of(t, i, self.ontology) for t in trained for i in ids) for ids in task.ids]
-
-    @torch.no_grad()
-    def scores(self, task: Task, z: Tensor, measured: Tensor, labels: list[Label] | None = None) -> LabelScores:
-        """Scores of the cells for the offered labels, or for some others."""
-        plan = self.scorer.plan(labels or task.labels(self.ontology), self.ontology)
-        parts = [self.scorer(block, measured, plan) for block in z.split(BLOCK)]
-        return LabelScores(torch.cat([part.logits for part in parts]), torch.cat([part.outside for part in parts]))
