@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 from scfoundry.data import tokens
@@ -102,8 +103,17 @@ def test_no_cells_and_no_values(rank: Callable) -> None:
     assert rank(np.zeros((2, 3)), np.ones(3)) == [[], []]
 
 
-def test_threads_of_the_caller_sort_one_cell_after_the_other() -> None:
-    """Two threads may not enter numba's threads at once."""
+@pytest.mark.parametrize("values_per_piece", [1, 100, 1 << 16])
+def test_how_cells_are_spread_over_threads_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, values_per_piece: int
+) -> None:
+    medians = MEDIANS["like those of a corpus"]
+    monkeypatch.setattr(tokens, "_VALUES_PER_PIECE", values_per_piece)
+    ranked = rank_tokens(sparse.csr_matrix(COUNTS), medians, max_length=64)
+    assert as_lists(ranked) == by_definition(COUNTS, medians, 64)
+
+
+def test_threads_of_the_caller_may_sort_at_once() -> None:
     medians, results = MEDIANS["like those of a corpus"], []
     work = [
         threading.Thread(
@@ -116,6 +126,19 @@ def test_threads_of_the_caller_sort_one_cell_after_the_other() -> None:
     for thread in work:
         thread.join()
     assert results == 4 * [by_definition(COUNTS, medians, 64)]
+
+
+def test_the_threads_of_torch_stay_as_many_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba's own threads would set their number for torch, whose small steps are then many times slower."""
+    monkeypatch.setattr(tokens, "_VALUES_PER_PIECE", 100)
+    before = torch.get_num_threads()
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            rank_tokens(sparse.csr_matrix(COUNTS), MEDIANS["like those of a corpus"], max_length=64)
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_ranks_in_sparse_clothing() -> None:

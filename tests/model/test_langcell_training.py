@@ -22,14 +22,6 @@ TINY = {
 QUICK = {"max_epochs": 2, "lr": 1e-3, "batch_size": 16, "accelerator": "cpu"}
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    """Numba's parallel loops raise torch's number of threads, which is slow on few busy cores."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def corpus(n_obs=60, seed=0):
     """Cells of five types that their texts name."""
     rng = np.random.default_rng(seed)

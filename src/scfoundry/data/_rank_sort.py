@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Divisors = NDArray[np.float64]
     Packed = NDArray[np.uint64]
 
-__all__ = ["count_genes", "sort_genes", "sort_genes_in_parallel"]
+__all__ = ["count_genes", "sort_genes"]
 
 _DIGIT_BITS = 8
 _RADIX = 1 << _DIGIT_BITS
@@ -124,7 +124,7 @@ def _sort_cell(
 
 
 @njit(nogil=True, cache=True)
-def _sort_range(
+def sort_genes(
     first: int,
     last: int,
     values: Values,
@@ -135,7 +135,27 @@ def _sort_range(
     ranked: Columns,
     ranked_indptr: Starts,
 ) -> None:
-    """Sort the cells from `first` up to `last`, with one set of buffers for all of them."""
+    """Genes of every cell from `first` up to `last` by value / divisor, descending, ties by gene.
+
+    Parameters
+    ----------
+    first, last
+        Which cells; they share one set of buffers. Threads may sort different cells at once.
+    values
+        Values, shape ``(n_values,)``.
+    columns
+        Column of every value, shape ``(n_values,)``.
+    indptr
+        Where each cell starts among the values, shape ``(n_cells + 1,)``.
+    gene_of_column
+        Gene of every column, shape ``(n_columns,)``.
+    divisors
+        Divisor of every column, infinite for those to leave out, shape ``(n_columns,)``.
+    ranked
+        Filled with the first genes of each cell, shape ``(n_ranked,)``.
+    ranked_indptr
+        Where each cell starts in `ranked`, shape ``(n_cells + 1,)``; no cell takes more than :func:`count_genes` says.
+    """
     longest = 0
     for cell in range(first, last):
         longest = max(longest, indptr[cell + 1] - indptr[cell])
@@ -160,55 +180,3 @@ def _sort_range(
             spare,
             starts,
         )
-
-
-@njit(nogil=True, cache=True)
-def sort_genes(
-    bounds: Starts,
-    values: Values,
-    columns: Columns,
-    indptr: Starts,
-    gene_of_column: Columns,
-    divisors: Divisors,
-    ranked: Columns,
-    ranked_indptr: Starts,
-) -> None:
-    """Genes of every cell by value / divisor, descending, ties by gene.
-
-    Parameters
-    ----------
-    bounds
-        Where to cut the cells into pieces, shape ``(n_pieces + 1,)``; a piece is what one thread takes at a time.
-    values
-        Values, shape ``(n_values,)``.
-    columns
-        Column of every value, shape ``(n_values,)``.
-    indptr
-        Where each cell starts among the values, shape ``(n_cells + 1,)``.
-    gene_of_column
-        Gene of every column, shape ``(n_columns,)``.
-    divisors
-        Divisor of every column, infinite for those to leave out, shape ``(n_columns,)``.
-    ranked
-        Filled with the first genes of each cell, shape ``(n_ranked,)``.
-    ranked_indptr
-        Where each cell starts in `ranked`, shape ``(n_cells + 1,)``; no cell takes more than :func:`count_genes` says.
-    """
-    for i in range(len(bounds) - 1):
-        _sort_range(bounds[i], bounds[i + 1], values, columns, indptr, gene_of_column, divisors, ranked, ranked_indptr)
-
-
-@njit(parallel=True, nogil=True, cache=True)
-def sort_genes_in_parallel(
-    bounds: Starts,
-    values: Values,
-    columns: Columns,
-    indptr: Starts,
-    gene_of_column: Columns,
-    divisors: Divisors,
-    ranked: Columns,
-    ranked_indptr: Starts,
-) -> None:
-    """What :func:`sort_genes` does, with numba's threads."""
-    for i in prange(len(bounds) - 1):
-        _sort_range(bounds[i], bounds[i + 1], values, columns, indptr, gene_of_column, divisors, ranked, ranked_indptr)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +24,8 @@ MASK = 1
 FIRST_GENE = 2
 """Token of a vocabulary's first gene; gene i has the token i + 2."""
 
-_PIECES_PER_THREAD = 8
-"""Few enough to cost nothing, many enough that no thread waits long for the last one."""
+_VALUES_PER_PIECE = 1 << 16
+"""About a millisecond of sorting: dearer than handing it to a thread, short to wait for at the end."""
 
 
 def cls_token(n_genes: int) -> int:
@@ -123,9 +125,9 @@ def _by_radix_sort(
     counts: sparse.csr_matrix, gene_of_column: NDArray[np.int32], medians: NDArray[np.float64], max_length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """First genes of each cell, by numba."""
-    from numba import get_num_threads
+    from numba import config
 
-    from scfoundry.data._rank_sort import count_genes, sort_genes, sort_genes_in_parallel
+    from scfoundry.data._rank_sort import count_genes, sort_genes
 
     # One type each, so that the sort is compiled once.
     values, indptr = counts.data.astype(np.float32, copy=False), counts.indptr.astype(np.int64)
@@ -134,13 +136,22 @@ def _by_radix_sort(
     starts = _starts(count_genes(values, columns, indptr, divisors), max_length)
     genes = np.empty(starts[-1], dtype=np.int32)
 
-    # Not every threading layer of numba may be entered from two threads at once, and whoever brings threads of their
-    # own, as dask does, has spread the cells over the cores already.
-    alone = threading.current_thread() is threading.main_thread()
-    sort, n_pieces = (sort_genes_in_parallel, _PIECES_PER_THREAD * get_num_threads()) if alone else (sort_genes, 1)
+    n_pieces = -(-len(values) // _VALUES_PER_PIECE)
     bounds = np.searchsorted(indptr, np.linspace(0, indptr[-1], n_pieces + 1))
-    bounds[-1] = counts.shape[0]
-    sort(bounds, values, columns, indptr, gene_of_column, divisors, genes, starts)
+    bounds[:1], bounds[-1:] = 0, counts.shape[0]
+
+    def sort(piece: tuple[int, int]) -> None:
+        sort_genes(*piece, values, columns, indptr, gene_of_column, divisors, genes, starts)
+
+    # Plain threads, not those of numba: its OpenMP layer would set the number of threads that torch uses in this
+    # process. Whoever brings threads of their own, as dask does, has spread the cells over the cores already.
+    n_cores: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # numba makes its settings at import
+    n_threads = n_cores if threading.current_thread() is threading.main_thread() else 1
+    if min(n_threads, n_pieces) > 1:
+        with ThreadPoolExecutor(n_threads) as threads:
+            list(threads.map(sort, itertools.pairwise(bounds)))
+    else:
+        sort((0, counts.shape[0]))
     return starts, genes
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,8 +12,6 @@ from scfoundry.model.langcell._batches import Batch, TokenLists
 from scfoundry.model.langcell._inference import CELLS_PER_BLOCK, ranked_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from scfoundry.data.genes import GeneVocabulary
@@ -22,16 +19,6 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._tokenizer import Tokenizer
 
 __all__ = ["CellTexts", "DrawnTexts", "TrainingCells"]
-
-
-@contextmanager
-def own_threads() -> Iterator[None]:
-    """Keep torch's number of threads: numba's OpenMP sets its own for all that the calling thread does later."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class TrainingCells:
@@ -58,8 +45,7 @@ class TrainingCells:
 
     def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
         """Some cells by their row numbers."""
-        with own_threads():
-            cells = ranked_cells(self.reader.read(rows), self.genes, self.max_length)
+        cells = ranked_cells(self.reader.read(rows), self.genes, self.max_length)
         return Batch(rows, *cells.padded(np.arange(len(rows)), PAD)).to(device)
 
 
