@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from tokenizers import BertWordPieceTokenizer
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 
 from scfoundry.model.langcell._batches import TokenLists
+from scfoundry.model.langcell._word_pieces import learn_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -51,7 +55,7 @@ class Tokenizer:
 
 
 def learn_vocabulary(texts: Iterable[str], size: int) -> tuple[str, ...]:
-    """Word pieces that spell a collection of texts, the special ones first.
+    """Word pieces that spell a collection of texts, the special ones first; the order of the texts plays no part.
 
     Parameters
     ----------
@@ -60,7 +64,9 @@ def learn_vocabulary(texts: Iterable[str], size: int) -> tuple[str, ...]:
     size
         Most pieces.
     """
-    tokenizer = BertWordPieceTokenizer(lowercase=True)
-    tokenizer.train_from_iterator(texts, vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
-    vocabulary = tokenizer.get_vocab()
-    return tuple(sorted(vocabulary, key=vocabulary.__getitem__))
+    normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
+    words: Counter[str] = Counter()
+    for text, number in Counter(texts).items():
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)):
+            words[word] += number
+    return (*SPECIAL, *learn_pieces(words, size - len(SPECIAL)))
