@@ -4,9 +4,12 @@ import anndata as ad
 import numpy as np
 import pytest
 from scipy import sparse
+from torch import nn
 
 import scfoundry as sf
 from scfoundry.model.langcell import _inference
+from scfoundry.model.langcell._config import LangCellConfig
+from scfoundry.model.langcell._encoders import TextEncoder
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
 
 TINY = {
@@ -99,6 +102,14 @@ def test_saved_models_are_bit_identical(model, adata, tmp_path, way):
     np.testing.assert_array_equal(
         loaded.get_text_embedding(text, device="cpu"), model.get_text_embedding(text, device="cpu")
     )
+
+
+@pytest.mark.parametrize(("width", "std"), [(32, 0.0884), (256, 0.03125), (768, 0.02)])
+def test_initial_weights_suit_the_width(width, std):
+    """At BERT's width they are BERT's; a narrower encoder starts with larger ones."""
+    encoder = TextEncoder(LangCellConfig(**(TINY | {"n_text_hidden": width})))
+    matrices = [module.weight for module in encoder.modules() if isinstance(module, nn.Linear | nn.Embedding)]
+    assert [matrix.std().item() for matrix in matrices] == pytest.approx(len(matrices) * [std], rel=0.15)
 
 
 def test_bad_input_says_what_is_right(model, adata):
