@@ -1,5 +1,6 @@
 """Pickled dictionaries from a file share: plain values are read, everything else is refused before it runs."""
 
+import codecs
 import os
 import pickle
 from pathlib import Path
@@ -29,10 +30,19 @@ def write(path, content, protocol=4):
     return path
 
 
-@pytest.mark.parametrize("protocol", range(3, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_plain_values_are_read(tmp_path, protocol):
     content = {"GAPDH": np.float64(20.0455), "ACTB": 41.877, "<pad>": 0, "token": np.int16(7), "symbol": "RAVER2"}
     assert read_plain_pickle(write(tmp_path / "plain.pkl", content, protocol)) == content
+
+
+@pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
+def test_numbers_of_either_generation_of_numpy_are_read(tmp_path, core):
+    """numpy 2 renamed the module that makes a scalar."""
+    own = np.float64(0).__reduce__()[0].__module__
+    path = write(tmp_path / "plain.pkl", {"GAPDH": np.float64(20.0455)}, protocol=2)
+    path.write_bytes(path.read_bytes().replace(own.encode(), f"{core}.multiarray".encode()))
+    assert read_plain_pickle(path) == {"GAPDH": 20.0455}
 
 
 @pytest.mark.parametrize("name", ["gene_median_dictionary.pkl", "token_dictionary.pkl"])
@@ -41,20 +51,33 @@ def test_released_dictionaries_are_read(name):
     assert read_plain_pickle(path) == pickle.loads(path.read_bytes())  # noqa: S301
 
 
-def test_nothing_is_run(tmp_path):
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_nothing_is_run(tmp_path, protocol):
     witness = tmp_path / "ran"
-    path = write(tmp_path / "bad.pkl", {"gene": Calls(os.system, f"touch {witness}")})
+    path = write(tmp_path / "bad.pkl", {"gene": Calls(os.system, f"touch {witness}")}, protocol)
     with pytest.raises(CheckpointError, match=r"asks for \w+.system.*not loaded for safety"):
         read_plain_pickle(path)
     assert not witness.exists()
 
 
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize(
-    "content", [Calls(eval, "1 + 1"), {"a": torch.ones(1)}, {"a": np.ones(2)}, {"a": pytest.approx}]
+    "content",
+    [
+        Calls(eval, "1 + 1"),
+        Calls(getattr, "GAPDH", "encode"),
+        {"a": torch.ones(1)},
+        {"a": np.ones(2)},
+        {"a": pytest.approx},
+        Calls(codecs.decode, "GAPDH", "rot13"),
+        Calls(codecs.encode, "GAPDH", "rot13"),
+        Calls(codecs.encode, "GAPDH", "utf-8"),
+        Calls(codecs.encode, 7, "latin1"),
+    ],
 )
-def test_other_objects_are_refused(tmp_path, content):
+def test_other_objects_are_refused(tmp_path, content, protocol):
     with pytest.raises(CheckpointError, match=r"asks for .*not loaded for safety"):
-        read_plain_pickle(write(tmp_path / "bad.pkl", content))
+        read_plain_pickle(write(tmp_path / "bad.pkl", content, protocol))
 
 
 @pytest.mark.parametrize("content", [["GAPDH"], {"GAPDH": [1, 2]}, {1: "GAPDH"}, "GAPDH"])

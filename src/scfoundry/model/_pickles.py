@@ -14,11 +14,21 @@ if TYPE_CHECKING:
 
 __all__ = ["read_plain_pickle"]
 
+
+def latin1(text: str, encoding: str) -> bytes:
+    """Bytes written as a string, which is how the protocols before 3 hold those of a number."""
+    if not isinstance(text, str) or encoding != "latin1":
+        msg = f"it asks for _codecs.encode of a {type(text).__name__} as {encoding!r}"
+        raise pickle.UnpicklingError(msg)
+    return text.encode("latin1")
+
+
 # numpy pickles a scalar as `scalar(dtype, bytes)`; the module's name differs between its versions.
 SAFE = {
     ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
     ("numpy._core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
+    ("_codecs", "encode"): latin1,
 }
 
 
