@@ -125,6 +125,30 @@ def test_pretrained_weights_are_fine_tuned_without_their_batches(trainable, quic
     assert not torch.equal(before["embedder.genes"], after["embedder.genes"])
 
 
+def test_a_saved_model_still_knows_its_batches_and_weights_from_elsewhere_do_not(trainable, quick, tmp_path):
+    """The number of batches is saved with a model; whether they are those of its data is not in the number."""
+    source = trainable()
+    source.train(**quick)
+    source.save(tmp_path / "own")
+    source.save_pretrained(tmp_path / "pretrained")
+    own = sf.model.CellPLM.load(tmp_path / "own", source.adata, accelerator="cpu")
+    tuned = sf.model.CellPLM.from_pretrained(tmp_path / "pretrained", source.adata)
+    tuned.save(tmp_path / "tuned")
+    tuned = sf.model.CellPLM.load(tmp_path / "tuned", source.adata, accelerator="cpu")
+    for model, learns in ((own, True), (tuned, False)):
+        before = weights(model)["decoder.labels.0.batch.table.weight"]
+        model.train(**quick, weight_decay=0.0)
+        assert torch.equal(before, weights(model)["decoder.labels.0.batch.table.weight"]) is not learns
+
+
+def test_further_training_lengthens_the_history(trainable, quick):
+    model = trainable()
+    model.train(**quick)
+    model.train(**quick)
+    assert model.history["loss_train"].index.tolist() == [0, 1, 2, 3]
+    assert model.is_trained
+
+
 def test_parts_may_learn_at_rates_of_their_own(trainable, quick):
     model = trainable()
     before = weights(model)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -36,7 +37,9 @@ DESCRIPTION = ("weights", "licence", "citation", "trained_on")
 
 
 class FoundationModule(nn.Module):
-    """A torch module with the two members that scvi-tools expects of one."""
+    """A torch module with its configuration and the two members that scvi-tools expects of one."""
+
+    config: Any
 
     @property
     def device(self) -> torch.device:
@@ -101,7 +104,8 @@ class FoundationModel(BaseModelClass):
         self._genes = self._complete_genes(vocabulary_of(self.get_var_names().tolist() if genes is None else genes))
         # scvi-tools' `save` keeps arguments as they are: plain values load anywhere.
         genes = self._genes.as_dict()
-        self.config = self._config_cls.from_dict(self._complete_config(config))
+        config = self._complete_config(config)
+        self.config = self._config_cls.from_dict(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.module = self._build_module()
@@ -116,6 +120,11 @@ class FoundationModel(BaseModelClass):
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """Add what follows from the training data."""
         return config
+
+    def _change_config(self, **values: Any) -> None:
+        """Change values of the configuration of model and module, and what `save` keeps of it for `load`."""
+        self.config = self.module.config = replace(self.config, **values)
+        self.init_params_["kwargs"]["config"] |= values
 
     def _build_module(self) -> FoundationModule:
         """Module of the configuration, with fresh weights."""

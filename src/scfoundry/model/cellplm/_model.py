@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
-from scvi.train import TrainRunner
 from tqdm.auto import tqdm
 
 from scfoundry._settings import logger, settings
@@ -16,13 +15,7 @@ from scfoundry.data.contexts import contexts, coordinates
 from scfoundry.data.reader import CountsReader
 from scfoundry.model._base import FoundationModel, sha256
 from scfoundry.model._device import Precision, autocast, resolve_device
-from scfoundry.model._training import (
-    ContextDataModule,
-    ContextTrainingPlan,
-    Resumable,
-    Schedule,
-    quiet_lightning,
-)
+from scfoundry.model._training import ContextDataModule, ContextTrainingPlan, Schedule, fit
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._module import CellPLMModule
@@ -126,9 +119,10 @@ class CellPLM(FoundationModel):
         cls._register(adata, data_fields, setup_args, **kwargs)
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        # Weights from elsewhere bring their own tables, whose rows mean other batches than those of this data.
-        self._knows_batches = "n_batches" not in config and self.summary_stats.get("n_batch", 1) > 1
-        return config | {"n_batches": self.summary_stats["n_batch"]} if self._knows_batches else config
+        # Weights from elsewhere bring their own tables, whose rows mean other batches than those of this data. Saved
+        # with the model: a loaded one is given its number of batches, too.
+        self.knows_batches_ = "n_batches" not in config and self.summary_stats.get("n_batch", 1) > 1
+        return config | {"n_batches": self.summary_stats["n_batch"]} if self.knows_batches_ else config
 
     # ---- embedding ---------------------------------------------------------------------------------------------
 
@@ -313,32 +307,18 @@ class CellPLM(FoundationModel):
             seed=seed,
             other_rates=[(self.module.get_submodule(part), rate) for part, rate in (part_lrs or {}).items()],
         )
-        if data.held_out:
-            trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
-        if checkpoint_dir is not None:
-            resumable = Resumable(checkpoint_dir)
-            trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), resumable]
-            if resumable.path.exists():
-                resumable.check()
-                logger.info("Resuming the training from %s.", resumable.path)
-                trainer_kwargs["ckpt_path"] = resumable.path
-        trainer_kwargs.setdefault("enable_progress_bar", settings.show_progress)
-        trainer_kwargs.setdefault("log_every_n_steps", 1)
-        self.module.train()
-        # scvi-tools appends to the history of a trained model; pretrained weights come without one.
-        self.is_trained_ = self.history_ is not None
-        with quiet_lightning():
-            TrainRunner(
-                self,
-                training_plan=plan,
-                data_splitter=data,
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                strategy=strategy,
-                precision=precision,
-                **trainer_kwargs,
-            )()
+        fit(
+            self,
+            plan,
+            data,
+            max_epochs=max_epochs,
+            checkpoint_dir=checkpoint_dir,
+            accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
+            precision=precision,
+            **trainer_kwargs,
+        )
 
     def _loss_of(
         self,
@@ -352,7 +332,7 @@ class CellPLM(FoundationModel):
             CountsReader(adata, self.genes, layer=setup["layer"], caller="CellPLM.train"),
             coordinates(adata, setup["spatial_key"], groups),
             batches=np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-            if self._knows_batches
+            if self.knows_batches_
             else None,
             measured=measured_genes,
             genes=self.genes,

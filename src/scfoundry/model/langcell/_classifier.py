@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,10 +77,7 @@ class ClassLoss:
 
 def attach_head(model: LangCell, classes: Sequence[str], *, multilabel: bool, seed: int) -> None:
     """Give a model a new classification head; the names of its classes become part of the configuration."""
-    values: dict[str, Any] = {"n_classes": len(classes), "classes": tuple(classes), "multilabel": multilabel}
-    model.config = model.module.config = replace(model.config, **values)
-    # What `save` keeps for `load` to build the module from.
-    model.init_params_["kwargs"]["config"] |= values
+    model._change_config(n_classes=len(classes), classes=tuple(classes), multilabel=multilabel)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = ClassificationHead(model.config.n_hidden, len(classes), model.config.dropout)
