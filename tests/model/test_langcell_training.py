@@ -61,7 +61,7 @@ def moved(before, model):
 def taught():
     model = trainable(corpus(200), text_dropout=0.0, queue_size=0)
     objectives = {"masked_genes": 0, "cell_cell": 0}
-    pretrain(model, lr=2e-3, max_epochs=40, batch_size=40, warmup_steps=20, validation_size=0, loss_weights=objectives)
+    pretrain(model, lr=2e-3, max_epochs=20, batch_size=40, warmup_steps=20, validation_size=0, loss_weights=objectives)
     return model
 
 
@@ -146,6 +146,11 @@ def test_cells_without_genes_of_the_vocabulary_are_left_out(logged):
             {},
             r"nothing to train on.*setup_anndata",
         ),
+        (
+            lambda: sf.model.LangCell(trainable().adata, cell_encoder="expression_mlp"),
+            {},
+            "trains models with cell_encoder='rank_bert'; this one has 'expression_mlp'",
+        ),
         (trainable, {"batch_size": 0}, "batch_size must be at least 1 cell; got 0"),
     ],
 )
@@ -164,6 +169,52 @@ def test_batches_cover_the_cells_once_and_are_alike_in_length():
     assert {len(batch) for batch in batches} <= {15, 16}
     assert np.mean([np.ptp(lengths[batch]) for batch in batches]) < 60
     assert not np.array_equal(batches[0], data.epoch(np.random.default_rng(1))[0])
+
+
+# ---- data and files ----------------------------------------------------------------------------------------------
+
+
+def untold(**config):
+    """A model that takes medians and words from its data."""
+    adata = corpus()
+    sf.model.LangCell.setup_anndata(adata, text_keys="text")
+    small = {name: value for name, value in TINY.items() if name != "text_vocabulary"}
+    return sf.model.LangCell(adata, **(small | config))
+
+
+def test_what_came_from_the_data_is_saved_with_the_model(tmp_path):
+    model, other = untold(), corpus(40, seed=5)
+    other.obs["text"] = "a cell of " + other.obs["cell_type"]
+    model.save(tmp_path / "model")
+    alone = sf.model.LangCell.load(tmp_path / "model", adata=False, accelerator="cpu")
+    with_others = sf.model.LangCell.load(tmp_path / "model", adata=other, accelerator="cpu")
+    expected = model.get_latent_representation(other, device="cpu")
+    for loaded in (alone, with_others):
+        assert loaded.config == model.config
+        assert loaded.genes == model.genes
+        np.testing.assert_array_equal(loaded.get_latent_representation(other, device="cpu"), expected)
+    pretrain(with_others, max_epochs=1)
+
+
+def test_a_head_survives_a_model_that_learned_its_words(tmp_path):
+    model = untold()
+    classify(model, corpus(), corpus().obs["cell_type"], max_epochs=1)
+    model.save(tmp_path / "model")
+    loaded = sf.model.LangCell.load(tmp_path / "model", adata=False, accelerator="cpu")
+    assert loaded.config == loaded.module.config == model.config
+    assert same(weights(loaded), weights(model))
+
+
+def test_missing_texts_are_counted_before_anything_is_registered():
+    adata = corpus()
+    adata.obs.loc[adata.obs_names[:3], "text"] = np.nan
+    message = r"obs\['text'\] has no text for 3 of 60 cells.*adata\[adata.obs\['text'\].notna\(\)\]"
+    for column in ("text", ["cell_type", "text"]):
+        with pytest.raises(ValueError, match=message):
+            sf.model.LangCell.setup_anndata(adata, text_keys=column)
+    with pytest.raises(KeyError, match="obs has no column 'texts'; it has 'cell_type', 'text'"):
+        sf.model.LangCell.setup_anndata(adata, text_keys="texts")
+    sf.model.LangCell.setup_anndata(adata[adata.obs["text"].notna()].copy(), text_keys="text")
 
 
 # ---- classification ------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from scfoundry.model.langcell._reference import LearnsReference
 from scfoundry.model.langcell._scorer import CellTypeScorer
 from scfoundry.model.langcell._teaching import Teachable
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
+from scfoundry.model.langcell._training_data import require_texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,9 +107,21 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
             step draws one.
         labels_key
             Column of ``obs`` with cell types, for classification.
+
+        Raises
+        ------
+        ValueError
+            If a column has no text for some cells.
+        KeyError
+            If there is no such column.
         """
         setup_args = dict(locals())
         columns = [text_keys] if isinstance(text_keys, str) else list(text_keys or ())
+        for column in columns:
+            require_texts(adata, column)
+        if "source_registry" in kwargs:
+            # No weight depends on texts and labels: other data may have others.
+            kwargs["extend_categories"] = True
         data_fields = [
             fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
             fields.CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),

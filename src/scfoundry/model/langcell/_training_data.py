@@ -12,13 +12,29 @@ from scfoundry.model.langcell._batches import Batch, TokenLists
 from scfoundry.model.langcell._inference import CELLS_PER_BLOCK, ranked_cells
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from torch import Tensor
 
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.reader import CountsReader
     from scfoundry.model.langcell._tokenizer import Tokenizer
 
-__all__ = ["CellTexts", "DrawnTexts", "TrainingCells"]
+__all__ = ["CellTexts", "DrawnTexts", "TrainingCells", "require_texts"]
+
+
+def require_texts(adata: AnnData, column: str) -> None:
+    """Refuse a column of ``obs`` in which cells have no text."""
+    if column not in adata.obs:
+        msg = f"obs has no column {column!r}; it has {', '.join(map(repr, adata.obs.columns)) or 'none'}."
+        raise KeyError(msg)
+    n_missing = int(adata.obs[column].isna().sum())
+    if n_missing:
+        msg = (
+            f"obs[{column!r}] has no text for {n_missing:,} of {adata.n_obs:,} cells. Write one for every cell, "
+            f"adata.obs[{column!r}] = sf.tl.describe_cells(adata), or leave these cells out: "
+            f"adata = adata[adata.obs[{column!r}].notna()].copy()."
+        )
+        raise ValueError(msg)
 
 
 class TrainingCells:
