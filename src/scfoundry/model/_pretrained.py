@@ -182,8 +182,7 @@ def load_pretrained(source: str | Path) -> FoundationModel:
     folder = locate(source)
     name = DEFAULTS.get(str(source), str(source))
     model = REGISTRY[name].model if name in REGISTRY else _model_of(folder)
-    module, cls = CLASSES[model]
-    return getattr(importlib.import_module(module), cls).from_pretrained(source)
+    return _class_of(model).from_pretrained(source)
 
 
 def locate(source: str | Path) -> Path:
@@ -222,14 +221,22 @@ def is_available(weights: Weights) -> bool:
     return weights.source == "shipped" or all((folder_of(weights) / file).exists() for file in weights.files)
 
 
+def _class_of(model: str) -> type[FoundationModel]:
+    module, cls = CLASSES[model]
+    return getattr(importlib.import_module(module), cls)
+
+
 def _model_of(folder: Path) -> str:
     """Model whose weights a folder holds."""
     config = folder / "config.json"
     model = json.loads(config.read_text()).get("model") if config.exists() else None
-    if model not in CLASSES:
+    if model in CLASSES:
+        return model
+    released = [name for name in CLASSES if _class_of(name)._is_release(folder)]
+    if not released:
         msg = (
             f"{folder} does not say which model it holds. Name the class: "
             f"sf.model.CellPLM.from_pretrained({str(folder)!r})."
         )
         raise FileNotFoundError(msg)
-    return model
+    return released[0]

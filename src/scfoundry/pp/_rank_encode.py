@@ -63,7 +63,8 @@ def rank_encode(
         Cells x genes with raw counts, or log1p-normalised values, whose order is the same; in memory, backed or dask.
     genes
         Vocabulary with medians, as `sf.pp.gene_medians` makes it from any corpus; or weights whose vocabulary to
-        take, a name of `sf.model.list_pretrained` or a folder. The default weights of LangCell if `None`.
+        take, a name of `sf.model.list_pretrained` or a folder, that of LangCell's official files included. The default
+        weights of LangCell if `None`.
     max_length
         Genes to keep per cell.
     layer
@@ -138,14 +139,8 @@ def _vocabulary(genes: GeneVocabulary | str | Path | None) -> tuple[GeneVocabula
     else:
         from scfoundry.model._pretrained import locate as folder_of
 
-        path = folder_of("langcell" if genes is None else genes) / "genes.tsv"
-        if not path.exists():
-            msg = (
-                f"{path.parent} holds no genes.tsv. Give the folder of a saved model, or a vocabulary: "
-                "genes=sf.pp.gene_medians(adata)."
-            )
-            raise FileNotFoundError(msg)
-        vocabulary, name = GeneVocabulary.read(path), f"The vocabulary of {str(genes or 'langcell')!r}"
+        folder = folder_of("langcell" if genes is None else genes)
+        vocabulary, name = _vocabulary_in(folder), f"The vocabulary of {str(genes or 'langcell')!r}"
     if vocabulary.medians is None:
         msg = (
             f"{name} ({len(vocabulary):,} genes) has no medians, by which {_CALLER} divides. "
@@ -153,6 +148,22 @@ def _vocabulary(genes: GeneVocabulary | str | Path | None) -> tuple[GeneVocabula
         )
         raise ValueError(msg)
     return vocabulary, vocabulary.medians
+
+
+def _vocabulary_in(folder: Path) -> GeneVocabulary:
+    """Vocabulary of a saved model, or of LangCell's official files."""
+    if (folder / "genes.tsv").exists():
+        return GeneVocabulary.read(folder / "genes.tsv")
+    from scfoundry.model.langcell._checkpoint import read_genes
+
+    try:
+        return read_genes(folder)
+    except FileNotFoundError as error:
+        msg = (
+            f"{folder} holds no genes.tsv, nor Geneformer's gene_median_dictionary.pkl and token_dictionary.pkl. Give "
+            "the folder of a saved model or of the official LangCell, or a vocabulary: genes=sf.pp.gene_medians(adata)."
+        )
+        raise FileNotFoundError(msg) from error
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ CONFIG = {
     "max_position_embeddings": "max_{}length",
 }
 TOKENIZER_FOLDERS = ("text_tokenizer", "tokenizer", "tokenizer/BiomedBERT", "text_bert", ".")
+DICTIONARIES = ("gene_median_dictionary.pkl", "token_dictionary.pkl")
 DICTIONARY_FOLDERS = (".", "geneformer", "geneformer_001/geneformer")
 
 
@@ -77,18 +78,25 @@ def released_name(name: str) -> str:
     return f"{ENCODERS[part]}.{EMBEDDINGS[stem]}.{suffix}"
 
 
+def released_names(module: LangCellModule) -> dict[str, str]:
+    """Our name -> released name of every parameter but those of a classification head, for which there is no file."""
+    parts = ENCODERS.keys() | HEADS.keys()
+    return {name: released_name(name) for name in module.state_dict() if name.partition(".")[0] in parts}
+
+
 def to_released(module: LangCellModule) -> dict[str, dict[str, Tensor]]:
     """A module's parameters as the official files hold them: file or folder -> released name -> tensor."""
     files: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in module.state_dict().items():
-        file, _, released = released_name(name).partition(".")
-        files.setdefault(file, {})[released] = tensor
+    tensors = module.state_dict()
+    for name, full_name in released_names(module).items():
+        file, _, released = full_name.partition(".")
+        files.setdefault(file, {})[released] = tensors[name]
     return files
 
 
 def from_released(files: dict[str, dict[str, Tensor]], module: LangCellModule, *, source: str) -> dict[str, Tensor]:
     """A module's complete state from released tensors; see `account_for` for what is refused."""
-    ours = {released_name(name): name for name in module.state_dict()}
+    ours = {released: name for name, released in released_names(module).items()}
     state = {}
     for file, tensors in files.items():
         for full_name, tensor in tensors.items():
@@ -130,15 +138,37 @@ def read_config(folder: Path, files: dict[str, dict[str, Tensor]]) -> dict[str, 
     """Config values that reproduce the released computation."""
     values: dict[str, Any] = {"mixture": "released"}
     for part, name in ENCODERS.items():
-        released = json.loads((folder / name / "config.json").read_text())
-        if released.get("position_embedding_type", "absolute") != "absolute":
-            msg = f"{folder / name} has {released['position_embedding_type']!r} positions; LangCell's are 'absolute'."
-            raise CheckpointError(msg)
+        released = read_bert_config(folder / name / "config.json")
         prefix = "text_" if part == "text" else ""
         values |= {ours.format(prefix): released[key] for key, ours in CONFIG.items()}
     values["text_vocabulary"] = read_vocabulary(folder)
-    words = next(t for name, t in files["text_bert"].items() if name.endswith("word_embeddings.weight"))
-    return values | {"n_words": len(words), "n_latent": len(files["cell_proj"]["weight"])}
+    n_words = rows(files, "text_bert", f"{EMBEDDINGS['tokens']}.weight", folder)
+    return values | {"n_words": n_words, "n_latent": rows(files, "cell_proj", "weight", folder)}
+
+
+def read_bert_config(path: Path) -> dict[str, Any]:
+    """Structure of one BERT."""
+    try:
+        released = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        msg = f"{path} is damaged: {error}. Download it again."
+        raise CheckpointError(msg) from error
+    if missing := [key for key in CONFIG if key not in released]:
+        msg = f"{path} lacks {', '.join(missing)}: it does not describe a BERT as LangCell's are."
+        raise CheckpointError(msg)
+    if released.get("position_embedding_type", "absolute") != "absolute":
+        msg = f"{path.parent} has {released['position_embedding_type']!r} positions; LangCell's are 'absolute'."
+        raise CheckpointError(msg)
+    return released
+
+
+def rows(files: dict[str, dict[str, Tensor]], file: str, name: str, folder: Path) -> int:
+    """Number of rows of a released tensor."""
+    found = [tensor for full_name, tensor in files[file].items() if full_name.removeprefix("bert.") == name]
+    if not found:
+        msg = f"{file} of {folder} has no {name}. Is it the checkpoint of another model?"
+        raise CheckpointError(msg)
+    return len(found[0])
 
 
 def read_vocabulary(folder: Path) -> tuple[str, ...]:
@@ -171,20 +201,20 @@ def read_genes(folder: Path) -> GeneVocabulary:
     CheckpointError
         If their tokens are not numbered as Geneformer numbers them.
     """
-    place = next((p for p in DICTIONARY_FOLDERS if (folder / p / "gene_median_dictionary.pkl").exists()), None)
-    if place is None:
+    places = [p for p in DICTIONARY_FOLDERS if all((folder / p / name).exists() for name in DICTIONARIES)]
+    if not places:
         msg = (
-            f"{folder} has no gene_median_dictionary.pkl and token_dictionary.pkl. They are Geneformer's (30M corpus): "
+            f"{folder} has no {' and '.join(DICTIONARIES)}. They are Geneformer's (30M corpus): "
             "download them from https://github.com/PharMolix/LangCell, folder geneformer_001/geneformer, "
             f"to {folder / 'geneformer'}."
         )
         raise FileNotFoundError(msg)
-    medians = read_plain_pickle(folder / place / "gene_median_dictionary.pkl")
-    tokens = {gene: int(token) for gene, token in read_plain_pickle(folder / place / "token_dictionary.pkl").items()}
+    place = folder / places[0]
+    medians, numbers = (read_plain_pickle(place / name) for name in DICTIONARIES)
+    tokens = {gene: int(token) for gene, token in numbers.items()}
     genes = sorted((gene for gene in tokens if not gene.startswith("<")), key=tokens.__getitem__)
-    if [tokens[gene] for gene in genes] != list(range(FIRST_GENE, FIRST_GENE + len(genes))) or set(genes) != set(
-        medians
-    ):
-        msg = f"The dictionaries of {folder / place} do not number the genes that have medians from {FIRST_GENE} on."
+    in_order = [tokens[gene] for gene in genes] == list(range(FIRST_GENE, FIRST_GENE + len(genes)))
+    if not in_order or set(genes) != set(medians):
+        msg = f"The dictionaries of {place} do not number the genes that have medians from {FIRST_GENE} on."
         raise CheckpointError(msg)
     return GeneVocabulary(genes, medians=np.array([medians[gene] for gene in genes], dtype=np.float64))
