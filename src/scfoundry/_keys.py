@@ -49,6 +49,11 @@ class Keys:
         return f"{labels}_score"
 
     @staticmethod
+    def fit(labels: str) -> str:
+        """``obs`` slot of how well the best label fits at all."""
+        return f"{labels}_fit"
+
+    @staticmethod
     def scores(labels: str) -> str:
         """``obsm`` slot of the scores of all labels."""
         return f"{labels}_scores"

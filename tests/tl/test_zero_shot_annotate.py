@@ -70,7 +70,8 @@ def annotated(adata: AnnData, texts: Any = LABELS, **arguments: Any) -> AnnData:
 def test_writes_the_documented_slots_and_nothing_else(reads_texts, adata):
     before = adata.copy()
     assert sf.tl.zero_shot_annotate(adata, LABELS, model=reads_texts, device="cpu") is None
-    assert set(adata.obs) - set(before.obs) == {"zero_shot", "zero_shot_score", "zero_shot_ontology_id"}
+    added = {"zero_shot", "zero_shot_score", "zero_shot_fit", "zero_shot_ontology_id"}
+    assert set(adata.obs) - set(before.obs) == added
     assert set(adata.obsm) - set(before.obsm) == {"zero_shot_scores"}
     assert set(adata.uns) - set(before.uns) == {"zero_shot"}
     assert (adata.X != before.X).nnz == 0
@@ -78,7 +79,7 @@ def test_writes_the_documented_slots_and_nothing_else(reads_texts, adata):
     assert list(scores.columns) == list(adata.obs["zero_shot"].cat.categories) == sorted(LABELS)
     assert scores.index.equals(adata.obs_names)
     assert (scores.dtypes == np.float32).all()
-    assert adata.obs["zero_shot_score"].dtype == np.float32
+    assert adata.obs["zero_shot_score"].dtype == adata.obs["zero_shot_fit"].dtype == np.float32
     np.testing.assert_array_equal(adata.obs["zero_shot"], scores.idxmax(axis=1))
     np.testing.assert_array_equal(adata.obs["zero_shot_score"], scores.max(axis=1))
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
@@ -225,7 +226,7 @@ def test_empty_cells_are_unknown_with_score_zero(reads_texts, adata):
         result = annotated(adata, model=reads_texts, unknown=unknown)
         assert result.obs["zero_shot"].cat.categories[-1] == "unknown"
         assert np.flatnonzero(result.obs["zero_shot"] == "unknown").tolist() == [2, 5]
-        assert result.obs["zero_shot_score"].iloc[[2, 5]].tolist() == [0, 0]
+        assert result.obs[["zero_shot_score", "zero_shot_fit"]].iloc[[2, 5]].eq(0).all(axis=None)
         assert result.obs["zero_shot_ontology_id"].iloc[[2, 5]].isna().all()
         assert np.isfinite(result.obsm["zero_shot_scores"]).all(axis=None)
 
@@ -245,6 +246,32 @@ def test_a_model_may_judge_the_fit_apart_from_the_choice(says, make_adata):
     result = annotated(make_adata(2), TWO, model=model)
     assert result.obs["zero_shot"].tolist() == ["unknown", "B cell"]
     assert result.obs["zero_shot_score"].tolist() == pytest.approx([0.9, 0.9])
+    assert result.obs["zero_shot_fit"].tolist() == pytest.approx([0.2, 0.8])
+    result = annotated(make_adata(2), TWO, model=model, unknown=0.85)
+    assert result.obs["zero_shot"].tolist() == ["unknown", "unknown"]
+
+
+def test_without_a_fit_of_their_own_weights_compare_the_best_probability(says, make_adata):
+    result = annotated(make_adata(2), TWO, model=says([[0.9, 0.1], [0.4, 0.6]]), unknown=0.7)
+    assert result.obs["zero_shot"].tolist() == ["B cell", "unknown"]
+    assert result.obs["zero_shot_fit"].tolist() == pytest.approx([0.9, 0.6])
+
+
+def test_an_empty_cell_fits_nothing_whatever_the_model_says(says, make_adata):
+    cells = make_adata(2)
+    cells.X[0] = 0
+    cells.X.eliminate_zeros()
+    model = says([[0.9, 0.1], [0.9, 0.1]], fit=[0.8, 0.8])
+    assert annotated(cells, TWO, model=model).obs["zero_shot_fit"].tolist() == pytest.approx([0, 0.8])
+
+
+def test_the_fit_of_a_group_decides_for_all_its_cells(says, make_adata):
+    cells = make_adata(3)
+    cells.obs["cluster"] = ["a", "a", "b"]
+    model = says(np.full((3, 2), 0.5), fit=[0.1, 0.5, 0.2])
+    result = annotated(cells, TWO, model=model, group_by="cluster", unknown=0.25)
+    assert result.obs["zero_shot_fit"].tolist() == pytest.approx([0.3, 0.3, 0.2])
+    assert (result.obs["zero_shot"] == "unknown").tolist() == [False, False, True]
 
 
 def test_weights_without_a_threshold_say_so(reads_texts, adata, logged):
@@ -280,6 +307,19 @@ def test_leiden_over_clusters_the_embedding_and_leaves_no_trace(reads_texts, mak
     assert (set(cells.obs), set(cells.obsm), set(cells.obsp), set(cells.uns)) == before
     cells.obs["leiden"] = "all one"
     assert annotated(cells, model=reads_texts, group_by="leiden").obs["zero_shot_score"].nunique() == 1
+
+
+def test_the_order_of_cells_does_not_matter_to_clusters(says, make_adata, monkeypatch):
+    cells = make_adata(80)
+    place = pd.Series(np.arange(80), cells.obs_names)
+    latent, probabilities = np.random.default_rng(0).normal(size=(80, 4)), np.random.default_rng(1).random((80, 2))
+    monkeypatch.setattr(Says, "_embed", lambda self, reader, **_: latent[self.order].astype(np.float32))
+    scores = {}
+    for name, order in {"as given": place.to_numpy(), "turned": np.random.default_rng(2).permutation(80)}.items():
+        model = says(probabilities[order])
+        model.order = order
+        scores[name] = annotated(cells[order].copy(), TWO, model=model, group_by="leiden").obs["zero_shot_score"]
+    np.testing.assert_allclose(scores["turned"][cells.obs_names], scores["as given"], atol=1e-6)
 
 
 def test_labels_that_the_weights_know_nothing_of_are_named(says, adata, logged):
@@ -332,7 +372,7 @@ def probe_names(adata):
         (TWO, {"top_k": 3}, r"top_k must be between 0 and the number of labels, 2; got 3"),
         (TWO, {"top_k": -1}, r"top_k must be between 0 and"),
         (TWO, {"alpha": 1.2}, r"alpha .* between 0 and 1; got 1.2"),
-        (TWO, {"unknown": 2}, r"unknown must be \"auto\", None, or a probability between 0 and 1; got 2"),
+        (TWO, {"unknown": 2}, r"compared with obs\[\"<key_added>_fit\"\]; got 2. The threshold of the weights"),
         (TWO, {"unknown": "never"}, r"unknown must be .* got 'never'"),
         (TWO, {"mixture": "own"}, r"mixture must be one of 'released', 'corrected'; got 'own'"),
         (

@@ -90,8 +90,9 @@ def zero_shot_annotate(
         Column of ``obs`` whose groups decide together by the mean probabilities of their cells; cells without a group
         decide alone. ``"leiden"``, where there is no such column, over-clusters the model's embedding.
     unknown
-        Cells whose best label scores lower are ``"unknown"``. ``"auto"`` takes the threshold stored with the weights.
-        `None` names every cell that expresses any gene of the model.
+        Cells that fit their best label less are ``"unknown"``: a number between 0 and 1 is compared with
+        ``obs["zero_shot_fit"]``, not with the score. ``"auto"`` takes the threshold stored with the weights. `None`
+        names every cell that expresses any gene of the model.
     layer
         Layer with the values, ``X`` if `None`.
     modality
@@ -114,7 +115,12 @@ def zero_shot_annotate(
     ``adata.obs["zero_shot"]``
         Label of every cell, categorical; ``"unknown"`` where none fits or no gene of the model is expressed.
     ``adata.obs["zero_shot_score"]``
-        Probability of the best label, float32; 0 for cells without any gene of the model. Of groups, their mean.
+        Probability of the best label, *given that one of the labels is right*, float32; 0 for cells without any gene of
+        the model. Of groups, their mean.
+    ``adata.obs["zero_shot_fit"]``
+        How well any label fits, between 0 and 1, float32; 0 for cells without any gene of the model. Default weights:
+        the probability that the cell is none of the types they know beyond the labels, times that of its best label
+        before cells are brought to agree. Official weights: the score. Of groups, their mean.
     ``adata.obs["zero_shot_ontology_id"]``
         Cell Ontology term of the label, categorical, missing where there is none; only if any label has one.
     ``adata.obsm["zero_shot_scores"]``
@@ -186,14 +192,17 @@ def zero_shot_annotate(
     )
     empty = empty_cells(reader)
     own = np.where(empty[:, None], np.float32(0), result.probabilities)
-    decided, fit = own, own.max(1) if result.fit is None else result.fit
+    decided, fit = own, own.max(1) if result.fit is None else np.where(empty, np.float32(0), result.fit)
     if group_by is not None:
         if by_column:
             groups = groups_of(cells, group_by)
         else:
             latent = loaded._embed(reader, batch_size=batch_size, device=torch_device, precision=precision)
             groups = np.full(cells.n_obs, ALONE)
-            groups[~empty] = over_cluster(latent[~empty])
+            # In the order of names, so that the order of cells plays no part.
+            by_name = np.flatnonzero(~empty)
+            by_name = by_name[np.argsort(cells.obs_names.to_numpy()[by_name].astype(str), kind="stable")]
+            groups[by_name] = over_cluster(latent[by_name])
         groups[empty] = ALONE
         decided, fit = group_means(own, groups), group_means(fit, groups)
     named = ~empty if threshold is None else ~empty & (fit >= threshold)
@@ -207,6 +216,7 @@ def zero_shot_annotate(
     }
     names = [label.name for label in labels]
     write_labels(cells, key_added, names, scores=own, decided=decided, named=named, origin=origin)
+    cells.obs[Keys.fit(key_added)] = fit.astype(np.float32)
     _write_terms(cells, key_added, labels)
     return adata if copy else None
 
@@ -225,7 +235,10 @@ def _check_ranges(
     if unknown is None or unknown == "auto":
         return
     if isinstance(unknown, str) or not 0 <= unknown <= 1:
-        msg = f'unknown must be "auto", None, or a probability between 0 and 1; got {unknown!r}. Try unknown=0.5.'
+        msg = (
+            f'unknown must be "auto", None, or a number between 0 and 1 that is compared with obs["<key_added>_fit"]; '
+            f'got {unknown!r}. The threshold of the weights: unknown="auto".'
+        )
         raise ValueError(msg)
 
 
@@ -259,7 +272,7 @@ def _warn(
     if threshold is None and wanted is not None:
         logger.info(
             "%s: these weights carry no threshold for unknown cells; only cells without any gene of the model are "
-            "unknown. For a threshold of your own: unknown=0.5.",
+            "unknown. For a least fit of your own: unknown=0.5.",
             CALLER,
         )
 
