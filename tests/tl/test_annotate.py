@@ -115,7 +115,7 @@ def test_the_seed_decides_which_cells_and_their_order_does_not(learner, cells):
     for name, arguments in {"0": {}, "again": {}, "1": {"rng": 1}, "turned": {}}.items():
         turned = reference[::-1].copy() if name == "turned" else reference
         annotated((adata, turned), learner, n_shots=4, **arguments)
-        drawn[name] = Centroids.fitted[0].obs_names.tolist()
+        drawn[name] = set(Centroids.fitted[0].obs_names)
     assert drawn["0"] == drawn["again"] == drawn["turned"]
     assert drawn["0"] != drawn["1"]
 
@@ -150,15 +150,34 @@ def test_cells_without_label_are_left_out_and_empty_ones_are_unknown(learner, ce
     assert (result.obs["annotation"] == "unknown").sum() == 1
 
 
-def test_a_reference_may_have_numbers_or_unknown_as_labels(learner, cells):
-    adata, reference = cells
+def test_a_reference_may_have_numbers_as_labels(learner, cells):
+    _, reference = cells
     reference.obs["cluster"] = np.where(reference.obs["cell_type"] == "B cell", 0, 1)
     assert annotated(cells, learner, labels_key="cluster").obs["annotation"].cat.categories.tolist() == ["0", "1"]
-    reference.obs["cluster"] = np.where(reference.obs["cell_type"] == "B cell", "B", "unknown")
-    adata.X[3] = 0
-    adata.X.eliminate_zeros()
-    categories = annotated(cells, learner, labels_key="cluster").obs["annotation"].cat.categories
-    assert categories.tolist() == ["B", "unknown"]
+
+
+@pytest.mark.parametrize("nothing", ["", " ", "unknown", "Unknown"])
+def test_a_label_that_says_nothing_is_none(learner, cells, logged, nothing):
+    _, reference = cells
+    reference.obs["cell_type"] = reference.obs["cell_type"].astype(object)
+    reference.obs.iloc[:4, reference.obs.columns.get_loc("cell_type")] = nothing
+    result = annotated(cells, learner)
+    assert result.obs["annotation"].cat.categories.tolist() == ["B cell", "monocyte"]
+    assert result.uns["annotation"]["reference"]["n_cells"].sum() == 56
+    assert any("4 cells of the reference have no label" in message for message in logged)
+
+
+@pytest.mark.parametrize("n_shots", [None, 5])
+def test_a_reference_on_disk_is_read_from_front_to_back(learner, cells, tmp_path, n_shots):
+    adata, reference = cells
+    reference.obs_names = np.random.default_rng(0).permutation(reference.obs_names)
+    reference.write_h5ad(tmp_path / "reference.h5ad")
+    backed = ad.read_h5ad(tmp_path / "reference.h5ad", backed="r")
+    annotated((adata, backed), learner, n_shots=n_shots)
+    shots = Centroids.fitted[0]
+    assert (np.diff(reference.obs_names.get_indexer(shots.obs_names)) > 0).all()
+    assert shots.isbacked == (n_shots is None)
+    assert shots.n_obs == (60 if n_shots is None else 10)
 
 
 def test_labels_of_one_meaning_are_read_by_their_names(learner, cells):
@@ -179,6 +198,22 @@ def test_layers_backed_files_and_mudata(learner, cells, tmp_path):
     sf.tl.annotate(mdata, MuData({"rna": reference}), labels_key="cell_type", model=learner, reference_layer="counts")
     for result in (backed, mdata.mod["rna"]):
         np.testing.assert_allclose(result.obsm["annotation_scores"], expected, atol=1e-5)
+
+
+def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in_memory(learner, cells, tmp_path):
+    adata, reference = cells
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    Centroids.fitted = None
+    with pytest.raises(ValueError, match=r"sf.tl.annotate: adata is a view of data on disk.*adata = adata.to_memory"):
+        sf.tl.annotate(backed[:20], reference, labels_key="cell_type", model=learner)
+    assert Centroids.fitted is None
+    expected = annotated(cells, learner).obs["annotation"]
+    for on_disk in (backed, backed[:20]):
+        result = annotated((on_disk, reference), learner)
+        assert not result.isbacked
+        assert result.obs["annotation"].tolist() == expected[on_disk.obs_names].tolist()
+    assert "annotation" not in backed.obs
 
 
 # ---- LangCell ------------------------------------------------------------------------------------------------------
@@ -210,6 +245,30 @@ def test_langcell_learns_few_cells_through_texts_and_many_by_a_head(reads_texts,
     after = reads_texts.module.state_dict()
     assert before.keys() == after.keys()
     assert all((tensor == after[name]).all() for name, tensor in before.items())
+
+
+def test_labels_are_read_by_several_prompts_where_the_weights_like_it(learner, reads_texts, cells, monkeypatch):
+    seen = []
+    fit = sf.model.LangCell.fit_labels
+    monkeypatch.setattr(
+        sf.model.LangCell,
+        "fit_labels",
+        lambda self, adata, labels, codes, **how: (seen.append(labels), fit(self, adata, labels, codes, **how))[1],
+    )
+    annotated(cells, reads_texts, n_shots=2, max_epochs=1)
+    monkeypatch.setattr(sf.model.LangCell, "averages_prompts", False)
+    annotated(cells, reads_texts, n_shots=2, max_epochs=1)
+    several, one = seen
+    assert min(len(label.texts) for label in several) > 1
+    assert [len(label.texts) for label in one] == [1, 1]
+
+
+@pytest.mark.parametrize("train", ["head", None])
+def test_the_order_of_the_reference_does_not_matter(reads_texts, cells, train):
+    adata, reference = cells
+    how = {"n_shots": 3, "train": train, "max_epochs": 1}
+    one, other = (annotated((adata, cells), reads_texts, **how) for cells in (reference, reference[::-1].copy()))
+    np.testing.assert_allclose(other.obsm["annotation_scores"], one.obsm["annotation_scores"], atol=1e-5)
 
 
 def test_a_head_learns_cells_and_begins_with_what_the_texts_say():
@@ -255,6 +314,10 @@ def probe_names(adata, reference):
     reference.var_names = [f"probe_{i}_at" for i in range(reference.n_vars)]
 
 
+def one_column_for_two(adata, reference):
+    reference.obs["cell_type"] = np.where(reference.obs["cell_type"] == "B cell", "T/NK", "T|NK")
+
+
 def one_label_with_counts(adata, reference):
     reference.X = reference.X.multiply((reference.obs["cell_type"] == "B cell").to_numpy()[:, None]).tocsr()
 
@@ -270,6 +333,7 @@ def one_label_with_counts(adata, reference):
         (scaled_reference, {}, r"sf.tl.annotate \(reference\) needs raw counts.*negative"),
         (probe_names, {}, r"probe_0_at.*ENSG"),
         (one_label_with_counts, {}, r"only 'B cell' has cells that express a gene of the model; two are needed"),
+        (one_column_for_two, {}, r"scores of 'T/NK' and 'T\|NK' would share the column 'T\|NK'"),
         (None, {"n_shots": 0}, r"n_shots is the number of cells per label and at least 1; got 0"),
         (None, {"train": "encoder"}, r"train must be one of 'all', 'head'; got 'encoder'"),
         (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),

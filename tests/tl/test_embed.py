@@ -75,6 +75,18 @@ def test_a_modality_of_mudata(model, adata):
         sf.tl.embed(mdata, model, modality="atac")
 
 
+def test_a_view_of_a_file_is_refused_and_a_copy_of_a_file_is_in_memory(model, adata, tmp_path):
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    with pytest.raises(ValueError, match=r"sf.tl.embed: adata is a view of data on disk.*adata = adata.to_memory\(\)"):
+        sf.tl.embed(backed[:5], model)
+    result = sf.tl.embed(backed, model, copy=True, device="cpu")
+    sf.tl.embed(adata, model, device="cpu")
+    np.testing.assert_allclose(result.obsm["X_cellplm"], adata.obsm["X_cellplm"], atol=1e-6)
+    assert not result.isbacked
+    assert "X_cellplm" not in backed.obsm
+
+
 def test_symbols_and_the_default_weights(make_adata):
     adata = make_adata()
     by_id = sf.tl.embed(adata, copy=True, device="cpu")

@@ -210,6 +210,19 @@ def test_data_on_disk_are_annotated_without_being_loaded(reads_texts, adata, tmp
     pd.testing.assert_frame_equal(backed.obsm["zero_shot_scores"], expected.obsm["zero_shot_scores"])
 
 
+def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in_memory(says, adata, tmp_path):
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    model = says(np.full((12, 2), 0.5))
+    with pytest.raises(ValueError, match=r"adata is a view of data on disk.*Load its 5 cells: adata = adata.to_memory"):
+        sf.tl.zero_shot_annotate(backed[:5], TWO, model=model)
+    assert not hasattr(model, "labels")
+    assert not annotated(backed, TWO, model=model).isbacked
+    mdata = MuData({"rna": backed})
+    with pytest.raises(ValueError, match=r'adata = mdata.mod\["rna"\].to_memory\(\)'):
+        annotated(mdata, TWO, model=model)
+
+
 def test_a_modality_of_mudata(reads_texts, adata):
     mdata = MuData({"rna": adata, "protein": ad.AnnData(np.ones((12, 3)), obs=adata.obs[[]])})
     sf.tl.zero_shot_annotate(mdata, LABELS, model=reads_texts, device="cpu")
@@ -364,6 +377,11 @@ def probe_names(adata):
             ["NK", "B", "natural killer cells"],
             {},
             r"'NK' and 'natural killer cells' both stand for 'natural killer cell' \(CL:0000623\)",
+        ),
+        (
+            ["T/NK", "T|NK"],
+            {},
+            r"scores of 'T/NK' and 'T\|NK' would share the column 'T\|NK'.*Write 'T\|NK' in another",
         ),
         ({"x": "a b", "y": "a b"}, {}, r"'x' and 'y' have the same text"),
         (pd.DataFrame({"name": ["B cell"]}), {}, r"needs a column 'text'.* got 'name'"),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.tl._modality import modality_of
+from scfoundry.tl._modality import modality_of, to_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,8 +48,10 @@ def annotate(
 ) -> AnnData | MuData | None:
     """Name the type of every cell, as learned from labelled cells of a reference.
 
-    A copy of the model is fine-tuned on the reference: a loaded model that you pass, and the reference, stay as they
-    are. Genes of both data sets are found by name; they need not measure the same ones.
+    Default weights stay as they are and get a linear head, which starts from what the texts of the labels say and is
+    fitted to the cells of the reference; a copy of a transformer is fine-tuned as a whole. A loaded model that you
+    pass, and the reference, stay as they are. Genes of both data sets are found by name; they need not measure the same
+    ones.
 
     Parameters
     ----------
@@ -59,7 +61,8 @@ def annotate(
     reference
         Labelled cells, in the same forms.
     labels_key
-        Column of the reference's ``obs`` with the labels. Cells without one (missing values) are left out.
+        Column of the reference's ``obs`` with the labels. Cells without one (missing, empty or ``"unknown"``) are left
+        out.
     model
         A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
@@ -67,9 +70,10 @@ def annotate(
         Learn from this many cells per label, drawn at random; from all if `None`.
     train
         ``"all"`` weights, or a ``"head"`` on the others; what suits the weights if `None`: all of a transformer, a
-        head on those of langcell-mini.
+        linear head on those of langcell-mini, which learn in no other way.
     max_epochs
-        Passes over the cells to learn from; chosen by the model if `None`.
+        Passes over the cells to learn from, for transformers: the head on langcell-mini is fitted until it is best.
+        Chosen by the model if `None`.
     layer
         Layer with the values, ``X`` if `None`.
     reference_layer
@@ -87,7 +91,7 @@ def annotate(
     batch_size
         Cells on the device at a time when annotating; chosen for the device if `None`.
     copy
-        Return a changed copy instead of changing ``adata``.
+        Return a changed copy, in memory, instead of changing ``adata``.
 
     Returns
     -------
@@ -108,8 +112,8 @@ def annotate(
     ValueError
         If the reference has no such column, no labelled cell or one label only; if values of either data set are
         scaled, negative, NaN or neither counts nor log1p-normalised; if too few genes are known, or the two data sets
-        share none of them; if an argument is out of range or the model does not learn labels. Nothing has been
-        computed then, and nothing written.
+        share none of them; if an argument is out of range or unknown to the weights, or the model does not learn
+        labels; if ``adata`` is a view of data on disk. Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
@@ -123,16 +127,15 @@ def annotate(
     """
     from scfoundry.data.reader import CountsReader
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._contracts import learns_labels
+    from scfoundry.model._contracts import ReadsTexts, learns_labels
     from scfoundry.model._device import resolve_device
     from scfoundry.model._pretrained import load_pretrained
-    from scfoundry.tl._label_slots import empty_cells, write_labels
-    from scfoundry.tl._labels import classes_of
+    from scfoundry.tl._label_slots import empty_cells, refuse_shared_columns, write_labels
+    from scfoundry.tl._labels import classes_of, with_prompts
 
     _check(n_shots, train, max_epochs)
-    if copy:
-        adata = adata.copy()
-    cells, labelled = modality_of(adata, modality), modality_of(reference, modality)
+    adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
+    labelled = modality_of(reference, modality)
     named = _labels(labelled, labels_key)
     torch_device = resolve_device(device)
     loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
@@ -155,15 +158,20 @@ def annotate(
             "express a gene of the model; two are needed. Pass the layer with counts: reference_layer=..."
         )
         raise ValueError(msg)
+    refuse_shared_columns(learned_from.index.tolist(), caller=CALLER)
     classes = classes_of(learned_from.index.tolist())
+    if isinstance(loaded, ReadsTexts) and loaded.averages_prompts:
+        classes = with_prompts(classes)
     codes = pd.Categorical(named.iloc[rows], [label.name for label in classes]).codes.astype(np.int64)
 
     logger.info(
         f"{loaded.provenance['weights']} on {torch_device}: {cells.n_obs:,} cells, {len(classes)} labels learned from "
         f"{len(rows):,} cells, {reader.report.state}; {reader.alignment.summary()}"
     )
+    shots = labelled[rows]
     fitted = learner.fit_labels(
-        labelled[rows],
+        # Learning passes over the cells many times: the few are read once.
+        shots if n_shots is None else shots.to_memory(),
         classes,
         codes,
         train=train,
@@ -221,6 +229,8 @@ def _labels(reference: AnnData, key: str) -> pd.Series:
         raise ValueError(msg)
     column = reference.obs[key]
     labels = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
+    says_nothing = labels.str.strip().str.lower().isin(["", Keys.UNKNOWN])
+    labels = labels.mask(says_nothing, None)
     classes = labels.dropna().unique()
     if not len(classes):
         msg = f"None of the {reference.n_obs:,} cells of the reference has a label in obs[{key!r}]."
@@ -232,7 +242,12 @@ def _labels(reference: AnnData, key: str) -> pd.Series:
         )
         raise ValueError(msg)
     if n_missing := int(labels.isna().sum()):
-        logger.warning("%s: %d cells of the reference have no label and are left out.", CALLER, n_missing)
+        logger.warning(
+            "%s: %d cells of the reference have no label and are left out%s.",
+            CALLER,
+            n_missing,
+            f" (of them {n_silent} with an empty or unknown one)" if (n_silent := int(says_nothing.sum())) else "",
+        )
     return labels
 
 
@@ -243,15 +258,15 @@ def _drawn(
     n_shots: int | None,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Rows to learn from: in the order of names, so that the order of cells plays no part."""
+    """Rows to learn from: drawn in the order of names, so that the order of cells plays no part, and ascending."""
     usable = np.flatnonzero(labels.notna().to_numpy() & there)
-    usable = usable[np.argsort(reference.obs_names.to_numpy()[usable].astype(str), kind="stable")]
     if n_shots is None:
         return usable
+    usable = usable[np.argsort(reference.obs_names.to_numpy()[usable].astype(str), kind="stable")]
     members = pd.Series(usable).groupby(labels.to_numpy()[usable])
     few = {label: len(rows) for label, rows in members if len(rows) < n_shots}
     if few:
         listed = ", ".join(f"{label!r} ({n})" for label, n in few.items())
         logger.warning("%s: fewer than %d cells to learn from: %s; all are taken.", CALLER, n_shots, listed)
     drawn = [rng.choice(rows, min(n_shots, len(rows)), replace=False) for _, rows in members]
-    return np.concatenate(drawn)
+    return np.sort(np.concatenate(drawn))

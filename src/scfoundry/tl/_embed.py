@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.tl._modality import modality_of
+from scfoundry.tl._modality import to_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,9 @@ def embed(
     """Embed cells with a pretrained model, without training.
 
     Genes are found by name: Ensembl ids, symbols, former symbols and mouse orthologs. The order of genes and cells and
-    the size of batches do not change the result; out-of-core data are read in blocks.
+    the size of batches do not change the result; out-of-core data are read in blocks. The default weights of
+    ``"langcell"`` read a gene relative to its mean and spread in these very data: embed cells that are to be compared
+    in one call.
 
     Parameters
     ----------
@@ -64,7 +66,7 @@ def embed(
     batch_size
         Cells on the device at a time; chosen for the device if `None`.
     copy
-        Return a changed copy instead of changing ``adata``.
+        Return a changed copy, in memory, instead of changing ``adata``.
 
     Returns
     -------
@@ -80,7 +82,8 @@ def embed(
     ------
     ValueError
         If the values are scaled, negative, NaN or neither counts nor log1p-normalised; if too few genes are known; if
-        a key does not exist; if a GPU is asked for that is not there. Nothing has been computed then.
+        a key does not exist; if a GPU is asked for that is not there; if ``adata`` is a view of data on disk. Nothing
+        has been computed then.
     FileNotFoundError
         If there are no such weights.
 
@@ -97,9 +100,7 @@ def embed(
     from scfoundry.model._device import resolve_device
     from scfoundry.model._pretrained import load_pretrained
 
-    if copy:
-        adata = adata.copy()
-    cells = modality_of(adata, modality)
+    adata, cells = to_write(adata, modality, copy=copy, caller="sf.tl.embed")
     groups = contexts(cells, batch_key)
     xy = coordinates(cells, spatial_key, groups)
     torch_device = resolve_device(device)

@@ -10,12 +10,14 @@ import pandas as pd
 from scfoundry._keys import Keys
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfoundry.data.reader import CountsReader
 
-__all__ = ["empty_cells", "write_labels"]
+__all__ = ["empty_cells", "refuse_shared_columns", "write_labels"]
 
 CELLS_PER_BLOCK = 8192
 
@@ -24,6 +26,30 @@ def empty_cells(reader: CountsReader) -> NDArray[np.bool_]:
     """Which cells express no gene of the model, (n_obs,)."""
     blocks = reader.blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK)
     return np.concatenate([np.diff(block.indptr) == 0 for block in blocks])
+
+
+def refuse_shared_columns(names: Sequence[str], *, caller: str) -> None:
+    """Refuse labels whose scores would go to one column.
+
+    Raises
+    ------
+    ValueError
+        If two labels differ only in a slash for a bar.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(_column(name), name)
+        if other != name:
+            msg = (
+                f"{caller}: the scores of {other!r} and {name!r} would share the column {_column(name)!r}, because "
+                f"files know no slash in names. Write {name!r} in another way."
+            )
+            raise ValueError(msg)
+
+
+def _column(name: str) -> str:
+    # AnnData's files refuse columns with a slash, as in T/NK.
+    return name.replace("/", "|")
 
 
 def write_labels(
@@ -55,7 +81,7 @@ def write_labels(
     origin
         For ``uns``.
     """
-    categories = names if named.all() or Keys.UNKNOWN in names else [*names, Keys.UNKNOWN]
+    categories = names if named.all() else [*names, Keys.UNKNOWN]
     codes = decided.argmax(1)
     if not named.all():
         codes[~named] = categories.index(Keys.UNKNOWN)
@@ -63,9 +89,7 @@ def write_labels(
         key: pd.Categorical.from_codes(codes, categories),
         Keys.score(key): decided.max(1).astype(np.float32),
     }
-    # AnnData's files refuse columns with a slash, as in T/NK.
-    columns = [name.replace("/", "|") for name in names]
-    table = pd.DataFrame(scores.astype(np.float32), index=adata.obs_names, columns=columns)
+    table = pd.DataFrame(scores.astype(np.float32), index=adata.obs_names, columns=list(map(_column, names)))
     for name, values in slots.items():
         adata.obs[name] = values
     adata.obsm[Keys.scores(key)] = table

@@ -9,7 +9,7 @@ from mudata import MuData
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["modality_of"]
+__all__ = ["modality_of", "to_write"]
 
 
 def modality_of(adata: AnnData | MuData, modality: str) -> AnnData:
@@ -26,3 +26,36 @@ def modality_of(adata: AnnData | MuData, modality: str) -> AnnData:
         msg = f"The MuData has no modality {modality!r}; it has {', '.join(map(repr, adata.mod))}. Pass modality=..."
         raise ValueError(msg)
     return adata.mod[modality]
+
+
+def to_write(adata: AnnData | MuData, modality: str, *, copy: bool, caller: str) -> tuple[AnnData | MuData, AnnData]:
+    """What the user gets back, and the AnnData in it that results are written to.
+
+    A copy of data on disk is one in memory.
+
+    Raises
+    ------
+    ValueError
+        If there is no such modality; if the data are part of a file, to which nothing can be added; or if a `MuData`
+        on disk is to be copied.
+    """
+    cells = modality_of(adata, modality)
+    if isinstance(adata, MuData):
+        if cells.isbacked and (copy or cells.is_view):
+            msg = (
+                f"{caller}: a modality on disk can be neither copied nor written to in part. Load it: "
+                f'adata = mdata.mod["{modality}"].to_memory(); {caller}(adata, ...).'
+            )
+            raise ValueError(msg)
+        copied = adata.copy() if copy else adata
+        return copied, copied.mod[modality]
+    if copy:
+        copied = adata.to_memory() if adata.isbacked else adata.copy()
+        return copied, copied
+    if cells.isbacked and cells.is_view:
+        msg = (
+            f"{caller}: adata is a view of data on disk, to which no results can be added. Load its "
+            f"{cells.n_obs:,} cells: adata = adata.to_memory()."
+        )
+        raise ValueError(msg)
+    return adata, cells

@@ -9,7 +9,7 @@ import pandas as pd
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.tl._modality import modality_of
+from scfoundry.tl._modality import to_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,18 +72,21 @@ def zero_shot_annotate(
         A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
     alpha
-        Weight of similarity against matching, between 0 and 1; the weights' own if `None` (0.2 as published).
+        Official weights only: weight of similarity against matching, between 0 and 1; their own if `None` (0.2 as
+        published).
     top_k
-        Match only the ``top_k`` most similar labels of a cell, 0 for none: faster with many labels. The others share
-        by similarity alone. All labels if `None`.
+        Official weights only: match the ``top_k`` most similar labels of a cell, 0 for none: faster with many labels.
+        The others share by similarity alone. All labels if `None`.
     mixture
-        ``"released"``, in which matching loses its influence where there are many labels, or ``"corrected"``; the
-        weights' own if `None`.
+        Official weights only: ``"released"``, in which matching loses its influence where there are many labels, or
+        ``"corrected"``; their own if `None`.
     adapt
-        Bring cells that lie together in the data set to agree: its main axes of variation are computed, every label is
+        Smooth labels over cells that are alike: the main axes of variation of the data set are computed, every label is
         a cloud in their space that starts from the cells named so far, and each cell weighs what the model says of it
         against the clouds. Better for whole data sets, pointless for a few cells. `None` does as the weights were
-        calibrated: default weights adapt, official ones judge every cell by itself.
+        calibrated: default weights adapt, official ones judge every cell by itself. Even with `False`, default weights
+        read a gene relative to its mean and spread in the data set at hand, so that what a cell is called depends a
+        little on the cells it comes with.
     markers
         Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them.
     group_by
@@ -106,7 +109,7 @@ def zero_shot_annotate(
     batch_size
         Cells on the device at a time; chosen by their length if `None`.
     copy
-        Return a changed copy instead of changing ``adata``.
+        Return a changed copy, in memory, instead of changing ``adata``.
 
     Returns
     -------
@@ -134,8 +137,9 @@ def zero_shot_annotate(
     ------
     ValueError
         If there are no texts, or two labels are the same, by name or by term; if the values are scaled, negative, NaN
-        or neither counts nor log1p-normalised; if too few genes are known; if an argument is out of range, a key does
-        not exist or the model reads no texts. Nothing has been computed then, and nothing written.
+        or neither counts nor log1p-normalised; if too few genes are known; if an argument is out of range or unknown to
+        the weights, a key does not exist or the model reads no texts; if ``adata`` is a view of data on disk. Nothing
+        has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
@@ -155,15 +159,14 @@ def zero_shot_annotate(
     from scfoundry.model._contracts import reads_texts
     from scfoundry.model._device import resolve_device
     from scfoundry.model._pretrained import load_pretrained
-    from scfoundry.tl._label_slots import empty_cells, write_labels
+    from scfoundry.tl._label_slots import empty_cells, refuse_shared_columns, write_labels
     from scfoundry.tl._labels import as_table, labels_of, with_markers, with_prompts
     from scfoundry.tl._votes import ALONE, group_means, groups_of, over_cluster
 
     labels = tuple(sorted(labels_of(texts, caller=CALLER), key=lambda label: label.name))
     _check_ranges(alpha, top_k, unknown, len(labels))
-    if copy:
-        adata = adata.copy()
-    cells = modality_of(adata, modality)
+    refuse_shared_columns([label.name for label in labels], caller=CALLER)
+    adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
     by_column = _has_column(cells, group_by)
     torch_device = resolve_device(device)
     loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)

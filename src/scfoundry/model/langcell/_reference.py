@@ -70,7 +70,7 @@ class LearnsReference:
         layer
             Layer with the counts, ``X`` if `None`.
         max_epochs
-            Passes over the cells, 20 as published if `None`.
+            Passes over the cells, 20 as published if `None`; of ranked genes only.
         seed
             Of everything random in training.
         device, precision
@@ -83,10 +83,12 @@ class LearnsReference:
         Raises
         ------
         ValueError
-            If all weights are to be trained of a model that has no way to.
+            If all weights are to be trained of a model that has no way to, or passes are asked of one that makes none.
         """
         model = _twin(cast("LangCell", self))
         model._labels = tuple(labels)
+        # Cells are read as they lie, which is fast on disk, and learned by name: their order plays no part.
+        by_name = np.argsort(adata.obs_names.to_numpy().astype(str), kind="stable")
         if model.config.cell_encoder == "expression_mlp":
             if train == "all":
                 msg = (
@@ -94,10 +96,19 @@ class LearnsReference:
                     'reference trains a head on them: train="head".'
                 )
                 raise ValueError(msg)
+            if max_epochs is not None:
+                msg = (
+                    f"The weights {model.provenance['weights']!r} learn a reference by a head that is fitted until it "
+                    f"is best, without epochs; got max_epochs={max_epochs}. Leave it out: max_epochs=None."
+                )
+                raise ValueError(msg)
             reader = model._reader(adata, layer, "LangCell.fit_labels")
-            evidence = _evidence(model, reader, device=device, precision=precision)
-            model._head = TextPriorHead.fit(*evidence, codes, device=resolve_device(device))
+            latent, prior = _evidence(model, reader, device=device, precision=precision)
+            model._head = TextPriorHead.fit(
+                latent[by_name], prior[by_name], codes[by_name], device=resolve_device(device)
+            )
             return cast("Self", model)
+        adata, codes = adata[by_name], codes[by_name]
         names = np.array([label.name for label in labels], dtype=object)[codes]
         how: dict[str, Any] = {} if max_epochs is None else {"max_epochs": max_epochs}
         how |= {"layer": layer, "seed": seed} | _trainer(resolve_device(device), precision)
