@@ -4,7 +4,7 @@ import pytest
 from scipy import sparse
 
 from scfoundry.data import components
-from scfoundry.data.components import principal_components
+from scfoundry.data.components import LogMoments, principal_components
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.reader import CountsReader
 
@@ -55,9 +55,38 @@ def test_sequencing_depth_plays_no_part(adata, reader_of):
     )
 
 
-def test_fewer_cells_than_components_and_cells_without_counts(adata, reader_of):
-    few = adata[:4].copy()
-    few.X = sparse.csr_matrix(few.X.toarray() * np.array([[1], [1], [0], [1]], dtype=np.float32))
-    scores = principal_components(reader_of(few), 30)
+def test_fewer_cells_than_components(adata, reader_of):
+    scores = principal_components(reader_of(adata[:4].copy()), 30)
     assert scores.shape == (4, 4)
     assert np.isfinite(scores).all()
+
+
+def test_cells_without_counts_have_no_place_and_no_influence(adata, reader_of):
+    alone = principal_components(reader_of(adata.copy()), 5)
+    nothing = ad.AnnData(sparse.csr_matrix((200, len(GENES)), dtype=np.float32), var=adata.var)
+    scores = principal_components(reader_of(ad.concat([nothing, adata], merge="same", index_unique="-")), 5)
+    assert np.isnan(scores[:200]).all()
+    np.testing.assert_allclose(scores[200:], alone, atol=1e-8)
+
+
+@pytest.mark.parametrize("counts", [np.eye(1, 60), np.ones((5, 60)), np.zeros((3, 60))], ids=["one", "alike", "empty"])
+def test_no_component_is_left_where_no_gene_varies(counts, reader_of):
+    adata = ad.AnnData(sparse.csr_matrix(counts.astype(np.float32)), var={"gene": GENES.ids})
+    assert principal_components(reader_of(adata)).shape == (len(counts), 0)
+
+
+def test_cells_alike_but_for_their_depth_differ_by_rounding_only(reader_of):
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 9, 60) * rng.integers(1, 9, (50, 1))
+    adata = ad.AnnData(sparse.csr_matrix(counts.astype(np.float32)), var={"gene": GENES.ids})
+    assert principal_components(reader_of(adata)).shape == (50, 0)
+
+
+def test_known_moments_save_a_pass(adata, reader_of):
+    reader = reader_of(adata)
+    moments = LogMoments(len(GENES))
+    for block in reader.blocks(np.arange(adata.n_obs), 11):
+        moments.update(block)
+    np.testing.assert_allclose(
+        principal_components(reader, 5, moments=moments), principal_components(reader, 5), atol=1e-8
+    )

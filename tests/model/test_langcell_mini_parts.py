@@ -79,6 +79,28 @@ class TestExpression:
         torch.testing.assert_close(whole.sd, parts.sd, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(whole.sd, expression.std(0, correction=0))
 
+    def test_cells_without_expression_say_nothing_of_the_moments(self) -> None:
+        expression = torch.rand(20, N_GENES)
+        alone, among = GeneMoments(N_GENES), GeneMoments(N_GENES)
+        alone.update(expression)
+        among.update(torch.cat([torch.zeros(30, N_GENES), expression]))
+        assert among.n_cells == 20
+        torch.testing.assert_close(among.mean, alone.mean)
+        torch.testing.assert_close(among.sd, alone.sd)
+
+    def test_moments_leave_a_device_without_double_precision_first(self) -> None:
+        class OnSinglePrecisionDevice(torch.Tensor):
+            def double(self) -> torch.Tensor:
+                msg = "Cannot convert a MPS Tensor to float64"
+                raise TypeError(msg)
+
+            def cpu(self) -> torch.Tensor:
+                return self.as_subclass(torch.Tensor)
+
+        moments = GeneMoments(N_GENES)
+        moments.update(torch.rand(5, N_GENES).as_subclass(OnSinglePrecisionDevice))
+        assert moments.n_cells == 5
+
     def test_few_cells_are_seen_by_the_training_data(self) -> None:
         scale, expression = GeneScale(N_GENES), torch.rand(2, N_GENES)
         moments = GeneMoments(N_GENES)

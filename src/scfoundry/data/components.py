@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from scfoundry.data.reader import CountsReader
 
-__all__ = ["principal_components"]
+__all__ = ["LogMoments", "principal_components"]
 
 CELLS_PER_BLOCK = 4096
 TARGET_SUM = 1e4
@@ -23,14 +24,58 @@ N_GENES = 2000
 # Genes that hardly vary are not blown up, and single outliers do not make a component.
 MIN_VARIANCE = 0.05
 Z_RANGE = (-5.0, 8.0)
+# What rounding leaves of the variance of a gene that does not vary.
+ROUNDING = 1e-9
 
 
-def principal_components(reader: CountsReader, n_components: int = 30) -> NDArray[np.float64]:
+class LogMoments:
+    """Mean and variance of every gene's log expression, and which cells have none, gathered block by block.
+
+    Log expression is log1p of counts per 10,000 of the vocabulary's genes. Cells without counts are left out. Sums are
+    in double precision, so that neither the order of cells nor the size of blocks shows in the result.
+
+    Parameters
+    ----------
+    n_genes
+        Size of the vocabulary, G.
+    """
+
+    def __init__(self, n_genes: int) -> None:
+        self._sum, self._squares = np.zeros(n_genes), np.zeros(n_genes)
+        self._empty: list[NDArray[np.bool_]] = []
+
+    def update(self, counts: sparse.csr_matrix) -> None:
+        """Take in counts of the next cells, (n, G)."""
+        block, empty = _log_expression(counts)
+        self._sum += np.asarray(block.sum(0)).ravel()
+        self._squares += np.asarray(block.multiply(block).sum(0)).ravel()
+        self._empty.append(empty)
+
+    @property
+    def empty(self) -> NDArray[np.bool_]:
+        """Cells without counts, (n_obs,)."""
+        return np.concatenate([np.zeros(0, dtype=bool), *self._empty])
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean, (G,)."""
+        return self._sum / max(np.count_nonzero(~self.empty), 1)
+
+    @property
+    def variance(self) -> NDArray[np.float64]:
+        """Variance, (G,); exactly 0 for genes that do not vary."""
+        variance = self._squares / max(np.count_nonzero(~self.empty), 1) - self.mean**2
+        return np.where(variance > ROUNDING, variance, 0)
+
+
+def principal_components(
+    reader: CountsReader, n_components: int = 30, *, moments: LogMoments | None = None
+) -> NDArray[np.float64]:
     """Project cells on the main axes along which they differ.
 
     Counts per 10,000 of the vocabulary's genes, log, the 2,000 most variable genes, standardised. Three passes over the
-    data; sums are in double precision, so that neither the order of cells nor the size of blocks shows in the result
-    beyond rounding.
+    data, two if the moments are known; sums are in double precision, so that neither the order of cells nor the size of
+    blocks shows in the result beyond rounding. Cells without counts have no place and no influence.
 
     Parameters
     ----------
@@ -38,45 +83,71 @@ def principal_components(reader: CountsReader, n_components: int = 30) -> NDArra
         Checked and aligned data.
     n_components
         Most components; fewer if there are fewer cells or genes.
+    moments
+        Moments of all cells of `reader`, if they were gathered before.
 
     Returns
     -------
-    Scores, (n_obs, n_components). The sign of a component is that of its largest loading.
+    Scores, (n_obs, n_components), NaN for cells without counts. The sign of a component is that of its largest loading.
+    No component is left if no gene varies.
     """
-    genes, mean, scale = _variable_genes(reader)
-    covariance = np.zeros((len(genes), len(genes)))
-    for block in _log_expression(reader):
-        z = _standardised(block, genes, mean, scale)
-        covariance += z.T @ z
-    k = min(n_components, len(genes), reader.n_obs)
-    _, axes = linalg.eigh(covariance, subset_by_index=(len(genes) - k, len(genes) - 1))
-    axes = axes[:, ::-1]
-    axes *= np.sign(axes[np.abs(axes).argmax(0), np.arange(k)])
-    scores = [_standardised(block, genes, mean, scale) @ axes for block in _log_expression(reader)]
-    return np.concatenate([np.empty((0, k)), *scores])
+    if moments is None:
+        moments = _moments(reader)
+    axes = _Standardised.of(moments)
+    k = min(n_components, len(axes.genes), int(np.count_nonzero(~moments.empty)))
+    if k == 0:
+        return np.empty((reader.n_obs, 0))
+    covariance = np.zeros((len(axes.genes), len(axes.genes)))
+    for counts in _blocks(reader):
+        z, empty = axes(counts)
+        covariance += z[~empty].T @ z[~empty]
+    _, loadings = linalg.eigh(covariance, subset_by_index=(len(axes.genes) - k, len(axes.genes) - 1))
+    loadings = loadings[:, ::-1]
+    loadings *= np.sign(loadings[np.abs(loadings).argmax(0), np.arange(k)])
+    scores = np.empty((reader.n_obs, k))
+    start = 0
+    for counts in _blocks(reader):
+        z, empty = axes(counts)
+        scores[start : start + len(z)] = np.where(empty[:, None], np.nan, z @ loadings)
+        start += len(z)
+    return scores
 
 
-def _log_expression(reader: CountsReader) -> Iterator[sparse.csr_matrix]:
-    """Blocks of log1p of counts per 10,000, read anew at every call."""
-    for counts in reader.blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK):
-        block = counts.astype(np.float64)
-        totals = np.asarray(block.sum(1)).ravel()
-        block.data = np.log1p(block.data * np.repeat(TARGET_SUM / np.maximum(totals, 1e-9), np.diff(block.indptr)))
-        yield block
+@dataclass(frozen=True)
+class _Standardised:
+    """The most variable genes, standardised."""
+
+    genes: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, moments: LogMoments) -> _Standardised:
+        variance = moments.variance
+        genes = np.sort(np.argsort(-variance, kind="stable")[: min(N_GENES, np.count_nonzero(variance))])
+        return cls(genes, moments.mean[genes], np.sqrt(variance[genes] + MIN_VARIANCE))
+
+    def __call__(self, counts: sparse.csr_matrix) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Z-scores of cells, (n, number of variable genes), and which of the cells have no counts, (n,)."""
+        block, empty = _log_expression(counts)
+        return ((block[:, self.genes].toarray() - self.mean) / self.scale).clip(*Z_RANGE), empty
 
 
-def _variable_genes(reader: CountsReader) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Positions of the most variable genes, their means, and the standard deviations to divide by."""
-    blocks = _log_expression(reader)
-    sums = [(np.asarray(x.sum(0)).ravel(), np.asarray(x.multiply(x).sum(0)).ravel()) for x in blocks]
-    total, squares = np.sum(sums, axis=0)
-    mean = total / max(reader.n_obs, 1)
-    variance = np.maximum(squares / max(reader.n_obs, 1) - mean**2, 0)
-    genes = np.sort(np.argsort(-variance, kind="stable")[: min(N_GENES, np.count_nonzero(variance))])
-    return genes, mean[genes], np.sqrt(variance[genes] + MIN_VARIANCE)
+def _blocks(reader: CountsReader) -> Iterator[sparse.csr_matrix]:
+    return reader.blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK)
 
 
-def _standardised(
-    block: sparse.csr_matrix, genes: NDArray[np.int64], mean: NDArray[np.float64], scale: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    return ((block[:, genes].toarray() - mean) / scale).clip(*Z_RANGE)
+def _moments(reader: CountsReader) -> LogMoments:
+    moments = LogMoments(reader.alignment.n_vocabulary)
+    for counts in _blocks(reader):
+        moments.update(counts)
+    return moments
+
+
+def _log_expression(counts: sparse.csr_matrix) -> tuple[sparse.csr_matrix, NDArray[np.bool_]]:
+    """Log1p of counts per 10,000, (n, G), and which cells have no counts, (n,)."""
+    block = counts.astype(np.float64)
+    totals = np.asarray(block.sum(1)).ravel()
+    empty = totals == 0
+    block.data = np.log1p(block.data * np.repeat(TARGET_SUM / np.where(empty, 1, totals), np.diff(block.indptr)))
+    return block, empty

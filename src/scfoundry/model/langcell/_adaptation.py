@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,8 @@ from scipy import linalg
 from scipy.special import log_softmax
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 __all__ = ["adapted_log_odds"]
@@ -20,9 +23,10 @@ LIKELIHOOD_WEIGHT = 0.5
 SHRINKAGE = 0.2
 # Cells that a label needs before its place counts as much as what the model says of it.
 PRIOR_CELLS = 5.0
+CELLS_PER_BLOCK = 4096
 
 
-def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.floating]) -> NDArray[np.floating]:
+def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.floating]) -> NDArray[np.float32]:
     r"""Combine what a model says of each cell with where the cell lies among all cells.
 
     Every label is a Gaussian in the space of the data set's principal components, all with one covariance. Means and
@@ -32,7 +36,11 @@ def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.flo
     by :math:`g_j = n_j / (n_j + 5)`.
 
     No label of any cell is needed: this is a step of semi-supervised linear discriminant analysis with the model as the
-    only teacher. It moves cells along with their neighbours, most where the model is in doubt.
+    only teacher. It moves cells along with their neighbours, most where the model is in doubt. Cells without a place
+    among the others (NaN components) keep the order of what the model says and have no influence.
+
+    Memory beyond the result does not grow with the number of cells: sums are gathered block by block, in double
+    precision.
 
     Parameters
     ----------
@@ -43,32 +51,95 @@ def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.flo
 
     Returns
     -------
-    Log probabilities, (n, P), rows normalised.
+    Log probabilities, float32, (n, P), rows normalised.
     """
-    log_prior = log_softmax(np.asarray(log_prior, dtype=np.float64), axis=1)
-    log_posterior = log_prior
+    clouds: _Clouds | None = None
     for _ in range(N_STEPS):
-        likelihood, n_cells = _likelihood(np.exp(log_posterior), components)
-        expected = (np.exp(log_prior) * likelihood).sum(1, keepdims=True)
-        trust = n_cells / (n_cells + PRIOR_CELLS)
-        likelihood = trust * likelihood + (1 - trust) * expected
-        log_posterior = log_softmax(PRIOR_WEIGHT * log_prior + LIKELIHOOD_WEIGHT * likelihood, axis=1)
-    return log_posterior
+        sums = _Sums.zeros(log_prior.shape[1], components.shape[1])
+        for rows in _blocks(len(log_prior)):
+            sums.update(np.exp(_log_posterior(log_prior[rows], components[rows], clouds)), components[rows])
+        clouds = sums.clouds()
+    result = np.empty(log_prior.shape, dtype=np.float32)
+    for rows in _blocks(len(result)):
+        result[rows] = _log_posterior(log_prior[rows], components[rows], clouds)
+    return result
 
 
-def _likelihood(
-    p: NDArray[np.floating], components: NDArray[np.floating]
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Gaussian log likelihood of every label up to a constant, (n, P), and the cells behind each label, (P,)."""
-    weight = p**2
-    weight *= p.max(1, keepdims=True) / weight.sum(1, keepdims=True)
-    n_cells = weight.sum(0)
-    means = (weight.T @ components) / np.maximum(n_cells, 1e-9)[:, None]
-    scatter = (components * weight.sum(1, keepdims=True)).T @ components - (means * n_cells[:, None]).T @ means
-    covariance = scatter / max(n_cells.sum(), 1e-9)
-    width = len(covariance)
-    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.eye(width) * np.trace(covariance) / width
-    root = linalg.cholesky(covariance + 1e-9 * np.eye(width), lower=True)
-    x, mu = (linalg.solve_triangular(root, points.T, lower=True).T for points in (components, means))
-    distance = (x**2).sum(1)[:, None] - 2 * x @ mu.T + (mu**2).sum(1)
-    return -0.5 * distance, n_cells
+def _blocks(n_cells: int) -> Iterator[slice]:
+    return (slice(start, start + CELLS_PER_BLOCK) for start in range(0, n_cells, CELLS_PER_BLOCK))
+
+
+@dataclass(frozen=True)
+class _Clouds:
+    """Gaussians of P labels with one covariance.
+
+    Attributes
+    ----------
+    n_cells
+        Cells behind each label, (P,).
+    means
+        Whitened means, (P, k).
+    root
+        Cholesky root of the covariance, (k, k).
+    """
+
+    n_cells: NDArray[np.float64]
+    means: NDArray[np.float64]
+    root: NDArray[np.float64]
+
+    def log_likelihood(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Log likelihood of every label up to a constant, (n, P)."""
+        x = linalg.solve_triangular(self.root, x.T, lower=True).T
+        return x @ self.means.T - 0.5 * (x**2).sum(1)[:, None] - 0.5 * (self.means**2).sum(1)
+
+
+@dataclass
+class _Sums:
+    """What the clouds are made of: weights (P,), weighted sums of points (P, k) and of their squares (k, k)."""
+
+    weights: NDArray[np.float64]
+    points: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def zeros(cls, n_labels: int, width: int) -> _Sums:
+        return cls(np.zeros(n_labels), np.zeros((n_labels, width)), np.zeros((width, width)))
+
+    def update(self, p: NDArray[np.float64], components: NDArray[np.floating]) -> None:
+        """Take in cells with their probabilities (n, P)."""
+        placed = _placed(components)
+        p, x = p[placed], components[placed]
+        weight = p**2
+        weight *= p.max(1, keepdims=True) / weight.sum(1, keepdims=True)
+        self.weights += weight.sum(0)
+        self.points += weight.T @ x
+        self.squares += (x * weight.sum(1, keepdims=True)).T @ x
+
+    def clouds(self) -> _Clouds:
+        means = self.points / np.maximum(self.weights, 1e-9)[:, None]
+        scatter = self.squares - (means * self.weights[:, None]).T @ means
+        covariance = scatter / max(self.weights.sum(), 1e-9)
+        width = len(covariance)
+        covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.eye(width) * np.trace(covariance) / width
+        root = linalg.cholesky(covariance + 1e-9 * np.eye(width), lower=True)
+        return _Clouds(self.weights, linalg.solve_triangular(root, means.T, lower=True).T, root)
+
+
+def _log_posterior(
+    log_prior: NDArray[np.floating], components: NDArray[np.floating], clouds: _Clouds | None
+) -> NDArray[np.float64]:
+    """Log probability of every label, (n, P); without clouds as the model says."""
+    log_prior = log_softmax(log_prior.astype(np.float64), axis=1)
+    if clouds is None:
+        return log_prior
+    placed = _placed(components)[:, None]
+    likelihood = np.where(placed, clouds.log_likelihood(np.where(placed, components, 0)), 0)
+    expected = (np.exp(log_prior) * likelihood).sum(1, keepdims=True)
+    trust = clouds.n_cells / (clouds.n_cells + PRIOR_CELLS)
+    likelihood = trust * likelihood + (1 - trust) * expected
+    return log_softmax(PRIOR_WEIGHT * log_prior + LIKELIHOOD_WEIGHT * likelihood, axis=1)
+
+
+def _placed(components: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Cells that have a place among the others, (n,)."""
+    return np.isfinite(components).all(1)

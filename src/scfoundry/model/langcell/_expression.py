@@ -22,12 +22,13 @@ Z_RANGE = (-3.0, 8.0)
 class GeneMoments:
     """Mean and standard deviation of every gene over the cells of a data set, gathered block by block.
 
-    Sums are in double precision, so that neither the order of cells nor the size of blocks shows in the result.
+    Cells without any expression say nothing about a gene and are left out. Sums are in double precision, so that
+    neither the order of cells nor the size of blocks shows in the result.
 
     Attributes
     ----------
     n_cells
-        Cells seen so far.
+        Cells with expression seen so far.
     """
 
     def __init__(self, n_genes: int) -> None:
@@ -37,7 +38,9 @@ class GeneMoments:
 
     def update(self, expression: Tensor) -> None:
         """Take in log expression of further cells, (n, G)."""
-        values = expression.double().cpu()
+        # In this order: not every accelerator has double precision.
+        values = expression.cpu().double()
+        values = values[values.any(1)]
         self.n_cells += len(values)
         self._sum += values.sum(0)
         self._squares += values.square().sum(0)

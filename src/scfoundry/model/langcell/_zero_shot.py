@@ -46,9 +46,15 @@ class ZeroShot:
     fit: NDArray[np.float32] | None = None
 
     def adapted(self, components: NDArray[np.floating], *, temperature: float) -> ZeroShot:
-        """The same after cells that lie together, by their principal components (n, k), have been brought to agree."""
+        """The same after cells that lie together, by their principal components (n, k), have been brought to agree.
+
+        Fewer than two cells with a place among others, or cells that are all alike, are left as they are.
+        """
+        if components.shape[1] == 0 or np.count_nonzero(np.isfinite(components).all(1)) < 2:
+            return self
         log_odds = adapted_log_odds(np.log(self.probabilities.clip(TINY)), components)
-        return replace(self, probabilities=softmax(log_odds / temperature, axis=1).astype(np.float32))
+        log_odds /= temperature
+        return replace(self, probabilities=softmax(log_odds, axis=1))
 
 
 def best_texts(similarity: Tensor, top_k: int) -> Tensor:
