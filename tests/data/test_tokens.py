@@ -103,7 +103,7 @@ def test_no_cells_and_no_values(rank: Callable) -> None:
     assert rank(np.zeros((2, 3)), np.ones(3)) == [[], []]
 
 
-@pytest.mark.parametrize("values_per_piece", [1, 100, 1 << 16])
+@pytest.mark.parametrize("values_per_piece", [100, 1000, 1 << 16])
 def test_how_cells_are_spread_over_threads_does_not_matter(
     monkeypatch: pytest.MonkeyPatch, values_per_piece: int
 ) -> None:

@@ -61,7 +61,7 @@ def moved(before, model):
 def taught():
     model = trainable(corpus(200), text_dropout=0.0, queue_size=0)
     objectives = {"masked_genes": 0, "cell_cell": 0}
-    pretrain(model, lr=2e-3, max_epochs=20, batch_size=40, warmup_steps=20, validation_size=0, loss_weights=objectives)
+    pretrain(model, lr=5e-3, max_epochs=16, batch_size=20, warmup_steps=20, validation_size=0, loss_weights=objectives)
     return model
 
 
