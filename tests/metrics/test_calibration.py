@@ -40,6 +40,14 @@ def test_columns_of_obs_and_their_order_do_not_matter() -> None:
     pd.testing.assert_series_equal(sf.metrics.calibration(confidence[::-1], correct[::-1]), expected)
 
 
+@pytest.mark.parametrize("dtype", ["object", "category", "string"])
+def test_labels_of_any_kind_are_compared_as_the_messages_say(dtype: str) -> None:
+    predicted, truth = pd.Series(["B", "T", "unknown"], dtype=dtype), pd.Series(["B", "B", "T"], dtype=dtype)
+    assert sf.metrics.calibration([0.9, 0.8, 0.1], predicted.astype(str) == truth.astype(str))["accuracy"] == 1 / 3
+    plain = predicted.astype("string") == truth.astype("string")
+    assert sf.metrics.calibration([0.9, 0.8, 0.1], plain)["accuracy"] == 1 / 3
+
+
 @pytest.mark.parametrize(
     ("confidence", "correct", "n_bins", "message"),
     [
@@ -48,7 +56,7 @@ def test_columns_of_obs_and_their_order_do_not_matter() -> None:
         ([[0.5, 0.5]], [[True, False]], 15, r"one value per cell"),
         ([0.5, 1.5], [True, False], 15, r"between 0 and 1; got 0.5 to 1.5"),
         ([0.5, np.nan], [True, False], 15, r"between 0 and 1; got nan"),
-        ([0.5, 0.5], ["B", "T"], 15, r"Compare labels: predicted == truth"),
+        ([0.5, 0.5], ["B", "T"], 15, r"correct = predicted.astype\(str\) == truth.astype\(str\)"),
         ([0.5, 0.5], [True, False], 0, r"n_bins must be at least 1; got 0"),
     ],
 )

@@ -59,6 +59,25 @@ def test_arrays_are_labelled_by_column_number_and_cells_without_label_are_left_o
     assert sf.metrics.retrieval(scores, [0, 0, None], k=[1])["recall@1"] == 0.5
 
 
+def test_one_k_may_be_a_number() -> None:
+    pd.testing.assert_series_equal(
+        sf.metrics.retrieval(SCORES, ["B", "T"], k=1), sf.metrics.retrieval(SCORES, ["B", "T"], k=[1])
+    )
+
+
+def test_labels_with_a_slash_are_found_in_the_columns_that_annotation_writes() -> None:
+    scores = pd.DataFrame({"T|NK": [0.9, 0.2], "B": [0.1, 0.8]})
+    assert sf.metrics.retrieval(scores, ["T/NK", "B"], k=1)["recall@1"] == 1
+
+
+def test_the_advice_for_labels_without_a_column_runs() -> None:
+    truth = pd.Series(["B", "NK"], dtype="category")
+    with pytest.raises(ValueError, match=r"known = truth.isin\(scores.columns\)"):
+        sf.metrics.retrieval(SCORES, truth, k=1)
+    known = truth.isin(SCORES.columns)
+    assert sf.metrics.retrieval(SCORES[known], truth[known], k=2)["recall@2"] == 1
+
+
 SCORES = pd.DataFrame({"B": [0.5, 0.2], "T": [0.5, 0.8]})
 
 

@@ -58,17 +58,24 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, *, n_bins: int = 15) 
     dtype: float64
     """
     given, right = np.asarray(confidence, dtype=float), np.asarray(correct)
+    if right.size and pd.api.types.infer_dtype(right.ravel(), skipna=False) == "boolean":
+        # pandas compares strings to booleans of its own, which numpy takes for objects.
+        right = right.astype(bool)
     if given.ndim != 1 or given.shape != right.shape or not given.size:
         msg = (
             f"confidence has shape {given.shape} and correct {right.shape}, but one value per cell is needed of both: "
-            'sf.metrics.calibration(adata.obs["zero_shot_score"], adata.obs["zero_shot"] == adata.obs["cell_type"]).'
+            'correct = adata.obs["zero_shot"].astype(str) == adata.obs["cell_type"].astype(str); '
+            'sf.metrics.calibration(adata.obs["zero_shot_score"], correct).'
         )
         raise ValueError(msg)
     if not ((given >= 0) & (given <= 1)).all():
         msg = f"confidence must be probabilities between 0 and 1; got {given.min():.3g} to {given.max():.3g}."
         raise ValueError(msg)
     if right.dtype != bool:
-        msg = f"correct must be True or False for every cell; got {right.dtype}. Compare labels: predicted == truth."
+        msg = (
+            f"correct must be True or False for every cell; got {right.dtype}. "
+            "Compare labels: correct = predicted.astype(str) == truth.astype(str)."
+        )
         raise ValueError(msg)
     if n_bins < 1:
         msg = f"n_bins must be at least 1; got {n_bins}. As published: n_bins=15."

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["retrieval"]
 
 
-def retrieval(scores: pd.DataFrame | np.ndarray, truth: ArrayLike, *, k: Sequence[int] = (1, 5, 10, 20)) -> pd.Series:
+def retrieval(
+    scores: pd.DataFrame | np.ndarray, truth: ArrayLike, *, k: int | Sequence[int] = (1, 5, 10, 20)
+) -> pd.Series:
     r"""Recall at k and mean reciprocal rank of the true label.
 
     The rank :math:`r_i` of cell :math:`i` is the number of labels that score at least as high as its true one, which
@@ -32,11 +34,12 @@ def retrieval(scores: pd.DataFrame | np.ndarray, truth: ArrayLike, *, k: Sequenc
     ----------
     scores
         Score of every label for every cell, shape ``(n_cells, n_labels)``, columns named by label; higher is better.
-        An array has its column numbers as labels.
+        A label with a slash is found in the column with a bar, ``"T/NK"`` in ``"T|NK"``, as annotation writes it. An
+        array has its column numbers as labels.
     truth
         True label of every cell, shape ``(n_cells,)``. Cells without one (missing values) are left out.
     k
-        How many labels of a cell are looked at.
+        How many labels of a cell are looked at, one number or several.
 
     Returns
     -------
@@ -65,6 +68,7 @@ def retrieval(scores: pd.DataFrame | np.ndarray, truth: ArrayLike, *, k: Sequenc
     macro_mrr         0.75
     dtype: float64
     """
+    k = (int(k),) if isinstance(k, int | np.integer) else k
     table, true = _checked(scores, truth, k)
     ranks = _ranks(table.to_numpy(), table.columns.get_indexer(true))
     found = pd.DataFrame({f"recall@{n}": ranks <= n for n in k} | {"mrr": 1 / ranks}).astype(float)
@@ -107,13 +111,16 @@ def _checked(scores: pd.DataFrame | np.ndarray, truth: ArrayLike, k: Sequence[in
             f"scores has the column {table.columns[table.columns.duplicated()][0]!r} more than once; keep one of them."
         )
         raise ValueError(msg)
+    barred = true.map(lambda label: label.replace("/", "|") if isinstance(label, str) else label)
+    true = true.where(true.isin(table.columns), barred)
     absent = true[~true.isin(table.columns)]
     if len(absent):
         known = ", ".join(map(repr, table.columns[:5])) + (" ..." if table.shape[1] > 5 else "")
         msg = (
             f"{len(absent)} of {len(true)} cells have a true label that scores has no column for, for example "
             f"{absent.iloc[0]!r}; its columns: {known}. "
-            "Rename the labels, or leave those cells out: truth.isin(scores.columns)."
+            "Rename the labels, or leave those cells out: known = truth.isin(scores.columns); "
+            "sf.metrics.retrieval(scores[known], truth[known])."
         )
         raise ValueError(msg)
     if not np.isfinite(table.to_numpy(dtype=float)).all():
