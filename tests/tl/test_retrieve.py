@@ -85,6 +85,31 @@ def test_the_order_of_cells_and_queries_does_not_matter(reads_texts, adata):
     np.testing.assert_allclose(other[one.index], one, atol=1e-5)
 
 
+def test_the_length_of_a_stored_embedding_does_not_matter(reads_texts, adata):
+    sf.tl.embed(adata, reads_texts, device="cpu")
+    expected = sf.tl.retrieve(adata, QUERY, model=reads_texts, use_rep="X_langcell", device="cpu")
+    adata.obsm["X_langcell"] *= np.linspace(0.1, 9, 12)[:, None]
+    hits = sf.tl.retrieve(adata, QUERY, model=reads_texts, use_rep="X_langcell", device="cpu")
+    pd.testing.assert_frame_equal(hits, expected)
+
+
+def test_queries_that_the_graph_gives_up_on_are_searched_exactly(monkeypatch):
+    rng = np.random.default_rng(0)
+    cells, queries = unit(rng, 50, 4), unit(rng, 3, 4)
+    expected, cosines = nearest_cells(cells, queries, 5)
+
+    def gives_up_once(cells, queries, k):
+        rows = expected.copy()
+        rows[1, 3:] = -1
+        return rows
+
+    monkeypatch.setattr(_nearest, "EXACT_PAIRS", 0)
+    monkeypatch.setattr(_nearest, "_by_graph", gives_up_once)
+    rows, found = nearest_cells(cells, queries, 5)
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_allclose(found, cosines, atol=1e-6)
+
+
 def test_ties_go_to_the_first_cells():
     cells = np.repeat(np.eye(2, dtype=np.float32), 4, axis=0)
     rows, cosines = nearest_cells(cells, np.eye(2, dtype=np.float32), 3)
@@ -110,7 +135,8 @@ def test_the_search_through_a_graph_finds_what_the_exact_search_finds(monkeypatc
         (["NK", "NK"], {}, r"got 'NK' more than once"),
         ("NK", {"k": 0}, r"k is the number of hits and at least 1; got 0"),
         ("NK", {"find": "genes"}, r"find must be one of 'cells', 'texts'; got 'genes'"),
-        ("NK", {"top_k": -1}, r"top_k must be a number of texts"),
+        ("NK", {"top_k": -1, "find": "texts"}, r"top_k must be a number of texts"),
+        ("NK", {"top_k": 5}, r"top_k=5 is for find=\"texts\".*For the number of hits: k=5"),
         ("NK", {"use_rep": "X_langcell"}, r"adata.obsm has no 'X_langcell'; its keys: 'spatial'. Compute it"),
         ("NK", {"use_rep": "spatial"}, r"has 2 columns, but untrained embeds in 8"),
         ("NK", {"use_rep": "spatial", "find": "texts"}, r"serves to find cells"),
@@ -119,6 +145,14 @@ def test_the_search_through_a_graph_finds_what_the_exact_search_finds(monkeypatc
 def test_bad_arguments_are_refused(reads_texts, adata, query, arguments, message):
     with pytest.raises(ValueError, match=message):
         sf.tl.retrieve(adata, query, model=reads_texts, **arguments)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0])
+def test_cells_without_direction_are_refused(reads_texts, adata, value):
+    sf.tl.embed(adata, reads_texts, device="cpu")
+    adata.obsm["X_langcell"][3] = value
+    with pytest.raises(ValueError, match=r"1 of 12 cells have no direction in adata.obsm\['X_langcell'\]"):
+        sf.tl.retrieve(adata, "NK", model=reads_texts, use_rep="X_langcell")
 
 
 def test_scaled_values_are_refused(reads_texts, adata):

@@ -35,9 +35,20 @@ def nearest_cells(
     """
     if len(cells) * len(queries) > EXACT_PAIRS:
         rows = _by_graph(cells, queries, k)
+        lost = np.flatnonzero((rows < 0).any(1))
+        # Where the search meets fewer than k cells it fills up with -1.
+        if len(lost):
+            rows[lost] = nearest_exactly(cells, queries[lost], k)[0]
         cosines = np.einsum("qkz,qz->qk", cells[rows], queries)
         order = np.lexsort((rows, -cosines))
         return np.take_along_axis(rows, order, 1), np.take_along_axis(cosines, order, 1)
+    return nearest_exactly(cells, queries, k)
+
+
+def nearest_exactly(
+    cells: NDArray[np.float32], queries: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The same by comparing every query with every cell."""
     step = max(1, SCORES_AT_ONCE // len(cells))
     parts = [_exact(queries[start : start + step] @ cells.T, k) for start in range(0, len(queries), step)]
     rows, cosines = (np.concatenate(part) for part in zip(*parts, strict=True))

@@ -57,13 +57,16 @@ def retrieve(
         Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
         Of a `MuData`, one modality is searched.
     query
-        One text or several, ``{label: text}``, or what `sf.tl.describe` returns.
+        One text or several, ``{label: text}``, what `sf.tl.describe` returns, or a column of ``obs``.
     find
         ``"cells"``: the best cells of every text, by the cosine of their embeddings, which compares across cells.
         Every cell is compared with every text up to 2e10 pairs, beyond that the search goes through a graph of
         neighbours (pynndescent) and may miss a few.
         ``"texts"``: the best texts of every cell, by their probability among all texts given, as
-        `sf.tl.zero_shot_annotate` computes it for cells by themselves. For one cell pass ``adata[["its name"]]``.
+        `sf.tl.zero_shot_annotate` computes it with ``adapt=False``. For one cell pass ``adata[["its name"]]``.
+
+        Default weights read a gene relative to its mean and spread in the cells that are passed, so that the scores of
+        a cell depend a little on the data set it comes in.
     k
         How many to find, at most all.
     model
@@ -71,10 +74,10 @@ def retrieve(
         model.
     use_rep
         Key of ``obsm`` with this model's embedding, if `sf.tl.embed` has computed it (``"X_langcell"``): searching
-        all cells again then takes a moment.
+        all cells again then takes a moment. Rows are brought to length 1.
     top_k
-        When finding texts with official weights, match only the ``top_k`` most similar ones with a cell: 20 as
-        published, all if `None`.
+        Official weights only, when finding texts: match the ``top_k`` most similar ones with a cell, 20 as published,
+        all if `None`.
     layer
         Layer with the values, ``X`` if `None`.
     modality
@@ -165,6 +168,9 @@ def _check(find: str, k: int, top_k: int | None, use_rep: str | None) -> None:
     if top_k is not None and top_k < 0:
         msg = f"top_k must be a number of texts or None for all; got {top_k}. As published: top_k=20."
         raise ValueError(msg)
+    if find == "cells" and top_k is not None:
+        msg = f'top_k={top_k} is for find="texts"; cells are found by cosine alone. For the number of hits: k={top_k}.'
+        raise ValueError(msg)
     if find == "texts" and use_rep is not None:
         msg = f"use_rep={use_rep!r} serves to find cells; texts are chosen by the counts. Leave it at None."
         raise ValueError(msg)
@@ -175,7 +181,16 @@ def _stored(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
         present = ", ".join(map(repr, adata.obsm)) or "none"
         msg = f"adata.obsm has no {use_rep!r}; its keys: {present}. Compute it: sf.tl.embed(adata, model=...)."
         raise ValueError(msg)
-    return np.asarray(adata.obsm[use_rep], dtype=np.float32)
+    stored = np.asarray(adata.obsm[use_rep], dtype=np.float32)
+    lengths = np.linalg.norm(stored, axis=1, keepdims=True)
+    if n_lost := int((~np.isfinite(lengths) | (lengths == 0)).sum()):
+        msg = (
+            f"{n_lost} of {adata.n_obs:,} cells have no direction in adata.obsm[{use_rep!r}]: NaN, infinite or all 0. "
+            f'Leave them out: length = np.linalg.norm(adata.obsm["{use_rep}"], axis=1); '
+            "adata = adata[np.isfinite(length) & (length > 0)]."
+        )
+        raise ValueError(msg)
+    return stored / lengths
 
 
 def _directions(labels: Sequence[Label], model: ReadsTexts, device: str, precision: Precision) -> NDArray[np.float32]:
