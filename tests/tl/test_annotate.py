@@ -263,6 +263,11 @@ def test_labels_are_read_by_several_prompts_where_the_weights_like_it(learner, r
     assert [len(label.texts) for label in one] == [1, 1]
 
 
+def test_a_head_on_expression_knows_no_epochs(by_expression, cells):
+    with pytest.raises(ValueError, match=r"without epochs; got max_epochs=3. Leave it out: max_epochs=None"):
+        annotated(cells, by_expression, max_epochs=3)
+
+
 @pytest.mark.parametrize("train", ["head", None])
 def test_the_order_of_the_reference_does_not_matter(reads_texts, cells, train):
     adata, reference = cells

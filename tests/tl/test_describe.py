@@ -66,6 +66,11 @@ def test_own_texts_are_kept_word_for_word_and_terms_are_still_found(logged):
     assert logged == []
 
 
+def test_the_term_that_an_own_text_names_counts_before_that_of_the_label():
+    own = {"NK": "cell type: B cell. It makes antibodies.", "cluster 3": "monocyte", "B": "cell type: my favourite."}
+    assert sf.tl.describe(own)["ontology_id"].tolist() == ["CL:0000236", "CL:0000576", "CL:0000236"]
+
+
 def test_labels_with_one_meaning_share_a_term():
     table = sf.tl.describe(["B", "B cells", "CL:0000236"])
     assert table["ontology_id"].nunique() == 1

@@ -122,6 +122,22 @@ def test_texts_come_in_many_forms(reads_texts, adata, texts):
     assert annotated(adata, texts, model=reads_texts).obsm["zero_shot_scores"].shape == (12, 2)
 
 
+@pytest.mark.parametrize("kind", ["object", "category"])
+def test_a_column_of_obs_counts_every_value_once(says, adata, kind):
+    labels = pd.Series(["NK", "B cell", None] * 4, index=adata.obs_names, name="text", dtype=kind)
+    model = says(np.full((12, 2), 0.5))
+    annotated(adata, labels, model=model)
+    assert [label.name for label in model.labels] == TWO
+
+
+def test_the_term_that_a_text_names_counts_before_that_of_the_label(says, adata, logged):
+    model = says(np.full((12, 3), 1 / 3))
+    own = {"B cell": "cell type: monocyte. It engulfs.", "NK": "It kills.", "x": "cell type: natural killer cell."}
+    terms = annotated(adata, own, model=model).uns["zero_shot"]["texts"]["ontology_id"]
+    assert terms.to_dict() == {"B cell": "CL:0000576", "NK": "CL:0000623", "x": "CL:0000623"}
+    assert any("'NK', 'x' all stand for 'natural killer cell' (CL:0000623)" in message for message in logged)
+
+
 def test_own_texts_are_read_as_they_are(reads_texts, adata):
     result = annotated(adata, {"NK": "cell type: natural killer.", "B": ["a b", "a lymphocyte"]}, model=reads_texts)
     assert result.uns["zero_shot"]["texts"]["text"].to_dict() == {
@@ -424,6 +440,13 @@ def test_bad_data_are_refused(reads_texts, adata, damage, message):
     damage(adata)
     with pytest.raises(ValueError, match=message):
         annotated(adata, model=reads_texts)
+
+
+@pytest.mark.parametrize("idle", [{"alpha": 0.2}, {"top_k": 1}, {"mixture": "released"}])
+def test_arguments_of_the_published_mixture_are_refused_by_other_weights(by_expression, adata, idle):
+    [(name, value)] = idle.items()
+    with pytest.raises(ValueError, match=rf"know neither alpha, top_k nor mixture; got {name}={value!r}"):
+        annotated(adata, TWO, model=by_expression, **idle)
 
 
 def test_weights_that_cannot_use_markers_say_so(reads_texts, adata):

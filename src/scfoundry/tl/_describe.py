@@ -10,6 +10,7 @@ import pandas as pd
 from scfoundry._settings import logger
 from scfoundry.data._labels_identities import IDENTITIES, find_identity
 from scfoundry.data.ontology import CellOntology
+from scfoundry.tl._labels import meaning_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +31,8 @@ def describe(labels: Iterable[str] | Mapping[str, str], *, kind: str = "cell typ
     Parameters
     ----------
     labels
-        Labels, or a column of ``obs``, of which every value counts once. With a dictionary, the texts are your own.
+        Labels, or a column of ``obs``, of which every value counts once. With a dictionary, the texts are your own; a
+        term that such a text names (``"cell type: monocyte. ..."``) counts before that of the label.
     kind
         What the labels name: ``"cell type"``, ``"assay"``, ``"development stage"``, ``"disease"``, ``"ethnicity"``,
         ``"sex"``, ``"tissue"``, ``"tissue general"``. All but cell types need the extra ``scfoundry[ontology]``.
@@ -97,16 +99,15 @@ def _checked(labels: Iterable[str] | Mapping[str, str], given: Mapping[str, str]
 
 
 def _row(label: str, kind: str, own_text: str | None) -> tuple[str, str, str, str]:
-    identifier, name, text, route = _resolved(label, kind)
+    identifier, name, text, route = _resolved(label, kind, () if own_text is None else (own_text,))
     return (identifier, name, text, route) if own_text is None else (identifier, name, own_text, GIVEN)
 
 
-def _resolved(label: str, kind: str) -> tuple[str, str, str, str]:
+def _resolved(label: str, kind: str, own: tuple[str, ...]) -> tuple[str, str, str, str]:
     if kind == "cell type":
-        ontology = CellOntology.load()
-        match = ontology.match(label)
+        match = meaning_of(label, own)
         if match is not None:
-            return match.term.id, match.term.name, ontology.text(match.term), match.route
+            return match.term.id, match.term.name, CellOntology.load().text(match.term), match.route
     elif term := find_identity(kind, label):
         return term.id, term.name, f"{kind}: {term.name}. {term.definition}".rstrip(), term.route
     return "", label, f"{kind}: {label}.", FREE_TEXT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,14 +21,16 @@ from scfoundry.data.ontology import CellOntology
 if TYPE_CHECKING:
     from scfoundry.data._gene_alignment import GeneAlignment
     from scfoundry.data.genes import GeneVocabulary
+    from scfoundry.data.ontology import Match
 
-__all__ = ["Markers", "Texts", "as_table", "classes_of", "labels_of", "with_markers", "with_prompts"]
+__all__ = ["Markers", "Texts", "as_table", "classes_of", "labels_of", "meaning_of", "with_markers", "with_prompts"]
 
 Texts: TypeAlias = Iterable[str] | Mapping[str, str | Sequence[str]] | pd.Series | pd.DataFrame
 Markers: TypeAlias = Mapping[str, Sequence[str]]
 
 IDENTITY_PREFIXES = tuple(f"{kind}: " for kind in IDENTITIES)
 CELL_TYPE = "cell type: "
+END_OF_NAME = re.compile(r"\.(?:\s|$)")
 
 
 def labels_of(texts: Texts, *, caller: str) -> tuple[Label, ...]:
@@ -36,7 +39,8 @@ def labels_of(texts: Texts, *, caller: str) -> tuple[Label, ...]:
     Parameters
     ----------
     texts
-        Labels or free texts; one or more texts by label; or what `sf.tl.describe` returns, or its column of texts.
+        Labels or free texts; one or more texts by label; what `sf.tl.describe` returns, or its column of texts; or a
+        column of ``obs``, of which every value counts once.
     caller
         The user's function, for messages.
 
@@ -61,7 +65,8 @@ def labels_of(texts: Texts, *, caller: str) -> tuple[Label, ...]:
     names = pd.Index([label for label, _ in given])
     if not names.is_unique:
         repeated = ", ".join(map(repr, names[names.duplicated()].unique()))
-        msg = f"{caller} got {repeated} more than once. Give every label once: texts=list(dict.fromkeys(texts))."
+        once = "texts[~texts.index.duplicated()]" if isinstance(texts, pd.DataFrame) else "list(dict.fromkeys(texts))"
+        msg = f"{caller} got {repeated} more than once. Give every label once: texts={once}."
         raise ValueError(msg)
     if Keys.UNKNOWN in names:
         msg = (
@@ -70,7 +75,7 @@ def labels_of(texts: Texts, *, caller: str) -> tuple[Label, ...]:
         )
         raise ValueError(msg)
     labels = tuple(_label(label, own) for label, own in given)
-    _refuse_same_meaning(labels, caller)
+    _check_meanings(labels, caller)
     return labels
 
 
@@ -84,9 +89,12 @@ def _by_label(texts: Texts, caller: str) -> list[tuple[str, tuple[str, ...]]]:
             columns = ", ".join(map(repr, texts.columns))
             msg = f"{caller}: a table of texts needs a column 'text', as sf.tl.describe gives it; got {columns}."
             raise ValueError(msg)
-        texts = texts["text"]
-    if isinstance(texts, pd.Series) and texts.name == "text":
+        return [(label, (text,)) for label, text in texts["text"].items()]
+    # A column of obs may be called text as well, but is indexed by cells.
+    if isinstance(texts, pd.Series) and (texts.name, texts.index.name) == ("text", "label"):
         return [(label, (text,)) for label, text in texts.items()]
+    if isinstance(texts, pd.Series | pd.Categorical):
+        return [(label, ()) for label in pd.Categorical(texts).remove_unused_categories().categories]
     if isinstance(texts, Mapping):
         return [
             (label, tuple(own) if isinstance(own, Sequence) and not isinstance(own, str) else (own,))
@@ -100,10 +108,20 @@ def _label(name: str, own: tuple[str, ...]) -> Label:
         own = (name,)
     if own and own[0].startswith(IDENTITY_PREFIXES) and not own[0].startswith(CELL_TYPE):
         return Label(name, own)
+    found = meaning_of(name, own)
+    text = f"{CELL_TYPE}{name}." if found is None else CellOntology.load().text(found.term)
+    return Label(name, own or (text,), None if found is None else found.term.id)
+
+
+def meaning_of(name: str, own: Sequence[str]) -> Match | None:
+    """Term of a label: the one that its own texts name, else the one that it names itself."""
     ontology = CellOntology.load()
-    term = ontology.resolve(name)
-    text = f"{CELL_TYPE}{name}." if term is None else ontology.text(term)
-    return Label(name, own or (text,), None if term is None else term.id)
+    for text in own:
+        found = ontology.match(END_OF_NAME.split(text.removeprefix(CELL_TYPE), maxsplit=1)[0])
+        # A sentence that mentions a type among other words does not name it.
+        if found is not None and (text.startswith(CELL_TYPE) or found.route != "broader"):
+            return found
+    return ontology.match(name)
 
 
 def classes_of(names: Sequence[str]) -> tuple[Label, ...]:
@@ -115,8 +133,8 @@ def classes_of(names: Sequence[str]) -> tuple[Label, ...]:
     )
 
 
-def _refuse_same_meaning(labels: Sequence[Label], caller: str) -> None:
-    """Labels with texts of their own may share a term: the texts set them apart."""
+def _check_meanings(labels: Sequence[Label], caller: str) -> None:
+    """Refuse labels with the same text; those that share a term have but their texts to set them apart."""
     first: dict[tuple[str, ...], Label] = {}
     for label in labels:
         other = first.setdefault(label.texts, label)
@@ -132,6 +150,15 @@ def _refuse_same_meaning(labels: Sequence[Label], caller: str) -> None:
                 f'texts={{"{other.name}": "cell type: ...", "{label.name}": "cell type: ..."}}.'
             )
         raise ValueError(msg)
+    named = Counter(label.term for label in labels if label.term is not None)
+    for term_id in (term_id for term_id, n_labels in named.items() if n_labels > 1):
+        logger.warning(
+            "%s: %s all stand for %r (%s); only the wording of their texts tells them apart.",
+            caller,
+            ", ".join(repr(label.name) for label in labels if label.term == term_id),
+            CellOntology.load()[term_id].name,
+            term_id,
+        )
 
 
 def with_prompts(labels: Sequence[Label]) -> tuple[Label, ...]:
@@ -143,7 +170,8 @@ def with_prompts(labels: Sequence[Label]) -> tuple[Label, ...]:
         if label.term is not None and texts == (ontology.text(ontology[label.term]),):
             found = ontology.match(label.name)
             # What the label says beyond its term is worth reading too.
-            beyond = (f"{CELL_TYPE}{label.name}.",) if found is not None and found.route == "broader" else ()
+            more = found is not None and (found.term.id, found.route) == (label.term, "broader")
+            beyond = (f"{CELL_TYPE}{label.name}.",) if more else ()
             texts = tuple(dict.fromkeys((*texts, *ontology.prompts(ontology[label.term]), *beyond)))
         prompted.append(replace(label, texts=texts))
     return tuple(prompted)

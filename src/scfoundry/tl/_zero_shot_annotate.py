@@ -66,8 +66,10 @@ def zero_shot_annotate(
         Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
         Of a `MuData`, one modality is annotated.
     texts
-        Labels to choose from: cell types or free texts, ``{label: text}``, ``{label: [text, text]}``, or what
-        `sf.tl.describe` returns. Every cell gets one of them: offer all types that may occur.
+        Labels to choose from: cell types or free texts, ``{label: text}``, ``{label: [text, text]}``, what
+        `sf.tl.describe` returns, or a column of ``obs``, of which every value counts once. Every cell gets one of them:
+        offer all types that may occur. A text that names a term (``"cell type: monocyte. ..."``) counts before its
+        label.
     model
         A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from scfoundry.data.ontology import CellOntology
 from scfoundry.model._device import Precision, autocast
 from scfoundry.model.langcell._expression_inference import ExpressionStream, embed_expression, score_expression
-from scfoundry.model.langcell._scorer import Label as Offered
+from scfoundry.model.langcell._scorer import OfferedLabel
 from scfoundry.model.langcell._zero_shot import ZeroShot
 
 if TYPE_CHECKING:
@@ -53,12 +53,22 @@ class ByExpression:
         plan = self.module.plan(self._offered(labels), CellOntology.load())
         return [labels[i].name for i in plan.uninformed]
 
-    def refuse(self, labels: Sequence[Label], *, weights: str, alpha: float | None, top_k: int | None) -> None:
+    def refuse(
+        self,
+        labels: Sequence[Label],
+        *,
+        weights: str,
+        alpha: float | None,
+        top_k: int | None,
+        mixture: Mixture | None,
+    ) -> None:
         """Refuse arguments of the published mixture."""
-        if alpha is not None or top_k is not None:
+        given = {"alpha": alpha, "top_k": top_k, "mixture": mixture}
+        if idle := [f"{name}={value!r}" for name, value in given.items() if value is not None]:
             msg = (
                 f"The weights {weights!r} match cells and texts in another way than the published mixture and know "
-                "neither alpha nor top_k. Leave them out, or use official LangCell weights."
+                f"neither alpha, top_k nor mixture; got {', '.join(idle)}. Leave them out, or pass a folder with "
+                "official LangCell weights: model=folder."
             )
             raise ValueError(msg)
 
@@ -93,7 +103,7 @@ class ByExpression:
     def score(
         self,
         reader: CountsReader,
-        offered: Sequence[Offered],
+        offered: Sequence[OfferedLabel],
         *,
         batch_size: int | None,
         device: torch.device,
@@ -107,9 +117,9 @@ class ByExpression:
         probabilities = softmax(logits, axis=1)
         return ZeroShot(probabilities, similarity, None, fit=(1 - outside) * probabilities.max(1))
 
-    def _offered(self, labels: Sequence[Label]) -> list[Offered]:
+    def _offered(self, labels: Sequence[Label]) -> list[OfferedLabel]:
         return [
-            Offered(label.texts, (label.term,) if label.term else (), dict.fromkeys(self._positions(label), 1.0))
+            OfferedLabel(label.texts, (label.term,) if label.term else (), dict.fromkeys(self._positions(label), 1.0))
             for label in labels
         ]
 

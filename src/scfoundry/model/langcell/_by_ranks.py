@@ -56,7 +56,15 @@ class ByRanks:
         """No label is known to be beyond these weights."""
         return []
 
-    def refuse(self, labels: Sequence[Label], *, weights: str, alpha: float | None, top_k: int | None) -> None:
+    def refuse(
+        self,
+        labels: Sequence[Label],
+        *,
+        weights: str,
+        alpha: float | None,
+        top_k: int | None,
+        mixture: Mixture | None,
+    ) -> None:
         """Refuse markers, which are no words."""
         if marked := [label.name for label in labels if label.markers]:
             msg = (

@@ -302,12 +302,12 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
         Raises
         ------
         ValueError
-            If there is no such mixture, or the weights cannot use markers, ``alpha`` or ``top_k``.
+            If there is no such mixture, or the weights cannot use markers, ``alpha``, ``top_k`` or ``mixture``.
         """
         if mixture is not None and mixture not in get_args(Mixture):
             msg = f"mixture must be one of {', '.join(map(repr, get_args(Mixture)))}; got {mixture!r}."
             raise ValueError(msg)
-        self.reading.refuse(labels, weights=self.provenance["weights"], alpha=alpha, top_k=top_k)
+        self.reading.refuse(labels, weights=self.provenance["weights"], alpha=alpha, top_k=top_k, mixture=mixture)
         reader = adata if isinstance(adata, CountsReader) else self._reader(adata, layer, "zero_shot")
         result = self.reading.zero_shot(
             reader,
