@@ -22,7 +22,7 @@ from reporting import surroundings, write_results
 import scfoundry as sf
 from scfoundry.data.components import principal_components
 from scfoundry.data.ontology import CellOntology
-from scfoundry.model.langcell._scorer import Label
+from scfoundry.model.langcell._scorer import OfferedLabel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
@@ -64,12 +64,14 @@ def method_scores(truth: NDArray[np.int64], predicted: NDArray[np.int64], offere
     return sf.metrics.annotation(names[truth], names[predicted])[["accuracy", "macro_f1"]].to_dict()
 
 
-def resolved(task: Task, ontology: CellOntology) -> list[Label]:
+def resolved(task: Task, ontology: CellOntology) -> list[OfferedLabel]:
     """Offered labels as a user writes them, resolved by name."""
     labels = []
     for name in task.offered:
         term = ontology.resolve(name)
-        labels.append(Label(ontology.prompts(term), (term.id,)) if term else Label([f"cell type: {name}."]))
+        labels.append(
+            OfferedLabel(ontology.prompts(term), (term.id,)) if term else OfferedLabel([f"cell type: {name}."])
+        )
     return labels
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.ontology import CellOntology
-    from scfoundry.model.langcell._scorer import CellTypeScorer, Label
+    from scfoundry.model.langcell._scorer import CellTypeScorer, OfferedLabel
     from scfoundry.model.langcell._zero_shot import ZeroShot
     from zero_shot.tasks import Task
 
@@ -82,7 +82,7 @@ class LeftOut:
         adata = task.adata if counts is None else AnnData(counts, var=task.adata.var)
         return CountsReader(adata, self.genes, caller="benchmark")
 
-    def judge(self, task: Task, reader: CountsReader, labels: list[Label] | None = None) -> ZeroShot:
+    def judge(self, task: Task, reader: CountsReader, labels: list[OfferedLabel] | None = None) -> ZeroShot:
         """Each cell by itself, for the offered labels or for some others."""
         labels = task.labels(self.ontology) if labels is None else labels
         return self.model.reading.score(reader, labels, batch_size=None, device=CPU, precision="float32")

@@ -12,7 +12,7 @@ import pandas as pd
 import scanpy as sc
 from scipy import sparse
 
-from scfoundry.model.langcell._scorer import Label
+from scfoundry.model.langcell._scorer import OfferedLabel
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,9 +56,9 @@ class Task:
     offered: list[str]
     ids: list[tuple[str, ...]]
 
-    def labels(self, ontology: CellOntology) -> list[Label]:
+    def labels(self, ontology: CellOntology) -> list[OfferedLabel]:
         """Offered labels with their prompts."""
-        return [Label([p for i in ids for p in ontology.prompts(ontology[i])], ids) for ids in self.ids]
+        return [OfferedLabel([p for i in ids for p in ontology.prompts(ontology[i])], ids) for ids in self.ids]
 
 
 def read_tasks(folder: Path, names: tuple[str, ...]) -> list[Task]:

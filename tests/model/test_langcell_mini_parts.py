@@ -11,8 +11,8 @@ from scfoundry.data.ontology import CellOntology
 from scfoundry.model.langcell._expression import GeneMoments, GeneScale
 from scfoundry.model.langcell._hashed_text import HashedText
 from scfoundry.model.langcell._kinship import claims, nearest
-from scfoundry.model.langcell._profiles import MarkerProfiles
-from scfoundry.model.langcell._scorer import CellTypeScorer, Label, ScorerConfig
+from scfoundry.model.langcell._profiles import MarkerProfiles, showing
+from scfoundry.model.langcell._scorer import CellTypeScorer, OfferedLabel, ScorerConfig
 from scfoundry.nn.counts import SparseCounts
 
 B, T, CD4, CD8, NK, ILC = "CL:0000236", "CL:0000084", "CL:0000624", "CL:0000625", "CL:0000623", "CL:0001065"
@@ -173,12 +173,18 @@ class TestMarkerProfiles:
         profiles.learn(torch.eye(4)[:1])
         assert profiles(torch.zeros(1, 4), torch.tensor([False, True, True, True])).item() == 0
 
+    def test_profiles_that_show_given_markers_are_found(self) -> None:
+        profiles = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.4, 0.3, 0.3, 0.0], [0.1, 0.0, 0.0, 0.9]])
+        assert showing(torch.tensor([0.5, 0.5, 0.0, 0.0]), profiles) == [0, 1]
+        assert showing(torch.tensor([0.0, 0.0, 0.0, 1.0]), profiles) == [2]
+        assert showing(torch.tensor([0.0, 0.0, 1.0, 0.0]), profiles[[0, 2]]) == []
+
 
 class TestScorer:
     def test_cells_go_to_the_label_whose_markers_they_show(
         self, scorer: CellTypeScorer, ontology: CellOntology
     ) -> None:
-        labels = [Label(["cell type: T cell."], (T,)), Label(["cell type: B cell."], (B,))]
+        labels = [OfferedLabel(["cell type: T cell."], (T,)), OfferedLabel(["cell type: B cell."], (B,))]
         plan = scorer.plan(labels, ontology)
         assert (scorer(cells_of(0), ALL, plan).logits.argmax(1) == 1).all()
         assert (scorer(cells_of(1), ALL, plan).logits.argmax(1) == 0).all()
@@ -187,7 +193,7 @@ class TestScorer:
         self, scorer: CellTypeScorer, ontology: CellOntology
     ) -> None:
         scorer.n_studies.copy_(torch.tensor([1, 1, 0, 1]))
-        plan = scorer.plan([Label(["T cell"], (T,)), Label(["B cell"], (B,))], ontology)
+        plan = scorer.plan([OfferedLabel(["T cell"], (T,)), OfferedLabel(["B cell"], (B,))], ontology)
         assert plan.outside.tolist() == [False, False, False, True]
         known, strange = scorer(cells_of(1), ALL, plan).outside, scorer(cells_of(3), ALL, plan).outside
         assert known.max() < strange.min()
@@ -195,7 +201,7 @@ class TestScorer:
     def test_scores_do_not_depend_on_blocks_order_or_other_cells(
         self, scorer: CellTypeScorer, ontology: CellOntology
     ) -> None:
-        plan = scorer.plan([Label([name], (i,)) for name, i in (("T cell", T), ("B cell", B))], ontology)
+        plan = scorer.plan([OfferedLabel([name], (i,)) for name, i in (("T cell", T), ("B cell", B))], ontology)
         z = torch.cat([cells_of(i) for i in range(4)])
         whole = scorer(z, ALL, plan)
         parts = [scorer(part, ALL, plan) for part in z.flip(0).split(5)]
@@ -203,25 +209,29 @@ class TestScorer:
         torch.testing.assert_close(whole.outside, torch.cat([part.outside for part in parts]).flip(0))
 
     def test_the_order_of_labels_does_not_matter(self, scorer: CellTypeScorer, ontology: CellOntology) -> None:
-        labels = [Label(["T cell"], (T,)), Label(["B cell"], (B,)), Label(["monocyte"], (MONOCYTE,))]
+        labels = [
+            OfferedLabel(["T cell"], (T,)),
+            OfferedLabel(["B cell"], (B,)),
+            OfferedLabel(["monocyte"], (MONOCYTE,)),
+        ]
         forth, back = (scorer(cells_of(2), ALL, scorer.plan(x, ontology)).logits for x in (labels, labels[::-1]))
         torch.testing.assert_close(forth, back.flip(1))
 
     def test_markers_of_the_user_replace_those_of_the_model(
         self, scorer: CellTypeScorer, ontology: CellOntology
     ) -> None:
-        novel = Label(["hepatocyte"], (HEPATOCYTE,), markers=dict.fromkeys(range(30, 40), 1.0))
-        b_cell = Label(["B cell"], (B,))
+        novel = OfferedLabel(["hepatocyte"], (HEPATOCYTE,), markers=dict.fromkeys(range(30, 40), 1.0))
+        b_cell = OfferedLabel(["B cell"], (B,))
         informed = scorer.plan([novel, b_cell], ontology)
         assert informed.uninformed == []
         assert (scorer(cells_of(3), ALL, informed).logits.argmax(1) == 0).all()
-        bare = scorer.plan([Label(["hepatocyte"], (HEPATOCYTE,)), b_cell], ontology)
+        bare = scorer.plan([OfferedLabel(["hepatocyte"], (HEPATOCYTE,)), b_cell], ontology)
         assert bare.uninformed == [0]
 
     def test_a_type_that_several_studies_show_goes_less_by_its_markers(
         self, scorer: CellTypeScorer, ontology: CellOntology
     ) -> None:
-        labels = [Label(["T cell"], (T,)), Label(["B cell"], (B,))]
+        labels = [OfferedLabel(["T cell"], (T,)), OfferedLabel(["B cell"], (B,))]
         before = scorer.plan(labels, ontology)
         scorer.n_studies.copy_(torch.tensor([2.0, 0, 0, 0]))
         after = scorer.plan(labels, ontology)
@@ -233,12 +243,12 @@ class TestScorer:
         self, scorer: CellTypeScorer, ontology: CellOntology
     ) -> None:
         prompts = ontology.prompts(ontology[NK])
-        plan = scorer.plan([Label(prompts), Label(["something else"])], ontology)
+        plan = scorer.plan([OfferedLabel(prompts), OfferedLabel(["something else"])], ontology)
         assert plan.shares.tolist() == [[0, 0, 1, 0], [0, 0, 0, 0]]
         assert plan.uninformed == [1]
 
     def test_an_empty_cell_scores_finite(self, scorer: CellTypeScorer, ontology: CellOntology) -> None:
-        plan = scorer.plan([Label(["T cell"], (T,)), Label(["B cell"], (B,))], ontology)
+        plan = scorer.plan([OfferedLabel(["T cell"], (T,)), OfferedLabel(["B cell"], (B,))], ontology)
         scores = scorer(torch.zeros(1, N_GENES), ALL, plan)
         assert torch.isfinite(scores.logits).all()
         assert torch.isfinite(scores.outside).all()
@@ -246,5 +256,33 @@ class TestScorer:
     def test_everything_learned_is_in_the_state(self, scorer: CellTypeScorer, ontology: CellOntology) -> None:
         other = CellTypeScorer(scorer.config, N_GENES).eval()
         other.load_state_dict(scorer.state_dict())
-        plan = other.plan([Label(["T cell"], (T,)), Label(["B cell"], (B,))], ontology)
+        plan = other.plan([OfferedLabel(["T cell"], (T,)), OfferedLabel(["B cell"], (B,))], ontology)
         torch.testing.assert_close(other(cells_of(0), ALL, plan).logits, scorer(cells_of(0), ALL, plan).logits)
+
+    def test_cells_of_a_known_type_that_shows_the_markers_of_free_text_are_not_outside(
+        self, scorer: CellTypeScorer, ontology: CellOntology
+    ) -> None:
+        scorer.n_studies.fill_(1)
+        mine = OfferedLabel(["xyzzy"], markers=dict.fromkeys(range(10, 16), 1.0))
+        plan = scorer.plan([mine, OfferedLabel(["B cell"], (B,))], ontology)
+        assert plan.outside.tolist() == [False, False, True, True]
+        assert plan.shares.tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
+        assert scorer(cells_of(1), ALL, plan).outside.max() < 0.5
+
+    def test_markers_of_free_text_take_no_type_from_another_label(
+        self, scorer: CellTypeScorer, ontology: CellOntology
+    ) -> None:
+        mine = OfferedLabel(["xyzzy"], markers=dict.fromkeys(range(6), 1.0))
+        plan = scorer.plan([mine, OfferedLabel(["B cell"], (B,))], ontology)
+        assert plan.shares.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0]]
+
+    @pytest.mark.parametrize("profiles", [(), (B,)], ids=["no profile", "one profile"])
+    def test_scores_are_finite_with_hardly_a_type_to_compare_with(
+        self, profiles: tuple[str, ...], ontology: CellOntology
+    ) -> None:
+        config = ScorerConfig(types=(B,), profiles=profiles, n_hidden=8, n_latent=8, n_buckets=64, n_text_hidden=8)
+        scorer = CellTypeScorer(config, N_GENES).eval()
+        labels = [OfferedLabel(["B cell"], (B,)), OfferedLabel(["mine"], markers={3: 1.0})]
+        scores = scorer(cells_of(0), ALL, scorer.plan(labels, ontology))
+        assert torch.isfinite(scores.logits).all()
+        assert torch.isfinite(scores.outside).all()

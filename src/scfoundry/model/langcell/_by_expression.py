@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from scipy.special import softmax
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from scfoundry.data.labels import Label
     from scfoundry.data.reader import CountsReader
     from scfoundry.model.langcell._config import Mixture
+    from scfoundry.model.langcell._expression_inference import DataMoments
     from scfoundry.model.langcell._scorer import CellTypeScorer
 
 __all__ = ["ByExpression"]
@@ -42,6 +44,7 @@ class ByExpression:
 
     def __init__(self, module: CellTypeScorer, genes: GeneVocabulary) -> None:
         self.module, self.genes = module, genes
+        self._moments: WeakKeyDictionary[CountsReader, DataMoments] = WeakKeyDictionary()
 
     @property
     def unknown_threshold(self) -> float | None:
@@ -77,7 +80,7 @@ class ByExpression:
     ) -> np.ndarray:
         """Cell embeddings, (n_obs, Z)."""
         with autocast(device, precision):
-            return embed_expression(self.module, ExpressionStream(self.module.to(device).eval(), reader, batch_size))
+            return embed_expression(self.module, self._cells(reader, batch_size, device))
 
     def embed_texts(self, texts: Sequence[str], *, device: torch.device, precision: Precision) -> np.ndarray:
         """Text embeddings, (P, Z)."""
@@ -111,11 +114,18 @@ class ByExpression:
     ) -> ZeroShot:
         """Probabilities of labels, each cell judged by itself."""
         with autocast(device, precision):
-            cells = ExpressionStream(self.module.to(device).eval(), reader, batch_size)
+            cells = self._cells(reader, batch_size, device)
             plan = self.module.plan(offered, CellOntology.load())
             logits, similarity, outside = score_expression(self.module, cells, plan)
         probabilities = softmax(logits, axis=1)
-        return ZeroShot(probabilities, similarity, None, fit=(1 - outside) * probabilities.max(1))
+        fit = (1 - outside) * probabilities.max(1)
+        return ZeroShot(probabilities, similarity, None, fit=fit, moments=cells.moments.normalised)
+
+    def _cells(self, reader: CountsReader, batch_size: int | None, device: torch.device) -> ExpressionStream:
+        """Blocks of cells; a reader that is read again is not gone through for its moments again."""
+        cells = ExpressionStream(self.module.to(device).eval(), reader, batch_size, self._moments.get(reader))
+        self._moments[reader] = cells.moments
+        return cells
 
     def _offered(self, labels: Sequence[Label]) -> list[OfferedLabel]:
         return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -10,20 +10,37 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
+from scfoundry.data.components import LogMoments
 from scfoundry.model.langcell._expression import GeneMoments
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from scipy import sparse
     from torch import Tensor
 
     from scfoundry.data.reader import CountsReader
     from scfoundry.model.langcell._scorer import CellTypeScorer, LabelPlan
 
-__all__ = ["ExpressionStream", "embed_expression", "score_expression"]
+__all__ = ["DataMoments", "ExpressionStream", "embed_expression", "score_expression"]
 
 CELLS_PER_STEP = 1024
+
+
+class DataMoments(NamedTuple):
+    """What one pass over a data set gathers.
+
+    Attributes
+    ----------
+    expression
+        Moments of the scorer's log expression.
+    normalised
+        Moments of log counts per 10,000, by which principal components are found, and which cells have no counts.
+    """
+
+    expression: GeneMoments
+    normalised: LogMoments
 
 
 class ExpressionStream:
@@ -37,9 +54,17 @@ class ExpressionStream:
         Checked and aligned data.
     batch_size
         Cells per block.
+    moments
+        Moments of the same data, if they are known from an earlier pass.
     """
 
-    def __init__(self, scorer: CellTypeScorer, reader: CountsReader, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        scorer: CellTypeScorer,
+        reader: CountsReader,
+        batch_size: int | None = None,
+        moments: DataMoments | None = None,
+    ) -> None:
         if batch_size is not None and batch_size < 1:
             msg = f"batch_size must be at least 1 cell; got {batch_size}."
             raise ValueError(msg)
@@ -48,25 +73,34 @@ class ExpressionStream:
         device = scorer.device
         self.measured = torch.zeros(len(scorer.scale.mean), dtype=torch.bool, device=device)
         self.measured[torch.from_numpy(reader.alignment.measured).to(device)] = True
-        self.moments = GeneMoments(len(scorer.scale.mean))
-        for expression in self._expression():
-            self.moments.update(expression)
+        self.moments = self._gathered() if moments is None else moments
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Rows of the AnnData and their z-scores, (n, G)."""
         bar = tqdm(desc="langcell", total=self.reader.n_obs, unit="cell", disable=not settings.show_progress)
         start = 0
         with bar:
-            for expression in self._expression():
+            for counts in self._counts():
+                expression = self._expression(counts)
                 rows = slice(start, start + len(expression))
-                yield rows, self.scorer.scale(expression, self.measured, self.moments)
+                yield rows, self.scorer.scale(expression, self.measured, self.moments.expression)
                 bar.update(len(expression))
                 start = rows.stop
 
-    def _expression(self) -> Iterator[Tensor]:
-        for counts in self.reader.blocks(np.arange(self.reader.n_obs), self.size):
-            cells = SparseCounts.from_csr(counts).to(self.scorer.device)
-            yield self.scorer.scale.log_expression(cells, self.measured)
+    def _gathered(self) -> DataMoments:
+        n_genes = len(self.scorer.scale.mean)
+        moments = DataMoments(GeneMoments(n_genes), LogMoments(n_genes))
+        for counts in self._counts():
+            moments.expression.update(self._expression(counts))
+            moments.normalised.update(counts)
+        return moments
+
+    def _counts(self) -> Iterator[sparse.csr_matrix]:
+        return self.reader.blocks(np.arange(self.reader.n_obs), self.size)
+
+    def _expression(self, counts: sparse.csr_matrix) -> Tensor:
+        cells = SparseCounts.from_csr(counts).to(self.scorer.device)
+        return self.scorer.scale.log_expression(cells, self.measured)
 
 
 @torch.no_grad()

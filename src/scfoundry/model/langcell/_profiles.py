@@ -10,9 +10,12 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MarkerProfiles"]
+__all__ = ["MarkerProfiles", "match", "showing"]
 
 SHRINKAGE = 0.05
+# Less than this is shared by chance; types that share nearly as much as the best are kinds of one another, mostly.
+MIN_SHARED = 0.3
+NEARLY_BEST = 0.6
 
 
 class MarkerProfiles(nn.Module):
@@ -50,16 +53,28 @@ class MarkerProfiles(nn.Module):
     @torch.no_grad()
     def learn(self, markers: Tensor) -> None:
         """Take over the best approximation of given weights, (K, G)."""
-        u, s, v = torch.linalg.svd(markers, full_matrices=False)
+        # Types with many markers have small weights each; unscaled, they would be the first to be lost.
+        length = markers.norm(dim=1, keepdim=True).clamp(min=1e-9)
+        u, s, v = torch.linalg.svd(markers / length, full_matrices=False)
         rank = min(self.of_types.shape[1], len(s))
         root = s[:rank].sqrt()
-        self.of_types.zero_()[:, :rank] = u[:, :rank] * root
+        self.of_types.zero_()[:, :rank] = length * u[:, :rank] * root
         self.of_genes.zero_()[:rank] = root[:, None] * v[:rank]
 
-    def forward(self, z: Tensor, measured: Tensor, further: Tensor | None = None) -> Tensor:
-        """Match of n cells with the K profiles, and with ``further`` (M, G) ones, (n, K + M)."""
-        profiles = self.markers if further is None else torch.cat([self.markers, further])
-        return match(z, measured, profiles)
+    def forward(self, z: Tensor, measured: Tensor) -> Tensor:
+        """Match of n cells with the K profiles, (n, K)."""
+        return match(z, measured, self.markers)
+
+
+def showing(markers: Tensor, profiles: Tensor) -> list[int]:
+    """Positions of the profiles (K, G) that share most with given weights of markers (G,); none if none shares much.
+
+    What a profile shares is the mean weight of the markers in it, relative to its strongest gene.
+    """
+    profiles = profiles.clamp(min=0)
+    strength = profiles @ markers / (markers.sum() * profiles.amax(1)).clamp(min=1e-9)
+    enough = max(MIN_SHARED, NEARLY_BEST * float(strength.max())) if len(strength) else MIN_SHARED
+    return torch.nonzero(strength >= enough).flatten().tolist()
 
 
 def match(z: Tensor, measured: Tensor, profiles: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from scfoundry.model._base import FoundationModule
 from scfoundry.model.langcell._expression import ExpressionMLP, GeneScale
 from scfoundry.model.langcell._hashed_text import HashedText
 from scfoundry.model.langcell._kinship import claims, is_kind_of, nearest, related
-from scfoundry.model.langcell._profiles import MarkerProfiles, match
+from scfoundry.model.langcell._profiles import MarkerProfiles, match, showing
 from scfoundry.model.langcell._prototypes import TypeHeads, claimed_probability
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from scfoundry.data.ontology import CellOntology
 
-__all__ = ["CellTypeScorer", "Label", "LabelPlan", "LabelScores", "ScorerConfig"]
+__all__ = ["CellTypeScorer", "LabelPlan", "LabelScores", "OfferedLabel", "ScorerConfig"]
 
 FLOOR = 0.02
 MIN_SIMILARITY = 0.65
@@ -60,7 +60,7 @@ class ScorerConfig:
     n_members: int = 2
     n_buckets: int = 8192
     n_text_hidden: int = 96
-    profile_rank: int = 96
+    profile_rank: int = 128
     dropout: float = 0.3
     adapt: bool = True
     adapted_temperature: float = 3.0
@@ -82,7 +82,7 @@ class ScorerConfig:
 
 
 @dataclass(frozen=True)
-class Label:
+class OfferedLabel:
     """What a user offers as an annotation.
 
     Attributes
@@ -162,7 +162,10 @@ class CellTypeScorer(FoundationModule):
     studies or more have shown go by :math:`p` rather than by their markers. The weights were chosen on left-out
     studies.
 
-    Every cell is scored by itself, so that neither block size nor order matters.
+    Given its z-scores, every cell is scored by itself, so that neither block size nor order matters. The z-scores are
+    relative to the data set at hand (see :class:`GeneScale`): its mean and standard deviation of every gene are the one
+    thing by which cells influence each other here. Bringing neighbours to agree is a step of its own
+    (`scfoundry.model.langcell._adaptation`).
 
     Parameters
     ----------
@@ -176,8 +179,8 @@ class CellTypeScorer(FoundationModule):
     >>> from scfoundry.data.ontology import CellOntology
     >>> config = ScorerConfig(types=["CL:0000236", "CL:0000084"], profiles=["CL:0000236", "CL:0000084"])
     >>> scorer = CellTypeScorer(config, n_genes=50).eval()
-    >>> labels = [Label(["B cell"], ("CL:0000236",)), Label(["CD4 T cell"], ("CL:0000624",))]
-    >>> plan = scorer.plan(labels, CellOntology.load())
+    >>> b_cell, cd4 = OfferedLabel(["B cell"], ("CL:0000236",)), OfferedLabel(["CD4 T cell"], ("CL:0000624",))
+    >>> plan = scorer.plan([b_cell, cd4], CellOntology.load())
     >>> scorer(torch.randn(3, 50), torch.ones(50, dtype=torch.bool), plan).logits.shape
     torch.Size([3, 2])
     """
@@ -210,23 +213,26 @@ class CellTypeScorer(FoundationModule):
         return F.normalize(torch.stack([part.mean(0) for part in embedded.split(lengths.tolist())]), dim=-1)
 
     @torch.no_grad()
-    def plan(self, labels: Sequence[Label], ontology: CellOntology) -> LabelPlan:
+    def plan(self, labels: Sequence[OfferedLabel], ontology: CellOntology) -> LabelPlan:
         """Prepare labels for scoring.
 
-        A label without an id is taken to be the known types whose texts are most similar, if any are similar enough.
+        A label without an id is taken to be the known type whose text is most similar, if one is similar enough.
+        Failing that, a label with markers of its own is taken to be the known types that show these markers most, of
+        those that no other label claims: cells of these types are not outside.
         """
         types, profiles, markers = self.config.types, self.config.profiles, self.profiles.markers
         texts = self.embed_texts([label.prompts for label in labels])
         known = self.embed_texts([_prompts(identifier, ontology) for identifier in types])
         ids = [label.ids or self._similar(text, known) for label, text in zip(labels, texts, strict=True)]
+        rows = self._markers_of(labels, texts)
+        if any(label.markers and not terms for label, terms in zip(labels, ids, strict=True)):
+            claimed, _ = claims(ids, types, ontology)
+            free = [t for t, share in zip(types, claimed.sum(0), strict=True) if not share]
+            ids = [terms or self._showing(row, free) for terms, row in zip(ids, rows, strict=True)]
         shares, _ = claims(ids, types, ontology)
         claimed_profiles, _ = claims(ids, profiles, ontology)
-        rows = torch.zeros(len(labels), self.profiles.of_genes.shape[1], device=texts.device)
         for row, label, terms, claimed in zip(rows, labels, ids, claimed_profiles, strict=True):
-            if label.markers:
-                weights = torch.tensor(list(label.markers.values()), dtype=row.dtype, device=row.device)
-                row[list(label.markers)] = weights / weights.sum()
-            else:
+            if not label.markers:
                 # Where natural killer cell is a label too, its markers do not speak for innate lymphoid cell.
                 free = [p for p, c in zip(profiles, claimed, strict=True) if c or not _narrower(p, terms, ontology)]
                 mixed = [pair for term in terms for pair in nearest(term, free, ontology)]
@@ -284,6 +290,21 @@ class CellTypeScorer(FoundationModule):
             of_all=(p_labels_of_all + FLOOR).log(),
         )
 
+    def _markers_of(self, labels: Sequence[OfferedLabel], like: Tensor) -> Tensor:
+        """Weights of the users' own markers, (P, G), rows adding up to 1, or to 0 where there are none."""
+        rows = like.new_zeros(len(labels), self.profiles.of_genes.shape[1])
+        for row, label in zip(rows, labels, strict=True):
+            if label.markers:
+                weights = torch.tensor(list(label.markers.values()), dtype=row.dtype, device=row.device)
+                row[list(label.markers)] = weights / weights.sum()
+        return rows
+
+    def _showing(self, markers: Tensor, types: Sequence[str]) -> tuple[str, ...]:
+        if not markers.any():
+            return ()
+        columns = [self.config.types.index(t) for t in types]
+        return tuple(types[i] for i in showing(markers, self.heads.profile_of_type[columns] @ self.profiles.markers))
+
     def _similar(self, text: Tensor, known: Tensor) -> tuple[str, ...]:
         similarity = known @ text
         best = int(similarity.argmax())
@@ -311,6 +332,8 @@ def _narrower(profile: str, terms: Sequence[str], ontology: CellOntology) -> boo
 
 
 def _standardised(values: Tensor, background: Tensor) -> Tensor:
+    if background.shape[1] < 2:
+        return torch.zeros_like(values)
     mean, sd = background.mean(1, keepdim=True), background.std(1, keepdim=True)
     return (values - mean) / sd.clamp(min=1e-4)
 

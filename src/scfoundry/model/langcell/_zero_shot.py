@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from scfoundry.data.components import LogMoments
     from scfoundry.model.langcell._config import Mixture
 
 __all__ = ["ZeroShot", "best_texts", "mix"]
@@ -38,12 +39,15 @@ class ZeroShot:
     fit
         How well the best label fits at all, between 0 and 1, float32, (n,); by it cells are found that no label fits.
         The highest probability if `None`.
+    moments
+        Moments of the same cells' log expression, where they were gathered in passing.
     """
 
     probabilities: NDArray[np.float32]
     similarity: NDArray[np.float32]
     matching: NDArray[np.float32] | None
     fit: NDArray[np.float32] | None = None
+    moments: LogMoments | None = None
 
     def adapted(self, components: NDArray[np.floating], *, temperature: float) -> ZeroShot:
         """The same after cells that lie together, by their principal components (n, k), have been brought to agree.
