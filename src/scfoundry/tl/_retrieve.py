@@ -65,8 +65,8 @@ def retrieve(
         ``"texts"``: the best texts of every cell, by their probability among all texts given, as
         `sf.tl.zero_shot_annotate` computes it with ``adapt=False``. For one cell pass ``adata[["its name"]]``.
 
-        Default weights read a gene relative to its mean and spread in the cells that are passed, so that the scores of
-        a cell depend a little on the data set it comes in.
+        Default weights read a gene in part relative to its mean and spread in the cells that are passed, so that the
+        scores of a cell depend a little on the data set it comes in.
     k
         How many to find, at most all.
     model

@@ -87,8 +87,8 @@ def zero_shot_annotate(
         a cloud in their space that starts from the cells named so far, and each cell weighs what the model says of it
         against the clouds. Better for whole data sets, pointless for a few cells. `None` does as the weights were
         calibrated: default weights adapt, official ones judge every cell by itself. Even with `False`, default weights
-        read a gene relative to its mean and spread in the data set at hand, so that what a cell is called depends a
-        little on the cells it comes with.
+        read a gene in part relative to its mean and spread in the data set at hand, so that what a cell is called
+        depends a little on the cells it comes with.
     markers
         Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them.
     group_by
