@@ -112,7 +112,7 @@ class ByExpression:
         device: torch.device,
         precision: Precision,
     ) -> ZeroShot:
-        """Probabilities of labels, each cell judged by itself."""
+        """Probabilities of labels, each cell judged by itself, given its z-scores within the data set."""
         with autocast(device, precision):
             cells = self._cells(reader, batch_size, device)
             plan = self.module.plan(offered, CellOntology.load())

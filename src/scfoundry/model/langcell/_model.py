@@ -56,7 +56,8 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
     registry
         Filled in by `load`.
     genes
-        Vocabulary with medians (`sf.pp.gene_medians`); that of ``adata`` with its medians if `None`.
+        Vocabulary with medians (`sf.pp.gene_medians`). Medians that it lacks are those of ``adata``, of the genes
+        expressed there. All genes of ``adata`` if `None`.
     seed
         Seed of the initial weights.
     **config
@@ -134,7 +135,10 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
             return genes
         from scfoundry.pp import gene_medians
 
-        return gene_medians(self.adata, layer=self.registry["setup_args"]["layer"])
+        expressed = gene_medians(self.adata, layer=self.registry["setup_args"]["layer"], genes=genes)
+        if unexpressed := len(genes) - len(expressed):
+            logger.info(f"LangCell: {unexpressed:,} of {len(genes):,} genes are left out: no cell of adata has them")
+        return expressed
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
         if config.get("text_vocabulary") or config.get("cell_encoder") == "expression_mlp" or self.adata is None:
@@ -291,7 +295,8 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
             ``"released"`` or ``"corrected"``, see `sf.model.LangCellConfig`; the weights' own if `None`.
         adapt
             Bring cells that lie together in the data set to agree; as the weights were calibrated if `None`. Official
-            weights judge every cell by itself.
+            weights judge every cell by itself. So do weights on standardised expression with ``adapt=False``, but for
+            the z-scores: these use mean and standard deviation of every gene in the data set at hand.
         layer, batch_size, device, precision
             As in `get_latent_representation`.
 
@@ -320,7 +325,8 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
             precision=precision,
         )
         if adapt or (adapt is None and self.config.adapt):
-            return result.adapted(principal_components(reader), temperature=self.config.adapted_temperature)
+            components = principal_components(reader, moments=result.moments)
+            return result.adapted(components, temperature=self.config.adapted_temperature)
         return result
 
     # ---- official files ----------------------------------------------------------------------------------------
