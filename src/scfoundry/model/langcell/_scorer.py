@@ -63,7 +63,7 @@ class ScorerConfig:
     profile_rank: int = 128
     dropout: float = 0.3
     adapt: bool = True
-    adapted_temperature: float = 3.0
+    adapted_temperature: float = 2.0
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ScorerConfig:
