@@ -268,11 +268,19 @@ def test_a_head_on_expression_knows_no_epochs(by_expression, cells):
         annotated(cells, by_expression, max_epochs=3)
 
 
-@pytest.mark.parametrize("train", ["head", None])
-def test_the_order_of_the_reference_does_not_matter(reads_texts, cells, train):
+@pytest.mark.parametrize(
+    ("model", "how"),
+    [
+        ("reads_texts", {"n_shots": 3, "max_epochs": 1}),
+        ("reads_texts", {"n_shots": 3, "max_epochs": 1, "train": "head"}),
+        ("by_expression", {}),
+        ("by_expression", {"n_shots": 3}),
+    ],
+)
+def test_the_order_of_the_reference_does_not_matter(cells, model, how, request):
     adata, reference = cells
-    how = {"n_shots": 3, "train": train, "max_epochs": 1}
-    one, other = (annotated((adata, cells), reads_texts, **how) for cells in (reference, reference[::-1].copy()))
+    learner = request.getfixturevalue(model)
+    one, other = (annotated((adata, cells), learner, **how) for cells in (reference, reference[::-1].copy()))
     np.testing.assert_allclose(other.obsm["annotation_scores"], one.obsm["annotation_scores"], atol=1e-5)
 
 
