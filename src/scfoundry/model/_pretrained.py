@@ -131,6 +131,7 @@ REGISTRY = {
         _shipped("cellplm", "cellplm-mini"),
         _cellplm_release("20230926_85M", 82_402_543),
         _cellplm_release("20231027_85M", 82_360_031),
+        _shipped("langcell", "langcell-mini"),
         LANGCELL_RELEASE,
     )
 }

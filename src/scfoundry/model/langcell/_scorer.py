@@ -63,7 +63,7 @@ class ScorerConfig:
     profile_rank: int = 128
     dropout: float = 0.3
     adapt: bool = True
-    adapted_temperature: float = 2.0
+    adapted_temperature: float = 1.5
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ScorerConfig:
@@ -204,7 +204,7 @@ class CellTypeScorer(FoundationModule):
         self.register_buffer("weights", torch.tensor([0.6, 1.0, 0.6, -0.5, 0.5, -1.0]))
         self.register_buffer("n_studies", torch.zeros(len(config.types)))
         # A cell is unknown if (1 - outside) times the probability of its best label is lower: 4 % of known cells.
-        self.register_buffer("unknown_threshold", torch.tensor(0.11))
+        self.register_buffer("unknown_threshold", torch.tensor(0.093))
 
     def embed_texts(self, prompts: Sequence[Sequence[str]]) -> Tensor:
         """Mean embedding of the prompts of each text, (P, D) of unit length."""
