@@ -57,14 +57,19 @@ class LogMoments:
         return np.concatenate([np.zeros(0, dtype=bool), *self._empty])
 
     @property
+    def n_cells(self) -> int:
+        """Cells with counts."""
+        return int(np.count_nonzero(~self.empty))
+
+    @property
     def mean(self) -> NDArray[np.float64]:
         """Mean, (G,)."""
-        return self._sum / max(np.count_nonzero(~self.empty), 1)
+        return self._sum / max(self.n_cells, 1)
 
     @property
     def variance(self) -> NDArray[np.float64]:
         """Variance, (G,); exactly 0 for genes that do not vary."""
-        variance = self._squares / max(np.count_nonzero(~self.empty), 1) - self.mean**2
+        variance = self._squares / max(self.n_cells, 1) - self.mean**2
         return np.where(variance > ROUNDING, variance, 0)
 
 
@@ -94,7 +99,7 @@ def principal_components(
     if moments is None:
         moments = _moments(reader)
     axes = _Standardised.of(moments)
-    k = min(n_components, len(axes.genes), int(np.count_nonzero(~moments.empty)))
+    k = min(n_components, len(axes.genes), moments.n_cells)
     if k == 0:
         return np.empty((reader.n_obs, 0))
     covariance = np.zeros((len(axes.genes), len(axes.genes)))

@@ -127,7 +127,7 @@ class _Sums:
 
 def _log_posterior(
     log_prior: NDArray[np.floating], components: NDArray[np.floating], clouds: _Clouds | None
-) -> NDArray[np.float64]:
+) -> NDArray[np.floating]:
     """Log probability of every label, (n, P); without clouds as the model says."""
     log_prior = log_softmax(log_prior.astype(np.float64), axis=1)
     if clouds is None:
