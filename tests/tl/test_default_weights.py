@@ -1,0 +1,63 @@
+"""The weights that ship with the package, called with nothing but data: 700 real blood cells that come with scanpy."""
+
+import numpy as np
+import pytest
+import scanpy as sc
+
+import scfoundry as sf
+
+MERGED = {
+    "CD14+ Monocyte": "monocyte",
+    "CD19+ B": "B cell",
+    "CD56+ NK": "NK cell",
+    "CD34+": "CD34+ progenitor",
+    "Dendritic": "dendritic cell",
+}
+
+
+@pytest.fixture(scope="module")
+def blood():
+    adata = sc.datasets.pbmc68k_reduced().raw.to_adata()
+    adata.obs["type"] = [MERGED.get(label, "T cell") for label in adata.obs["bulk_labels"]]
+    return adata
+
+
+def test_cells_are_named_from_plain_words(blood):
+    sf.tl.zero_shot_annotate(blood, blood.obs["type"], unknown=None)
+    score = sf.metrics.annotation(blood.obs["type"], blood.obs["zero_shot"])
+    assert score["accuracy"] > 0.86
+    assert score["macro_f1"] > 0.86
+
+
+def test_a_type_that_is_not_offered_is_unknown(blood):
+    labels = [*blood.obs["type"].unique(), "plasma cell"]
+    labels.remove("B cell")
+    sf.tl.zero_shot_annotate(blood, labels, key_added="without_b")
+    unknown = blood.obs["without_b"] == "unknown"
+    # A third of the authors' B cells are plasma cells.
+    assert unknown[blood.obs["type"] == "B cell"].mean() > 0.4
+    assert unknown[blood.obs["type"] != "B cell"].mean() < 0.05
+
+
+def test_few_labelled_cells_teach_the_rest(blood):
+    cells, reference = blood[::2].copy(), blood[1::2].copy()
+    sf.tl.annotate(cells, reference, labels_key="type", n_shots=9)
+    assert (cells.obs["annotation"].astype(str) == cells.obs["type"]).mean() > 0.85
+
+
+def test_texts_find_their_cells(blood):
+    hits = sf.tl.retrieve(blood, ["NK cell", "monocyte", "B cell"], k=10)
+    found = blood.obs["type"].loc[hits["obs_name"]].to_numpy()
+    assert (found == hits["query"].to_numpy()).mean() > 0.9
+
+
+def test_cells_are_ranked_by_the_medians_of_the_weights(blood):
+    sf.pp.rank_encode(blood)
+    ranks = blood.obsm["X_rank"]
+    assert ranks.shape == (700, 2048)
+    assert np.diff(ranks.indptr).min() > 50
+
+
+def test_the_embedding_separates_types(blood):
+    sf.tl.embed(blood, model="langcell")
+    assert sf.metrics.clustering(blood, use_rep="X_langcell", labels_key="type")["knn_accuracy"] > 0.85
