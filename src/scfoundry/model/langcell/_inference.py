@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CellStream", "LabelTexts", "embed_cells", "match_cells", "ranked_cells"]
 
-# Positions per step: enough to keep the device busy, few enough for its memory.
-TOKENS_PER_STEP = {"cpu": 2048, "mps": 16_384, "cuda": 65_536}
+# Positions per step: enough to keep the device busy, few enough for its memory (on a CPU, its caches).
+TOKENS_PER_STEP = {"cpu": 1024, "mps": 16_384, "cuda": 65_536}
 # Cells that are ranked and sorted by length together.
 CELLS_PER_BLOCK = 8192
 
