@@ -79,9 +79,9 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu-time", action="store_true", help="one thread, processor time: for a busy machine")
-    parser.add_argument("--n-cells", type=int, default=24)
+    parser.add_argument("--n-cells", type=int, default=8)
     parser.add_argument("--genes", type=int, nargs=2, default=(1000, 100), help="mean and spread of genes per cell")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "langcell_throughput.json")
     args = parser.parse_args()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
 
+from scfoundry.model._config import PlainConfig
 from scfoundry.nn.counts import LibrarySize
 
 __all__ = ["CellPLMConfig"]
@@ -24,7 +25,7 @@ _CHOICES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellPLMConfig:
+class CellPLMConfig(PlainConfig):
     """Plain values that define a CellPLM: the defaults for training your own; official files bring theirs.
 
     Where paper and released code differ, the choice has a name, and official weights get the released one.
@@ -75,6 +76,9 @@ class CellPLMConfig:
     64
     """
 
+    _of = "CellPLM"
+    _choices = _CHOICES
+
     n_hidden: int = 256
     n_layers: int = 2
     n_heads: int = 8
@@ -103,11 +107,7 @@ class CellPLMConfig:
     categorical_weight: float = 5.0
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in get_args(choices):
-                msg = f"CellPLM config: {name} must be one of {', '.join(map(repr, get_args(choices)))}; got {value!r}."
-                raise ValueError(msg)
+        super().__post_init__()
         for divisor, why in ((self.n_heads, "n_heads"), (4, "4, the groups of its normalisation")):
             if self.n_hidden % divisor:
                 msg = f"CellPLM config: n_hidden={self.n_hidden} must be divisible by {why} ({divisor})."
@@ -115,12 +115,3 @@ class CellPLMConfig:
         if self.n_decoder_hidden % 4:
             msg = f"CellPLM config: n_decoder_hidden={self.n_decoder_hidden} must be divisible by 4."
             raise ValueError(msg)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> CellPLMConfig:
-        """Read plain values, refusing names that no CellPLM knows."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            msg = f"CellPLM has no config value {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}."
-            raise ValueError(msg)
-        return cls(**values)

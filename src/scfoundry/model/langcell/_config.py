@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from scfoundry.model._config import PlainConfig
 from scfoundry.model.langcell._scorer import ScorerConfig
 from scfoundry.nn.transformer import Activation
 
@@ -22,7 +23,7 @@ _CHOICES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LangCellConfig:
+class LangCellConfig(PlainConfig):
     """Plain values that define a LangCell: the defaults for training your own; official files bring theirs.
 
     Attributes
@@ -71,6 +72,9 @@ class LangCellConfig:
     256
     """
 
+    _of = "LangCell"
+    _choices = _CHOICES
+
     cell_encoder: CellEncoderKind = "rank_bert"
     n_hidden: int = 256
     n_layers: int = 6
@@ -102,13 +106,7 @@ class LangCellConfig:
     multilabel: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in get_args(choices):
-                msg = (
-                    f"LangCell config: {name} must be one of {', '.join(map(repr, get_args(choices)))}; got {value!r}."
-                )
-                raise ValueError(msg)
+        super().__post_init__()
         for width, heads in (("n_hidden", "n_heads"), ("n_text_hidden", "n_text_heads")):
             if getattr(self, width) % getattr(self, heads):
                 found = f"{width}={getattr(self, width)} and {heads}={getattr(self, heads)}"
@@ -116,13 +114,8 @@ class LangCellConfig:
                 raise ValueError(msg)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> LangCellConfig | ScorerConfig:
+    def from_dict(cls, values: dict[str, Any]) -> LangCellConfig | ScorerConfig:  # type: ignore[override]
         """Read plain values, refusing names that no LangCell knows; ``cell_encoder`` decides the kind."""
         if values.get("cell_encoder") == "expression_mlp":
             return ScorerConfig.from_dict(values)
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            msg = f"LangCell has no config value {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}."
-            raise ValueError(msg)
-        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return cls(**(values | lists))
+        return super().from_dict(values)

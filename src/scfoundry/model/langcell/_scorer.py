@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from scfoundry.model._base import FoundationModule
+from scfoundry.model._config import PlainConfig
 from scfoundry.model.langcell._expression import ExpressionMLP, GeneScale
 from scfoundry.model.langcell._hashed_text import HashedText
 from scfoundry.model.langcell._kinship import claims, is_kind_of, nearest, related
@@ -29,7 +30,7 @@ MIN_SIMILARITY = 0.65
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScorerConfig:
+class ScorerConfig(PlainConfig):
     """Plain values that define a :class:`CellTypeScorer`.
 
     Attributes
@@ -52,6 +53,8 @@ class ScorerConfig:
         As in `sf.model.LangCellConfig`.
     """
 
+    _of = "A LangCell with cell_encoder='expression_mlp'"
+
     cell_encoder: Literal["expression_mlp"] = "expression_mlp"
     types: tuple[str, ...] = field(default=(), repr=False)
     profiles: tuple[str, ...] = field(default=(), repr=False)
@@ -64,21 +67,6 @@ class ScorerConfig:
     dropout: float = 0.3
     adapt: bool = True
     adapted_temperature: float = 1.5
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ScorerConfig:
-        """Read plain values, refusing names that are unknown."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            msg = (
-                f"A LangCell with cell_encoder='expression_mlp' has no config value {', '.join(map(repr, unknown))}; "
-                f"known: {', '.join(sorted(known))}."
-            )
-            raise ValueError(msg)
-        plain: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        return cls(**plain)
 
 
 @dataclass(frozen=True)
