@@ -25,6 +25,18 @@ class Keys:
     ANNOTATION: Final = "annotation"
     """``obs``: label learned from a reference; further keys as those of `ZERO_SHOT`."""
 
+    IMPUTED: Final = "imputed"
+    """``obsm``: expression of genes that were not measured; ``uns``: how, and how sure."""
+
+    DENOISED: Final = "denoised"
+    """``layers``: expected counts; ``uns``: how."""
+
+    PERTURBATION: Final = "perturbation"
+    """``uns``: predicted profiles and changes of perturbed cells, and how."""
+
+    CELL_ATTENTION: Final = "cell_attention"
+    """``obsp``: weights of a cell's context; ``uns``: the same between groups of cells, and how."""
+
     UNKNOWN: Final = "unknown"
     """Label of cells that no other label fits."""
 

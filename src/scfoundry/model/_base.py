@@ -126,6 +126,18 @@ class FoundationModel(BaseModelClass):
         self.config = self.module.config = replace(self.config, **values)
         self.init_params_["kwargs"]["config"] |= values
 
+    def _twin(self, **config: Any) -> Self:
+        """A model with weights of its own and without the training data, to be fine-tuned.
+
+        Parts that only the changed configuration has, such as a head, start with fresh weights.
+        """
+        twin = type(self)(genes=self.genes, **(plain_config(self.config) | config))
+        fresh = twin.module.state_dict()
+        twin.module.load_state_dict(fresh | {k: v for k, v in self.module.state_dict().items() if k in fresh})
+        twin.description_ = dict(self.description_)
+        twin.is_trained_ = True
+        return twin
+
     def _build_module(self) -> FoundationModule:
         """Module of the configuration, with fresh weights."""
         return self._module_cls(self.config, len(self._genes))

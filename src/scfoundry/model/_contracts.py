@@ -100,7 +100,7 @@ def reads_texts(model: FoundationModel, *, caller: str) -> ReadsTexts:
         If it does not.
     """
     if not isinstance(model, ReadsTexts):
-        raise ValueError(_refusal(model, "reads no texts", caller))
+        raise ValueError(_refusal(model, "reads no texts", caller, use="LangCell"))
     return model
 
 
@@ -113,9 +113,9 @@ def learns_labels(model: FoundationModel, *, caller: str) -> LearnsLabels:
         If it does not.
     """
     if not isinstance(model, LearnsLabels):
-        raise ValueError(_refusal(model, "does not learn labels yet", caller))
+        raise ValueError(_refusal(model, "does not learn labels yet", caller, use="LangCell"))
     return model
 
 
-def _refusal(model: FoundationModel, why: str, caller: str) -> str:
-    return f'{caller} cannot use {type(model).__name__}, which {why}. Use LangCell: {caller}(..., model="langcell").'
+def _refusal(model: FoundationModel, why: str, caller: str, *, use: str) -> str:
+    return f'{caller} cannot use {type(model).__name__}, which {why}. Use {use}: {caller}(..., model="{use.lower()}").'

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
-__all__ = ["Precision", "autocast", "resolve_device"]
+__all__ = ["Precision", "autocast", "resolve_device", "trainer_arguments"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -42,3 +42,13 @@ def autocast(device: torch.device, precision: Precision = "auto") -> AbstractCon
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     )
     return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
+
+
+def trainer_arguments(device: torch.device, precision: Precision = "auto") -> dict[str, Any]:
+    """Device and precision in the words of Lightning."""
+    half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return {
+        "accelerator": "gpu" if device.type == "cuda" else device.type,
+        "devices": 1 if device.index is None else [device.index],
+        "precision": "bf16-mixed" if half else "32-true",
+    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import threading
 from abc import abstractmethod
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +37,7 @@ __all__ = [
     "Schedule",
     "TrainingPlan",
     "fit",
+    "interruptible",
     "positions",
     "quiet_lightning",
     "seeded",
@@ -66,6 +69,25 @@ def quiet_lightning() -> Iterator[None]:
         yield
     finally:
         lightning.setLevel(level)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Hand an interruption on as one.
+
+    Lightning would end the process, a notebook's kernel too, and leave the process deaf to the next interruption.
+    """
+    # Only the main thread may say what a signal does.
+    handler = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+    try:
+        yield
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from ended
+        raise
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager
@@ -325,7 +347,7 @@ def fit(
     plan.train()
     # scvi-tools would only lengthen losses that the history already has; a second stage has others.
     past, model.is_trained_ = model.history_ or {}, False
-    with quiet_lightning():
+    with quiet_lightning(), interruptible():
         TrainRunner(model, training_plan=plan, data_splitter=data, max_epochs=max_epochs, **trainer_kwargs)()
     new = model.history_ or {}
     model.history_ = past | {

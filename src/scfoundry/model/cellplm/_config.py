@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from scfoundry.model._config import PlainConfig
@@ -68,6 +68,10 @@ class CellPLMConfig(PlainConfig):
         Gaussian only. Training steps over which the weight of the KL term grows from 0 to 1; 10,000 as released.
     latent_floor, prior_weight, categorical_weight
         Mixture only. Floor and weights of its two terms.
+    classes
+        Names of the cell types that an annotation head tells apart; no head if empty.
+    expression_head
+        Whether a network from the latent to the expression of all genes stands beside the decoder.
 
     Examples
     --------
@@ -105,6 +109,8 @@ class CellPLMConfig(PlainConfig):
     latent_floor: float = 5.0
     prior_weight: float = 5.0
     categorical_weight: float = 5.0
+    classes: tuple[str, ...] = field(default=(), repr=False)
+    expression_head: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

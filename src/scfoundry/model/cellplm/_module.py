@@ -13,6 +13,7 @@ from scfoundry.model.cellplm._attention import FlowAttention, Projection, attend
 from scfoundry.model.cellplm._decoder import N_GROUPS, Decoder
 from scfoundry.model.cellplm._latent import build_latent
 from scfoundry.model.cellplm._positions import PositionCode
+from scfoundry.nn.heads import MLPHead
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from scfoundry.nn.counts import SparseCounts
 
 __all__ = ["CellPLMModule"]
+
+# Published for the annotation head.
+HEAD_DROPOUT = 0.5
 
 
 class GeneEmbedder(nn.Module):
@@ -90,7 +94,7 @@ class EncoderLayer(nn.Module):
 
 
 class CellPLMModule(FoundationModule):
-    """The published computation: embedder, encoder over cells, latent, decoder.
+    """The published computation: embedder, encoder over cells, latent, decoder; heads where the configuration has some.
 
     Parameters
     ----------
@@ -108,6 +112,12 @@ class CellPLMModule(FoundationModule):
         self.norm = nn.LayerNorm(config.n_hidden)
         self.latent: Any = build_latent(config)
         self.decoder = Decoder(config, n_genes)
+        if config.classes:
+            self.classifier = MLPHead(config.n_latent, len(config.classes), dropout=HEAD_DROPOUT)
+        if config.expression_head:
+            self.expression_head = MLPHead(
+                config.n_latent, n_genes, n_hidden=config.n_decoder_hidden, n_layers=2, dropout=config.dropout
+            )
 
     def encode(self, expression: SparseCounts, coordinates: Tensor | None = None) -> Tensor:
         """Encode a whole context at once.

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from scfoundry.data.components import principal_components
-from scfoundry.model._base import plain_config
-from scfoundry.model._device import resolve_device
+from scfoundry.model._device import resolve_device, trainer_arguments
 from scfoundry.model.langcell._text_prior import TextPriorHead
 from scfoundry.model.langcell._zero_shot import ZeroShot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -85,7 +83,7 @@ class LearnsReference:
         ValueError
             If all weights are to be trained of a model that has no way to, or passes are asked of one that makes none.
         """
-        model = _twin(cast("LangCell", self))
+        model = cast("LangCell", self)._twin()
         model._labels = tuple(labels)
         # Cells are read as they lie, which is fast on disk, and learned by name: their order plays no part.
         by_name = np.argsort(adata.obs_names.to_numpy().astype(str), kind="stable")
@@ -111,7 +109,7 @@ class LearnsReference:
         adata, codes = adata[by_name], codes[by_name]
         names = np.array([label.name for label in labels], dtype=object)[codes]
         how: dict[str, Any] = {} if max_epochs is None else {"max_epochs": max_epochs}
-        how |= {"layer": layer, "seed": seed} | _trainer(resolve_device(device), precision)
+        how |= {"layer": layer, "seed": seed} | trainer_arguments(resolve_device(device), precision)
         if train != "head" and np.bincount(codes).max() <= FEW_CELLS:
             model.fine_tune_texts(adata, names, {label.name: label.texts[0] for label in labels}, **how)
         else:
@@ -151,15 +149,6 @@ class LearnsReference:
         return model.zero_shot(adata, _by_first_text(self._labels), **how).probabilities
 
 
-def _twin(model: LangCell) -> LangCell:
-    """A model with weights of its own, and without the training data."""
-    twin = type(model)(genes=model.genes, **plain_config(model.config))
-    twin.module.load_state_dict(model.module.state_dict())
-    twin.description_ = dict(model.description_)
-    twin.is_trained_ = True
-    return twin
-
-
 def _evidence(
     model: LangCell,
     reader: CountsReader,
@@ -179,13 +168,3 @@ def _evidence(
 
 def _by_first_text(labels: Sequence[Label]) -> list[Label]:
     return [replace(label, texts=label.texts[:1]) for label in labels]
-
-
-def _trainer(device: torch.device, precision: Precision) -> dict[str, Any]:
-    """Device and precision in the words of Lightning."""
-    half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    return {
-        "accelerator": "gpu" if device.type == "cuda" else device.type,
-        "devices": 1 if device.index is None else [device.index],
-        "precision": "bf16-mixed" if half else "32-true",
-    }
