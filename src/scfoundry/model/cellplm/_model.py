@@ -20,7 +20,7 @@ from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
-from scfoundry.model.cellplm._streaming import stream_embeddings
+from scfoundry.model.cellplm._streaming import chunk_size, stream_embeddings
 from scfoundry.model.cellplm._tissues import Tissues
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from scfoundry.data.contexts import Context
 
 __all__ = ["CellPLM"]
-
-DEFAULT_CHUNK = {"cpu": 2048, "mps": 4096, "cuda": 8192}
 
 
 class CellPLM(FoundationModel):
@@ -206,10 +204,7 @@ class CellPLM(FoundationModel):
         """Embed all contexts of checked and aligned data."""
         if xy and self.config.positions == "none":
             logger.warning('These weights use no positions (positions="none"): the coordinates have no effect.')
-        size = DEFAULT_CHUNK.get(device.type, 2048) if batch_size is None else batch_size
-        if size < 1:
-            msg = f"batch_size must be at least 1 cell; got {batch_size}."
-            raise ValueError(msg)
+        size = chunk_size(batch_size, device)
         generator = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
         latent = np.empty((reader.n_obs, self.config.n_latent), dtype=np.float32)
         self.module.to(device).eval()

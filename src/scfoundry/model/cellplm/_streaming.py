@@ -23,9 +23,24 @@ if TYPE_CHECKING:
     from scfoundry.model.cellplm._module import CellPLMModule, EncoderLayer
     from scfoundry.nn.counts import SparseCounts
 
-__all__ = ["ChunkStore", "resident_bytes", "stream_embeddings"]
+__all__ = ["ChunkStore", "chunk_size", "resident_bytes", "stream_embeddings"]
 
 CPU_RESIDENT_BYTES = 1 << 30
+DEFAULT_CHUNK = {"cpu": 2048, "mps": 4096, "cuda": 8192}
+
+
+def chunk_size(batch_size: int | None, device: torch.device) -> int:
+    """Cells on the device at a time: as asked for, or what suits it.
+
+    Raises
+    ------
+    ValueError
+        If it is not positive.
+    """
+    if batch_size is not None and batch_size < 1:
+        msg = f"batch_size must be at least 1 cell; got {batch_size}."
+        raise ValueError(msg)
+    return DEFAULT_CHUNK.get(device.type, 2048) if batch_size is None else batch_size
 
 
 def resident_bytes(device: torch.device) -> int:
