@@ -55,6 +55,9 @@ class Keys:
     REFERENCE: Final = "reference"
     """``uns[key]``: labels of the reference with the number of cells that each was learned from."""
 
+    GROUPS: Final = "groups"
+    """``uns[key]``: results between groups of cells."""
+
     @staticmethod
     def score(labels: str) -> str:
         """``obs`` slot of the score of a label."""

@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfoundry.data.contexts import Context
     from scfoundry.data.labels import Label
     from scfoundry.data.reader import CountsReader
     from scfoundry.model._base import FoundationModel
     from scfoundry.model._device import Precision
+    from scfoundry.model.cellplm._cell_attention import CellAttention
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._zero_shot import ZeroShot
 
-__all__ = ["LearnsLabels", "ReadsTexts", "Train", "learns_labels", "reads_texts"]
+__all__ = ["AttendsToCells", "LearnsLabels", "ReadsTexts", "Train", "attends_to_cells", "learns_labels", "reads_texts"]
 
 Train = Literal["all", "head"]
 
@@ -89,6 +91,41 @@ class LearnsLabels(Protocol):
         precision: Precision = "auto",
     ) -> NDArray[np.float32]:
         """Probability of every label for every cell, (n_obs, n_labels), labels as in `fit_labels`."""
+
+
+@runtime_checkable
+class AttendsToCells(Protocol):
+    """A model whose cells attend to each other."""
+
+    def cell_attention(
+        self,
+        reader: CountsReader,
+        groups: Sequence[Context],
+        xy: Mapping[str, NDArray[np.float32]],
+        codes: NDArray[np.int64],
+        n_codes: int,
+        *,
+        k: int,
+        encoder_layer: int = -1,
+        normalise: bool = True,
+        batch_size: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> CellAttention:
+        """Weights of the cells of a context for each other: the ``k`` largest, and all of them between groups."""
+
+
+def attends_to_cells(model: FoundationModel, *, caller: str) -> AttendsToCells:
+    """Return the model as one whose cells attend to each other.
+
+    Raises
+    ------
+    ValueError
+        If they do not.
+    """
+    if not isinstance(model, AttendsToCells):
+        raise ValueError(_refusal(model, "reads every cell by itself", caller, use="CellPLM"))
+    return model
 
 
 def reads_texts(model: FoundationModel, *, caller: str) -> ReadsTexts:

@@ -1,0 +1,184 @@
+"""Pairs of cells whose weight is a product of two factors: sums over all pairs, and the largest, in bounded memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from scfoundry.model.cellplm._streaming import ChunkStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["AttentionFactors", "CellPairs", "GroupTable", "LargestWeights"]
+
+
+class AttentionFactors(NamedTuple):
+    r"""Weights of a context as a product, :math:`w^h_{ij} = a^h_i \cdot b^h_j` for every head :math:`h`.
+
+    Attributes
+    ----------
+    receiving
+        :math:`a_i`, what cell i asks for, (n, H, d).
+    sending
+        :math:`b_j`, what cell j offers, (n, H, d).
+    """
+
+    receiving: Tensor
+    sending: Tensor
+
+
+class CellPairs:
+    r"""Weights of all pairs of a context, averaged over heads, which never stand in memory together.
+
+    As the heads of a cell lie side by side in its factors, :math:`w_{ij} = \frac{1}{H} a_i \cdot b_j`.
+
+    Parameters
+    ----------
+    chunks
+        Factors of consecutive cells; read once. All but the last of equal size.
+    normalise
+        Whether the weights of a cell are divided by their sum.
+    device
+        Compute device.
+    on_disk
+        Whether the factors rest in a file.
+    """
+
+    def __init__(
+        self, chunks: Iterable[AttentionFactors], *, normalise: bool, device: torch.device, on_disk: bool
+    ) -> None:
+        self.receiving, self.sending = (ChunkStore(device, on_disk=on_disk) for _ in range(2))
+        try:
+            for receiving, sending in chunks:
+                self.receiving.append(receiving.flatten(1) / receiving.shape[1])
+                self.sending.append(sending.flatten(1))
+            self.offered = sum((_wide(self.sending[i]).sum(0) for i in range(len(self.sending))), torch.zeros(()))
+            if normalise:
+                for i in range(len(self.receiving)):
+                    chunk = self.receiving[i]
+                    self.receiving[i] = chunk / (_wide(chunk) @ self.offered).to(chunk.dtype)[:, None]
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Release the files."""
+        self.receiving.close()
+        self.sending.close()
+
+    def largest(self, k: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Largest weights of every cell.
+
+        Parameters
+        ----------
+        k
+            How many; all if the context has fewer cells.
+
+        Yields
+        ------
+        For every chunk of cells the positions of the cells they attend to most, and the weights, (n, k) each.
+        """
+        for i in range(len(self.receiving)):
+            receiving = self.receiving[i]
+            values = receiving.new_empty(len(receiving), 0)
+            columns = torch.empty(len(receiving), 0, dtype=torch.int64, device=receiving.device)
+            start = 0
+            for j in range(len(self.sending)):
+                block = receiving @ self.sending[j].T
+                at = torch.arange(start, start + block.shape[1], device=block.device).expand_as(block)
+                candidates, at = torch.cat([values, block], dim=1), torch.cat([columns, at], dim=1)
+                values, order = candidates.topk(min(k, candidates.shape[1]), dim=1)
+                columns = at.gather(1, order)
+                start += block.shape[1]
+            yield columns.cpu().numpy(), values.float().cpu().numpy()
+
+    def sums(self, codes: NDArray[np.int64], n_codes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sum of the weights between groups (P, P) and of those that each group gives in all (P,), over all pairs."""
+        members = torch.from_numpy(codes)
+        receiving, sending = (_by_group(store, members, n_codes) for store in (self.receiving, self.sending))
+        return (receiving @ sending.T).cpu().numpy(), (receiving @ self.offered).cpu().numpy()
+
+
+def _by_group(store: ChunkStore, codes: Tensor, n_codes: int) -> Tensor:
+    """Sum of a factor over the cells of every group, (P, D)."""
+    of_none = torch.where(codes < 0, n_codes, codes)
+    start, parts = 0, []
+    for i in range(len(store)):
+        chunk = _wide(store[i])
+        own = of_none[start : start + len(chunk)].to(chunk.device)
+        parts.append(chunk.new_zeros(n_codes + 1, chunk.shape[1]).index_add_(0, own, chunk))
+        start += len(chunk)
+    return torch.stack(parts).sum(0)[:n_codes]
+
+
+def _wide(x: Tensor) -> Tensor:
+    # Double precision keeps sums independent of the chunking; Apple's GPUs have none.
+    return x if x.device.type == "mps" else x.double()
+
+
+class GroupTable:
+    """Weights between groups of cells, gathered context by context.
+
+    Parameters
+    ----------
+    n_codes
+        Number of groups P.
+
+    Attributes
+    ----------
+    observed
+        Sum of all weights, rows are the groups that attend, (P, P).
+    expected
+        The same if every cell spread what it gives evenly over its context.
+    n_pairs
+        Ordered pairs of cells within contexts, a cell with itself among them, (P, P).
+    """
+
+    def __init__(self, n_codes: int) -> None:
+        self.observed, self.expected = np.zeros((n_codes, n_codes)), np.zeros((n_codes, n_codes))
+        self.n_pairs = np.zeros((n_codes, n_codes), dtype=np.int64)
+
+    def add(self, pairs: CellPairs, codes: NDArray[np.int64]) -> None:
+        """Take in a context, given the group of each of its cells, -1 for none."""
+        n_codes = len(self.n_pairs)
+        size = np.bincount(codes[codes >= 0], minlength=n_codes)
+        observed, given = pairs.sums(codes, n_codes)
+        self.observed += observed
+        self.expected += np.outer(given, size / len(codes))
+        self.n_pairs += np.outer(size, size)
+
+
+class LargestWeights:
+    """Collects the largest weights of every cell into one sparse matrix.
+
+    Parameters
+    ----------
+    n_obs
+        Cells of the data.
+    """
+
+    def __init__(self, n_obs: int) -> None:
+        self.n_obs = n_obs
+        self._rows: list[NDArray[np.int64]] = []
+        self._columns: list[NDArray[np.int64]] = []
+        self._values: list[NDArray[np.float32]] = []
+
+    def add(self, rows: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        """Take in weights (n, k) of cells ``rows`` (n,) for cells ``columns`` (n, k) of the data."""
+        self._rows.append(np.repeat(rows, columns.shape[1]))
+        self._columns.append(columns.ravel())
+        self._values.append(values.ravel())
+
+    def matrix(self) -> sparse.csr_matrix:
+        """The weights, (n_obs, n_obs)."""
+        entries = (np.concatenate(self._rows), np.concatenate(self._columns))
+        matrix = sparse.csr_matrix((np.concatenate(self._values), entries), shape=(self.n_obs, self.n_obs))
+        matrix.sort_indices()
+        return matrix

@@ -1,0 +1,230 @@
+"""What cells take from the other cells of their context."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scfoundry._keys import Keys
+from scfoundry._settings import logger
+from scfoundry.tl._modality import to_write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+    from mudata import MuData
+    from numpy.typing import NDArray
+
+    from scfoundry.model import FoundationModel
+    from scfoundry.model._device import Precision
+    from scfoundry.model.cellplm._cell_attention import CellAttention
+
+__all__ = ["cell_attention"]
+
+CALLER = "sf.tl.cell_attention"
+
+
+def cell_attention(
+    adata: AnnData | MuData,
+    *,
+    group_by: str | None = None,
+    spatial_key: str | None = None,
+    batch_key: str | None = None,
+    model: str | Path | FoundationModel = "cellplm",
+    k: int = 30,
+    encoder_layer: int = -1,
+    normalise: bool = True,
+    layer: str | None = None,
+    modality: str = Keys.RNA,
+    key_added: str = Keys.CELL_ATTENTION,
+    device: str = "auto",
+    precision: Precision = "auto",
+    batch_size: int | None = None,
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    r"""Weights with which the cells of a context attend to each other.
+
+    CellPLM's Flow-Attention never forms a matrix of cells by cells, but its output is a weighted sum over cells all
+    the same, :math:`\sum_j w_{ij} v_j` for every head, with
+
+    .. math:: w_{ij} = \alpha_i \, I_i \, c_j \, (q_i \cdot k_j)
+
+    of the layer's queries :math:`q` and keys :math:`k`, allocation :math:`\alpha`, incoming flow :math:`I` and
+    competition :math:`c`. These are the weights, exactly, averaged over the heads of one layer. The ``k`` largest of
+    every cell are kept; between groups all of them are summed. Neither needs a matrix of cells by cells in memory.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
+        Of a `MuData`, one modality is read.
+    group_by
+        Column of ``obs`` with groups of cells, such as cell types or regions. Cells without a value are in no group,
+        but in the context of the others.
+    spatial_key
+        Key of ``obsm`` with coordinates, for models with positions.
+    batch_key
+        Column of ``obs`` that names the sample, section or field of view of a cell: no weight goes from one to another.
+        Without it all cells form one context.
+    model
+        A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
+    k
+        Weights to keep per cell, that of the cell for itself among them.
+    encoder_layer
+        Number of the layer, from the end if negative.
+    normalise
+        Divide the weights of a cell by their sum, so that they are shares of its attention. Otherwise they sum to less
+        than 1, by as much as the layer lets the context have no say.
+    layer
+        Layer with the values, ``X`` if `None`.
+    modality
+        Modality of a `MuData`.
+    key_added
+        Name for the results.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    precision
+        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+    batch_size
+        Cells on the device at a time; chosen for the device if `None`. Does not change the result.
+    copy
+        Return a changed copy, in memory, instead of changing ``adata``.
+
+    Returns
+    -------
+    `None`, or the copy if ``copy=True``. With ``key_added`` for ``cell_attention``, sets:
+
+    ``adata.obsp["cell_attention"]``
+        The largest weights, CSR float32, (n_obs, n_obs); row i is what cell i attends to.
+    ``adata.uns["cell_attention"]``
+        ``"params"``: the arguments; ``"provenance"``: weights with their checksum, licence, citation, versions, and
+        how each gene was matched. With ``group_by``, ``"groups"``: a row per pair of groups, ``attending`` and
+        ``attended``, with the number of pairs of cells in one context (``n_pairs``), their mean ``weight``, and
+        ``enrichment``: what the first group gives the second, over what it would if each of its cells spread its
+        attention evenly over its context. Over all weights, not only those kept; NaN where no context has both.
+
+    Raises
+    ------
+    ValueError
+        If a key does not exist or coordinates are missing or of the wrong shape; if the values are scaled, negative,
+        NaN or neither counts nor log1p-normalised; if too few genes are known; if ``k``, ``encoder_layer`` or
+        ``batch_size`` are out of range; if the model reads every cell by itself; if a GPU is asked for that is not
+        there; if ``adata`` is a view of data on disk. Nothing has been computed then, and nothing written.
+    FileNotFoundError
+        If there are no such weights.
+
+    Notes
+    -----
+    What the weights mean: in this layer, the update of cell i is a mixture of the value vectors of all cells, and
+    :math:`w_{ij}` is the coefficient of cell j, a mean over heads. A group with an enrichment above 1 has more
+    influence on that update than its size would give it.
+
+    What they do not mean: they are no evidence of signalling, contact or cause. The model was trained to fill in
+    masked genes, so cells attend to what helps with that, often to cells like themselves and to those with many counts.
+    A weight says nothing of the value it multiplies, nor of what other layers and the cell's own state contribute.
+    As all terms are positive, attention is broad: weights differ from even ones by little, which is why the enrichment
+    is to be read and not the weight, and differences between samples, not a single number. Another context, another
+    model or another layer give other weights; a claim needs a control, such as shuffled coordinates or groups.
+
+    Examples
+    --------
+    >>> import scanpy as sc, scfoundry as sf
+    >>> adata = sc.datasets.pbmc68k_reduced().raw.to_adata()
+    >>> sf.tl.cell_attention(adata, group_by="bulk_labels")
+    >>> adata.uns["cell_attention"]["groups"].nlargest(5, "enrichment")
+    """
+    from scfoundry.data.contexts import contexts, coordinates
+    from scfoundry.data.reader import CountsReader
+    from scfoundry.model._base import FoundationModel
+    from scfoundry.model._contracts import attends_to_cells
+    from scfoundry.model._device import resolve_device
+    from scfoundry.model._pretrained import load_pretrained
+
+    if k < 1:
+        msg = f"k is the number of weights to keep per cell and at least 1; got {k}. The default: k=30."
+        raise ValueError(msg)
+    adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
+    codes, names = _groups(cells, group_by)
+    groups = contexts(cells, batch_key)
+    xy = coordinates(cells, spatial_key, groups)
+    torch_device = resolve_device(device)
+    loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
+    attending = attends_to_cells(loaded, caller=CALLER)
+    reader = CountsReader(cells, loaded.genes, layer=layer, caller=CALLER)
+
+    samples = f"{len(groups)} contexts" if len(groups) > 1 else "one context"
+    logger.info(
+        f"{loaded.provenance['weights']} on {torch_device}: {cells.n_obs:,} cells in {samples}, "
+        f"{reader.report.state}; {reader.alignment.summary()}"
+    )
+    found = attending.cell_attention(
+        reader,
+        groups,
+        xy,
+        codes,
+        len(names),
+        k=k,
+        encoder_layer=encoder_layer,
+        normalise=normalise,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+    )
+
+    params = {
+        "group_by": group_by,
+        "spatial_key": spatial_key,
+        "batch_key": batch_key,
+        "k": k,
+        "encoder_layer": encoder_layer,
+        "normalise": normalise,
+        "layer": layer,
+        "precision": precision,
+    }
+    result = {
+        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
+        Keys.PROVENANCE: loaded.provenance | {"values": str(reader.report.state), "genes": reader.alignment.report()},
+    }
+    if group_by is not None:
+        result[Keys.GROUPS] = _table(found, names)
+    cells.obsp[key_added] = found.weights
+    cells.uns[key_added] = result
+    return adata if copy else None
+
+
+def _groups(adata: AnnData, key: str | None) -> tuple[NDArray[np.int64], list[str]]:
+    """Number of the group of every cell, -1 for none, and the names of the groups, sorted."""
+    if key is None:
+        return np.full(adata.n_obs, -1), []
+    if key not in adata.obs.columns:
+        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as group_by, or None."
+        raise ValueError(msg)
+    column = adata.obs[key]
+    named = pd.Categorical(column.astype(object).where(column.notna(), None).map(str, na_action="ignore"))
+    if not len(named.categories):
+        msg = f"No cell has a group in adata.obs[{key!r}]. Fill the column, or leave the groups out: group_by=None."
+        raise ValueError(msg)
+    if n_missing := int(np.sum(named.codes < 0)):
+        logger.warning("%s: %d cells have no value in obs[%r] and are in no group.", CALLER, n_missing, key)
+    return named.codes.astype(np.int64), named.categories.tolist()
+
+
+def _table(found: CellAttention, names: list[str]) -> pd.DataFrame:
+    """One row per pair of groups."""
+    n = len(names)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight, enrichment = found.observed / found.n_pairs, found.observed / found.expected
+    return pd.DataFrame(
+        {
+            "attending": pd.Categorical(np.repeat(names, n), names),
+            "attended": pd.Categorical(np.tile(names, n), names),
+            "n_pairs": found.n_pairs.ravel(),
+            "weight": weight.ravel(),
+            "enrichment": enrichment.ravel(),
+        },
+        index=pd.RangeIndex(n * n).astype(str),
+    )
