@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scfoundry.model._base import FoundationModel
     from scfoundry.model._device import Precision
     from scfoundry.model.cellplm._cell_attention import CellAttention
+    from scfoundry.model.cellplm._cell_pairs import Scale
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._zero_shot import ZeroShot
 
@@ -107,7 +108,7 @@ class AttendsToCells(Protocol):
         *,
         k: int,
         encoder_layer: int = -1,
-        normalise: bool = True,
+        scale: Scale = "shares",
         batch_size: int | None = None,
         device: str = "auto",
         precision: Precision = "auto",

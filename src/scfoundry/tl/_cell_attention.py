@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scfoundry.model import FoundationModel
     from scfoundry.model._device import Precision
     from scfoundry.model.cellplm._cell_attention import CellAttention
+    from scfoundry.model.cellplm._cell_pairs import Scale
 
 __all__ = ["cell_attention"]
 
@@ -36,7 +37,7 @@ def cell_attention(
     model: str | Path | FoundationModel = "cellplm",
     k: int = 30,
     encoder_layer: int = -1,
-    normalise: bool = True,
+    scale: Scale = "shares",
     layer: str | None = None,
     modality: str = Keys.RNA,
     key_added: str = Keys.CELL_ATTENTION,
@@ -75,9 +76,10 @@ def cell_attention(
         Weights to keep per cell, that of the cell for itself among them.
     encoder_layer
         Number of the layer, from the end if negative.
-    normalise
-        Divide the weights of a cell by their sum, so that they are shares of its attention. Otherwise they sum to less
-        than 1, by as much as the layer lets the context have no say.
+    scale
+        ``"shares"``: the weights of a cell sum to 1. ``"specific"``: that share, over the mean share that the attended
+        cell gets from its context; above 1 where this cell attends to it more than others do. ``"raw"``: as they stand
+        in the layer; they sum to less than 1, the less the layer lets the context say.
     layer
         Layer with the values, ``X`` if `None`.
     modality
@@ -125,9 +127,10 @@ def cell_attention(
     What they do not mean: they are no evidence of signalling, contact or cause. The model was trained to fill in
     masked genes, so cells attend to what helps with that, often to cells like themselves and to those with many counts.
     A weight says nothing of the value it multiplies, nor of what other layers and the cell's own state contribute.
-    As all terms are positive, attention is broad: weights differ from even ones by little, which is why the enrichment
-    is to be read and not the weight, and differences between samples, not a single number. Another context, another
-    model or another layer give other weights; a claim needs a control, such as shuffled coordinates or groups.
+    As all terms are positive, attention is broad: with the default weights, shares differ from even ones by about 1 %,
+    and nearly all of that lies in the cell attended to, so that all cells of a section attend most to the same few
+    cells. Read enrichments rather than weights, and ``scale="specific"`` for what a cell attends to more than others
+    do. Another context, model or layer gives other weights; a claim needs a control, such as shuffled groups.
 
     Examples
     --------
@@ -143,9 +146,7 @@ def cell_attention(
     from scfoundry.model._device import resolve_device
     from scfoundry.model._pretrained import load_pretrained
 
-    if k < 1:
-        msg = f"k is the number of weights to keep per cell and at least 1; got {k}. The default: k=30."
-        raise ValueError(msg)
+    _check(k, scale)
     adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
     codes, names = _groups(cells, group_by)
     groups = contexts(cells, batch_key)
@@ -168,7 +169,7 @@ def cell_attention(
         len(names),
         k=k,
         encoder_layer=encoder_layer,
-        normalise=normalise,
+        scale=scale,
         batch_size=batch_size,
         device=device,
         precision=precision,
@@ -180,7 +181,7 @@ def cell_attention(
         "batch_key": batch_key,
         "k": k,
         "encoder_layer": encoder_layer,
-        "normalise": normalise,
+        "scale": scale,
         "layer": layer,
         "precision": precision,
     }
@@ -193,6 +194,17 @@ def cell_attention(
     cells.obsp[key_added] = found.weights
     cells.uns[key_added] = result
     return adata if copy else None
+
+
+def _check(k: int, scale: str) -> None:
+    from scfoundry.model.cellplm._cell_pairs import Scale
+
+    if k < 1:
+        msg = f"k is the number of weights to keep per cell and at least 1; got {k}. The default: k=30."
+        raise ValueError(msg)
+    if scale not in get_args(Scale):
+        msg = f"scale must be one of {', '.join(map(repr, get_args(Scale)))}; got {scale!r}."
+        raise ValueError(msg)
 
 
 def _groups(adata: AnnData, key: str | None) -> tuple[NDArray[np.int64], list[str]]:

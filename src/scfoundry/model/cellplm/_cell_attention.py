@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from scfoundry.data.reader import CountsReader
     from scfoundry.model._device import Precision
     from scfoundry.model.cellplm._attention import Sweep
+    from scfoundry.model.cellplm._cell_pairs import Scale
     from scfoundry.model.cellplm._model import CellPLM
     from scfoundry.model.cellplm._module import CellPLMModule, EncoderLayer
     from scfoundry.nn.counts import SparseCounts
@@ -70,7 +71,7 @@ class ShowsAttention:
         *,
         k: int,
         encoder_layer: int = -1,
-        normalise: bool = True,
+        scale: Scale = "shares",
         batch_size: int | None = None,
         device: str = "auto",
         precision: Precision = "auto",
@@ -89,8 +90,8 @@ class ShowsAttention:
             Weights to keep per cell.
         encoder_layer
             Number of the layer, from the end if negative.
-        normalise
-            Whether the weights of a cell are divided by their sum, which is below 1 otherwise.
+        scale
+            Of the weights, see `CellPairs`.
         batch_size
             Cells on the device at a time. Does not change the result.
         device, precision
@@ -123,7 +124,7 @@ class ShowsAttention:
                 chunks = tissues.chunks(context, size)
                 depth = encoder_layer % n_layers
                 factors = stream_factors(model.module, chunks, depth=depth, device=torch_device, on_disk=on_disk)
-                with closing(CellPairs(factors, normalise=normalise, device=torch_device, on_disk=on_disk)) as pairs:
+                with closing(CellPairs(factors, scale=scale, device=torch_device, on_disk=on_disk)) as pairs:
                     table.add(pairs, codes[context.rows])
                     start = 0
                     for columns, weights in pairs.largest(k):

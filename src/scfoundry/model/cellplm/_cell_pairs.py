@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["AttentionFactors", "CellPairs", "GroupTable", "LargestWeights"]
+__all__ = ["AttentionFactors", "CellPairs", "GroupTable", "LargestWeights", "Scale"]
+
+Scale = Literal["shares", "specific", "raw"]
 
 
 class AttentionFactors(NamedTuple):
@@ -43,8 +45,9 @@ class CellPairs:
     ----------
     chunks
         Factors of consecutive cells; read once. All but the last of equal size.
-    normalise
-        Whether the weights of a cell are divided by their sum.
+    scale
+        ``"raw"``; ``"shares"``, which sum to 1 over the cells attended to; ``"specific"``, shares over their mean for
+        the cell attended to.
     device
         Compute device.
     on_disk
@@ -52,18 +55,17 @@ class CellPairs:
     """
 
     def __init__(
-        self, chunks: Iterable[AttentionFactors], *, normalise: bool, device: torch.device, on_disk: bool
+        self, chunks: Iterable[AttentionFactors], *, scale: Scale, device: torch.device, on_disk: bool
     ) -> None:
         self.receiving, self.sending = (ChunkStore(device, on_disk=on_disk) for _ in range(2))
         try:
             for receiving, sending in chunks:
                 self.receiving.append(receiving.flatten(1) / receiving.shape[1])
                 self.sending.append(sending.flatten(1))
-            self.offered = sum((_wide(self.sending[i]).sum(0) for i in range(len(self.sending))), torch.zeros(()))
-            if normalise:
-                for i in range(len(self.receiving)):
-                    chunk = self.receiving[i]
-                    self.receiving[i] = chunk / (_wide(chunk) @ self.offered).to(chunk.dtype)[:, None]
+            if scale != "raw":
+                _divide(self.receiving, by=_mean(self.sending) * _n_cells(self.sending))
+            if scale == "specific":
+                _divide(self.sending, by=_mean(self.receiving))
         except BaseException:
             self.close()
             raise
@@ -103,7 +105,24 @@ class CellPairs:
         """Sum of the weights between groups (P, P) and of those that each group gives in all (P,), over all pairs."""
         members = torch.from_numpy(codes)
         receiving, sending = (_by_group(store, members, n_codes) for store in (self.receiving, self.sending))
-        return (receiving @ sending.T).cpu().numpy(), (receiving @ self.offered).cpu().numpy()
+        offered = _mean(self.sending) * _n_cells(self.sending)
+        return (receiving @ sending.T).cpu().numpy(), (receiving @ offered).cpu().numpy()
+
+
+def _n_cells(store: ChunkStore) -> int:
+    return sum(len(store[i]) for i in range(len(store)))
+
+
+def _mean(store: ChunkStore) -> Tensor:
+    """Mean of a factor over all cells, (D,)."""
+    return torch.stack([_wide(store[i]).sum(0) for i in range(len(store))]).sum(0) / _n_cells(store)
+
+
+def _divide(store: ChunkStore, *, by: Tensor) -> None:
+    """Divide the factor of every cell by its product with a vector."""
+    for i in range(len(store)):
+        chunk = store[i]
+        store[i] = chunk / (_wide(chunk) @ by).to(chunk.dtype)[:, None]
 
 
 def _by_group(store: ChunkStore, codes: Tensor, n_codes: int) -> Tensor:
