@@ -34,6 +34,9 @@ class Keys:
     PERTURBATION: Final = "perturbation"
     """``uns``: predicted profiles and changes of perturbed cells, and how."""
 
+    PERTURBATION_SPLIT: Final = "perturbation_split"
+    """``obs``: part of a cell's perturbation, for training, validation or test; ``uns``: all perturbations, and how."""
+
     CELL_ATTENTION: Final = "cell_attention"
     """``obsp``: weights of a cell's context; ``uns``: the same between groups of cells, and how."""
 

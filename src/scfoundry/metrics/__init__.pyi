@@ -3,6 +3,16 @@ from ._calibration import calibration
 from ._clustering import clustering
 from ._denoising import denoising
 from ._imputation import imputation, summarise
+from ._perturbation import perturbation
 from ._retrieval import retrieval
 
-__all__ = ["annotation", "calibration", "clustering", "denoising", "imputation", "retrieval", "summarise"]
+__all__ = [
+    "annotation",
+    "calibration",
+    "clustering",
+    "denoising",
+    "imputation",
+    "perturbation",
+    "retrieval",
+    "summarise",
+]

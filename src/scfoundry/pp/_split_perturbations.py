@@ -1,0 +1,175 @@
+"""Perturbations to hide from a method that predicts unseen ones (Roohani et al. 2023, Wen et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scfoundry._keys import Keys
+from scfoundry._settings import logger
+from scfoundry.data.perturbations import components, perturbation_labels
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["split_perturbations"]
+
+CALLER = "sf.pp.split_perturbations"
+TRAIN, VALID, TEST = "train", "valid", "test"
+
+Parts = dict[str, tuple[str, ...]]
+
+
+def split_perturbations(
+    adata: AnnData,
+    *,
+    perturbation_key: str,
+    control: str,
+    test: float = 0.25,
+    valid: float = 0.1,
+    sep: str | None = "+",
+    rng: int | np.random.Generator | None = 0,
+    key_added: str = Keys.PERTURBATION_SPLIT,
+    copy: bool = False,
+) -> AnnData | None:
+    """Divide perturbations, not cells, into train, validation and test.
+
+    A share of the perturbed genes is drawn and becomes unseen: every perturbation with one of them is for test, so that
+    of two genes none, one or both are new to a method. Of the combinations whose genes are all seen the same share is
+    for test, too. The rest is divided once more, by the share for validation. A screen of single genes is thus split as
+    that of Adamson (25 % of the perturbations, 10 % of the rest), one with pairs as that of Norman.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes; only ``obs`` is read.
+    perturbation_key
+        Column of ``obs`` with the perturbation of every cell. Cells without one are in no part.
+    control
+        Name of unperturbed cells, which belong to train.
+    test
+        Share of genes, and of combinations of seen genes, for test.
+    valid
+        The same for validation, of what is left.
+    sep
+        What joins the genes of a combination, as in ``"KLF1+SET"``; names are taken whole if `None`.
+    rng
+        Seed or generator. The order of cells plays no part.
+    key_added
+        Name for the results.
+    copy
+        Return a changed copy instead of changing `adata`.
+
+    Returns
+    -------
+    `None`, or the copy. Written are
+
+    ``obs["perturbation_split"]``
+        ``"train"``, ``"valid"`` or ``"test"``, categorical.
+    ``uns["perturbation_split"]``
+        ``"perturbations"``: of every perturbation its ``split``, ``group`` (``"single"``, ``"0/2 unseen"``,
+        ``"1/2 unseen"``, ``"2/2 unseen"``: how many of its genes occur in no perturbation for training), ``n_unseen``
+        and ``n_cells``; ``"params"``: the arguments.
+
+    Raises
+    ------
+    ValueError
+        If ``obs`` has no such column, the control is not in it, or shares leave nothing to learn from or to test.
+
+    References
+    ----------
+    Roohani Y. et al. Predicting transcriptional outcomes of novel multigene perturbations with GEARS. Nature
+    Biotechnology 2023. Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anndata import AnnData
+    >>> import scfoundry as sf
+    >>> adata = AnnData(np.ones((6, 2)))
+    >>> adata.obs["gene"] = ["ctrl", "A", "B", "C", "D", "A+B"]
+    >>> sf.pp.split_perturbations(adata, perturbation_key="gene", control="ctrl", valid=0, rng=1)
+    >>> adata.uns["perturbation_split"]["perturbations"]["split"].value_counts()["test"]
+    1
+    """
+    if not (0 < test < 1 and 0 <= valid < 1):
+        msg = (
+            f"test={test} and valid={valid} must be shares between 0 and 1, test above 0. "
+            "The published ones: test=0.25, valid=0.1."
+        )
+        raise ValueError(msg)
+    labels = perturbation_labels(adata, perturbation_key, control=control)
+    n_cells = labels[labels != control].value_counts().sort_index()
+    parts = {str(name): components(str(name), control=control, sep=sep) for name in n_cells.index}
+    if len(parts) < 2:
+        msg = (
+            f"adata.obs[{perturbation_key!r}] holds one perturbation only, {next(iter(parts))!r}; with it for test "
+            "nothing is left to learn from."
+        )
+        raise ValueError(msg)
+
+    generator = np.random.default_rng(rng)
+    for_test = _drawn(parts, test, generator)
+    rest = {name: genes for name, genes in parts.items() if name not in for_test}
+    for_valid = _drawn(rest, valid, generator) if valid else set()
+    split = {name: TEST if name in for_test else VALID if name in for_valid else TRAIN for name in parts}
+    if TRAIN not in split.values():
+        msg = (
+            f"test={test} and valid={valid} leave none of the {len(parts)} perturbations to learn from. Lower them: "
+            "test=0.25, valid=0."
+        )
+        raise ValueError(msg)
+    table = _table(parts, split, n_cells)
+
+    if copy:
+        adata = adata.to_memory() if adata.isbacked else adata.copy()
+    values = labels.map(split | {control: TRAIN})
+    adata.obs[key_added] = pd.Categorical(values, [TRAIN, VALID, TEST])
+    adata.uns[key_added] = {
+        Keys.PARAMS: {
+            "perturbation_key": perturbation_key,
+            "control": control,
+            "test": test,
+            "valid": valid,
+            **({} if sep is None else {"sep": sep}),
+            **({"rng": int(rng)} if isinstance(rng, int | np.integer) else {}),
+        },
+        "perturbations": table,
+    }
+    counts = table["split"].value_counts()
+    logger.info(
+        "%s: %d perturbations for training, %d for validation, %d for test.",
+        CALLER,
+        *(counts[part] for part in (TRAIN, VALID, TEST)),
+    )
+    return adata if copy else None
+
+
+def _drawn(parts: Parts, share: float, rng: np.random.Generator) -> set[str]:
+    """Perturbations with a gene that is drawn to be unseen, and a share of the combinations without one."""
+    genes = sorted({gene for members in parts.values() for gene in members})
+    unseen = set(rng.choice(genes, max(1, round(share * len(genes))), replace=False))
+    drawn = {name for name, members in parts.items() if unseen & set(members)}
+    seen = sorted(name for name, members in parts.items() if len(members) > 1 and name not in drawn)
+    return drawn | set(rng.choice(seen, round(share * len(seen)), replace=False).tolist()) if seen else drawn
+
+
+def _table(parts: Parts, split: dict[str, str], n_cells: pd.Series) -> pd.DataFrame:
+    """One row per perturbation."""
+    learned = {gene for name, members in parts.items() if split[name] == TRAIN for gene in members}
+    n_unseen = [len(set(members) - learned) for members in parts.values()]
+    groups = [
+        "single" if len(members) == 1 else f"{n}/{len(members)} unseen"
+        for n, members in zip(n_unseen, parts.values(), strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "split": pd.Categorical([split[name] for name in parts], [TRAIN, VALID, TEST]),
+            "group": pd.Categorical(groups),
+            "n_unseen": n_unseen,
+            "n_cells": n_cells.to_numpy(),
+        },
+        index=pd.Index(list(parts), name="perturbation"),
+    )
