@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._zero_shot import ZeroShot
 
-__all__ = ["AttendsToCells", "LearnsLabels", "ReadsTexts", "Train", "attends_to_cells", "learns_labels", "reads_texts"]
+__all__ = [
+    "AttendsToCells",
+    "Denoises",
+    "LearnsLabels",
+    "ReadsTexts",
+    "Train",
+    "attends_to_cells",
+    "denoises",
+    "learns_labels",
+    "reads_texts",
+]
 
 Train = Literal["all", "head"]
 
@@ -114,6 +124,56 @@ class AttendsToCells(Protocol):
         precision: Precision = "auto",
     ) -> CellAttention:
         """Weights of the cells of a context for each other: the ``k`` largest, and all of them between groups."""
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """A model that learns expected counts."""
+
+    validation_: dict[str, float] | None
+
+    def fit_denoiser(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        spatial_key: str | None = None,
+        max_epochs: int | None = None,
+        patience: int = 20,
+        seed: int = 0,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> Self:
+        """Return a copy fine-tuned to the counts of a data set; neither this model nor ``adata`` changes."""
+
+    def denoise(
+        self,
+        adata: AnnData,
+        *,
+        columns: Sequence[int] | NDArray[np.int64] | None = None,
+        given_detected: bool = False,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        spatial_key: str | None = None,
+        batch_size: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> NDArray[np.float32]:
+        """Expected counts of every cell at its own depth, (n_obs, n_columns)."""
+
+
+def denoises(model: FoundationModel, *, caller: str) -> Denoises:
+    """Return the model as one that denoises.
+
+    Raises
+    ------
+    ValueError
+        If it does not, or has no decoder of counts.
+    """
+    if not isinstance(model, Denoises):
+        raise ValueError(_refusal(model, "has no decoder of counts", caller, use="CellPLM"))
+    return model
 
 
 def attends_to_cells(model: FoundationModel, *, caller: str) -> AttendsToCells:

@@ -72,6 +72,8 @@ class CellPLMConfig(PlainConfig):
         Names of the cell types that an annotation head tells apart; no head if empty.
     expression_head
         Whether a network from the latent to the expression of all genes stands beside the decoder.
+    neighbor_weight
+        Weight of the mean of a cell's nearest cells beside the decoder when denoising; `CellPLM.fit_denoiser` sets it.
 
     Examples
     --------
@@ -111,6 +113,7 @@ class CellPLMConfig(PlainConfig):
     categorical_weight: float = 5.0
     classes: tuple[str, ...] = field(default=(), repr=False)
     expression_head: bool = False
+    neighbor_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,143 @@
+"""What a denoiser expects: shares of genes in a cell's counts, by the decoder and by the nearest cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from scfoundry.model.cellplm._module import CellPLMModule
+
+__all__ = ["N_NEIGHBORS", "Expectation", "expected_given_detection", "gene_rates", "hold_out"]
+
+# As many as smoothing over neighbours commonly takes.
+N_NEIGHBORS = 50
+# Among more cells than these, the nearest of a random subset are as good, and the search stays linear.
+MAX_POOL = 20_000
+# Published for simulated dropout: the kernel's scale and the least expressed genes of a cell that loses some.
+KERNEL_SCALE = 20.0
+MIN_GENES = 6
+# The rate below which an expected count given detection is 1 to single precision.
+SMALLEST_RATE = 1e-6
+
+
+def hold_out(
+    counts: sparse.csr_matrix, share: float, rng: np.random.Generator
+) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    r"""Hide a share of every cell's non-zero counts, low ones more often.
+
+    Entries are drawn without replacement with probability proportional to :math:`\exp(-x / 20)`, by the largest of
+    these weights' Gumbel-perturbed logarithms: the distribution of `sf.pp.simulate_dropout`, for all cells at once.
+
+    Parameters
+    ----------
+    counts
+        Counts in CSR, (n, G).
+    share
+        Share of a cell's expressed genes to hide, rounded down.
+    rng
+        Source of the noise.
+
+    Returns
+    -------
+    The counts that stay and those that are hidden, both (n, G).
+    """
+    n_expressed = np.diff(counts.indptr)
+    rows = np.repeat(np.arange(counts.shape[0]), n_expressed)
+    keys = rng.gumbel(size=counts.nnz) - counts.data / KERNEL_SCALE
+    rank = np.empty(counts.nnz, dtype=np.int64)
+    rank[np.lexsort((-keys, rows))] = np.arange(counts.nnz) - np.repeat(counts.indptr[:-1], n_expressed)
+    n_hidden = np.where(n_expressed >= MIN_GENES, (share * n_expressed).astype(np.int64), 0)
+    hidden = rank < n_hidden[rows]
+    return _entries(counts, ~hidden), _entries(counts, hidden)
+
+
+def _entries(counts: sparse.csr_matrix, chosen: NDArray[np.bool_]) -> sparse.csr_matrix:
+    indptr = np.concatenate([[0], np.cumsum(chosen)])[counts.indptr]
+    return sparse.csr_matrix((counts.data[chosen], counts.indices[chosen], indptr), shape=counts.shape)
+
+
+def expected_given_detection(expected: Tensor) -> Tensor:
+    r"""Expected counts of genes that are known to be detected.
+
+    Of a Poisson variable with mean :math:`\mu`, :math:`E[x \mid x > 0] = \mu / (1 - e^{-\mu})`: at least 1.
+    """
+    rates = expected.clamp(min=SMALLEST_RATE)
+    return rates / -torch.expm1(-rates)
+
+
+def gene_rates(module: CellPLMModule, z: Tensor, genes: Tensor) -> Tensor:
+    """Unscaled expected counts by the decoder, (n, g); only their ratios within a cell mean something."""
+    # Half precision would round rates by a percent.
+    with torch.autocast(z.device.type, enabled=False):
+        return module.decoder(z.float(), genes=genes)[0]
+
+
+class Expectation:
+    """Expected shares of genes in the counts of the cells of one context.
+
+    Parameters
+    ----------
+    module
+        Whose decoder speaks, in evaluation mode.
+    latent
+        Embedding of the cells, (n, Z).
+    counts
+        Their counts over the measured genes, (n, g).
+    genes
+        Vocabulary positions of these genes, (g,).
+    neighbor_weight
+        Weight of the mean of the nearest cells; the decoder has the rest.
+    """
+
+    def __init__(
+        self,
+        module: CellPLMModule,
+        latent: Tensor,
+        counts: sparse.csr_matrix,
+        genes: Tensor,
+        neighbor_weight: float,
+    ) -> None:
+        self.module, self.latent, self.genes, self.neighbor_weight = module, latent, genes, neighbor_weight
+        totals = np.asarray(counts.sum(1)).ravel()
+        self.pool = np.flatnonzero(totals)
+        if len(self.pool) > MAX_POOL:
+            self.pool = np.sort(np.random.default_rng(0).choice(self.pool, MAX_POOL, replace=False))
+        self.profiles = counts[self.pool].astype(np.float32)
+        self.profiles.data /= np.repeat(totals[self.pool], np.diff(self.profiles.indptr)).astype(np.float32)
+        self.n_neighbors = min(N_NEIGHBORS, max(0, len(self.pool) - 1))
+
+    @torch.no_grad()
+    def shares(self, cells: NDArray[np.int64]) -> Tensor:
+        """Shares of some cells, (m, g): they sum to 1."""
+        if self.neighbor_weight == 0 or self.n_neighbors == 0:
+            return self.by_decoder(cells)
+        mixed = (1 - self.neighbor_weight) * self.by_decoder(cells)
+        return mixed.add_(self.by_neighbors(cells), alpha=self.neighbor_weight)
+
+    @torch.no_grad()
+    def by_decoder(self, cells: NDArray[np.int64]) -> Tensor:
+        """What the decoder makes of the cells' embeddings, (m, g)."""
+        rates = gene_rates(self.module, self.latent[torch.from_numpy(cells)], self.genes)
+        return rates.div_(rates.sum(1, keepdim=True))
+
+    @torch.no_grad()
+    def by_neighbors(self, cells: NDArray[np.int64]) -> Tensor:
+        """Mean shares of the nearest other cells in the latent, (m, g)."""
+        pool, k = self.pool, self.n_neighbors
+        wanted = torch.from_numpy(cells)
+        distances = torch.cdist(self.latent[wanted], self.latent[torch.from_numpy(pool)])
+        # A cell that is its own neighbour would be told what it had not detected.
+        distances[torch.from_numpy(cells[:, None] == pool)] = torch.inf
+        nearest = distances.topk(k, largest=False).indices.cpu().numpy()
+        weights = sparse.csr_matrix(
+            (np.full(nearest.size, 1 / k, dtype=np.float32), nearest.ravel(), np.arange(0, nearest.size + 1, k)),
+            shape=(len(cells), len(pool)),
+        )
+        return torch.from_numpy((weights @ self.profiles).toarray()).to(self.latent.device)
