@@ -13,6 +13,7 @@ from mudata import MuData
 
 import scfoundry as sf
 from scfoundry.data.reader import CountsReader
+from scfoundry.model.cellplm._annotation import LearnsCellTypes
 from scfoundry.model.langcell._text_prior import TextPriorHead
 
 if TYPE_CHECKING:
@@ -363,7 +364,8 @@ def test_bad_input_is_refused_before_anything_is_written(learner, cells, damage,
     assert (list(adata.obs), set(adata.obsm), set(adata.uns)) == before
 
 
-def test_models_that_do_not_learn_labels_are_refused(cells):
+def test_models_that_do_not_learn_labels_are_refused(cells, monkeypatch):
+    monkeypatch.delattr(LearnsCellTypes, "fit_labels")
     model = sf.model.CellPLM(genes=cells[0].var_names, n_hidden=32, n_latent=6)
     with pytest.raises(ValueError, match=r"cannot use CellPLM, which does not learn labels yet. Use LangCell"):
         annotated(cells, model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,11 +25,14 @@ __all__ = [
     "AttendsToCells",
     "Denoises",
     "LearnsLabels",
+    "PredictsPerturbations",
+    "Query",
     "ReadsTexts",
     "Train",
     "attends_to_cells",
     "denoises",
     "learns_labels",
+    "predicts_perturbations",
     "reads_texts",
 ]
 
@@ -73,6 +76,24 @@ class ReadsTexts(Protocol):
         """Names of the labels for which the weights know neither cells nor markers."""
 
 
+class Query(NamedTuple):
+    """Cells to annotate, as a model sees them while it learns.
+
+    Attributes
+    ----------
+    adata
+        The cells.
+    reader
+        Their counts, checked and aligned.
+    batch_key
+        Column of ``obs`` that names the context of a cell.
+    """
+
+    adata: AnnData
+    reader: CountsReader
+    batch_key: str | None
+
+
 @runtime_checkable
 class LearnsLabels(Protocol):
     """A model that can be fine-tuned on labelled cells."""
@@ -83,20 +104,28 @@ class LearnsLabels(Protocol):
         labels: Sequence[Label],
         codes: NDArray[np.int64],
         *,
+        query: Query | None = None,
+        genes: NDArray[np.int64] | None = None,
         train: Train | None = None,
         layer: str | None = None,
+        batch_key: str | None = None,
         max_epochs: int | None = None,
         seed: int = 0,
         device: str = "auto",
         precision: Precision = "auto",
     ) -> Self:
-        """Return a copy fine-tuned on cells of ``labels[codes]``; neither this model nor ``adata`` changes."""
+        """Return a copy fine-tuned on cells of ``labels[codes]``; neither this model nor ``adata`` changes.
+
+        A model whose unit is a group of cells sees those of a sample (``batch_key``) together, and those of ``query``
+        with them; ``genes`` are the positions of those to learn from. Others need none of the three.
+        """
 
     def predict_labels(
         self,
         adata: AnnData,
         *,
         layer: str | None = None,
+        batch_key: str | None = None,
         batch_size: int | None = None,
         device: str = "auto",
         precision: Precision = "auto",
@@ -124,6 +153,42 @@ class AttendsToCells(Protocol):
         precision: Precision = "auto",
     ) -> CellAttention:
         """Weights of the cells of a context for each other: the ``k`` largest, and all of them between groups."""
+
+
+@runtime_checkable
+class PredictsPerturbations(Protocol):
+    """A model that learns what perturbations change."""
+
+    def fit_perturbations(
+        self,
+        adata: AnnData,
+        *,
+        perturbation_key: str,
+        control: str,
+        group_key: str | None = None,
+        sep: str | None = "+",
+        value: float = -100.0,
+        fine_tune: bool = False,
+        max_epochs: int | None = None,
+        layer: str | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> Self:
+        """Return a copy that learned from perturbed cells; neither this model nor ``adata`` changes."""
+
+    def predict_perturbations(
+        self,
+        adata: AnnData,
+        perturbations: Sequence[str],
+        *,
+        group_key: str | None = None,
+        groups: Sequence[str] | None = None,
+        layer: str | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> AnnData:
+        """Mean profiles of control cells after perturbations, conditions x genes, layers ``control``, ``change``."""
 
 
 @runtime_checkable
@@ -186,6 +251,19 @@ def attends_to_cells(model: FoundationModel, *, caller: str) -> AttendsToCells:
     """
     if not isinstance(model, AttendsToCells):
         raise ValueError(_refusal(model, "reads every cell by itself", caller, use="CellPLM"))
+    return model
+
+
+def predicts_perturbations(model: FoundationModel, *, caller: str) -> PredictsPerturbations:
+    """Return the model as one that predicts perturbations.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    if not isinstance(model, PredictsPerturbations):
+        raise ValueError(_refusal(model, "predicts no perturbations", caller, use="CellPLM"))
     return model
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
+    from scfoundry.data.reader import CountsReader
     from scfoundry.model import FoundationModel
     from scfoundry.model._contracts import Train
     from scfoundry.model._device import Precision
@@ -36,8 +37,11 @@ def annotate(
     n_shots: int | None = None,
     train: Train | None = None,
     max_epochs: int | None = None,
+    transductive: bool = True,
     layer: str | None = None,
     reference_layer: str | None = None,
+    batch_key: str | None = None,
+    reference_batch_key: str | None = None,
     modality: str = Keys.RNA,
     rng: int | np.random.Generator | None = 0,
     key_added: str = Keys.ANNOTATION,
@@ -48,10 +52,12 @@ def annotate(
 ) -> AnnData | MuData | None:
     """Name the type of every cell, as learned from labelled cells of a reference.
 
-    Default weights stay as they are and get a linear head, which starts from what the texts of the labels say and is
-    fitted to the cells of the reference; a copy of a transformer is fine-tuned as a whole. A loaded model that you
-    pass, and the reference, stay as they are. Genes of both data sets are found by name; they need not measure the same
-    ones.
+    What is learned depends on the model. ``"langcell"``: its default weights stay as they are and get a linear head,
+    which starts from what the texts of the labels say and is fitted to the cells of the reference; a copy of a
+    transformer is fine-tuned as a whole. ``"cellplm"``: a copy is fine-tuned, until the loss of held-out cells of the
+    reference no longer falls, and a head with two opinions learns the labels, by the embedding and by single genes.
+    A loaded model that you pass, and the reference, stay as they are. Genes of both data sets are found by name; they
+    need not measure the same ones.
 
     Parameters
     ----------
@@ -72,12 +78,20 @@ def annotate(
         ``"all"`` weights, or a ``"head"`` on the others; what suits the weights if `None`: all of a transformer, a
         linear head on those of langcell-mini, which learn in no other way.
     max_epochs
-        Passes over the cells to learn from, for transformers: the head on langcell-mini is fitted until it is best.
-        Chosen by the model if `None`.
+        Passes over the cells to learn from, for transformers: heads on langcell-mini and CellPLM are fitted until they
+        are best. Chosen by the model if `None`.
+    transductive
+        Whether the cells of ``adata``, without labels, stand in the context of the reference while a model whose unit
+        is a group of cells (CellPLM) learns, as published. Either way only genes that both data sets measured count.
     layer
         Layer with the values, ``X`` if `None`.
     reference_layer
         The same of the reference.
+    batch_key
+        Column of ``obs`` that names the sample of a cell, for models whose unit is a group of cells. Those of a sample
+        are seen together; all cells if `None`.
+    reference_batch_key
+        The same of the reference. Samples of one name in both are one.
     modality
         Modality of a `MuData`.
     rng
@@ -110,10 +124,11 @@ def annotate(
     Raises
     ------
     ValueError
-        If the reference has no such column, no labelled cell or one label only; if values of either data set are
-        scaled, negative, NaN or neither counts nor log1p-normalised; if too few genes are known, or the two data sets
-        share none of them; if an argument is out of range or unknown to the weights, or the model does not learn
-        labels; if ``adata`` is a view of data on disk. Nothing has been computed then, and nothing written.
+        If the reference has no such column, no labelled cell or one label only; if a key does not exist; if values of
+        either data set are scaled, negative, NaN or neither counts nor log1p-normalised; if too few genes are known, or
+        the two data sets share none of them or are of two species; if an argument is out of range or unknown to the
+        weights, or the model does not learn labels; if ``adata`` is a view of data on disk. Nothing has been computed
+        then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
@@ -125,9 +140,10 @@ def annotate(
     >>> sf.tl.annotate(adata, reference, labels_key="bulk_labels", n_shots=9)
     >>> adata.obs["annotation"].value_counts()
     """
+    from scfoundry.data.contexts import contexts
     from scfoundry.data.reader import CountsReader
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._contracts import ReadsTexts, learns_labels
+    from scfoundry.model._contracts import Query, ReadsTexts, learns_labels
     from scfoundry.model._device import resolve_device
     from scfoundry.model._pretrained import load_pretrained
     from scfoundry.tl._label_slots import empty_cells, refuse_shared_columns, write_labels
@@ -137,12 +153,16 @@ def annotate(
     adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
     labelled = modality_of(reference, modality)
     named = _labels(labelled, labels_key)
+    contexts(cells, batch_key)
+    contexts(labelled, reference_batch_key)
     torch_device = resolve_device(device)
     loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
     learner = learns_labels(loaded, caller=CALLER)
     reader = CountsReader(cells, loaded.genes, layer=layer, caller=CALLER)
     teacher = CountsReader(labelled, loaded.genes, layer=reference_layer, caller=f"{CALLER} (reference)")
-    if not len(np.intersect1d(reader.alignment.measured, teacher.alignment.measured)):
+    _refuse_two_species(reader, teacher)
+    shared = np.intersect1d(reader.alignment.measured, teacher.alignment.measured).astype(np.int64)
+    if not len(shared):
         msg = (
             f"adata and reference have no gene of {loaded.provenance['weights']} in common: "
             f"{reader.alignment.summary()} in adata, {teacher.alignment.summary()} in the reference. "
@@ -174,24 +194,33 @@ def annotate(
         shots if n_shots is None else shots.to_memory(),
         classes,
         codes,
+        query=Query(cells, reader, batch_key) if transductive else None,
+        genes=shared,
         train=train,
         layer=reference_layer,
+        batch_key=reference_batch_key,
         max_epochs=max_epochs,
         seed=int(generator.integers(2**31)),
         device=device,
         precision=precision,
     )
-    told = fitted.predict_labels(cells, layer=layer, batch_size=batch_size, device=device, precision=precision)
+    told = fitted.predict_labels(
+        cells, layer=layer, batch_key=batch_key, batch_size=batch_size, device=device, precision=precision
+    )
     there = ~empty_cells(reader)
     scores = np.where(there[:, None], told, np.float32(0))
+    _warn_of_collapse([classes[code].name for code in np.unique(told[there].argmax(1))], int(there.sum()))
 
     params = {
         "labels_key": labels_key,
         "n_shots": n_shots,
         "train": train,
         "max_epochs": max_epochs,
+        "transductive": transductive,
         "layer": layer,
         "reference_layer": reference_layer,
+        "batch_key": batch_key,
+        "reference_batch_key": reference_batch_key,
         "rng": rng if isinstance(rng, int | np.integer) else None,
         "precision": precision,
     }
@@ -219,6 +248,30 @@ def _check(n_shots: int | None, train: str | None, max_epochs: int | None) -> No
     if max_epochs is not None and max_epochs < 1:
         msg = f"max_epochs must be at least 1; got {max_epochs}. The model's own choice: max_epochs=None."
         raise ValueError(msg)
+
+
+def _refuse_two_species(reader: CountsReader, teacher: CountsReader) -> None:
+    query, reference = ("mouse" if r.alignment.scheme.startswith("mouse") else "human" for r in (reader, teacher))
+    if query != reference:
+        side = "adata" if query == "mouse" else "reference"
+        msg = (
+            f"adata has {query} genes and the reference {reference} ones ({reader.alignment.scheme} and "
+            f"{teacher.alignment.scheme}): labels are learned within a species. If you mean it, give mouse genes the "
+            "symbols of their human orthologs: human = sf.datasets.human_genes().drop_duplicates('mouse_symbol')"
+            f".set_index('mouse_symbol')['symbol']; {side}.var_names = [human.get(g, g) for g in {side}.var_names]"
+        )
+        raise ValueError(msg)
+
+
+def _warn_of_collapse(told: list[str], n_cells: int) -> None:
+    if len(told) == 1 and n_cells > 1:
+        logger.warning(
+            "%s: all %d cells are called %r. Unless they are of one type, nothing was learned that holds for them: "
+            'look at their scores, and try train="head" or another model.',
+            CALLER,
+            n_cells,
+            told[0],
+        )
 
 
 def _labels(reference: AnnData, key: str) -> pd.Series:

@@ -70,6 +70,9 @@ class CellPLMConfig(PlainConfig):
         Mixture only. Floor and weights of its two terms.
     classes
         Names of the cell types that an annotation head tells apart; no head if empty.
+    classifier_reads_genes
+        Whether that head has a second opinion, by log expression of single genes, beside the one by the embedding
+        (published).
     expression_head
         Whether a network from the latent to the expression of all genes stands beside the decoder.
     neighbor_weight
@@ -112,6 +115,7 @@ class CellPLMConfig(PlainConfig):
     prior_weight: float = 5.0
     categorical_weight: float = 5.0
     classes: tuple[str, ...] = field(default=(), repr=False)
+    classifier_reads_genes: bool = True
     expression_head: bool = False
     neighbor_weight: float = 0.0
 

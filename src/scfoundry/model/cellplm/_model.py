@@ -16,6 +16,7 @@ from scfoundry.data.reader import CountsReader
 from scfoundry.model._base import FoundationModel, sha256
 from scfoundry.model._device import Precision, autocast, resolve_device
 from scfoundry.model._training import ContextDataModule, ContextTrainingPlan, Schedule, fit
+from scfoundry.model.cellplm._annotation import LearnsCellTypes
 from scfoundry.model.cellplm._cell_attention import ShowsAttention
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["CellPLM"]
 
 
-class CellPLM(ShowsAttention, RecoversCounts, FoundationModel):
+class CellPLM(LearnsCellTypes, ShowsAttention, RecoversCounts, FoundationModel):
     r"""Cells are tokens, a tissue is a sentence :cite:p:`wen2024cellplm`.
 
     A cell enters as the sum of its genes' vectors weighted by log expression. A transformer whose attention is linear

@@ -13,6 +13,7 @@ from scfoundry.model.cellplm._attention import FlowAttention, Projection, attend
 from scfoundry.model.cellplm._decoder import N_GROUPS, Decoder
 from scfoundry.model.cellplm._latent import build_latent
 from scfoundry.model.cellplm._positions import PositionCode
+from scfoundry.model.cellplm._read_out import AnnotationHead
 from scfoundry.nn.heads import MLPHead
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from scfoundry.nn.counts import SparseCounts
 
 __all__ = ["CellPLMModule"]
-
-# Published for the annotation head.
-HEAD_DROPOUT = 0.5
 
 
 class GeneEmbedder(nn.Module):
@@ -113,7 +111,9 @@ class CellPLMModule(FoundationModule):
         self.latent: Any = build_latent(config)
         self.decoder = Decoder(config, n_genes)
         if config.classes:
-            self.classifier = MLPHead(config.n_latent, len(config.classes), dropout=HEAD_DROPOUT)
+            self.classifier = AnnotationHead(
+                config.n_latent, n_genes, len(config.classes), reads_genes=config.classifier_reads_genes
+            )
         if config.expression_head:
             self.expression_head = MLPHead(
                 config.n_latent, n_genes, n_hidden=config.n_decoder_hidden, n_layers=2, dropout=config.dropout

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scfoundry.model.cellplm._tissues import TissueSample
     from scfoundry.nn.counts import SparseCounts
 
-__all__ = ["draw_mask", "keep_cells", "pretraining_loss", "reconstruction_loss", "regression_loss"]
+__all__ = ["draw_mask", "keep_cells", "mask_rates", "pretraining_loss", "reconstruction_loss", "regression_loss"]
 
 BETA_CONCENTRATION = 5.0
 MAX_MASKED = 0.9
@@ -35,15 +35,19 @@ def draw_mask(n_cells: int, n_genes: int, config: CellPLMConfig) -> Tensor:
     cell's own probability. The probability follows Beta(5, 4/p - 3), whose mode is p = ``mask_genes``, capped at 0.9.
     """
     chosen = torch.randperm(n_cells)[: int(config.mask_cells * n_cells)]
-    p = config.mask_genes
-    if config.mask_beta:
-        rest = (BETA_CONCENTRATION - 1) / p + 2 - BETA_CONCENTRATION
-        rate = torch.distributions.Beta(BETA_CONCENTRATION, rest).sample((len(chosen), 1)).clamp(max=MAX_MASKED)
-    else:
-        rate = torch.full((len(chosen), 1), p)
+    rate = mask_rates(len(chosen), config)
     mask = torch.zeros(n_cells, n_genes, dtype=torch.bool)
-    mask[chosen] = torch.rand(len(chosen), n_genes) < rate
+    mask[chosen] = torch.rand(len(chosen), n_genes) < rate[:, None]
     return mask
+
+
+def mask_rates(n_cells: int, config: CellPLMConfig) -> Tensor:
+    """Probability with which each gene of a cell is hidden, (n,)."""
+    p = config.mask_genes
+    if not config.mask_beta:
+        return torch.full((n_cells,), p)
+    rest = (BETA_CONCENTRATION - 1) / p + 2 - BETA_CONCENTRATION
+    return torch.distributions.Beta(BETA_CONCENTRATION, rest).sample((n_cells,)).clamp(max=MAX_MASKED)
 
 
 def reconstruction_loss(

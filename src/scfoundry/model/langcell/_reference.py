@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scfoundry.data.labels import Label
     from scfoundry.data.reader import CountsReader
-    from scfoundry.model._contracts import Train
+    from scfoundry.model._contracts import Query, Train
     from scfoundry.model._device import Precision
     from scfoundry.model.langcell._model import LangCell
 
@@ -42,8 +42,11 @@ class LearnsReference:
         labels: Sequence[Label],
         codes: NDArray[np.int64],
         *,
+        query: Query | None = None,
+        genes: NDArray[np.int64] | None = None,
         train: Train | None = None,
         layer: str | None = None,
+        batch_key: str | None = None,
         max_epochs: int | None = None,
         seed: int = 0,
         device: str = "auto",
@@ -63,6 +66,8 @@ class LearnsReference:
             P labels with their texts.
         codes
             Number of the label of every cell, (n_obs,).
+        query, genes, batch_key
+            Of no effect: every cell is read by itself, and by the genes it expresses.
         train
             ``"all"`` weights or the ``"head"``; what suits the weights if `None`.
         layer
@@ -121,6 +126,7 @@ class LearnsReference:
         adata: AnnData,
         *,
         layer: str | None = None,
+        batch_key: str | None = None,
         batch_size: int | None = None,
         device: str = "auto",
         precision: Precision = "auto",
