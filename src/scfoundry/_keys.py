@@ -61,6 +61,12 @@ class Keys:
     GROUPS: Final = "groups"
     """``uns[key]``: results between groups of cells."""
 
+    PROFILES: Final = "profiles"
+    """``uns[key]``: AnnData of predicted means, conditions x genes."""
+
+    DIFFERENTIAL_EXPRESSION: Final = "differential_expression"
+    """``uns[key]``: the genes that change most, condition by condition."""
+
     @staticmethod
     def score(labels: str) -> str:
         """``obs`` slot of the score of a label."""

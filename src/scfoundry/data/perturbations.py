@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+
+from scfoundry.data._gene_match import match
+from scfoundry.data._gene_names import as_names
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Iterable, Mapping
+
     from anndata import AnnData
 
-__all__ = ["components", "perturbation_labels"]
+    from scfoundry.data.genes import GeneVocabulary
+
+__all__ = ["ONE_GROUP", "components", "group_labels", "perturbation_labels", "positions_of", "require_known"]
+
+ONE_GROUP = "all"
+"""Name of the group of all cells where none are told apart."""
 
 
 def components(name: str, *, control: str, sep: str | None = "+") -> tuple[str, ...]:
@@ -76,3 +86,63 @@ def perturbation_labels(adata: AnnData, key: str, *, control: str) -> pd.Series:
         )
         raise ValueError(msg)
     return labels
+
+
+def group_labels(adata: AnnData, key: str | None) -> pd.Series:
+    """Group of every cell as text, missing where it has none; one group of all cells without a key.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column.
+    """
+    if key is None:
+        return pd.Series(ONE_GROUP, index=adata.obs_names)
+    if key not in adata.obs.columns:
+        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as group_key, or None."
+        raise ValueError(msg)
+    column = adata.obs[key]
+    return column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
+
+
+def positions_of(vocabulary: GeneVocabulary, names: Iterable[str]) -> dict[str, int]:
+    """Vocabulary position of every name that means a gene: its id, symbol, older name or mouse ortholog."""
+    listed = sorted(set(names))
+    if not listed:
+        return {}
+    target = match(vocabulary, as_names(listed), var=None).target
+    return {name: int(position) for name, position in zip(listed, target, strict=True) if position >= 0}
+
+
+def require_known(parts: Iterable[str], *, seen: Iterable[str] | None, positions: Mapping[str, int]) -> None:
+    """Refuse parts of perturbations of which nothing can be known.
+
+    Parameters
+    ----------
+    parts
+        What is to be predicted.
+    seen
+        Parts that were seen perturbed; `None` where the network alone predicts, which knows its own genes only.
+    positions
+        Vocabulary positions of the parts that are genes of the model.
+
+    Raises
+    ------
+    ValueError
+        If a part was neither seen perturbed nor is a gene of the model.
+    """
+    if unknown := sorted(set(parts) - set(seen or ()) - positions.keys()):
+        listed = ", ".join(map(repr, unknown))
+        if seen is None:
+            msg = (
+                f"{listed}: no gene of the model, and fine_tune=True replaces the value of genes. The default predicts "
+                "all that was seen perturbed elsewhere: fine_tune=False."
+            )
+            raise ValueError(msg)
+        msg = (
+            f"{listed}: neither seen perturbed in the cells to learn from nor a gene of the model, so nothing "
+            "says what it would change. A gene: check its name, model.genes.index_of([name]). A drug or stimulus is "
+            'learned from groups of cells that got it, for others: group_key="cell_type", groups=["B"].'
+        )
+        raise ValueError(msg)

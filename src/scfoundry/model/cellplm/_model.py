@@ -23,6 +23,7 @@ from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._denoising import RecoversCounts
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
+from scfoundry.model.cellplm._perturbation import LearnsPerturbations
 from scfoundry.model.cellplm._streaming import chunk_size, stream_embeddings
 from scfoundry.model.cellplm._tissues import Tissues
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["CellPLM"]
 
 
-class CellPLM(LearnsCellTypes, ShowsAttention, RecoversCounts, FoundationModel):
+class CellPLM(LearnsCellTypes, ShowsAttention, RecoversCounts, LearnsPerturbations, FoundationModel):
     r"""Cells are tokens, a tissue is a sentence :cite:p:`wen2024cellplm`.
 
     A cell enters as the sum of its genes' vectors weighted by log expression. A transformer whose attention is linear

@@ -1,0 +1,309 @@
+"""How a CellPLM learns what perturbations change, and predicts the change of those it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scfoundry.data.contexts import Context
+from scfoundry.data.perturbations import components, group_labels, positions_of, require_known
+from scfoundry.data.reader import CountsReader
+from scfoundry.model._device import resolve_device
+from scfoundry.model.cellplm._conditions import LEAST_GROUPS, Condition, choose_prior, kernel
+from scfoundry.model.cellplm._learned_responses import LearnedResponses
+from scfoundry.model.cellplm._perturbation_training import MAX_EPOCHS, predicted_changes, train_on_responses
+from scfoundry.model.cellplm._replaced_genes import shifts_of
+from scfoundry.model.cellplm._responses import measure_responses, profiles
+from scfoundry.model.cellplm._screens import (
+    conditions_of,
+    control_rows,
+    described,
+    reference_cells,
+)
+from scfoundry.model.cellplm._shrinkage import shrink
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from scfoundry.model._device import Precision
+    from scfoundry.model.cellplm._model import CellPLM
+    from scfoundry.model.cellplm._responses import Responses
+
+__all__ = ["LearnsPerturbations"]
+
+RESPONSES_FILE = "perturbation.npz"
+
+
+class LearnsPerturbations:
+    """The part of `CellPLM` that `sf.tl.predict_perturbation` uses."""
+
+    _responses: LearnedResponses | None = None
+
+    def fit_perturbations(
+        self,
+        adata: AnnData,
+        *,
+        perturbation_key: str,
+        control: str,
+        group_key: str | None = None,
+        sep: str | None = "+",
+        value: float = -100.0,
+        fine_tune: bool = False,
+        max_epochs: int | None = None,
+        layer: str | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> Self:
+        r"""Learn from perturbed cells and their controls, in a copy of this model.
+
+        By default the encoder stays as it is. The change that a condition makes is what all perturbations have in
+        common, what each of its genes adds, and what that has in common with other genes that move the model's cells
+        alike when their value is replaced; in other groups of cells, what they share, more so where the model's
+        embeddings of their controls are close. How much of each there is, and how far every gene's change is shrunken
+        towards none, is what makes the measured changes the most probable: see `_shrinkage` and `_conditions` for the
+        formulae.
+
+        With ``fine_tune=True`` it is the published scheme: encoder and an expression head are trained to turn control
+        cells whose perturbed gene was replaced into the perturbed profile.
+
+        Parameters
+        ----------
+        adata
+            Perturbed cells to learn from, and controls; it is only read.
+        perturbation_key
+            Column of ``obs`` with the perturbation of every cell; cells without one are left out.
+        control
+            Name of unperturbed cells.
+        group_key
+            Column of ``obs`` with cell types, lines or donors, each with controls of its own; one group if `None`.
+        sep
+            What joins the genes of a combination; names are taken whole if `None`.
+        value
+            What replaces the log expression of a perturbed gene.
+        fine_tune
+            Train the network.
+        max_epochs
+            Most epochs of that, 100 if `None`.
+        layer
+            Layer with the counts, ``X`` if `None`.
+        seed
+            Of everything random.
+        device, precision
+            As in `get_latent_representation`.
+
+        Returns
+        -------
+        The copy, whose `predict_perturbations` predicts; `save_pretrained` keeps what it learned.
+
+        Raises
+        ------
+        ValueError
+            If a column or the control is missing, a group has perturbed cells but no controls, or ``fine_tune=True``
+            has fewer than two perturbations of genes that the model knows.
+        """
+        model = cast("CellPLM", self)._twin(**({"expression_head": True} if fine_tune else {}))
+        how: dict[str, Any] = {"device": resolve_device(device), "precision": precision}
+        reader = CountsReader(adata, model.genes, layer=layer, caller="CellPLM.fit_perturbations")
+        conditions = conditions_of(adata, perturbation_key, control, group_key, sep)
+        controls = control_rows(adata, conditions)
+        responses = measure_responses(adata, conditions, layer=layer, state=reader.report.state)
+        positions = positions_of(model.genes, {part for c in responses.conditions for part in c.parts})
+        reference = reference_cells(reader, controls, model.config.library_size, np.random.default_rng(seed))
+        learned = LearnedResponses(
+            genes=adata.var_names.to_numpy().astype(str),
+            control=control,
+            sep=sep,
+            value=value,
+            fine_tuned=fine_tune,
+            conditions=responses.conditions,
+            reference=reference,
+        )
+        if fine_tune:
+            require_genes(responses.conditions, positions)
+            epochs = MAX_EPOCHS if max_epochs is None else max_epochs
+            train_on_responses(
+                model, reader, controls, responses, positions, value=value, max_epochs=epochs, seed=seed, **how
+            )
+        else:
+            states = {}
+            if len({condition.group for condition in responses.conditions}) >= LEAST_GROUPS:
+                states = _states(model, reader, controls, how)
+            shifts = shifts_of(model.module, reference, positions, value, **how)
+            learned = _shrunken(learned, responses, shifts, states, np.random.default_rng(seed))
+        model._responses = learned
+        return cast("Self", model)
+
+    def predict_perturbations(
+        self,
+        adata: AnnData,
+        perturbations: Sequence[str],
+        *,
+        group_key: str | None = None,
+        groups: Sequence[str] | None = None,
+        layer: str | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> AnnData:
+        """Predict mean profiles of control cells after perturbations.
+
+        Parameters
+        ----------
+        adata
+            Control cells, with the genes that `fit_perturbations` learned from; it is only read.
+        perturbations
+            Names, combinations joined as in training. Every part was seen perturbed, or is a gene of the model.
+        group_key
+            Column of ``obs`` with the group of every cell; one group if `None`.
+        groups
+            Groups to predict for, all of ``adata`` if `None`.
+        layer
+            Layer with the counts, ``X`` if `None`.
+        device, precision
+            As in `get_latent_representation`.
+
+        Returns
+        -------
+        Conditions x genes: ``X`` and the layers ``control`` and ``change``, log1p of counts per 10,000, float32;
+        ``obs`` with ``perturbation``, ``group``, ``n_parts`` and how many of them were never seen perturbed,
+        ``n_unseen``.
+
+        Raises
+        ------
+        ValueError
+            If nothing was learned yet, a part or a group is unknown, or genes are missing.
+        """
+        model, learned = cast("CellPLM", self), self._learned_or_raise()
+        how: dict[str, Any] = {"device": resolve_device(device), "precision": precision}
+        parts = {name: components(name, control=learned.control, sep=learned.sep) for name in perturbations}
+        positions = positions_of(model.genes, {part for members in parts.values() for part in members})
+        require_known(
+            {part for members in parts.values() for part in members},
+            seen=None if learned.fine_tuned else learned.parts,
+            positions=positions,
+        )
+        absent = np.setdiff1d(learned.genes, adata.var_names.to_numpy().astype(str))
+        if len(absent):
+            msg = (
+                f"adata lacks {len(absent):,} of the {len(learned.genes):,} genes that perturbations were learned in: "
+                f"{', '.join(absent[:5])}. Learn in the genes that both have: fit_perturbations(adata[:, genes], ...)."
+            )
+            raise ValueError(msg)
+        cells = adata[:, learned.genes]
+        reader = CountsReader(cells, model.genes, layer=layer, caller="CellPLM.predict_perturbations")
+        labels = group_labels(cells, group_key)
+        present = sorted(labels.dropna().unique())
+        wanted = present if groups is None else list(groups)
+        if unknown := sorted(set(wanted) - set(present)):
+            msg = f"adata has no cells of {', '.join(map(repr, unknown))} in obs[{group_key!r}] to predict for."
+            raise ValueError(msg)
+
+        codes = pd.Categorical(labels, present).codes.astype(np.int64)
+        rows = {group: np.flatnonzero(codes == i) for i, group in enumerate(present)}
+        n_cells, sums, _ = profiles(cells, codes, len(present), layer=layer, state=reader.report.state)
+        levels = dict(zip(present, sums / n_cells[:, None], strict=True))
+        conditions = [Condition(members, group) for group in wanted for members in parts.values()]
+        control = np.array([levels[condition.group] for condition in conditions])
+        if learned.fine_tuned:
+            change = np.zeros_like(control)
+            change[:, reader.alignment.kept] = predicted_changes(
+                model, reader, rows, conditions, positions, learned.value, **how
+            )
+        else:
+            new = {part: at for part, at in positions.items() if part not in learned.shifts}
+            shifts = dict(learned.shifts)
+            if learned.prior.likeness and new:
+                shifts |= shifts_of(model.module, learned.reference, new, learned.value, **how)
+            states = learned.states | _states(model, reader, rows, how) if learned.prior.reach else {}
+            every = [*conditions, *learned.conditions]
+            between = kernel(every, learned.prior, shifts, states)[: len(conditions), len(conditions) :]
+            change = between @ learned.coefficients + learned.reversion * (control - learned.level)
+        # Expression cannot fall below none.
+        change = np.maximum(change, -control)
+        return AnnData(
+            (control + change).astype(np.float32),
+            obs=described(parts, wanted, learned.parts),
+            var=pd.DataFrame(index=pd.Index(learned.genes.astype(object))),
+            layers={"control": control.astype(np.float32), "change": change.astype(np.float32)},
+        )
+
+    def _learned_or_raise(self) -> LearnedResponses:
+        if self._responses is None:
+            msg = (
+                "This model has learned no perturbations yet: "
+                "fitted = model.fit_perturbations(adata, perturbation_key=..., control=...)."
+            )
+            raise ValueError(msg)
+        return self._responses
+
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
+        """Write the model as `FoundationModel.save_pretrained` does, and what it learned of perturbations beside it."""
+        super().save_pretrained(folder, **kwargs)  # type: ignore[misc]
+        if self._responses is not None:
+            self._responses.write(Path(folder) / RESPONSES_FILE)
+
+    @classmethod
+    def _read_folder(cls, folder: Path, adata: AnnData | None, config: dict[str, Any]) -> Self:
+        model = super()._read_folder(folder, adata, config)  # type: ignore[misc]
+        if (folder / RESPONSES_FILE).exists():
+            model._responses = LearnedResponses.read(folder / RESPONSES_FILE)
+        return model
+
+
+def require_genes(conditions: Sequence[Condition], positions: Mapping[str, int]) -> None:
+    """Refuse to train the network where it has nothing to replace.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two of the perturbations are genes of the model.
+    """
+    usable = {condition.parts for condition in conditions if set(condition.parts) <= positions.keys()}
+    if len(usable) < 2:
+        msg = (
+            f"fine_tune=True replaces genes of the model; {len(usable)} of the perturbations to learn from are such, "
+            "and two are needed. The default learns from any: fine_tune=False."
+        )
+        raise ValueError(msg)
+
+
+def _shrunken(
+    learned: LearnedResponses,
+    responses: Responses,
+    shifts: dict[str, NDArray[np.float64]],
+    states: dict[str, NDArray[np.float64]],
+    rng: np.random.Generator,
+) -> LearnedResponses:
+    """Complete what was learned by the coefficients under the most probable prior."""
+    reversion = responses.reversion()
+    controls = np.array([responses.controls[condition.group] for condition in responses.conditions])
+    level = np.mean([responses.controls[group] for group in sorted({c.group for c in responses.conditions})], axis=0)
+    changes = (responses.changes() - reversion * (controls - level)) / responses.spread
+    noise = responses.noise()
+    prior = choose_prior(responses.conditions, noise, changes, shifts, states, rng)
+    between = kernel(responses.conditions, prior, shifts, states)
+    return replace(
+        learned,
+        prior=prior,
+        coefficients=shrink(between, noise, changes).coefficients * responses.spread,
+        level=level,
+        reversion=reversion,
+        shifts=shifts,
+        states=states,
+    )
+
+
+def _states(
+    model: CellPLM, reader: CountsReader, rows: Mapping[str, NDArray[np.int64]], how: dict[str, Any]
+) -> dict[str, NDArray[np.float64]]:
+    """Mean embedding of the controls of every group, all of them in one context."""
+    everything = np.sort(np.concatenate(list(rows.values())))
+    latent = model._embed(reader, [Context("controls", everything)], {}, batch_size=None, **how)
+    return {group: latent[here].mean(0, dtype=np.float64) for group, here in rows.items()}
