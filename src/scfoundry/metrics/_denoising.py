@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,10 @@ def denoising(
     counts: np.ndarray | spmatrix | sparray | pd.DataFrame,
     predicted: np.ndarray | spmatrix | sparray | pd.DataFrame,
     mask: np.ndarray | spmatrix | sparray | pd.DataFrame,
-) -> pd.Series:
-    r"""Agreement of denoised with hidden counts, in log1p of counts per 10,000.
+    *,
+    given_detected: bool = False,
+) -> pd.DataFrame:
+    r"""Agreement of denoised with hidden counts, in log1p of counts per 10,000, beside that of constants.
 
     Truth and prediction are compared as
 
@@ -34,8 +36,10 @@ def denoising(
     ``_all`` cover the whole matrix, zeros included: errors over all entries, Pearson and cosine as means over cells
     (cells where they are not defined left out).
 
-    The published protocol hides only counts above 0, and being told that an entry is not 0 is already much: read the
-    pooled scores beside those of a constant.
+    The published protocol hides only counts above 0, and being told that an entry is not 0 is already much: a constant
+    can beat a method that was not told. So every table has the scores of constants, which are fitted to the entries
+    that were not hidden, and methods that can make use of what the protocol tells have a reading of their own
+    (`given_detected`).
 
     Parameters
     ----------
@@ -43,13 +47,20 @@ def denoising(
         The complete raw counts, hidden entries included, shape ``(n_cells, n_genes)``. Sparse matrices are made dense
         one block of cells at a time.
     predicted
-        Denoised counts on any scale per cell, shape ``(n_cells, n_genes)``. Data frames are matched by gene name.
+        Denoised counts, shape ``(n_cells, n_genes)``, on any scale per cell: as in the published protocol, every cell
+        is divided by its own total. Data frames are matched by gene name.
     mask
         True for entries hidden from the method, shape ``(n_cells, n_genes)``, bool.
+    given_detected
+        `predicted` are counts that are expected of genes known to be detected, as `sf.tl.denoise` gives with the same
+        argument. They stand on the scale of `counts` and are divided by the totals of these; the whole matrix is not
+        scored.
 
     Returns
     -------
-    ``rmse``, ``mae``, ``pearson`` and ``cosine`` over the hidden entries, then the same over the whole matrix.
+    ``rmse``, ``mae``, ``pearson`` and ``cosine`` over the hidden entries, then the same over the whole matrix. Rows:
+    ``"predicted"``; ``"count of 1"``; ``"gene mean of non-zeros"``, the mean count of the gene in cells that express
+    it; ``"gene mean"``, the mean share of the gene in a cell's counts.
 
     Raises
     ------
@@ -65,6 +76,7 @@ def denoising(
     --------
     >>> import scfoundry as sf
     >>> sf.pp.simulate_dropout(adata, layer="counts")  # doctest: +SKIP
+    >>> sf.tl.denoise(adata, layer="train")  # doctest: +SKIP
     >>> sf.metrics.denoising(  # doctest: +SKIP
     ...     adata.layers["counts"], adata.layers["denoised"], adata.layers["test_mask"]
     ... )
@@ -72,38 +84,68 @@ def denoising(
     counts, predicted, mask = in_memory(counts), in_memory(predicted), in_memory(mask)
     predicted = align(counts, predicted, names=("counts", "predicted"))
     mask = _boolean(align(counts, mask, names=("counts", "mask")))
+    constants = _constants(counts, mask)
 
     hidden, errors, similarities = [], [], []
     for x, x_hat, is_hidden in blocks(counts, predicted, mask, axis=0):
-        truth = _log_normalised(_non_negative(dense(x, name="counts")))
-        guess = _log_normalised(np.maximum(dense(x_hat, name="predicted"), 0))
-        here = is_hidden.toarray() if sparse.issparse(is_hidden) else is_hidden
-        hidden.append(np.stack([truth[here], guess[here]]))
-        errors.append([((truth - guess) ** 2).sum(), np.abs(truth - guess).sum()])
-        similarities.append(np.stack([pearson(truth, guess, axis=1), cosine(truth, guess, axis=1)]))
+        complete = _non_negative(dense(x, name="counts"))
+        totals = complete.sum(axis=1)
+        guesses = np.maximum(dense(x_hat, name="predicted"), 0)
+        scale = totals if given_detected else guesses.sum(axis=1)
+        truth = _log_normalised(complete, totals)
+        there = is_hidden.toarray() if sparse.issparse(is_hidden) else is_hidden
+        logged = [
+            _log_normalised(guesses, scale),
+            _log_normalised(np.ones_like(truth), totals),
+            _log_normalised(np.broadcast_to(constants["gene mean of non-zeros"], truth.shape), totals),
+            _log_normalised(np.broadcast_to(constants["gene mean"], truth.shape), np.where(totals > 0, 1, 0)),
+        ]
+        hidden.append(np.stack([truth[there], *(guess[there] for guess in logged)]))
+        if not given_detected:
+            differences = [truth - guess for guess in logged]
+            errors.append([[(d**2).sum(), np.abs(d).sum()] for d in differences])
+            similarities.append([[pearson(truth, guess, axis=1), cosine(truth, guess, axis=1)] for guess in logged])
 
-    truth_hidden, guess_hidden = np.concatenate(hidden, axis=1)
+    truth_hidden, *guesses_hidden = np.concatenate(hidden, axis=1)
     if not truth_hidden.any():
         msg = (
             f"All {truth_hidden.size:,} entries marked in mask have a count of 0, so there is nothing to recover. "
             'Pass the complete counts, not the matrix the method was given (layers["train"]).'
         )
         raise ValueError(msg)
-    squared, absolute = np.sum(errors, axis=0) / np.prod(np.shape(counts))
-    # pandas' mean leaves out cells without counts, whose correlation is not defined.
-    per_cell = pd.DataFrame(np.concatenate(similarities, axis=1).T, columns=["pearson", "cosine"]).mean()
-    return pd.Series(
-        {
-            "rmse": np.sqrt(((truth_hidden - guess_hidden) ** 2).mean()),
-            "mae": np.abs(truth_hidden - guess_hidden).mean(),
-            "pearson": float(pearson(truth_hidden, guess_hidden)),
-            "cosine": float(cosine(truth_hidden, guess_hidden)),
-            "rmse_all": np.sqrt(squared),
-            "mae_all": absolute,
-            "pearson_all": per_cell["pearson"],
-            "cosine_all": per_cell["cosine"],
-        }
-    )
+    scores = pd.DataFrame([_pooled(truth_hidden, guess) for guess in guesses_hidden], index=["predicted", *constants])
+    if given_detected:
+        return scores
+    squared, absolute = (np.sum(errors, axis=0) / np.prod(np.shape(counts))).T
+    scores["rmse_all"], scores["mae_all"] = np.sqrt(squared), absolute
+    for name, per_cell in zip(("pearson", "cosine"), np.concatenate(similarities, axis=2).swapaxes(0, 1), strict=True):
+        # pandas' mean leaves out cells without counts, whose correlation is not defined.
+        scores[f"{name}_all"] = pd.DataFrame(per_cell).mean(axis=1).to_numpy()
+    return scores
+
+
+def _pooled(truth: NDArray[np.float64], guess: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        "rmse": float(np.sqrt(((truth - guess) ** 2).mean())),
+        "mae": float(np.abs(truth - guess).mean()),
+        "pearson": float(pearson(truth, guess)),
+        "cosine": float(cosine(truth, guess)),
+    }
+
+
+def _constants(counts: Any, mask: Any) -> dict[str, NDArray[np.float64]]:
+    """What needs no method, gene by gene, from the entries that were not hidden."""
+    total, detected = (np.zeros(np.shape(counts)[1]) for _ in range(2))
+    for x, is_hidden in blocks(counts, mask, axis=0):
+        there = is_hidden.toarray() if sparse.issparse(is_hidden) else is_hidden
+        seen = np.where(there, 0, dense(x, name="counts"))
+        total += seen.sum(axis=0)
+        detected += (seen > 0).sum(axis=0)
+    return {
+        "count of 1": np.ones_like(total),
+        "gene mean of non-zeros": np.divide(total, detected, out=np.ones_like(total), where=detected > 0),
+        "gene mean": total / max(total.sum(), 1e-300),
+    }
 
 
 def _boolean(mask: np.ndarray | spmatrix | sparray | pd.DataFrame) -> np.ndarray | spmatrix | sparray:
@@ -127,6 +169,5 @@ def _non_negative(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return counts
 
 
-def _log_normalised(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    totals = values.sum(axis=1, keepdims=True)
-    return np.log1p(values * np.divide(1e4, totals, out=np.zeros_like(totals), where=totals > 0))
+def _log_normalised(values: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.log1p(values * np.divide(1e4, totals, out=np.zeros_like(totals, dtype=float), where=totals > 0)[:, None])
