@@ -83,7 +83,7 @@ def denoise(
     spatial_key
         Key of ``obsm`` with coordinates, for models with positions.
     max_epochs
-        Most passes over the cells when fine-tuning; as many as make about 800 steps if `None`.
+        Most passes over the cells when fine-tuning; as many as make about 1,200 steps if `None`.
     patience
         Passes without a lower error on hidden counts before fine-tuning stops.
     modality

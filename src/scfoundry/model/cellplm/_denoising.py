@@ -31,7 +31,7 @@ DECODER_LR = 2e-3
 WARMUP_STEPS = 20
 # Small steps, and many: a step costs as much as its cells.
 MAX_CELLS_PER_STEP, MIN_CELLS_PER_STEP, MIN_STEPS_PER_EPOCH = 128, 32, 6
-N_STEPS = 800
+N_STEPS = 1200
 MAX_EPOCHS = 150
 CELLS_PER_BLOCK = 512
 
@@ -74,7 +74,7 @@ class RecoversCounts:
         batch_key, spatial_key
             As in `get_latent_representation`.
         max_epochs
-            Most passes over the cells; as many as make about 800 steps if `None`.
+            Most passes over the cells; as many as make about 1,200 steps if `None`.
         patience
             Epochs without a lower error on the hidden counts before training stops.
         seed
