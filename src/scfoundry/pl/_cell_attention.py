@@ -201,7 +201,7 @@ def _colours(adata: AnnData, column: str, names: list[Any], palette: Any) -> dic
 
 def _arrows(xy: NDArray[np.float64], directions: NDArray[np.float64], ax: Axes) -> None:
     """One arrow per cell; their lengths compare with each other."""
-    spacing = np.sqrt(np.ptp(xy, axis=0).prod() / len(xy))
+    spacing = np.ptp(xy, axis=0).max() / np.sqrt(len(xy))
     lengths = np.linalg.norm(directions, axis=1)
     longest = lengths.max() or 1.0
     ax.quiver(
@@ -221,7 +221,7 @@ def _stream(xy: NDArray[np.float64], directions: NDArray[np.float64], ax: Axes) 
     low, high = xy.min(0), xy.max(0)
     xs, ys = (np.linspace(low[d], high[d], GRID) for d in (0, 1))
     grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
-    reach = REACH * max(np.sqrt(np.ptp(xy, axis=0).prod() / len(xy)), np.ptp(xy, axis=0).max() / GRID)
+    reach = REACH * np.ptp(xy, axis=0).max() / min(np.sqrt(len(xy)), GRID)
     squared = ((grid[:, None] - xy[None]) ** 2).sum(-1)
     weights = np.exp(-squared / (2 * reach**2))
     mean = weights @ directions / np.maximum(weights.sum(1, keepdims=True), np.finfo(float).tiny)

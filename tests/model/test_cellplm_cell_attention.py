@@ -1,0 +1,138 @@
+"""The weights that Flow-Attention implies: exact, whatever the chunks, and nothing from one context to another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from scfoundry.data.contexts import contexts, coordinates
+from scfoundry.data.reader import CountsReader
+from scfoundry.model.cellplm import _cell_attention
+from scfoundry.model.cellplm._attention import FlowAttention, attend, flow_context
+from scfoundry.model.cellplm._cell_attention import attention_factors
+from scfoundry.nn.counts import SparseCounts
+
+
+def found(model, adata, *, batch_key=None, group_by=None, spatial_key=None, **how):
+    reader = CountsReader(adata, model.genes, caller="test")
+    groups = contexts(adata, batch_key)
+    codes = np.full(adata.n_obs, -1) if group_by is None else adata.obs[group_by].cat.codes.to_numpy().astype(int)
+    n_codes = 0 if group_by is None else adata.obs[group_by].nunique()
+    xy = coordinates(adata, spatial_key, groups)
+    return model.cell_attention(reader, groups, xy, codes, n_codes, device="cpu", **{"k": adata.n_obs} | how)
+
+
+@pytest.mark.parametrize("n_chunks", [1, 3])
+def test_weights_times_values_are_the_output_of_the_layer(n_chunks):
+    torch.manual_seed(0)
+    attention, h = FlowAttention(32, 4).eval(), torch.randn(50, 32)
+    parts = [dict(zip("qkv", attention.project(part), strict=True)) for part in h.chunk(n_chunks)]
+
+    def sweep(names):
+        return [tuple(part[name] for name in names) for part in parts]
+
+    receiving, sending = (torch.cat(chunks) for chunks in zip(*attention_factors(sweep), strict=True))
+    weights = torch.einsum("ihd,jhd->hij", receiving, sending)
+    v, q = (torch.cat([part[name] for part in parts]) for name in "vq")
+    told = torch.einsum("hij,jhd->ihd", weights, v).flatten(1)
+    torch.testing.assert_close(told, attend(q, flow_context(sweep)), atol=1e-5, rtol=0)
+    assert (weights > 0).all()
+
+
+@pytest.mark.parametrize("encoder_layer", [0, 1, -1])
+def test_weights_of_a_model_are_those_of_the_layer_asked_for(tiny_model, make_adata, encoder_layer):
+    model, adata = tiny_model(), make_adata(30)
+    attention, inputs = model.module.layers[encoder_layer].attention, []
+    handle = attention.register_forward_hook(lambda module, given, output: inputs.append(given[0]))
+    counts = CountsReader(adata, model.genes, caller="test").read(np.arange(30))
+    with torch.no_grad():
+        model.module(SparseCounts.from_csr(counts))
+        handle.remove()
+        (factors,) = attention_factors(lambda names: [attention.project(inputs[0], names)])
+    expected = torch.einsum("ihd,jhd->ij", *factors) / model.config.n_heads
+    weights = found(model, adata, scale="raw", encoder_layer=encoder_layer).weights.toarray()
+    np.testing.assert_allclose(weights, expected, rtol=1e-4)
+
+
+def test_no_weight_goes_from_one_context_to_another(tiny_model, make_adata):
+    model, adata = tiny_model(), make_adata(40, n_batches=3)
+    weights = found(model, adata, batch_key="batch").weights.toarray()
+    batch = adata.obs["batch"].to_numpy()
+    assert ((weights > 0) == (batch[:, None] == batch)).all()
+    alone = adata[batch == "batch 1"].copy()
+    np.testing.assert_allclose(
+        found(model, alone).weights.toarray(), weights[batch == "batch 1"][:, batch == "batch 1"]
+    )
+
+
+@pytest.mark.parametrize("scale", ["raw", "shares", "specific"])
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_chunks_and_the_order_of_cells_and_genes_do_not_matter(tiny_model, make_adata, scale, batch_size, monkeypatch):
+    model, adata = tiny_model(), make_adata(25)
+    adata.obs["group"] = adata.obs["cell_type"].cat.codes.astype("category")
+    how = {"k": 5, "scale": scale, "group_by": "group", "spatial_key": "spatial"}
+    expected = found(model, adata, **how)
+    # A file in place of memory.
+    monkeypatch.setattr(_cell_attention, "resident_bytes", lambda device: 0)
+    turned = np.random.default_rng(0).permutation(25)
+    result = found(model, adata[turned].copy()[:, ::-1].copy(), batch_size=batch_size, **how)
+    np.testing.assert_allclose(
+        result.weights.toarray(), expected.weights.toarray()[np.ix_(turned, turned)], rtol=1e-4, atol=1e-7
+    )
+    for table in ("observed", "expected", "n_pairs"):
+        np.testing.assert_allclose(getattr(result, table), getattr(expected, table), rtol=1e-5)
+
+
+def test_shares_sum_to_one_and_specific_weights_have_mean_one_for_the_cell_attended_to(tiny_model, make_adata):
+    model, adata = tiny_model(), make_adata(30)
+    raw, shares, specific = (
+        found(model, adata, scale=scale).weights.toarray() for scale in ("raw", "shares", "specific")
+    )
+    assert (raw.sum(1) < 1).all()
+    np.testing.assert_allclose(shares, raw / raw.sum(1, keepdims=True), rtol=1e-4)
+    np.testing.assert_allclose(specific, shares / shares.mean(0), rtol=1e-4)
+
+
+def test_the_largest_are_kept(tiny_model, make_adata):
+    model, adata = tiny_model(), make_adata(30)
+    everything = found(model, adata).weights.toarray()
+    kept = found(model, adata, k=4, batch_size=8).weights
+    assert (np.diff(kept.indptr) == 4).all()
+    assert kept.has_sorted_indices
+    for row, all_of_row in zip(kept.toarray(), everything, strict=True):
+        np.testing.assert_allclose(np.sort(row[row > 0]), np.sort(all_of_row)[-4:], rtol=1e-5)
+
+
+def test_groups_are_summed_over_all_weights_and_compared_with_even_attention(tiny_model, make_adata):
+    model, adata = tiny_model(), make_adata(40, n_batches=2)
+    everything = found(model, adata, batch_key="batch").weights.toarray().astype(float)
+    result = found(model, adata, batch_key="batch", group_by="cell_type", k=1)
+    member = np.eye(2)[adata.obs["cell_type"].cat.codes]
+    together = adata.obs["batch"].to_numpy()[:, None] == adata.obs["batch"].to_numpy()
+    even = together / together.sum(1, keepdims=True)
+    np.testing.assert_allclose(result.observed, member.T @ everything @ member, rtol=1e-5)
+    np.testing.assert_allclose(result.expected, member.T @ even @ member, rtol=1e-5)
+    np.testing.assert_array_equal(result.n_pairs, member.T @ together @ member)
+
+
+def test_coordinates_change_the_weights_of_models_with_positions_only(tiny_model, make_adata, logged):
+    adata = make_adata(20)
+    for positions, changes in (("sinusoid", True), ("none", False)):
+        model = tiny_model(positions=positions)
+        without, placed = found(model, adata), found(model, adata, spatial_key="spatial")
+        assert (without.weights != placed.weights).nnz > 0 if changes else (without.weights != placed.weights).nnz == 0
+    assert any("coordinates have no effect" in message for message in logged)
+
+
+def test_cells_without_counts_stand_in_the_context_as_they_do_when_embedding(tiny_model, make_adata):
+    model, adata = tiny_model(), make_adata(12)
+    adata.X = adata.X.multiply((np.arange(12) != 3)[:, None]).tocsr()
+    weights = found(model, adata).weights.toarray()
+    assert np.isfinite(weights).all()
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+
+
+def test_a_layer_that_is_not_there_is_refused(tiny_model, make_adata):
+    with pytest.raises(ValueError, match=r"has 2 encoder layers, 0 to 1; got encoder_layer=2"):
+        found(tiny_model(), make_adata(10), encoder_layer=2)

@@ -1,0 +1,137 @@
+"""Attention between cells: what is written, and what is refused before anything is computed."""
+
+from __future__ import annotations
+
+import anndata as ad
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from mudata import MuData
+
+import scfoundry as sf
+from scfoundry.model.cellplm._cell_pairs import CellPairs
+
+mpl.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def model(make_adata):
+    return sf.model.CellPLM(genes=make_adata().var_names, n_hidden=16, n_layers=1, n_latent=4)
+
+
+def attended(adata, model, **arguments):
+    return sf.tl.cell_attention(adata, model=model, **{"device": "cpu", "copy": True} | arguments)
+
+
+def test_writes_the_documented_slots_and_nothing_else(model, make_adata, tmp_path):
+    adata = make_adata(30)
+    before = adata.copy()
+    how = {"group_by": "cell_type", "spatial_key": "spatial", "batch_key": "batch", "k": 4}
+    assert sf.tl.cell_attention(adata, model=model, device="cpu", **how) is None
+    assert set(adata.obsp) == {"cell_attention"}
+    assert set(adata.uns) == {"cell_attention"}
+    pd.testing.assert_frame_equal(adata.obs, before.obs)
+    assert adata.obsp["cell_attention"].dtype == np.float32
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    uns = ad.read_h5ad(tmp_path / "cells.h5ad").uns["cell_attention"]
+    assert {name: uns["params"][name] for name in how} == how
+    assert uns["params"]["scale"] == "shares"
+    assert uns["provenance"]["model"] == "cellplm"
+    groups = uns["groups"]
+    assert list(zip(groups["attending"], groups["attended"], strict=True))[1] == ("B cell", "monocyte")
+    assert list(groups.columns[2:]) == ["n_pairs", "weight", "enrichment"]
+
+
+@pytest.mark.parametrize("n_batches", [1, 3])
+def test_shares_of_groups_add_up(model, make_adata, n_batches):
+    adata = attended(make_adata(30, n_batches=n_batches), model, group_by="cell_type", batch_key="batch")
+    groups = adata.uns["cell_attention"]["groups"]
+    given = (groups["weight"] * groups["n_pairs"]).groupby(groups["attending"], observed=True).sum()
+    np.testing.assert_allclose(given, adata.obs["cell_type"].value_counts()[given.index], rtol=1e-5)
+
+
+def test_cells_without_a_group_count_as_context_only(model, make_adata, logged):
+    adata = make_adata(30)
+    adata.obs.loc[adata.obs_names[:6], "cell_type"] = None
+    result = attended(adata, model, group_by="cell_type")
+    assert any("6 cells have no value in obs['cell_type']" in message for message in logged)
+    assert result.uns["cell_attention"]["groups"]["n_pairs"].sum() == 24**2
+    assert result.obsp["cell_attention"][:6].nnz
+
+
+def test_groups_that_never_meet_have_no_enrichment(model, make_adata):
+    adata = attended(make_adata(30), model, group_by="batch", batch_key="batch")
+    groups = adata.uns["cell_attention"]["groups"]
+    apart = groups["attending"].astype(str) != groups["attended"].astype(str)
+    assert groups.loc[apart, "enrichment"].isna().all()
+    np.testing.assert_allclose(groups.loc[~apart, "enrichment"], 1, rtol=1e-5)
+
+
+def test_mudata_layers_and_names(model, make_adata):
+    adata = make_adata(20)
+    expected = attended(adata, model).obsp["cell_attention"]
+    adata.layers["counts"], adata.X = adata.X, adata.X * 0
+    mdata = MuData({"rna": adata})
+    sf.tl.cell_attention(mdata, model=model, layer="counts", key_added="seen", device="cpu")
+    assert (mdata.mod["rna"].obsp["seen"] != expected).nnz == 0
+
+
+def test_an_interruption_leaves_the_data_as_they_were(model, make_adata, monkeypatch):
+    def interrupted(self, k):
+        raise KeyboardInterrupt
+
+    adata = make_adata(20)
+    monkeypatch.setattr(CellPairs, "largest", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sf.tl.cell_attention(adata, model=model, group_by="cell_type", device="cpu")
+    assert not adata.obsp
+    assert not adata.uns
+
+
+def no_groups(adata):
+    adata.obs["cell_type"] = np.nan
+
+
+def one_column(adata):
+    adata.obsm["spatial"] = adata.obsm["spatial"][:, :1]
+
+
+def gaps(adata):
+    adata.obsm["spatial"][0] = np.nan
+
+
+def scaled(adata):
+    adata.X = adata.X.toarray() - 1.5
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "message"),
+    [
+        (None, {"group_by": "type"}, r"adata.obs has no column 'type'; its columns: 'batch', 'cell_type'"),
+        (no_groups, {"group_by": "cell_type"}, r"No cell has a group in adata.obs\['cell_type'\]"),
+        (None, {"batch_key": "sample"}, r"adata.obs has no column 'sample'"),
+        (None, {"spatial_key": "xy"}, r"adata.obsm has no 'xy'; its keys: 'spatial'"),
+        (one_column, {"spatial_key": "spatial"}, r"has shape \(20, 1\), but positions need two columns"),
+        (gaps, {"spatial_key": "spatial"}, r"1 of 20 cells .* missing or infinite coordinates"),
+        (scaled, {}, r"sf.tl.cell_attention needs raw counts.*negative"),
+        (None, {"k": 0}, r"k is the number of weights to keep per cell and at least 1; got 0"),
+        (None, {"scale": "rows"}, r"scale must be one of 'shares', 'specific', 'raw'; got 'rows'"),
+        (None, {"encoder_layer": 5}, r"has 1 encoder layers, 0 to 0; got encoder_layer=5"),
+        (None, {"batch_size": 0}, r"batch_size must be at least 1 cell; got 0"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_computed(model, make_adata, damage, arguments, message, monkeypatch):
+    adata = make_adata(20)
+    if damage:
+        damage(adata)
+    monkeypatch.setattr(type(model.module.embedder), "forward", lambda *_: pytest.fail("something was computed"))
+    with pytest.raises(ValueError, match=message):
+        sf.tl.cell_attention(adata, model=model, **{"device": "cpu"} | arguments)
+    assert not adata.obsp
+    assert not adata.uns
+
+
+def test_models_that_read_every_cell_by_itself_are_refused(by_expression, make_adata):
+    with pytest.raises(ValueError, match=r"cannot use LangCell, which reads every cell by itself. Use CellPLM"):
+        sf.tl.cell_attention(make_adata(20), model=by_expression)
