@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry.data._gene_match import match
-from scfoundry.data._gene_names import as_names
+from scfoundry.data._gene_names import as_names, find, gene_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -115,6 +115,12 @@ def positions_of(vocabulary: GeneVocabulary, names: Iterable[str]) -> dict[str, 
     return {name: int(position) for name, position in zip(listed, target, strict=True) if position >= 0}
 
 
+def is_human_gene(name: str) -> bool:
+    """Whether a name is that of a human gene, known to the model or not."""
+    rows, _ = find(gene_names().human, as_names([name]))
+    return bool(rows[0] >= 0)
+
+
 def require_known(parts: Iterable[str], *, seen: Iterable[str] | None, positions: Mapping[str, int]) -> None:
     """Refuse parts of perturbations of which nothing can be known.
 
@@ -130,9 +136,12 @@ def require_known(parts: Iterable[str], *, seen: Iterable[str] | None, positions
     Raises
     ------
     ValueError
-        If a part was neither seen perturbed nor is a gene of the model.
+        If a part was neither seen perturbed nor is a gene.
     """
-    if unknown := sorted(set(parts) - set(seen or ()) - positions.keys()):
+    unknown = sorted(set(parts) - set(seen or ()) - positions.keys())
+    if seen is not None:
+        unknown = [name for name in unknown if not is_human_gene(name)]
+    if unknown:
         listed = ", ".join(map(repr, unknown))
         if seen is None:
             msg = (
@@ -141,8 +150,8 @@ def require_known(parts: Iterable[str], *, seen: Iterable[str] | None, positions
             )
             raise ValueError(msg)
         msg = (
-            f"{listed}: neither seen perturbed in the cells to learn from nor a gene of the model, so nothing "
-            "says what it would change. A gene: check its name, model.genes.index_of([name]). A drug or stimulus is "
-            'learned from groups of cells that got it, for others: group_key="cell_type", groups=["B"].'
+            f"{listed}: neither seen perturbed in the cells to learn from nor a human gene, so nothing says what "
+            "it would change. A gene: check its name in sf.datasets.human_genes(). A drug or stimulus is learned from "
+            'groups of cells that got it, for others: group_key="cell_type", groups=["B"].'
         )
         raise ValueError(msg)

@@ -53,6 +53,8 @@ class LearnedResponses:
         Mean control profile of the groups learned from, (G,).
     reversion
         How far a perturbed level forgets that of the controls.
+    measured, refined
+        By group, mean control profile, (G,), as measured, and less the noise that all changes from it have in common.
     shifts, states
         By gene, and by group, see `kernel`.
     """
@@ -68,6 +70,8 @@ class LearnedResponses:
     coefficients: Array = field(default_factory=_nothing)
     level: Array = field(default_factory=_nothing)
     reversion: float = 0.0
+    measured: dict[str, Array] = field(default_factory=dict)
+    refined: dict[str, Array] = field(default_factory=dict)
     shifts: dict[str, Array] = field(default_factory=dict)
     states: dict[str, Array] = field(default_factory=dict)
 
@@ -93,6 +97,9 @@ class LearnedResponses:
             coefficients=self.coefficients,
             level=self.level,
             reversion=self.reversion,
+            group_names=np.array(list(self.measured), dtype=str),
+            measured=np.array(list(self.measured.values())),
+            refined=np.array([self.refined[group] for group in self.measured]),
             shift_names=np.array(list(self.shifts), dtype=str),
             shifts=np.array(list(self.shifts.values())),
             state_names=np.array(list(self.states), dtype=str),
@@ -130,6 +137,8 @@ class LearnedResponses:
                 values=torch.from_numpy(stored["reference_values"]),
                 n_genes=int(stored["n_vocabulary"]),
             ),
+            measured=dict(zip(stored["group_names"].tolist(), stored["measured"], strict=True)),
+            refined=dict(zip(stored["group_names"].tolist(), stored["refined"], strict=True)),
             shifts=dict(zip(stored["shift_names"].tolist(), stored["shifts"], strict=True)),
             states=dict(zip(stored["state_names"].tolist(), stored["states"], strict=True)),
         )

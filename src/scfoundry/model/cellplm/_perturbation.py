@@ -210,6 +210,9 @@ class LearnsPerturbations:
         n_cells, sums, _ = profiles(cells, codes, len(present), layer=layer, state=reader.report.state)
         levels = dict(zip(present, sums / n_cells[:, None], strict=True))
         conditions = [Condition(members, group) for group in wanted for members in parts.values()]
+        for group in levels.keys() & learned.measured.keys():
+            if np.allclose(levels[group], learned.measured[group]):
+                levels[group] = learned.refined[group]
         control = np.array([levels[condition.group] for condition in conditions])
         if learned.fine_tuned:
             change = np.zeros_like(control)
@@ -288,11 +291,19 @@ def _shrunken(
     changes = (responses.changes() - reversion * (controls - level)) / responses.spread
     noise = responses.noise()
     prior = choose_prior(responses.conditions, noise, changes, shifts, states, rng)
-    between = kernel(responses.conditions, prior, shifts, states)
+    found = shrink(kernel(responses.conditions, prior, shifts, states), noise, changes)
+    refined = {}
+    for group, profile in responses.controls.items():
+        here = [condition.group == group for condition in responses.conditions]
+        # A change is measured from noisy controls, so what all changes of a group share is in part their noise.
+        shared = found.residuals[here].sum(0) * responses.spread / responses.n_controls[group]
+        refined[group] = np.maximum(profile + shared, 0)
     return replace(
         learned,
         prior=prior,
-        coefficients=shrink(between, noise, changes).coefficients * responses.spread,
+        coefficients=found.coefficients * responses.spread,
+        measured=responses.controls,
+        refined=refined,
         level=level,
         reversion=reversion,
         shifts=shifts,

@@ -39,11 +39,15 @@ class Shrunken:
     ----------
     coefficients
         (n, G); changes of further conditions are their kernel with the n learned ones, (m, n), times these.
+    residuals
+        (n, G); of anything else that goes together with the measured changes, its covariance with them, per unit of
+        variance, (n,), times these: so the noise of controls that several changes share is told apart from a change.
     evidence
         Logarithm of the probability of all measured changes under the kernel.
     """
 
     coefficients: Array
+    residuals: Array
     evidence: float
 
 
@@ -73,5 +77,6 @@ def shrink(kernel: Array, noise: Array, changes: Array) -> Shrunken:
     mixture = shares @ likelihood
     weights = shares[:, None] * likelihood / mixture
     evidence = float((np.log(mixture) + highest).sum())
-    kept = (RATIOS[:, None] / variances).T @ weights  # (n, G)
-    return Shrunken(np.linalg.solve(root.T, axes @ (kept * scores)), evidence)
+    explained, left = (factor.T @ weights * scores for factor in (RATIOS[:, None] / variances, 1 / variances))  # (n, G)
+    coefficients, residuals = (np.linalg.solve(root.T, axes @ part) for part in (explained, left))
+    return Shrunken(coefficients, residuals, evidence)
