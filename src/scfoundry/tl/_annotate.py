@@ -54,10 +54,10 @@ def annotate(
 
     What is learned depends on the model. ``"langcell"``: its default weights stay as they are and get a linear head,
     which starts from what the texts of the labels say and is fitted to the cells of the reference; a copy of a
-    transformer is fine-tuned as a whole. ``"cellplm"``: a copy is fine-tuned, until the loss of held-out cells of the
-    reference no longer falls, and a head with two opinions learns the labels, by the embedding and by single genes.
-    A loaded model that you pass, and the reference, stay as they are. Genes of both data sets are found by name; they
-    need not measure the same ones.
+    transformer is fine-tuned as a whole. ``"cellplm"``: a head with two opinions learns the labels, by the embedding
+    and by single genes; with ``train="all"`` the encoder is fine-tuned, too, until the loss of held-out cells of the
+    reference no longer falls. A loaded model that you pass, and the reference, stay as they are. Genes of both data
+    sets are found by name; they need not measure the same ones.
 
     Parameters
     ----------
@@ -75,8 +75,8 @@ def annotate(
     n_shots
         Learn from this many cells per label, drawn at random; from all if `None`.
     train
-        ``"all"`` weights, or a ``"head"`` on the others; what suits the weights if `None`: all of a transformer, a
-        linear head on those of langcell-mini, which learn in no other way.
+        ``"all"`` weights, or a ``"head"`` on the others; what suits the weights if `None`: all of a LangCell that is a
+        transformer, a head on CellPLM and on langcell-mini, which learns in no other way.
     max_epochs
         Passes over the cells to learn from, for transformers: heads on langcell-mini and CellPLM are fitted until they
         are best. Chosen by the model if `None`.

@@ -75,8 +75,8 @@ class LearnsCellTypes:
         """Learn the labels of a reference, in a copy of this model.
 
         The head has two opinions, by the embedding and by single genes, each a logistic regression (`AnnotationHead`).
-        The encoder stays as it is, or is fine-tuned before (``train="all"``) until the loss of held-out cells of the
-        reference no longer falls; the best weights return.
+        The encoder stays as it is, or is fine-tuned with the first of them (``train="all"``) until the loss of held-out
+        cells of the reference no longer falls; the best weights return.
 
         Parameters
         ----------
@@ -153,10 +153,12 @@ class LearnsCellTypes:
                 device=torch_device,
                 precision=precision,
             )
-        _fit_latent_head(model, cells, groups, codes, by_name, device=torch_device, precision=precision)
+        else:
+            _fit_latent_head(model, cells, groups, codes, by_name, device=torch_device, precision=precision)
         if head.reads_genes:
             drawn = by_name if len(by_name) <= MAX_CELLS else rng.permutation(by_name)[:MAX_CELLS]
             _fit_gene_head(model, cells, drawn, codes)
+        head.take_back(PRIOR_TAKEN_BACK * np.log(np.bincount(codes, minlength=len(labels)) / len(codes)))
         return cast("Self", model)
 
     def predict_labels(
@@ -219,7 +221,7 @@ def _fit_latent_head(
     head = model.module.classifier
     latent = _embedded(model, cells, groups, **how)[rows].astype(np.float64)
     mean, scale = latent.mean(0), latent.std(0) + MIN_LATENT_SCALE
-    weights, bias = _fit((latent - mean) / scale, codes[rows], len(model.config.classes), ridge=LATENT_RIDGE)
+    weights, bias = fit_softmax((latent - mean) / scale, codes[rows], len(model.config.classes), ridge=LATENT_RIDGE)
     head.latent_mean.copy_(torch.from_numpy(mean))
     head.latent_scale.copy_(torch.from_numpy(scale))
     layer = cast("nn.Linear", head.latent.layers[0])
@@ -240,19 +242,11 @@ def _fit_gene_head(model: CellPLM, cells: JointReader, rows: NDArray[np.int64], 
     # Centring would only move the bias.
     scale = np.where(variance > ROUNDING, 1 / np.sqrt(variance.clip(0) + MIN_GENE_VARIANCE), 0)
     features = sparse.csr_matrix(expression @ sparse.diags(scale).tocsr())
-    weights, bias = _fit(features, codes[rows], len(model.config.classes), ridge=GENE_RIDGE)
+    weights, bias = fit_softmax(features, codes[rows], len(model.config.classes), ridge=GENE_RIDGE)
     head.gene_mean.copy_(torch.from_numpy(mean))
     with torch.no_grad():
         head.gene_weights.copy_(torch.from_numpy(weights * scale[:, None]))
         head.gene_bias.copy_(torch.from_numpy(bias))
-
-
-def _fit(
-    features: NDArray[np.float64] | sparse.csr_matrix, codes: NDArray[np.int64], n_classes: int, *, ridge: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights (F, C) and bias (C,) of an opinion that knows only half of how frequent the labels are."""
-    weights, bias = fit_softmax(features, codes, n_classes, ridge=ridge)
-    return weights, bias - PRIOR_TAKEN_BACK * np.log(np.bincount(codes, minlength=n_classes) / len(codes))
 
 
 def _log_expression(counts: sparse.csr_matrix) -> sparse.csr_matrix:

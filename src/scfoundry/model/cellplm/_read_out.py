@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from scfoundry.nn.heads import MLPHead
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from scfoundry.nn.counts import SparseCounts
@@ -81,6 +83,13 @@ class AnnotationHead(nn.Module):
         # A gene that was not measured says as much as one at its mean.
         unknown = 0 if absent is None else self.gene_mean[absent] @ self.gene_weights[absent]
         return told + self.gene_bias + unknown
+
+    @torch.no_grad()
+    def take_back(self, logits: NDArray[np.float64]) -> None:
+        """Subtract from the logits of both opinions, (C,)."""
+        layer = cast("nn.Linear", self.latent.layers[-1])
+        for bias in (layer.bias, *([self.gene_bias] if self.reads_genes else [])):
+            bias.sub_(torch.from_numpy(logits).to(bias))
 
     def forward(self, latent: Tensor, expression: SparseCounts, absent: Tensor | None = None) -> Tensor:
         """Probabilities of the cell types.
