@@ -1,4 +1,5 @@
 from ._cell_attention import cell_attention
 from ._gene_matching import gene_matching
+from ._perturbation import perturbation
 
-__all__ = ["cell_attention", "gene_matching"]
+__all__ = ["cell_attention", "gene_matching", "perturbation"]

@@ -196,7 +196,9 @@ class LearnsPerturbations:
                 f"{', '.join(absent[:5])}. Learn in the genes that both have: fit_perturbations(adata[:, genes], ...)."
             )
             raise ValueError(msg)
-        cells = adata[:, learned.genes]
+        # A view of a view cannot be read from a file.
+        same_genes = np.array_equal(adata.var_names.to_numpy().astype(str), learned.genes)
+        cells = adata if same_genes else adata[:, learned.genes]
         reader = CountsReader(cells, model.genes, layer=layer, caller="CellPLM.predict_perturbations")
         labels = group_labels(cells, group_key)
         present = sorted(labels.dropna().unique())

@@ -1,0 +1,299 @@
+"""Unseen perturbations from measured ones: what is learned, what is refused, and that cells to predict are not read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+import scfoundry as sf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+KEYS: dict[str, Any] = {"perturbation_key": "guide", "control": "ctrl", "device": "cpu"}
+TINY = {"n_hidden": 32, "n_layers": 1, "n_latent": 6, "n_decoder_hidden": 16, "n_bottleneck": 8}
+N_CELLS = 60
+# A symbol of the vocabulary, one that make_adata's forty genes leave out, and one that no model here knows.
+MEASURED, NOT_MEASURED, NOT_KNOWN = "ENSG00000000938", "ENSG00000102265", "KLF1"
+
+
+@pytest.fixture(scope="module")
+def model(make_adata: Callable[..., AnnData]) -> sf.model.CellPLM:
+    return sf.model.CellPLM(genes=make_adata(n_vars=60).var_names, **TINY)
+
+
+def draw(expected: np.ndarray, rng: np.random.Generator, n: int = N_CELLS) -> np.ndarray:
+    return rng.poisson(np.tile(expected, (n, 1)))
+
+
+@pytest.fixture(scope="module")
+def screen(make_adata: Callable[..., AnnData]) -> AnnData:
+    """Controls, four genes that act on genes of their own, and two pairs of them; effects of a pair multiply."""
+    rng = np.random.default_rng(0)
+    genes = make_adata(n_vars=40).var_names
+    base = rng.lognormal(2, 0.5, 40)
+    effect = {name: np.ones(40) for name in genes[:4]}
+    for i, factors in enumerate(effect.values()):
+        factors[5 * i + 4 : 5 * i + 9] = (4.0, 0.25, 3.0, 0.3, 2.0)
+    a, b, c, d = genes[:4]
+    guides = ["ctrl", a, b, c, d, f"{a}+{b}", f"{c}+{d}"]
+    counts, labels = [], []
+    for guide in guides:
+        factor = np.prod([effect[part] for part in guide.split("+") if part in effect], axis=0)
+        counts.append(draw(base * factor, rng))
+        labels += [guide] * N_CELLS
+    return AnnData(
+        sparse.csr_matrix(np.vstack(counts).astype(np.float32)),
+        obs=pd.DataFrame({"guide": pd.Categorical(labels)}, index=[f"cell {i}" for i in range(len(labels))]),
+        var=pd.DataFrame(index=genes),
+    )
+
+
+@pytest.fixture(scope="module")
+def stimulated(make_adata: Callable[..., AnnData]) -> AnnData:
+    """Seven cell types with profiles of their own, one stimulus that raises the same genes in all."""
+    rng = np.random.default_rng(1)
+    genes = make_adata(n_vars=40).var_names
+    counts, rows = [], []
+    factor = np.ones(40)
+    factor[:6] = 5.0
+    for i in range(7):
+        base = rng.lognormal(2, 0.7, 40)
+        for condition in ("ctrl", "ifn"):
+            counts.append(draw(base * (factor if condition == "ifn" else 1), rng, 30))
+            rows += [(condition, f"type {i}")] * 30
+    obs = pd.DataFrame(rows, columns=["guide", "cell_type"], index=[f"cell {i}" for i in range(len(rows))])
+    return AnnData(np.vstack(counts).astype(np.float32), obs=obs, var=pd.DataFrame(index=genes))
+
+
+def changes(adata: AnnData, key: str = "perturbation") -> pd.DataFrame:
+    return adata.uns[key]["profiles"].to_df("change")
+
+
+def measured_change(adata: AnnData, name: str) -> np.ndarray:
+    counts = adata.X.toarray() if sparse.issparse(adata.X) else adata.X
+    log = np.log1p(1e4 * counts / counts.sum(1, keepdims=True))
+    guides = adata.obs["guide"].to_numpy()
+    return log[guides == name].mean(0) - log[guides == "ctrl"].mean(0)
+
+
+def test_writes_the_documented_slots_and_nothing_else(model: sf.model.CellPLM, screen: AnnData, tmp_path: Path) -> None:
+    adata = screen.copy()
+    pair = screen.obs["guide"].cat.categories[1]
+    assert sf.tl.predict_perturbation(adata, **KEYS, perturbations=[pair, "KLF1"], model=model, n_genes=7) is None
+    assert set(adata.uns) == {"perturbation"}
+    assert list(adata.obs) == list(screen.obs)
+    assert (adata.X != screen.X).nnz == 0
+    adata.write_h5ad(tmp_path / "screen.h5ad")
+    result = ad.read_h5ad(tmp_path / "screen.h5ad").uns["perturbation"]
+    profiles = result["profiles"]
+    assert profiles.obs_names.tolist() == [pair, "KLF1"]
+    assert profiles.var_names.equals(adata.var_names)
+    assert profiles.X.dtype == np.float32
+    np.testing.assert_allclose(profiles.X, profiles.layers["control"] + profiles.layers["change"], atol=1e-5)
+    assert profiles.obs["n_unseen"].tolist() == [0, 1]
+    table = result["differential_expression"]
+    assert table.groupby("perturbation", observed=True).size().to_dict() == {pair: 7, "KLF1": 7}
+    first = table[table["perturbation"] == pair]
+    assert (np.diff(np.abs(first["change"])) <= 0).all()
+    assert result["params"]["perturbations"].tolist() == [pair, "KLF1"]
+    assert result["provenance"]["genes"]["n_kept"] == 40
+
+
+def test_an_unseen_pair_is_predicted_from_its_genes(model: sf.model.CellPLM, screen: AnnData) -> None:
+    a, b = screen.var_names[:2]
+    adata = screen.copy()
+    sf.tl.predict_perturbation(adata, **KEYS, perturbations=f"{b}+{a}", model=model)
+    predicted, measured = changes(adata).iloc[0], measured_change(screen, f"{a}+{b}")
+    assert np.corrcoef(predicted, measured)[0, 1] > 0.9
+    # As large as what was measured, too, not only in the same direction.
+    assert np.polyfit(predicted, measured, 1)[0] == pytest.approx(1, abs=0.25)
+
+
+def test_a_gene_seen_in_a_pair_only_is_told_apart_from_its_partner(model: sf.model.CellPLM, screen: AnnData) -> None:
+    c, d = screen.var_names[2:4]
+    adata = screen.copy()
+    sf.tl.predict_perturbation(adata, **KEYS, perturbations=d, model=model)
+    predicted = changes(adata).iloc[0].to_numpy()
+    assert np.corrcoef(predicted, measured_change(screen, d))[0, 1] > 0.8
+    assert abs(np.corrcoef(predicted, measured_change(screen, c))[0, 1]) < 0.3
+
+
+def test_cells_that_are_to_be_predicted_are_never_read(model: sf.model.CellPLM, screen: AnnData) -> None:
+    a, b = screen.var_names[:2]
+    changed = screen.copy()
+    hidden = (changed.obs["guide"] == f"{a}+{b}").to_numpy()
+    changed.X = sparse.csr_matrix(np.where(hidden[:, None], np.float32(99), changed.X.toarray()))
+    absent = screen[~hidden].copy()
+    found = []
+    for adata in (screen.copy(), changed, absent):
+        sf.tl.predict_perturbation(adata, **KEYS, perturbations=f"{a}+{b}", model=model)
+        found.append(changes(adata))
+    pd.testing.assert_frame_equal(found[0], found[1])
+    pd.testing.assert_frame_equal(found[0], found[2])
+
+
+def test_order_of_cells_genes_and_arrays_plays_no_part(
+    model: sf.model.CellPLM, screen: AnnData, as_array: Callable
+) -> None:
+    pair = "+".join(screen.var_names[:2])
+    expected = sf.tl.predict_perturbation(screen, **KEYS, perturbations=pair, model=model, copy=True)
+    rng = np.random.default_rng(3)
+    adata = screen[rng.permutation(screen.n_obs), rng.permutation(screen.n_vars)].copy()
+    adata.layers["counts"] = as_array(adata.X.toarray())
+    adata.X = None
+    sf.tl.predict_perturbation(adata, **KEYS, perturbations=pair, model=model, layer="counts")
+    pd.testing.assert_frame_equal(changes(adata)[screen.var_names], changes(expected), atol=1e-4)
+
+
+def test_log_normalised_values_views_backed_and_mudata(
+    model: sf.model.CellPLM, screen: AnnData, tmp_path: Path
+) -> None:
+    pair = "+".join(screen.var_names[:2])
+    expected = changes(sf.tl.predict_perturbation(screen, **KEYS, perturbations=pair, model=model, copy=True))
+    assert not screen.uns
+    logged = screen.copy()
+    totals = np.asarray(logged.X.sum(1))
+    logged.X = sparse.csr_matrix(logged.X.multiply(1e4 / totals)).log1p()
+    sf.tl.predict_perturbation(logged, **KEYS, perturbations=pair, model=model)
+    pd.testing.assert_frame_equal(changes(logged), expected, atol=1e-3)
+    screen.write_h5ad(tmp_path / "screen.h5ad")
+    backed = ad.read_h5ad(tmp_path / "screen.h5ad", backed="r")
+    sf.tl.predict_perturbation(backed, **KEYS, perturbations=pair, model=model)
+    pd.testing.assert_frame_equal(changes(backed), expected, atol=1e-5)
+    both = MuData({"rna": screen.copy()})
+    sf.tl.predict_perturbation(both, **KEYS, perturbations=pair, model=model)
+    pd.testing.assert_frame_equal(changes(both.mod["rna"]), expected, atol=1e-5)
+
+
+def test_a_stimulus_is_learned_in_other_groups(model: sf.model.CellPLM, stimulated: AnnData) -> None:
+    adata = stimulated.copy()
+    hidden = ((adata.obs["cell_type"] == "type 3") & (adata.obs["guide"] == "ifn")).to_numpy()
+    truth = measured_change(stimulated[stimulated.obs["cell_type"] == "type 3"], "ifn")
+    asked = {"perturbations": "ifn", "group_key": "cell_type", "groups": "type 3", "model": model}
+    sf.tl.predict_perturbation(adata, **KEYS, **asked)
+    assert np.corrcoef(changes(adata).iloc[0], truth)[0, 1] > 0.9
+    assert adata.uns["perturbation"]["profiles"].obs["group"].tolist() == ["type 3"]
+    without = stimulated[~hidden].copy()
+    sf.tl.predict_perturbation(without, **KEYS, **asked)
+    pd.testing.assert_frame_equal(changes(without), changes(adata))
+
+
+def test_profiles_never_fall_below_no_expression(model: sf.model.CellPLM, stimulated: AnnData) -> None:
+    adata = stimulated.copy()
+    lower = np.where(adata.obs["guide"] == "ifn", 0.0, 1.0)
+    adata.X[:, 30:] *= lower[:, None].astype(np.float32)
+    adata.X[(adata.obs["cell_type"] == "type 3").to_numpy(), 30:] = 0
+    asked = {"perturbations": "ifn", "group_key": "cell_type", "groups": "type 3", "model": model}
+    sf.tl.predict_perturbation(adata, **KEYS, **asked)
+    assert (adata.uns["perturbation"]["profiles"].X >= 0).all()
+
+
+def test_groups_without_controls_are_left_out_with_a_word(
+    model: sf.model.CellPLM, stimulated: AnnData, logged: list[str]
+) -> None:
+    kept = ~((stimulated.obs["cell_type"] == "type 6") & (stimulated.obs["guide"] == "ctrl"))
+    adata = stimulated[kept.to_numpy()].copy()
+    asked = {"perturbations": "ifn", "group_key": "cell_type", "model": model}
+    sf.tl.predict_perturbation(adata, **KEYS, **asked, groups="type 3")
+    assert any("30 perturbed cells are left out, as their group ('type 6') has no controls" in line for line in logged)
+    with pytest.raises(ValueError, match="'type 6' has no control cells"):
+        sf.tl.predict_perturbation(adata, **KEYS, **asked, groups="type 6")
+
+
+def test_fine_tuning_predicts_measured_and_unmeasured_genes_and_seeds_repeat(
+    model: sf.model.CellPLM, screen: AnnData
+) -> None:
+    asked = {"perturbations": [MEASURED, NOT_MEASURED], "model": model, "fine_tune": True, "max_epochs": 2}
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    found = [changes(sf.tl.predict_perturbation(screen, **KEYS, **asked, rng=seed, copy=True)) for seed in (0, 0, 1)]
+    pd.testing.assert_frame_equal(found[0], found[1])
+    assert not np.allclose(found[0], found[2])
+    assert (found[0].loc[MEASURED] != found[0].loc[NOT_MEASURED]).any()
+    assert all((value == before[name]).all() for name, value in model.module.state_dict().items())
+
+
+def test_an_interruption_leaves_adata_as_it_was(
+    model: sf.model.CellPLM, screen: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    adata = screen.copy()
+    monkeypatch.setattr("scfoundry.model.cellplm._perturbation.profiles", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sf.tl.predict_perturbation(adata, **KEYS, perturbations="KLF1", model=model)
+    assert not adata.uns
+    assert model._responses is None
+
+
+class TestBadInputIsRefusedBeforeAnythingIsComputed:
+    @pytest.fixture(autouse=True)
+    def nothing_is_computed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def computed(*args: object, **kwargs: object) -> None:
+            pytest.fail("something was computed")
+
+        monkeypatch.setattr(sf.model.CellPLM, "fit_perturbations", computed)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"perturbation_key": "gene"}, "no column 'gene'; its columns: 'guide'.*as perturbation_key"),
+            ({"control": "NT"}, "No cell is 'NT' in adata.obs.*control="),
+            ({"perturbations": "KLF11111"}, "'KLF11111': neither seen perturbed .* nor a human gene"),
+            ({"perturbations": f"{MEASURED}+stim"}, "'stim': neither seen perturbed"),
+            ({"perturbations": "KLF1", "fine_tune": True}, "'KLF1': no gene of the model.*fine_tune=False"),
+            ({"perturbations": []}, "perturbations must name what to predict, got none"),
+            ({"perturbations": ["KLF1", "ctrl"]}, "the control 'ctrl' among them"),
+            ({"groups": "B"}, "groups='B' need the column that names them"),
+            ({"group_key": "type"}, "no column 'type'.*as group_key"),
+            ({"max_epochs": 0}, "max_epochs must be at least 1"),
+            ({"n_genes": 0}, "n_genes must be at least 1"),
+        ],
+    )
+    def test_arguments(self, model: sf.model.CellPLM, screen: AnnData, arguments: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            sf.tl.predict_perturbation(screen, **(KEYS | {"perturbations": "KLF1", "model": model} | arguments))
+
+    def test_nothing_left_to_learn_from(self, model: sf.model.CellPLM, screen: AnnData, stimulated: AnnData) -> None:
+        everything = [name for name in screen.obs["guide"].cat.categories if name != "ctrl"]
+        with pytest.raises(ValueError, match=r"Nothing is left to learn from.*groups=\[\"B\"\]"):
+            sf.tl.predict_perturbation(screen, **KEYS, perturbations=everything, model=model)
+        with pytest.raises(ValueError, match="Nothing is left to learn from"):
+            sf.tl.predict_perturbation(stimulated, **KEYS, perturbations="ifn", group_key="cell_type", model=model)
+        only_controls = screen[screen.obs["guide"] == "ctrl"].copy()
+        with pytest.raises(ValueError, match="All cells are 'ctrl'"):
+            sf.tl.predict_perturbation(only_controls, **KEYS, perturbations="KLF1", model=model)
+
+    def test_values_and_genes(self, model: sf.model.CellPLM, screen: AnnData) -> None:
+        scaled = screen.copy()
+        scaled.X = scaled.X.toarray() - 5
+        with pytest.raises(ValueError, match="needs raw counts"):
+            sf.tl.predict_perturbation(scaled, **KEYS, perturbations="KLF1", model=model)
+        fish = screen.copy()
+        fish.var_names = [f"ENSDARG{i:011d}" for i in range(fish.n_vars)]
+        with pytest.raises(ValueError, match="0 of 40 genes"):
+            sf.tl.predict_perturbation(fish, **KEYS, perturbations="KLF1", model=model)
+
+    def test_a_model_that_predicts_none(self, reads_texts: sf.model.LangCell, screen: AnnData) -> None:
+        with pytest.raises(ValueError, match=r'predicts no perturbations. Use CellPLM: .*model="cellplm"'):
+            sf.tl.predict_perturbation(screen, **KEYS, perturbations="KLF1", model=reads_texts)
+
+
+def test_mouse_data_are_read_through_orthologs(model: sf.model.CellPLM, screen: AnnData) -> None:
+    genes = sf.datasets.human_genes()
+    mouse = genes.loc[screen.var_names, "mouse_symbol"].to_numpy()
+    there = mouse != ""
+    adata = screen[:, there].copy()
+    adata.var_names = mouse[there]
+    a, b = screen.var_names[:2]
+    sf.tl.predict_perturbation(adata, **KEYS, perturbations=f"{a}+{b}", model=model)
+    assert np.corrcoef(changes(adata).iloc[0], measured_change(adata, f"{a}+{b}"))[0, 1] > 0.9
