@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from perturbation.report import by_method, signal_table, tables
 from perturbation.screens import read
-from perturbation.tasks import held_out_groups, left_out_pairs, unseen_genes
+from perturbation.tasks import PUBLISHED, held_out_groups, left_out_pairs, unseen_genes
 from reporting import surroundings, write_results
 
 import scfoundry as sf
@@ -68,7 +68,7 @@ def main() -> None:
     about = {"command": command, "seeds": args.seeds, "fine_tuned": args.fine_tuned}
     about |= {"surroundings": surroundings("scanpy", "anndata", "scikit-learn")}
     head = f"# Perturbation\n\n`{command}`, {args.seeds} seeds ({4 * args.seeds} of new genes)\n"
-    report = [head, *tables(found), signal_table(found)]
+    report = [head, *tables(found, PUBLISHED), signal_table(found)]
     write_results(args.out, about | {"scores": found.round(5).to_dict("records")}, report)
     origin = {"command": command} | {f"version {k}": v for k, v in about["surroundings"]["versions"].items()}
     by_method(found).assign(**origin).to_csv(args.out.with_suffix(".csv"), index=False, float_format="%.5f")

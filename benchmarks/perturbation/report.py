@@ -27,8 +27,20 @@ def by_method(rows: pd.DataFrame) -> pd.DataFrame:
     return means.assign(n_conditions=scored.groupby(keys, sort=False).size()).reset_index()
 
 
-def tables(rows: pd.DataFrame) -> Iterator[str]:
-    """One table per data set and kind of condition: mean over conditions and seeds, the spread over seeds beside it."""
+def tables(rows: pd.DataFrame, published: str) -> Iterator[str]:
+    """One table per data set and kind of condition: mean over conditions and seeds, the spread over seeds beside it.
+
+    A method that was run on few seeds, ``published``, stands in tables of its own, beside the others on these seeds.
+    """
+    costly = rows["method"] == published
+    yield from _tables(rows[~costly])
+    if costly.any():
+        both = rows.merge(rows.loc[costly, ["data", "kind", "seed"]].drop_duplicates())
+        yield "The network trained, as published; the others on the same seeds.\n"
+        yield from _tables(both)
+
+
+def _tables(rows: pd.DataFrame) -> Iterator[str]:
     columns = ["Pearson of change", "over top 20", "RMSE", "over non-zero", "over top 20"]
     order = ("pearson_delta", "pearson_delta_top", "rmse", "rmse_nonzero", "rmse_top")
     for (data, kind), part in rows.groupby(["data", "kind"], sort=False):

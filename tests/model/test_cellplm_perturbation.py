@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry.model.cellplm._conditions import Condition, Prior, choose_prior, kernel
+from scfoundry.model.cellplm._conditions import Condition, Prior, choose_prior, kernels
 from scfoundry.model.cellplm._replaced_genes import perturbed, shifts_of
 from scfoundry.model.cellplm._responses import Responses
 from scfoundry.model.cellplm._shrinkage import shrink
@@ -66,7 +66,7 @@ def test_shrinkage_is_the_posterior_mean_of_its_model() -> None:
     responsive = rng.random(genes) < 0.3
     truth = factors @ rng.normal(scale=0.3, size=(4, genes)) * responsive
     changes = truth + np.linalg.cholesky(noise) @ rng.normal(size=(n, genes))
-    guess = between @ shrink(between, noise, changes).coefficients
+    guess = between @ shrink(between[None], np.ones((1, 1)), noise, changes).coefficients[0]
     best = 0.09 * between @ np.linalg.solve(0.09 * between + noise, changes)
     assert np.square(guess - truth).mean() < np.square(changes - truth).mean() / 3
     # It has to find out which genes respond, and still loses little against knowing their variance.
@@ -80,7 +80,7 @@ def test_noise_that_controls_share_is_no_change() -> None:
     noise = np.eye(n) / 100 + 1 / 20
     control = rng.normal(scale=np.sqrt(1 / 20), size=genes)
     changes = rng.normal(scale=0.1, size=(n, genes)) - control
-    found = shrink(np.eye(n), noise, changes)
+    found = shrink(np.eye(n)[None], np.ones((1, 1)), noise, changes)
     assert np.square(found.coefficients).mean() < np.square(changes).mean() / 50
     estimate = -found.residuals.sum(0) / 20
     assert np.corrcoef(estimate, control)[0, 1] > 0.9
@@ -88,13 +88,17 @@ def test_noise_that_controls_share_is_no_change() -> None:
 
 def test_combinations_are_sums_and_groups_share() -> None:
     conditions = [Condition(parts, group) for group in ("B", "T") for parts in (("X",), ("Y",), ("X", "Y"))]
-    own = kernel(conditions[:3], Prior(common=0.0), {}, {})
+    common, own = kernels(conditions[:3], Prior(several_parts=True, several_groups=False), {}, {})
     np.testing.assert_allclose(own, [[1, 0, 1], [0, 1, 1], [1, 1, 2]])
-    np.testing.assert_allclose(kernel(conditions[:3], Prior(common=1.0), {}, {}), [[1, 1, 2], [1, 1, 2], [2, 2, 4]])
-    across = kernel(conditions, Prior(common=0.0, shared=0.7), {}, {})
-    np.testing.assert_allclose(across[:3, 3:], 0.7 * own)
+    np.testing.assert_allclose(common, [[1, 1, 2], [1, 1, 2], [2, 2, 4]])
+    both = Prior(several_parts=True, several_groups=True)
+    _, _, everywhere, here = kernels(conditions, both, {}, {})
+    np.testing.assert_allclose(everywhere[:3, 3:], own)
+    np.testing.assert_allclose(here[:3, 3:], 0)
+    np.testing.assert_allclose(both.mixture.sum(1), 1)
     shifts = {"X": np.array([1.0, 0.0]), "Y": np.array([0.0, 1.0]), "Z": np.array([0.0, 1.1])}
-    alike = kernel([Condition((gene,), "B") for gene in "XYZ"], Prior(common=0.0, likeness=0.5), shifts, {})
+    likeness = Prior(several_parts=True, several_groups=False, likeness=0.5)
+    _, alike = kernels([Condition((gene,), "B") for gene in "XYZ"], likeness, shifts, {})
     assert alike[1, 2] > 0.4 > 0 > alike[0, 1]
     assert np.linalg.eigvalsh(alike).min() > 0
 

@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Condition", "Prior", "choose_prior", "kernel"]
+__all__ = ["Condition", "Prior", "choose_prior", "kernels"]
 
 COMMON = (0.0, 0.1, 0.3, 0.5)
-LIKENESS = (0.0, 0.3, 0.7)
+"""Shares of a gene's response that all perturbations have in common; genes differ in theirs."""
+
 SHARED = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)
+"""Shares of a gene's response that all groups of cells have in common; genes differ in theirs."""
+
+LIKENESS = (0.0, 0.3, 0.7)
 REACH = (0.0, 0.5, 1.0, 2.0)
 
-OWN = 0.3
-"""Share of a group's deviation that no likeness to other groups explains."""
+NEAR = (0.0, 0.5, 0.9)
+"""Shares of a group's own response that like groups have, too, where likeness of groups is believed."""
 
 LEAST_GROUPS = 6
 """Fewer groups cannot tell whether like groups respond alike."""
@@ -45,39 +49,51 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class Prior:
-    """Shares of the change of a condition that others tell something about.
+    """What conditions tell about each other.
 
     Attributes
     ----------
-    common
-        What every perturbed gene changes alike; the rest is the gene's own.
+    several_parts, several_groups
+        Whether there are several to learn from; otherwise what is common cannot be told from what is not.
     likeness
-        Of the gene's own change, what it shares with genes whose loss moves the model's cells in the same direction.
-    shared
-        What is the same in all groups; the rest is the group's own.
+        Share of a perturbed gene's own effect that others have whose replacement moves the model's cells in the same
+        direction.
     reach
         Distance, in medians, at which the likeness of groups fades; 0 if groups are equally strange to each other.
     """
 
-    common: float = 0.3
+    several_parts: bool
+    several_groups: bool
     likeness: float = 0.0
-    shared: float = 0.7
     reach: float = 0.0
 
+    @property
+    def mixture(self) -> Array:
+        """How much of every part is in every kernel that a gene may follow, (K, B)."""
+        common = [(share, 1 - share) for share in COMMON] if self.several_parts else [(1.0,)]
+        shared = [(1.0,)]
+        if self.reach:
+            shared = [(share, (1 - share) * near, (1 - share) * (1 - near)) for share in SHARED for near in NEAR]
+        elif self.several_groups:
+            shared = [(share, 1 - share) for share in SHARED]
+        return np.array([np.outer(between, across).ravel() for between in common for across in shared])
 
-def kernel(
+
+def kernels(
     conditions: Sequence[Condition], prior: Prior, shifts: Mapping[str, Array], states: Mapping[str, Array]
 ) -> Array:
-    """How far true changes go together, (n, n).
+    """Parts of the kernels, each saying how far true changes go together, (B, n, n).
 
-    A combination is the sum of its parts. Parts without a shift, and groups without a state, are like none other.
+    What all perturbations have in common (where there are several) and what is a gene's own; times what all groups have
+    in common (where there are several), what like groups have (where that is believed), and what is a group's own. A
+    combination is the sum of its genes. Genes without a shift, and groups without a state, are like none other.
 
     Parameters
     ----------
     conditions
         n conditions.
     prior
-        Shares.
+        What conditions tell about each other.
     shifts
         Where the model's cells move when a gene is perturbed, (Z,) by gene.
     states
@@ -92,18 +108,18 @@ def kernel(
     if prior.likeness:
         own = (1 - prior.likeness) * own + prior.likeness * _alike(parts, shifts)
     sizes = members.sum(1)
-    between = prior.common * np.outer(sizes, sizes) + (1 - prior.common) * members @ own @ members.T
+    between = [np.outer(sizes, sizes)] if prior.several_parts else []
+    between.append(members @ own @ members.T)
+    if not prior.several_groups:
+        return np.array(between)
 
     names = [condition.group for condition in conditions]
     groups = sorted(set(names))
-    if len(groups) == 1:
-        return between
     index = [groups.index(name) for name in names]
-    near = np.eye(len(groups))
+    across = [np.ones((len(groups),) * 2), np.eye(len(groups))]
     if prior.reach:
-        near = OWN * near + (1 - OWN) * _near(groups, states, prior.reach)
-    across = prior.shared + (1 - prior.shared) * near
-    return between * across[np.ix_(index, index)]
+        across.insert(1, _near(groups, states, prior.reach))
+    return np.array([kernel * shared[np.ix_(index, index)] for kernel in between for shared in across])
 
 
 def choose_prior(
@@ -114,30 +130,28 @@ def choose_prior(
     states: Mapping[str, Array],
     rng: np.random.Generator,
 ) -> Prior:
-    """The shares under which the measured changes are the most probable."""
+    """The likeness of genes and of groups under which the measured changes are the most probable."""
+    groups = {condition.group for condition in conditions}
+    parts = {part for condition in conditions for part in condition.parts}
     if len(conditions) > MOST_COMPARED:
         drawn = np.sort(rng.choice(len(conditions), MOST_COMPARED, replace=False))
         conditions, noise, changes = [conditions[i] for i in drawn], noise[np.ix_(drawn, drawn)], changes[drawn]
 
-    def best(candidates: Sequence[Prior], simplest: Sequence[Prior]) -> Prior:
+    def best(simplest: Prior, others: Sequence[Prior]) -> Prior:
+        if not others:
+            return simplest
         evidence = {
-            prior: shrink(kernel(conditions, prior, shifts, states), noise, changes).evidence
-            - (0.0 if prior in simplest else LEAST_GAIN)
-            for prior in candidates
+            prior: shrink(kernels(conditions, prior, shifts, states), prior.mixture, noise, changes).evidence
+            for prior in (simplest, *others)
         }
+        evidence[simplest] += LEAST_GAIN
         return max(evidence, key=lambda prior: evidence[prior])
 
-    prior = Prior()
-    groups = {condition.group for condition in conditions}
-    if len(groups) > 1:
-        reaches = REACH if len(groups) >= LEAST_GROUPS and groups <= states.keys() else REACH[:1]
-        tried = [replace(prior, shared=shared, reach=reach) for shared in SHARED for reach in reaches]
-        prior = best(tried, [candidate for candidate in tried if not candidate.reach])
-    parts = {part for condition in conditions for part in condition.parts}
-    if len(parts) > 1:
-        likenesses = LIKENESS if len(parts & shifts.keys()) > 1 else LIKENESS[:1]
-        tried = [replace(prior, common=common, likeness=likeness) for common in COMMON for likeness in likenesses]
-        prior = best(tried, [candidate for candidate in tried if not candidate.likeness])
+    prior = Prior(several_parts=len(parts) > 1, several_groups=len(groups) > 1)
+    if len(groups) >= LEAST_GROUPS and groups <= states.keys():
+        prior = best(prior, [replace(prior, reach=reach) for reach in REACH[1:]])
+    if len(parts & shifts.keys()) > 1:
+        prior = best(prior, [replace(prior, likeness=likeness) for likeness in LIKENESS[1:]])
     return prior
 
 

@@ -22,7 +22,7 @@ __all__ = ["LearnedResponses"]
 
 
 def _nothing() -> Array:
-    return np.zeros((0, 0))
+    return np.zeros((0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class LearnedResponses:
     reference
         Log expression of the control cells that shifts are measured in.
     prior
-        How far conditions go together.
+        What conditions tell about each other.
     coefficients
-        (n, G), in units of log expression.
+        (B, n, G), in units of log expression.
     level
         Mean control profile of the groups learned from, (G,).
     reversion
@@ -56,7 +56,7 @@ class LearnedResponses:
     measured, refined
         By group, mean control profile, (G,), as measured, and less the noise that all changes from it have in common.
     shifts, states
-        By gene, and by group, see `kernel`.
+        By gene, and by group, see `kernels`.
     """
 
     genes: NDArray[np.str_]
@@ -66,7 +66,7 @@ class LearnedResponses:
     fine_tuned: bool
     conditions: list[Condition]
     reference: SparseCounts
-    prior: Prior = field(default_factory=Prior)
+    prior: Prior = field(default_factory=lambda: Prior(several_parts=False, several_groups=False))
     coefficients: Array = field(default_factory=_nothing)
     level: Array = field(default_factory=_nothing)
     reversion: float = 0.0
@@ -93,7 +93,8 @@ class LearnedResponses:
             parts=np.array([part for condition in self.conditions for part in condition.parts]),
             lengths=np.array(lengths),
             groups=np.array([condition.group for condition in self.conditions]),
-            prior=np.array([self.prior.common, self.prior.likeness, self.prior.shared, self.prior.reach]),
+            several=np.array([self.prior.several_parts, self.prior.several_groups]),
+            extents=np.array([self.prior.likeness, self.prior.reach]),
             coefficients=self.coefficients,
             level=self.level,
             reversion=self.reversion,
@@ -127,7 +128,7 @@ class LearnedResponses:
                 Condition(tuple(parts.tolist()), group)
                 for parts, group in zip(members, stored["groups"].tolist(), strict=True)
             ],
-            prior=Prior(*stored["prior"].tolist()),
+            prior=Prior(*stored["several"].tolist(), *stored["extents"].tolist()),
             coefficients=stored["coefficients"],
             level=stored["level"],
             reversion=float(stored["reversion"]),

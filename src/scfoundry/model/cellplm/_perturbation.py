@@ -14,7 +14,7 @@ from scfoundry.data.contexts import Context
 from scfoundry.data.perturbations import components, group_labels, positions_of, require_known
 from scfoundry.data.reader import CountsReader
 from scfoundry.model._device import resolve_device
-from scfoundry.model.cellplm._conditions import LEAST_GROUPS, Condition, choose_prior, kernel
+from scfoundry.model.cellplm._conditions import LEAST_GROUPS, Condition, choose_prior, kernels
 from scfoundry.model.cellplm._learned_responses import LearnedResponses
 from scfoundry.model.cellplm._perturbation_training import MAX_EPOCHS, predicted_changes, train_on_responses
 from scfoundry.model.cellplm._replaced_genes import shifts_of
@@ -228,8 +228,8 @@ class LearnsPerturbations:
                 shifts |= shifts_of(model.module, learned.reference, new, learned.value, **how)
             states = learned.states | _states(model, reader, rows, how) if learned.prior.reach else {}
             every = [*conditions, *learned.conditions]
-            between = kernel(every, learned.prior, shifts, states)[: len(conditions), len(conditions) :]
-            change = between @ learned.coefficients + learned.reversion * (control - learned.level)
+            between = kernels(every, learned.prior, shifts, states)[:, : len(conditions), len(conditions) :]
+            change = (between @ learned.coefficients).sum(0) + learned.reversion * (control - learned.level)
         # Expression cannot fall below none.
         change = np.maximum(change, -control)
         return AnnData(
@@ -293,7 +293,7 @@ def _shrunken(
     changes = (responses.changes() - reversion * (controls - level)) / responses.spread
     noise = responses.noise()
     prior = choose_prior(responses.conditions, noise, changes, shifts, states, rng)
-    found = shrink(kernel(responses.conditions, prior, shifts, states), noise, changes)
+    found = shrink(kernels(responses.conditions, prior, shifts, states), prior.mixture, noise, changes)
     refined = {}
     for group, profile in responses.controls.items():
         here = [condition.group == group for condition in responses.conditions]

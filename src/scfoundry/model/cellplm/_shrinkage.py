@@ -1,13 +1,15 @@
 r"""Changes of expression, shrunken as far as their noise asks for.
 
-The measured change of gene :math:`j` under condition :math:`i` is its true change and noise. A kernel :math:`K` says
+The measured change of gene :math:`j` under condition :math:`i` is its true change and noise. A kernel :math:`K_k` says
 how far the true changes of two conditions go together, and :math:`N` is the noise covariance of the means, both per
 unit of variance. In units of the gene's standard deviation among like cells,
 
-.. math:: y_j \sim \mathcal N(0,\; r_j K + N), \qquad \mathbb E[y_j^* \mid y_j] = r_j K^* (r_j K + N)^{-1} y_j.
+.. math:: y_j \sim \mathcal N(0,\; r K_k + N), \qquad \mathbb E[y_j^* \mid y_j] = r K_k^* (r K_k + N)^{-1} y_j.
 
-How strongly a gene responds at all, :math:`r_j`, is not one number: genes share a distribution of it over a grid, which
-is fitted to all of them (empirical Bayes), so that silent genes are shrunken to nothing and responsive ones hardly.
+How strongly a gene responds at all, :math:`r`, and which of several kernels it follows is not the same for all genes.
+Genes share a distribution over pairs :math:`(k, r)`, fitted to all of them (empirical Bayes), and every gene weighs the
+pairs by how well they explain it: silent genes are shrunken to nothing and responsive ones hardly, a gene that responds
+everywhere alike is told apart from one that goes its own way in every group of cells.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ RATIOS = np.geomspace(1e-4, 10, 21)
 """Variance of true changes, in units of the variance among like cells."""
 
 N_UPDATES = 30
-"""Of the shares of genes over these ratios (expectation maximisation), which settle within ten."""
+"""Of the shares of genes over kernels and ratios (expectation maximisation), which settle within these."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,13 @@ class Shrunken:
     Attributes
     ----------
     coefficients
-        (n, G); changes of further conditions are their kernel with the n learned ones, (m, n), times these.
+        (B, n, G); changes of further conditions are the sum over parts of kernels of their part with the n learned
+        conditions, (m, n), times these.
     residuals
         (n, G); of anything else that goes together with the measured changes, its covariance with them, per unit of
         variance, (n,), times these: so the noise of controls that several changes share is told apart from a change.
     evidence
-        Logarithm of the probability of all measured changes under the kernel.
+        Logarithm of the probability of all measured changes.
     """
 
     coefficients: Array
@@ -51,32 +54,48 @@ class Shrunken:
     evidence: float
 
 
-def shrink(kernel: Array, noise: Array, changes: Array) -> Shrunken:
+def shrink(parts: Array, mixture: Array, noise: Array, changes: Array) -> Shrunken:
     """Learn from measured changes.
 
     Parameters
     ----------
-    kernel
-        How far true changes of conditions go together, (n, n), positive semi-definite.
+    parts
+        What kernels are made of, (B, n, n), positive semi-definite.
+    mixture
+        How much of every part is in every kernel, (K, B).
     noise
         Covariance of the measured means per unit of variance among like cells, (n, n), positive definite.
     changes
         Measured changes in standard deviations among like cells, (n, G).
     """
     root = np.linalg.cholesky(noise)
-    whitened = np.linalg.solve(root, np.linalg.solve(root, kernel).T)
-    strengths, axes = np.linalg.eigh((whitened + whitened.T) / 2)
-    scores = axes.T @ np.linalg.solve(root, changes)
-    variances = 1 + RATIOS[:, None] * strengths.clip(min=0)  # (R, n)
-    log_likelihood = -0.5 * (np.log(variances).sum(1)[:, None] + (1 / variances) @ scores**2)  # (R, G)
+    whitened = np.linalg.solve(root, changes)
+    modes = [_modes(np.tensordot(shares, parts, 1), root) for shares in mixture]
+    log_likelihood = np.concatenate(
+        [
+            -0.5 * (np.log(variances).sum(1)[:, None] + (1 / variances) @ (axes.T @ whitened) ** 2)
+            for variances, axes in modes
+        ]
+    )  # (K * R, G)
     highest = log_likelihood.max(0)
     likelihood = np.exp(log_likelihood - highest)
-    shares = np.full(len(RATIOS), 1 / len(RATIOS))
+    shares = np.full(len(likelihood), 1 / len(likelihood))
     for _ in range(N_UPDATES):
         shares = shares * (likelihood @ (1 / (shares @ likelihood))) / likelihood.shape[1]
-    mixture = shares @ likelihood
-    weights = shares[:, None] * likelihood / mixture
-    evidence = float((np.log(mixture) + highest).sum())
-    explained, left = (factor.T @ weights * scores for factor in (RATIOS[:, None] / variances, 1 / variances))  # (n, G)
-    coefficients, residuals = (np.linalg.solve(root.T, axes @ part) for part in (explained, left))
-    return Shrunken(coefficients, residuals, evidence)
+    total = shares @ likelihood
+    weights = (shares[:, None] * likelihood / total).reshape(len(mixture), len(RATIOS), -1)
+
+    coefficients, residuals = np.zeros((len(parts), *changes.shape)), np.zeros(changes.shape)
+    for (variances, axes), weight, part in zip(modes, weights, mixture, strict=True):
+        scores = axes.T @ whitened
+        explained = np.linalg.solve(root.T, axes @ ((RATIOS[:, None] / variances).T @ weight * scores))
+        coefficients += part[:, None, None] * explained
+        residuals += np.linalg.solve(root.T, axes @ ((1 / variances).T @ weight * scores))
+    return Shrunken(coefficients, residuals, float((np.log(total) + highest).sum()))
+
+
+def _modes(kernel: Array, root: Array) -> tuple[Array, Array]:
+    """Variance of every mode at every ratio, (R, n), and the modes, (n, n), where noise is white."""
+    whitened = np.linalg.solve(root, np.linalg.solve(root, kernel).T)
+    strengths, axes = np.linalg.eigh((whitened + whitened.T) / 2)
+    return 1 + RATIOS[:, None] * strengths.clip(min=0), axes
