@@ -137,14 +137,15 @@ def denoise(
     from scfoundry.data.contexts import contexts, coordinates
     from scfoundry.model._base import FoundationModel
     from scfoundry.model._contracts import denoises
-    from scfoundry.model._device import resolve_device
+    from scfoundry.model._device import autocast, resolve_device
     from scfoundry.model._pretrained import load_pretrained
 
-    _check(max_epochs, patience)
+    _check(max_epochs, patience, batch_size)
     adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
     groups = contexts(cells, batch_key)
     coordinates(cells, spatial_key, groups)
     torch_device = resolve_device(device)
+    autocast(torch_device, precision)
     loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
     denoiser: Any = denoises(loaded, caller=CALLER)
     report = require_counts(cells, layer=layer, caller=CALLER)
@@ -187,9 +188,12 @@ def denoise(
     return adata if copy else None
 
 
-def _check(max_epochs: int | None, patience: int) -> None:
+def _check(max_epochs: int | None, patience: int, batch_size: int | None) -> None:
     if max_epochs is not None and max_epochs < 1:
         msg = f"max_epochs must be at least 1; got {max_epochs}. Without fine-tuning: fine_tune=False."
+        raise ValueError(msg)
+    if batch_size is not None and batch_size < 1:
+        msg = f"batch_size must be at least 1 cell; got {batch_size}. What suits the device: batch_size=None."
         raise ValueError(msg)
     if patience < 1:
         msg = f"patience is a number of epochs and at least 1; got {patience}. The default: patience=20."

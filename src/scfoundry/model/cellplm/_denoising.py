@@ -186,8 +186,9 @@ class RecoversCounts:
         target = model.genes.align(adata).target
         wanted = np.arange(adata.n_vars) if columns is None else np.asarray(columns, dtype=np.int64)
         known = np.flatnonzero(target[wanted] >= 0)
-        place = np.searchsorted(cells.genes.numpy(), target[wanted[known]])
+        place = torch.from_numpy(np.searchsorted(cells.genes.numpy(), target[wanted[known]])).to(torch_device)
         copies = np.bincount(target[target >= 0], minlength=len(model.genes))[target[wanted[known]]]
+        parts = torch.from_numpy(copies).to(torch_device, torch.float32)
 
         out = np.empty((adata.n_obs, len(wanted)), dtype=np.float32)
         for context in cells.contexts:
@@ -196,11 +197,8 @@ class RecoversCounts:
             for start in range(0, len(context.rows), CELLS_PER_BLOCK):
                 some = np.arange(start, min(start + CELLS_PER_BLOCK, len(context.rows)))
                 depth = torch.from_numpy(totals[some]).to(torch_device)[:, None]
-                expected = expectation.shares(some).mul_(depth)[:, torch.from_numpy(place)]
-                if given_detected:
-                    expected = expected_given_detection(expected) * (depth > 0)
-                else:
-                    expected = expected / torch.from_numpy(copies).to(expected)
+                expected = expectation.shares(some).mul_(depth)[:, place]
+                expected = expected_given_detection(expected) * (depth > 0) if given_detected else expected / parts
                 out[context.rows[some][:, None], known] = expected.cpu().numpy()
         unknown = np.flatnonzero(target[wanted] < 0)
         if len(unknown):
