@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["OURS", "PUBLISHED", "held_out_groups", "left_out_pairs", "unseen_genes"]
 
 OURS = "sf.tl.predict_perturbation"
+UNTRAINED = "the same, untrained weights"
 PUBLISHED = "the same, fine_tune=True"
 
 
@@ -36,11 +38,11 @@ def unseen_genes(screen: Screen, group: str, seed: int, model: sf.model.CellPLM,
     tested = table[table["split"] == "test"]
     names = tested.index.tolist()
     told = _profiles(from_other_perturbations(screen, group, names, model), screen.start(group))
-    told[OURS] = _ours(screen, group, names, model, seed)
+    told |= _ours(screen, group, names, model, seed)
     if fine_tune:
         known = [name for name in names if (model.genes.index_of(name.split("+")) >= 0).all()]
         none = told["no change"]
-        told[PUBLISHED] = none | _ours(screen, group, known, model, seed, fine_tune=True)
+        told[PUBLISHED] = none | _predicted(screen, group, known, model, seed, fine_tune=True)
     measured = set(table.index[table["split"] == "train"])
     for name in names:
         yield from _scored(screen, group, name, told, seed, kind=_kind(name, str(tested.loc[name, "group"]), measured))
@@ -51,9 +53,8 @@ def left_out_pairs(screen: Screen, group: str, seed: int, model: sf.model.CellPL
     screen = screen.restricted(screen.groups == group).halved(seed)
     names = sorted(set(screen.perturbations))
     for pair in (name for name in names if "+" in name):
-        told = _profiles(from_other_perturbations(screen, group, [pair], model), screen.start(group)) | {
-            OURS: _ours(screen, group, [pair], model, seed)
-        }
+        told = _profiles(from_other_perturbations(screen, group, [pair], model), screen.start(group))
+        told |= _ours(screen, group, [pair], model, seed)
         n_singles = sum(gene in names for gene in pair.split("+"))
         kind = f"pairs, {('no single', 'one single', 'both singles')[n_singles]} measured"
         yield from _scored(screen, group, pair, told, seed, kind=kind)
@@ -64,14 +65,22 @@ def held_out_groups(screen: Screen, seed: int, model: sf.model.CellPLM) -> Itera
     screen = screen.halved(seed)
     tested = sorted(set(screen.perturbations) - {screen.control})
     for group in np.unique(screen.groups):
-        told = _profiles(from_other_groups(screen, group, tested), screen.start(group)) | {
-            OURS: _ours(screen, group, tested, model, seed, across=True)
-        }
+        told = _profiles(from_other_groups(screen, group, tested), screen.start(group))
+        told |= _ours(screen, group, tested, model, seed, across=True)
         for name in tested:
             yield from _scored(screen, group, name, told, seed, kind="held-out groups")
 
 
 def _ours(
+    screen: Screen, group: str, names: list[str], model: sf.model.CellPLM, seed: int, **how: Any
+) -> dict[str, Told]:
+    """With the given weights, and with random ones of the same structure: what pretraining adds."""
+    untrained = sf.model.CellPLM(genes=model.genes, seed=seed, **asdict(model.config))
+    weights = {OURS: model, UNTRAINED: untrained}
+    return {method: _predicted(screen, group, names, chosen, seed, **how) for method, chosen in weights.items()}
+
+
+def _predicted(
     screen: Screen,
     group: str,
     names: list[str],

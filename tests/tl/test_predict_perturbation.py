@@ -100,6 +100,7 @@ def test_writes_the_documented_slots_and_nothing_else(model: sf.model.CellPLM, s
     assert profiles.X.dtype == np.float32
     np.testing.assert_allclose(profiles.X, profiles.layers["control"] + profiles.layers["change"], atol=1e-5)
     assert profiles.obs["n_unseen"].tolist() == [0, 1]
+    assert profiles.uns["n_conditions"] == 5
     table = result["differential_expression"]
     assert table.groupby("perturbation", observed=True).size().to_dict() == {pair: 7, "KLF1": 7}
     first = table[table["perturbation"] == pair]

@@ -78,8 +78,8 @@ def predict_perturbation(
         A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model,
         which stays as it is.
     fine_tune
-        Train the network on the measured profiles, as published, instead of weighing their evidence. Slower, for single
-        genes and combinations only, and no better on the data it was measured on (Notes).
+        Train the network on the measured profiles, as published, instead of weighing their evidence. Slower, for genes
+        of the model only, and clearly worse on the screen it was measured on (Notes).
     value
         What replaces the log expression of a perturbed gene before the model reads a control cell; -100 as published.
     sep
@@ -109,9 +109,11 @@ def predict_perturbation(
 
     ``"profiles"``
         AnnData, conditions x genes, float32: predicted mean of log1p counts per 10,000 in ``X``; the same of the
-        controls and the difference in the layers ``"control"`` and ``"change"``; ``obs`` with ``perturbation``,
-        ``group``, ``n_parts``, and ``n_unseen``, how many of these no cell shows perturbed. Names are those of the
-        perturbations, followed by that of the group where there are several.
+        controls (less noise that all measured changes have in common) and the difference in the layers ``"control"``
+        and ``"change"``; ``obs`` with ``perturbation``, ``group``, ``n_parts``, and ``n_unseen``, how many of these no
+        cell shows perturbed; ``uns`` with what was believed: ``likeness`` of genes, ``reach`` of that of groups (0:
+        not), ``reversion`` of levels. Names are those of the perturbations, followed by that of the group where there
+        are several.
     ``"differential_expression"``
         The ``n_genes`` genes per condition that change most: ``perturbation``, ``group``, ``gene``, ``change``,
         ``control``, ``predicted``.
@@ -130,9 +132,15 @@ def predict_perturbation(
 
     Notes
     -----
+    The default explains the measured changes by what all perturbations have in common, what a gene adds, what genes
+    share whose replacement (``value``) moves the embedding of control cells alike, what groups have in common, and what
+    groups share whose controls lie close in the embedding. How much of each, gene by gene, and how much is noise, is
+    what makes the measured changes most probable; no change is predicted where nothing can be learned. See the guide
+    ("Perturbations nobody has measured").
+
     Of a gene that no cell shows perturbed, alone or in a combination, little can be said from a small screen: what all
-    perturbations have in common. `sf.metrics.perturbation` scores predictions against controls of their own; the table
-    in ``benchmarks/results/perturbation.md`` has the scores beside simple means, which are hard to beat.
+    perturbations have in common. `sf.metrics.perturbation` scores predictions against controls of their own; the tables
+    in ``benchmarks/results/perturbation.md`` have the scores beside simple means, which are hard to beat.
 
     Examples
     --------

@@ -173,7 +173,8 @@ class LearnsPerturbations:
         -------
         Conditions x genes: ``X`` and the layers ``control`` and ``change``, log1p of counts per 10,000, float32;
         ``obs`` with ``perturbation``, ``group``, ``n_parts`` and how many of them were never seen perturbed,
-        ``n_unseen``.
+        ``n_unseen``; ``uns`` with what was believed in learning: ``likeness`` of genes and ``reach`` of that of groups,
+        0 where it was not, the ``reversion`` of levels and the number of conditions, ``n_conditions``.
 
         Raises
         ------
@@ -237,6 +238,12 @@ class LearnsPerturbations:
             obs=described(parts, wanted, learned.parts),
             var=pd.DataFrame(index=pd.Index(learned.genes.astype(object))),
             layers={"control": control.astype(np.float32), "change": change.astype(np.float32)},
+            uns={
+                "likeness": learned.prior.likeness,
+                "reach": learned.prior.reach,
+                "reversion": learned.reversion,
+                "n_conditions": len(learned.conditions),
+            },
         )
 
     def _learned_or_raise(self) -> LearnedResponses:
