@@ -13,7 +13,6 @@ from mudata import MuData
 
 import scfoundry as sf
 from scfoundry.data.reader import CountsReader
-from scfoundry.model.cellplm._annotation import LearnsCellTypes
 from scfoundry.model.langcell._text_prior import TextPriorHead
 
 if TYPE_CHECKING:
@@ -300,6 +299,55 @@ def test_a_head_learns_cells_and_begins_with_what_the_texts_say():
     assert (taught(latent, prior).argmax(1) == codes).mean() > 0.95
 
 
+# ---- CellPLM -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cellplm(make_adata: Callable[..., AnnData]) -> sf.model.CellPLM:
+    return sf.model.CellPLM(genes=make_adata().var_names, n_hidden=32, n_layers=1, n_latent=8)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"train": "all", "max_epochs": 2}, {"n_shots": 5}, {"batch_key": "batch"}])
+def test_cellplm_learns_types(cellplm, cells, arguments):
+    result = annotated(cells, cellplm, **arguments)
+    assert sf.metrics.annotation(result.obs["cell_type"], result.obs["annotation"])["accuracy"] > 0.75
+    np.testing.assert_allclose(result.obsm["annotation_scores"].sum(axis=1), 1, atol=1e-5)
+
+
+def test_only_genes_that_both_data_sets_measured_tell(cellplm, cells):
+    adata, reference = cells
+    expected = annotated((adata[:, :30].copy(), reference[:, 10:].copy()), cellplm)
+    both = annotated((adata[:, 10:30].copy(), reference[:, 10:30].copy()), cellplm)
+    np.testing.assert_allclose(both.obsm["annotation_scores"], expected.obsm["annotation_scores"], atol=1e-4)
+
+
+def test_the_cells_to_annotate_are_handed_to_the_model_or_not(learner, cells):
+    for transductive in (True, False):
+        annotated(cells, learner, transductive=transductive, reference_batch_key="batch")
+        how = Centroids.fitted[3]
+        assert how["batch_key"] == "batch"
+        assert (how["query"] is not None) == transductive
+        assert how["genes"].tolist() == list(range(40))
+
+
+def test_one_name_for_all_cells_is_warned_of(learner, cells, logged):
+    adata, reference = cells
+    annotated((adata[adata.obs["cell_type"] == "B cell"][:3].copy(), reference), learner)
+    assert any("all 3 cells are called 'B cell'" in message for message in logged)
+
+
+def test_an_interruption_leaves_the_data_as_they_were(cellplm, cells, monkeypatch):
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    adata, reference = cells
+    monkeypatch.setattr("scfoundry.model.cellplm._annotation.fit_softmax", interrupted)
+    before = list(adata.obs), set(adata.obsm), set(adata.uns)
+    with pytest.raises(KeyboardInterrupt):
+        sf.tl.annotate(adata, reference, labels_key="cell_type", model=cellplm, device="cpu")
+    assert (list(adata.obs), set(adata.obsm), set(adata.uns)) == before
+
+
 # ---- bad input -----------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +376,10 @@ def probe_names(adata, reference):
     reference.var_names = [f"probe_{i}_at" for i in range(reference.n_vars)]
 
 
+def mouse(adata, reference):
+    adata.var_names = sf.datasets.human_genes().loc[adata.var_names, "mouse_symbol"].str.split(",").str[-1]
+
+
 def one_column_for_two(adata, reference):
     reference.obs["cell_type"] = np.where(reference.obs["cell_type"] == "B cell", "T/NK", "T|NK")
 
@@ -351,6 +403,9 @@ def one_label_with_counts(adata, reference):
         (None, {"n_shots": 0}, r"n_shots is the number of cells per label and at least 1; got 0"),
         (None, {"train": "encoder"}, r"train must be one of 'all', 'head'; got 'encoder'"),
         (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
+        (mouse, {}, r"adata has mouse genes and the reference human ones: labels are learned within a species"),
+        (None, {"batch_key": "sample"}, r"adata.obs has no column 'sample'"),
+        (None, {"reference_batch_key": "sample"}, r"adata.obs has no column 'sample'"),
         (None, {"layer": "counts"}, r"no 'counts'; layers of this AnnData: none"),
     ],
 )
@@ -364,8 +419,21 @@ def test_bad_input_is_refused_before_anything_is_written(learner, cells, damage,
     assert (list(adata.obs), set(adata.obsm), set(adata.uns)) == before
 
 
-def test_models_that_do_not_learn_labels_are_refused(cells, monkeypatch):
-    monkeypatch.delattr(LearnsCellTypes, "fit_labels")
-    model = sf.model.CellPLM(genes=cells[0].var_names, n_hidden=32, n_latent=6)
-    with pytest.raises(ValueError, match=r"cannot use CellPLM, which does not learn labels yet. Use LangCell"):
+def test_models_that_do_not_learn_labels_are_refused(cells):
+    class Embeds(sf.model.CellPLM):
+        fit_labels = None
+
+    model = Embeds(genes=cells[0].var_names, n_hidden=32, n_latent=6)
+    with pytest.raises(ValueError, match=r"cannot use Embeds, which does not learn labels yet. Use LangCell"):
         annotated(cells, model)
+
+
+def test_the_line_that_translates_mouse_genes_does(learner, cells, run_fix):
+    adata, reference = cells
+    mouse(adata, reference)
+    with pytest.raises(ValueError, match="labels are learned within a species") as refused:
+        annotated((adata, reference), learner)
+    line = "import scfoundry as sf; " + str(refused.value).split("orthologs: ")[1]
+    result = annotated((run_fix(line, line, adata), reference), learner)
+    assert result.uns["annotation"]["provenance"]["genes"]["routes"]["symbol"] > 30
+    assert sf.metrics.annotation(result.obs["cell_type"], result.obs["annotation"])["accuracy"] > 0.75

@@ -253,12 +253,12 @@ def _check(n_shots: int | None, train: str | None, max_epochs: int | None) -> No
 def _refuse_two_species(reader: CountsReader, teacher: CountsReader) -> None:
     query, reference = ("mouse" if r.alignment.scheme.startswith("mouse") else "human" for r in (reader, teacher))
     if query != reference:
-        side = "adata" if query == "mouse" else "reference"
+        side, mouse = ("adata", reader) if query == "mouse" else ("reference", teacher)
         msg = (
-            f"adata has {query} genes and the reference {reference} ones ({reader.alignment.scheme} and "
-            f"{teacher.alignment.scheme}): labels are learned within a species. If you mean it, give mouse genes the "
-            "symbols of their human orthologs: human = sf.datasets.human_genes().drop_duplicates('mouse_symbol')"
-            f".set_index('mouse_symbol')['symbol']; {side}.var_names = [human.get(g, g) for g in {side}.var_names]"
+            f"adata has {query} genes and the reference {reference} ones: labels are learned within a species. If you "
+            "mean it, call mouse genes as their human orthologs: human = sf.datasets.human_genes().assign(mouse=lambda "
+            f"table: table[{mouse.alignment.scheme!r}].str.split(',')).explode('mouse').set_index('mouse')['symbol']"
+            f".to_dict(); {side}.var_names = [human.get(gene, gene) for gene in {side}.var_names]"
         )
         raise ValueError(msg)
 

@@ -26,11 +26,10 @@ HEAD_DROPOUT = 0.5
 class AnnotationHead(nn.Module):
     r"""The mean of two opinions: a linear layer on the embedding, and one on log expression.
 
-    .. math:: p_i = \tfrac{1}{2} \operatorname{softmax}(W \tilde z_i + b)
-        + \tfrac{1}{2} \operatorname{softmax}(V x_i + a)
+    .. math:: p_i = \operatorname{softmax}\left(\tfrac{1}{2} (W \tilde z_i + b) + \tfrac{1}{2} (V x_i + a)\right)
 
     An embedding knows what cell types have in common over studies, but little of differences it has never seen; single
-    genes tell those apart, but follow the technology. Each is fitted by itself, so neither outvotes the other.
+    genes tell those apart, but follow the technology. Each is fitted by itself, and the surer one decides.
 
     Parameters
     ----------
@@ -103,5 +102,7 @@ class AnnotationHead(nn.Module):
         absent
             Genes that the reference measured and these cells did not, (G,) bool.
         """
-        first = self.by_latent(latent).softmax(1)
-        return (first + self.by_genes(expression, absent).softmax(1)) / 2 if self.reads_genes else first
+        logits = self.by_latent(latent).float()
+        if self.reads_genes:
+            logits = (logits + self.by_genes(expression, absent)) / 2
+        return logits.softmax(1)
