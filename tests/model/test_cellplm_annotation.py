@@ -215,5 +215,9 @@ def test_what_cannot_be_done_is_refused(tiny_model, sides, fit):
     query, reference = sides
     with pytest.raises(ValueError, match=r"without epochs; got max_epochs=3. Leave it out, or .* train=\"all\""):
         fit(reference, max_epochs=3)
+    with pytest.raises(ValueError, match=r"codes must number the 3 labels.*got the numbers \[0, 1\]"):
+        fit(reference, labels=[*LABELS, Label("T cell", ())])
+    with pytest.raises(ValueError, match=r"got the numbers \[-1, 0, 1\]. Leave out cells without a label"):
+        fit(reference, codes=np.arange(reference.n_obs) % 3 - 1)
     with pytest.raises(ValueError, match=r"has learned no labels yet: fitted = model.fit_labels"):
         tiny_model().predict_labels(query)

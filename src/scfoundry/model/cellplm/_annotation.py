@@ -111,12 +111,20 @@ class LearnsCellTypes:
         Raises
         ------
         ValueError
-            If epochs are asked of a head, which is fitted until it is best.
+            If epochs are asked of a head, which is fitted until it is best; or if cells have no label, or labels no
+            cell.
         """
         if max_epochs is not None and train != "all":
             msg = (
                 f"The head is fitted until it is best, without epochs; got max_epochs={max_epochs}. Leave it out, or "
                 'fine-tune the encoder, too: train="all".'
+            )
+            raise ValueError(msg)
+        if set(codes.tolist()) != set(range(len(labels))):
+            msg = (
+                f"codes must number the {len(labels)} labels, with at least one cell each; got the numbers "
+                f"{sorted(set(codes.tolist()))}. Leave out cells without a label and labels without cells: "
+                "adata = adata[adata.obs[key].notna()].copy(); adata.obs[key].cat.remove_unused_categories()."
             )
             raise ValueError(msg)
         torch_device = resolve_device(device)
