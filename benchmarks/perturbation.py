@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from perturbation.report import by_method, signal_table, tables
+from perturbation.report import by_condition, by_method, signal_table, tables
 from perturbation.screens import read
 from perturbation.tasks import PUBLISHED, held_out_groups, left_out_pairs, unseen_genes
 from reporting import surroundings, write_results
@@ -69,7 +69,7 @@ def main() -> None:
     about |= {"surroundings": surroundings("scanpy", "anndata", "scikit-learn")}
     head = f"# Perturbation\n\n`{command}`, {args.seeds} seeds ({4 * args.seeds} of new genes)\n"
     report = [head, *tables(found, PUBLISHED), signal_table(found)]
-    write_results(args.out, about | {"scores": found.round(5).to_dict("records")}, report)
+    write_results(args.out, about | {"scores": by_condition(found)}, report)
     origin = {"command": command} | {f"version {k}": v for k, v in about["surroundings"]["versions"].items()}
     by_method(found).assign(**origin).to_csv(args.out.with_suffix(".csv"), index=False, float_format="%.5f")
     print("\n".join(report))

@@ -11,9 +11,17 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["SCORES", "by_method", "signal_table", "tables"]
+__all__ = ["SCORES", "by_condition", "by_method", "signal_table", "tables"]
 
 SCORES = ("rmse", "rmse_nonzero", "rmse_top", "pearson_delta", "pearson_delta_top", "ceiling")
+
+
+def by_condition(rows: pd.DataFrame) -> dict[str, list]:
+    """Mean over seeds of every condition and method, by column; `None` where a correlation is never defined."""
+    keys = ["data", "kind", "group", "perturbation", "method"]
+    means = rows.groupby(keys, sort=False)[list(SCORES)].mean().round(4)
+    table = means.assign(n_seeds=rows.groupby(keys, sort=False).size()).reset_index()
+    return table.astype(object).where(table.notna(), None).to_dict("list")
 
 
 def by_method(rows: pd.DataFrame) -> pd.DataFrame:
