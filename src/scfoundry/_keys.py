@@ -67,6 +67,15 @@ class Keys:
     DIFFERENTIAL_EXPRESSION: Final = "differential_expression"
     """``uns[key]``: the genes that change most, condition by condition."""
 
+    CONFIDENCE: Final = "confidence"
+    """``uns[key]``: what correlation with the truth to expect of every imputed gene."""
+
+    HIDDEN: Final = "hidden_genes"
+    """``uns[key]``: genes hidden on purpose to learn this, and what they reached."""
+
+    WEIGHTS: Final = "weights"
+    """``uns[key]``: how much each kind of evidence was worth."""
+
     @staticmethod
     def score(labels: str) -> str:
         """``obs`` slot of the score of a label."""

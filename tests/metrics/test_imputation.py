@@ -35,7 +35,8 @@ def test_scores_are_those_of_every_gene_alone(pair: tuple[np.ndarray, np.ndarray
     for j in set(range(8)) - {CONSTANT, EMPTY}:
         x, y = (side[:, j].astype(float) for side in pair)
         mse = np.mean((x - y) ** 2)
-        expected = [stats.pearsonr(x, y)[0], 1 - cosine(x, y), np.sqrt(mse), mse, np.abs(x - y).mean(), False]
+        correlations = [stats.pearsonr(x, y)[0], stats.spearmanr(x, y)[0]]
+        expected = [*correlations, 1 - cosine(x, y), np.sqrt(mse), mse, np.abs(x - y).mean(), False]
         np.testing.assert_allclose(scores.loc[j].astype(float), expected)
 
 

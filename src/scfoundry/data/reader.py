@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
@@ -13,7 +15,7 @@ from scfoundry.data.loaders import matrix_of, read_rows, row_blocks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
+    from numpy.typing import NDArray
 
     from scfoundry.data.genes import GeneVocabulary
 
@@ -59,6 +61,14 @@ class CountsReader:
             self._adata, self._layer = AnnData(sparse.csr_matrix(matrix)), None
         else:
             self._adata, self._layer = adata, layer
+        self._shown: NDArray[np.bool_] | None = None
+
+    def only(self, genes: NDArray[np.integer]) -> Self:
+        """The same cells on a smaller panel: counts of genes at other vocabulary positions read as 0."""
+        smaller = copy.copy(self)
+        smaller._shown = np.zeros(self.alignment.n_vocabulary, dtype=bool)
+        smaller._shown[genes] = True
+        return smaller
 
     def read(self, rows: np.ndarray) -> sparse.csr_matrix:
         """Counts of some cells over the vocabulary, (len(rows), G) float32."""
@@ -70,4 +80,8 @@ class CountsReader:
             yield self._aligned(block)
 
     def _aligned(self, block: sparse.csr_matrix) -> sparse.csr_matrix:
-        return self.alignment.apply(to_linear(block, self.report.state))
+        counts = self.alignment.apply(to_linear(block, self.report.state))
+        if self._shown is not None:
+            counts.data[~self._shown[counts.indices]] = 0
+            counts.eliminate_zeros()
+        return counts

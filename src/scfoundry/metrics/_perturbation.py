@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import pandas as pd
 
+from scfoundry.data.similarity import pearson
 from scfoundry.metrics._matrices import dense, in_memory
-from scfoundry.metrics._similarity import pearson
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from scfoundry.model._device import Precision
     from scfoundry.model.cellplm._cell_attention import CellAttention
     from scfoundry.model.cellplm._cell_pairs import Scale
+    from scfoundry.model.cellplm._imputation import Imputation
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._zero_shot import ZeroShot
 
 __all__ = [
     "AttendsToCells",
     "Denoises",
+    "Imputes",
     "LearnsLabels",
     "PredictsPerturbations",
     "Query",
@@ -31,6 +33,7 @@ __all__ = [
     "Train",
     "attends_to_cells",
     "denoises",
+    "imputes",
     "learns_labels",
     "predicts_perturbations",
     "reads_texts",
@@ -156,6 +159,32 @@ class AttendsToCells(Protocol):
 
 
 @runtime_checkable
+class Imputes(Protocol):
+    """A model that predicts genes which a spatial panel lacks."""
+
+    def impute(
+        self,
+        adata: AnnData,
+        reference: AnnData,
+        genes: Sequence[str] | None = None,
+        *,
+        context_key: str | None = None,
+        spatial_key: str | None = "spatial",
+        reference_context_key: str | None = None,
+        layer: str | None = None,
+        reference_layer: str | None = None,
+        fine_tune: bool = False,
+        max_epochs: int | None = None,
+        genes_per_block: int | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> Imputation:
+        """Expected counts of the genes, after all arguments were checked; nothing changes."""
+
+
+@runtime_checkable
 class PredictsPerturbations(Protocol):
     """A model that learns what perturbations change."""
 
@@ -251,6 +280,19 @@ def attends_to_cells(model: FoundationModel, *, caller: str) -> AttendsToCells:
     """
     if not isinstance(model, AttendsToCells):
         raise ValueError(_refusal(model, "reads every cell by itself", caller, use="CellPLM"))
+    return model
+
+
+def imputes(model: FoundationModel, *, caller: str) -> Imputes:
+    """Return the model as one that imputes genes.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    if not isinstance(model, Imputes):
+        raise ValueError(_refusal(model, "does not impute genes", caller, use="CellPLM"))
     return model
 
 

@@ -4,6 +4,7 @@ from ._denoise import denoise
 from ._describe import describe
 from ._describe_cells import describe_cells
 from ._embed import embed
+from ._impute_spatial import impute_spatial
 from ._predict_perturbation import predict_perturbation
 from ._retrieve import retrieve
 from ._zero_shot_annotate import zero_shot_annotate
@@ -15,6 +16,7 @@ __all__ = [
     "describe",
     "describe_cells",
     "embed",
+    "impute_spatial",
     "predict_perturbation",
     "retrieve",
     "zero_shot_annotate",

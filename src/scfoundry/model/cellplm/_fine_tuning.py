@@ -39,14 +39,14 @@ class WholeContexts(pl.LightningDataModule):
     cells_per_step
         Most cells of a context that a step sees. Larger contexts come several times per epoch.
     validated
-        Whether every epoch ends with a validation on every context.
+        Numbers of the contexts that every epoch ends with a validation on.
     """
 
-    def __init__(self, contexts: Sequence[Context], *, cells_per_step: int, validated: bool) -> None:
+    def __init__(self, contexts: Sequence[Context], *, cells_per_step: int, validated: Sequence[int]) -> None:
         super().__init__()
         sizes = [len(context.rows) for context in contexts]
         self.visits = np.repeat(np.arange(len(sizes)), [math.ceil(n / cells_per_step) for n in sizes]).tolist()
-        self.validated = validated
+        self.validated = list(validated)
         self.train_idx = self.val_idx = np.sort(np.concatenate([context.rows for context in contexts]))
 
     def train_dataloader(self) -> DataLoader:
@@ -55,7 +55,7 @@ class WholeContexts(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """Numbers of the contexts."""
-        return positions(sorted(set(self.visits))) if self.validated else []
+        return positions(self.validated) if self.validated else []
 
 
 def fine_tune(
@@ -71,6 +71,7 @@ def fine_tune(
     warmup_steps: int = 0,
     schedule: Schedule = "constant",
     patience: int | None = None,
+    validate_on: Sequence[int] | None = None,
     cells_per_step: int | None = None,
     seed: int = 0,
     device: torch.device,
@@ -99,6 +100,8 @@ def fine_tune(
     patience
         Epochs without a lower validation loss before training stops and the best weights return; without it nothing is
         validated, and the last weights stay.
+    validate_on
+        Numbers of the contexts whose validation loss counts, all if `None`.
     cells_per_step
         Most cells that a step sees, the configuration's ``max_cells`` if `None`; how many epochs mean how many steps.
     seed
@@ -107,7 +110,8 @@ def fine_tune(
         Where and how to compute.
     """
     size = model.config.max_cells if cells_per_step is None else cells_per_step
-    data = WholeContexts(contexts, cells_per_step=size, validated=patience is not None)
+    validated = range(len(contexts)) if validate_on is None else validate_on
+    data = WholeContexts(contexts, cells_per_step=size, validated=[] if patience is None else validated)
     callbacks = [] if patience is None else [BestWeights(model.module, patience)]
     with training_only(model.module, parts):
         plan = ContextTrainingPlan(

@@ -21,6 +21,7 @@ from scfoundry.model.cellplm._cell_attention import ShowsAttention
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._denoising import RecoversCounts
+from scfoundry.model.cellplm._imputation import ImputesGenes
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
 from scfoundry.model.cellplm._perturbation import LearnsPerturbations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["CellPLM"]
 
 
-class CellPLM(LearnsCellTypes, ShowsAttention, RecoversCounts, LearnsPerturbations, FoundationModel):
+class CellPLM(ImputesGenes, LearnsCellTypes, ShowsAttention, RecoversCounts, LearnsPerturbations, FoundationModel):
     r"""Cells are tokens, a tissue is a sentence :cite:p:`wen2024cellplm`.
 
     A cell enters as the sum of its genes' vectors weighted by log expression. A transformer whose attention is linear
