@@ -62,14 +62,13 @@ class LearnsPerturbations:
         device: str = "auto",
         precision: Precision = "auto",
     ) -> Self:
-        r"""Learn from perturbed cells and their controls, in a copy of this model.
+        """Learn from perturbed cells and their controls, in a copy of this model.
 
         By default the encoder stays as it is. The change that a condition makes is what all perturbations have in
-        common, what each of its genes adds, and what that has in common with other genes that move the model's cells
-        alike when their value is replaced; in other groups of cells, what they share, more so where the model's
-        embeddings of their controls are close. How much of each there is, and how far every gene's change is shrunken
-        towards none, is what makes the measured changes the most probable: see `_shrinkage` and `_conditions` for the
-        formulae.
+        common, what each of its genes adds, and what these share with genes that move the model's cells alike when their
+        value is replaced; in other groups of cells, what all groups share, and like groups by the model's embeddings of
+        their controls. How much of each there is, gene by gene, and how far a change is shrunken towards none, is what
+        makes the measured changes the most probable (a Gaussian process with empirical Bayes weights).
 
         With ``fine_tune=True`` it is the published scheme: encoder and an expression head are trained to turn control
         cells whose perturbed gene was replaced into the perturbed profile.
