@@ -65,10 +65,10 @@ class LearnsPerturbations:
         """Learn from perturbed cells and their controls, in a copy of this model.
 
         By default the encoder stays as it is. The change that a condition makes is what all perturbations have in
-        common, what each of its genes adds, and what these share with genes that move the model's cells alike when their
-        value is replaced; in other groups of cells, what all groups share, and like groups by the model's embeddings of
-        their controls. How much of each there is, gene by gene, and how far a change is shrunken towards none, is what
-        makes the measured changes the most probable (a Gaussian process with empirical Bayes weights).
+        common, what each of its genes adds, and what these share with genes that move the model's cells alike when
+        their value is replaced; in other groups of cells, what all groups share, and like groups by the model's
+        embeddings of their controls. How much of each there is, gene by gene, and how far a change is shrunken towards
+        none, is what makes the measured changes the most probable (a Gaussian process with empirical Bayes weights).
 
         With ``fine_tune=True`` it is the published scheme: encoder and an expression head are trained to turn control
         cells whose perturbed gene was replaced into the perturbed profile.
@@ -231,12 +231,12 @@ class LearnsPerturbations:
             between = kernels(every, learned.prior, shifts, states)[:, : len(conditions), len(conditions) :]
             change = (between @ learned.coefficients).sum(0) + learned.reversion * (control - learned.level)
         # Expression cannot fall below none.
-        change = np.maximum(change, -control)
+        predicted = np.maximum(control + change, 0)
         return AnnData(
-            (control + change).astype(np.float32),
+            predicted.astype(np.float32),
             obs=described(parts, wanted, learned.parts),
             var=pd.DataFrame(index=pd.Index(learned.genes.astype(object))),
-            layers={"control": control.astype(np.float32), "change": change.astype(np.float32)},
+            layers={"control": control.astype(np.float32), "change": (predicted - control).astype(np.float32)},
             uns={
                 "likeness": learned.prior.likeness,
                 "reach": learned.prior.reach,
