@@ -95,6 +95,16 @@ def test_nearest_cells_leave_out_the_cell_itself_and_empty_cells(model: sf.model
     np.testing.assert_allclose(shares[1], [0.625, 0.375])
 
 
+def test_a_cell_that_is_alone_has_the_decoder(model: sf.model.CellPLM, adata: AnnData) -> None:
+    adata.obs["sample"] = ["one", *["other"] * (adata.n_obs - 1)]
+    how: dict[str, Any] = {"batch_key": "sample", "device": "cpu"}
+    fitted = model.fit_denoiser(adata, max_epochs=1, **how)
+    fitted._change_config(neighbor_weight=0.0)
+    decoded = fitted.denoise(adata, **how)
+    fitted._change_config(neighbor_weight=1.0)
+    np.testing.assert_allclose(fitted.denoise(adata, **how)[0], decoded[0], rtol=1e-6)
+
+
 def test_fitting_changes_a_copy(model: sf.model.CellPLM, adata: AnnData) -> None:
     before, cells = tensors(model), adata.copy()
     fitted = model.fit_denoiser(adata, **QUICK)

@@ -116,10 +116,9 @@ class Expectation:
     @torch.no_grad()
     def shares(self, cells: NDArray[np.int64]) -> Tensor:
         """Shares of some cells, (m, g): they sum to 1."""
-        if self.neighbor_weight == 0 or self.n_neighbors == 0:
+        if self.neighbor_weight == 0:
             return self.by_decoder(cells)
-        mixed = (1 - self.neighbor_weight) * self.by_decoder(cells)
-        return mixed.add_(self.by_neighbors(cells), alpha=self.neighbor_weight)
+        return torch.lerp(self.by_decoder(cells), self.by_neighbors(cells), self.neighbor_weight)
 
     @torch.no_grad()
     def by_decoder(self, cells: NDArray[np.int64]) -> Tensor:
@@ -129,8 +128,10 @@ class Expectation:
 
     @torch.no_grad()
     def by_neighbors(self, cells: NDArray[np.int64]) -> Tensor:
-        """Mean shares of the nearest other cells in the latent, (m, g)."""
+        """Mean shares of the nearest other cells in the latent, (m, g); the decoder's of a cell that is alone."""
         pool, k = self.pool, self.n_neighbors
+        if k == 0:
+            return self.by_decoder(cells)
         wanted = torch.from_numpy(cells)
         distances = torch.cdist(self.latent[wanted], self.latent[torch.from_numpy(pool)])
         # A cell that is its own neighbour would be told what it had not detected.
