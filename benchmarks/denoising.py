@@ -106,7 +106,10 @@ def main() -> None:
     about |= {"surroundings": surroundings("scanpy", "anndata", "scvi-tools", "scikit-learn")}
     head = f"# Denoising\n\n`{command}`, mask seeds {', '.join(map(str, args.seeds))}\n"
     tables = [head, *score_tables(table), protein_table(pairs)]
-    write_results(args.out, about | {"scores": scores, "proteins": surface}, tables)
+    # By pandas, because correlations with a constant are not defined and JSON knows no NaN.
+    numbers = {"scores": table, "proteins": pairs.drop(columns=["data", "reading"])}
+    found = {name: json.loads(frame.to_json(orient="records")) for name, frame in numbers.items()}
+    write_results(args.out, about | found, tables)
     origin = {"command": command} | {f"version {k}": v for k, v in about["surroundings"]["versions"].items()}
     pd.concat([table, pairs]).assign(**origin).to_csv(args.out.with_suffix(".csv"), index=False, float_format="%.5f")
     print("\n".join(tables))

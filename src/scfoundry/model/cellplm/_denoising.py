@@ -62,8 +62,8 @@ class RecoversCounts:
         hides a fifth of the entries from the encoder, and the decoder's shares :math:`p_{ij}` of genes in a cell raise
         the multinomial likelihood :math:`\sum_{ij} x_{ij} \log p_{ij}` of all counts that are not hidden for good.
         The weights with the lowest error on the hidden counts stay (mean squared error of log1p counts per 10,000,
-        given detection). That error and the one of the plain expectation together decide how much the mean of the nearest
-        cells in the latent is worth beside the decoder.
+        given detection). That error and the one of the plain expectation together decide how much the mean of the
+        nearest cells in the latent is worth beside the decoder.
 
         Parameters
         ----------
