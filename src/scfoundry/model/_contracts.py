@@ -173,6 +173,7 @@ class Imputes(Protocol):
         reference_context_key: str | None = None,
         layer: str | None = None,
         reference_layer: str | None = None,
+        evidence: Sequence[str] = ...,
         fine_tune: bool = False,
         max_epochs: int | None = None,
         genes_per_block: int | None = None,

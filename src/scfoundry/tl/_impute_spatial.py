@@ -37,6 +37,7 @@ def impute_spatial(
     reference_context_key: str | None = None,
     layer: str | None = None,
     reference_layer: str | None = None,
+    evidence: Sequence[str] = ("library", "composition", "gene_vectors", "decoder"),
     fine_tune: bool = False,
     max_epochs: int | None = None,
     genes_per_block: int | None = None,
@@ -90,6 +91,8 @@ def impute_spatial(
         Column of ``adata_sc.obs`` that names the sample.
     layer, reference_layer
         Layers with the counts, ``X`` if `None`.
+    evidence
+        Which of the four kinds to use.
     fine_tune
         Train a copy of the model on spots and cells first, each with its own measured genes, as published. It improves
         the decoder, which then rarely adds to the other evidence: see Notes.
@@ -167,6 +170,7 @@ def impute_spatial(
         reference_context_key=reference_context_key,
         layer=layer,
         reference_layer=reference_layer,
+        evidence=evidence,
         fine_tune=fine_tune,
         max_epochs=max_epochs,
         genes_per_block=genes_per_block,
@@ -182,6 +186,7 @@ def impute_spatial(
         "reference_context_key": reference_context_key,
         "layer": layer,
         "reference_layer": reference_layer,
+        "evidence": list(evidence),
         "fine_tune": fine_tune,
         "max_epochs": max_epochs,
         "rng": rng if isinstance(rng, int | np.integer) else None,

@@ -21,7 +21,12 @@ MIN_COUNTS = 10
 MIN_GENES = 5
 
 
-def fit_weights(counts: NDArray[np.float32], evidence: NDArray[np.float32], default: NDArray[np.float64]) -> NDArray:
+def fit_weights(
+    counts: NDArray[np.float32],
+    evidence: NDArray[np.float32],
+    default: NDArray[np.float64],
+    used: NDArray[np.bool_],
+) -> NDArray:
     r"""Exponents of a product of evidence, by the likelihood of where the counts of hidden genes lie.
 
     Given the total of a gene, its counts over n spots are multinomial with shares
@@ -36,12 +41,15 @@ def fit_weights(counts: NDArray[np.float32], evidence: NDArray[np.float32], defa
         Log evidence f for them, (E, n, g).
     default
         Coefficients where too few genes have counts enough to tell, (E,).
+    used
+        Which kinds of evidence may have another coefficient than 0, (E,).
 
     Returns
     -------
     Coefficients b, (E,).
     """
     told = counts.sum(0) >= MIN_COUNTS
+    default = np.where(used, default, 0.0)
     if told.sum() < MIN_GENES:
         return default
     counts, evidence = counts[:, told].astype(np.float64), evidence[:, :, told].astype(np.float64)
@@ -56,7 +64,7 @@ def fit_weights(counts: NDArray[np.float32], evidence: NDArray[np.float32], defa
         value = (counts * (normaliser - score)).sum()
         return value / totals.sum(), (expected - observed) / totals.sum()
 
-    return minimize(loss, default, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(default)).x
+    return minimize(loss, default, jac=True, method="L-BFGS-B", bounds=[(0, None if may else 0) for may in used]).x
 
 
 def rates(evidence: NDArray[np.float32], weights: NDArray, levels: NDArray, *, empty: NDArray) -> NDArray[np.float32]:

@@ -165,6 +165,7 @@ class ImputesGenes:
         reference_context_key: str | None = None,
         layer: str | None = None,
         reference_layer: str | None = None,
+        evidence: Sequence[str] = EVIDENCE,
         fine_tune: bool = False,
         max_epochs: int | None = None,
         genes_per_block: int | None = None,
@@ -183,6 +184,10 @@ class ImputesGenes:
                 f"The decoder of {model.provenance['weights']!r} was trained on log expression and has no expected "
                 'counts. Use weights trained with likelihood="nb", such as model="cellplm".'
             )
+            raise ValueError(msg)
+        used = np.isin(EVIDENCE, evidence)
+        if not len(evidence) or used.sum() != len(set(evidence)):
+            msg = f"{caller}: evidence must be some of {', '.join(map(repr, EVIDENCE))}; got {tuple(evidence)}."
             raise ValueError(msg)
         torch_device = resolve_device(device)
         groups = contexts(adata, context_key)
@@ -214,14 +219,14 @@ class ImputesGenes:
         by_name = np.argsort(reference.obs_names.to_numpy().astype(str), kind="stable")
         states = find_states(model.module, cells, latent, by_name, seed=seed)
 
-        weights, confidence, told = np.array(DEFAULT_WEIGHTS), Confidence(None, None), _no_genes()
+        weights, confidence, told = np.where(used, DEFAULT_WEIGHTS, 0.0), Confidence(None, None), _no_genes()
         if len(hidden):
             # What is learned on hidden genes holds for the wanted ones, which nobody sees either.
             trial = Evidence(model, spots, states, visible, **where)
-            evidence, levels = trial.of(hidden)
+            found, levels = trial.of(hidden)
             truth = spots.reader.only(hidden).read(np.arange(adata.n_obs))[:, hidden].toarray()
-            weights = fit_weights(truth, evidence, weights)
-            rate = rates(evidence, weights, levels, empty=trial.library == 0)
+            weights = fit_weights(truth, found, weights, used)
+            rate = rates(found, weights, levels, empty=trial.library == 0)
             confidence = Confidence.fit(truth, rate, trial.library)
             told = _reached(truth, rate, trial.library, confidence, model.genes.ids[hidden])
         final = Evidence(model, spots, states, panel, **where)
@@ -230,8 +235,8 @@ class ImputesGenes:
         expected = np.empty((2, len(wanted)))
         for start in range(0, len(wanted), size):
             block = slice(start, start + size)
-            evidence, levels = final.of(wanted[block])
-            imputed[:, block] = rates(evidence, weights, levels, empty=final.library == 0)
+            found, levels = final.of(wanted[block])
+            imputed[:, block] = rates(found, weights, levels, empty=final.library == 0)
             expected[:, block] = confidence(imputed[:, block])
         return Imputation(
             pd.DataFrame(imputed, index=adata.obs_names, columns=names),
