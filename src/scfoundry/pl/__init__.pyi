@@ -1,5 +1,6 @@
 from ._cell_attention import cell_attention
 from ._gene_matching import gene_matching
+from ._imputed import imputed
 from ._perturbation import perturbation
 
-__all__ = ["cell_attention", "gene_matching", "perturbation"]
+__all__ = ["cell_attention", "gene_matching", "imputed", "perturbation"]

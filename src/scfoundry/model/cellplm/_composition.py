@@ -154,11 +154,11 @@ def _maximised(
     pull: NDArray[np.float32] | None,
     n_steps: int,
 ) -> NDArray[np.float32]:
-    """Shares after some steps; only the detected genes are visited, as zeros say the same of all mixtures."""
+    """Shares after some steps; detected genes alone count, as zeros say the same of all mixtures."""
     rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-    of_entry = profiles[counts.indices]  # (nnz, K)
     for _ in range(n_steps):
-        expected = np.einsum("ek,ek->e", shares[rows], of_entry) + TINY
+        # One product of all spots and genes takes a fraction of the time of products at the detected ones alone.
+        expected = (shares @ profiles.T)[rows, counts.indices] + TINY
         ratio = sparse.csr_matrix((counts.data / expected, counts.indices, counts.indptr), shape=counts.shape)
         shares = shares * (ratio @ profiles)
         if pull is not None:
