@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfoundry.data._gene_match import match
+from scfoundry.data._gene_names import as_names
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -73,7 +76,10 @@ def genes_to_impute(
     if not names:
         msg = f"{caller}: genes is empty. Name the genes to impute, or pass genes=None for all that the spots lack."
         raise ValueError(msg)
-    positions = np.asarray(vocabulary.align(names, min_overlap=0).target, dtype=np.int64)
+    positions = match(vocabulary, as_names(names)).target.astype(np.int64)
+    # A few names do not tell their scheme; those of the reference do.
+    as_there = dict(zip(there.names.tolist(), there.target.tolist(), strict=True))
+    positions = np.array([as_there.get(n, p) for n, p in zip(names, positions.tolist(), strict=True)], dtype=np.int64)
     told = np.unique(positions[positions >= 0], return_counts=True)
     wrong = {
         "unknown to the model": positions < 0,
