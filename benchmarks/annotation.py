@@ -56,8 +56,9 @@ def ours(weights: str, *, fine_tuned: bool) -> dict[str, Callable[[Split, int], 
 
 def table(scores: pd.DataFrame, score: str) -> str:
     """One row per method, one column per split; mean ± standard deviation over seeds where they differ."""
-    by_split = scores.groupby(["method", "split"], sort=False)[score]
-    mean, spread = by_split.mean().unstack(sort=False), by_split.std(ddof=0).unstack(sort=False)
+    order = {"index": scores["method"].unique(), "columns": scores["split"].unique()}
+    by_split = scores.groupby(["method", "split"])[score]
+    mean, spread = by_split.mean().unstack().reindex(**order), by_split.std(ddof=0).unstack().reindex(**order)
     rows = [
         (
             method,
