@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
     parser.add_argument("--weights", default="cellplm-mini", help="weights that have not seen the data sets")
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--cache", type=Path, default=Path(__file__).parent / ".cache" / "denoising")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "denoising.json")
     args = parser.parse_args()
@@ -87,7 +88,7 @@ def main() -> None:
     scores: list[Row] = []
     surface: list[Row] = []
     for seed in args.seeds:
-        for method in METHODS:
+        for method in args.methods:
             if method in ONCE and seed != args.seeds[0]:
                 continue
             stem = f"{method.replace(' ', '_').replace(',', '')}.{seed}.json"
