@@ -190,6 +190,7 @@ class ImputesGenes:
             msg = f"{caller}: evidence must be some of {', '.join(map(repr, EVIDENCE))}; got {tuple(evidence)}."
             raise ValueError(msg)
         torch_device = resolve_device(device)
+        autocast(torch_device, precision)  # refuses an unknown one before anything is computed
         groups = contexts(adata, context_key)
         positions = coordinates(adata, spatial_key, groups)
         reference_groups = contexts(reference, reference_context_key)

@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pytest
+import scanpy as sc
+from mudata import MuData
+from scipy import sparse
+
+import scfoundry as sf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anndata import AnnData
+
+TINY = {"n_hidden": 32, "n_layers": 1, "n_latent": 6, "n_decoder_hidden": 16, "n_bottleneck": 8}
+N_PANEL, N_REFERENCE = 100, 130
+
+
+@pytest.fixture(scope="module")
+def model(make_adata: Callable[..., AnnData]) -> sf.model.CellPLM:
+    """An untrained model, which is never changed."""
+    return sf.model.CellPLM(genes=make_adata(n_vars=N_REFERENCE + 10).var_names, **TINY)
+
+
+@pytest.fixture(scope="module")
+def tissue(make_adata: Callable[..., AnnData]) -> tuple[AnnData, AnnData]:
+    """Spots in two sections, and a reference with 30 genes that they lack."""
+    counts = make_adata(120, N_REFERENCE)
+    return counts[:60, :N_PANEL].copy(), counts[60:].copy()
+
+
+@pytest.fixture
+def spots(tissue: tuple[AnnData, AnnData]) -> AnnData:
+    return tissue[0].copy()
+
+
+@pytest.fixture
+def cells(tissue: tuple[AnnData, AnnData]) -> AnnData:
+    return tissue[1].copy()
+
+
+def impute(spots: Any, cells: Any, model: Any, **arguments: Any) -> Any:
+    return sf.tl.impute_spatial(spots, cells, model=model, device="cpu", **arguments)
+
+
+def imputed(spots: AnnData, cells: AnnData, model: sf.model.CellPLM, **arguments: Any) -> Any:
+    return impute(spots, cells, model, copy=True, **arguments).obsm["imputed"]
+
+
+def slots(adata: AnnData) -> tuple[set[str], ...]:
+    return set(adata.layers), set(adata.obsm), set(adata.uns), set(adata.obs)
+
+
+def test_writes_the_documented_slots_and_nothing_else(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, tmp_path: Path
+) -> None:
+    before, reference = spots.copy(), cells.copy()
+    assert impute(spots, cells, model, context_key="batch") is None
+    assert slots(spots) == (set(), {"spatial", "imputed"}, {"imputed"}, set(before.obs))
+    assert slots(cells) == slots(reference)
+    assert (spots.X != before.X).nnz == 0
+    spots.write_h5ad(tmp_path / "spots.h5ad")
+    for result in (spots, ad.read_h5ad(tmp_path / "spots.h5ad")):
+        table, uns = result.obsm["imputed"], result.uns["imputed"]
+        assert list(table.columns) == cells.var_names[N_PANEL:].tolist()
+        assert table.index.equals(spots.obs_names)
+        assert (table.dtypes == np.float32).all()
+        assert (table.to_numpy() > 0).all()
+        assert list(uns["confidence"].index) == list(table.columns)
+        assert list(uns["confidence"].columns) == ["pearson", "partial_pearson"]
+        assert uns["confidence"].abs().to_numpy().max() <= 1
+        assert set(uns["hidden_genes"].index) <= set(spots.var_names)
+        assert set(uns["weights"]) == {"library", "composition", "gene_vectors", "decoder"}
+        assert uns["params"]["context_key"] == "batch"
+        assert uns["params"]["scale"].startswith("expected counts")
+        assert {"weights", "citation", "versions", "genes", "reference_genes"} <= set(uns["provenance"])
+
+
+def test_genes_come_in_the_order_asked_for(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    everything = imputed(spots, cells, model)
+    genes = cells.var_names[[120, 105, 129]].tolist()
+    some = imputed(spots, cells, model, genes=genes)
+    assert list(some.columns) == genes
+    np.testing.assert_allclose(some, everything[genes], rtol=1e-5)
+    one = imputed(spots, cells, model, genes=genes[0])
+    np.testing.assert_allclose(one, everything[genes[:1]], rtol=1e-5)
+
+
+def test_names_are_those_of_the_reference(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    expected = imputed(spots, cells, model)
+    cells.var_names = [f"{name}.7" for name in cells.var_names]
+    versioned = imputed(spots, cells, model)
+    assert list(versioned.columns) == [f"{name}.7" for name in expected.columns]
+    np.testing.assert_array_equal(versioned, expected)
+
+
+def test_the_order_of_cells_and_genes_plays_no_part(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    expected = imputed(spots, cells, model, context_key="batch", reference_context_key="batch")
+    rng = np.random.default_rng(0)
+    shuffled = [side[rng.permutation(side.n_obs), rng.permutation(side.n_vars)].copy() for side in (spots, cells)]
+    moved = imputed(*shuffled, model, context_key="batch", reference_context_key="batch")
+    np.testing.assert_allclose(moved.loc[expected.index, expected.columns], expected, rtol=2e-3)
+
+
+def test_the_array_type_does_not_matter(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, as_array: Callable
+) -> None:
+    expected = imputed(spots, cells, model)
+    for side in (spots, cells):
+        side.X = as_array(side.X.toarray())
+    impute(spots, cells, model)
+    np.testing.assert_allclose(spots.obsm["imputed"], expected, rtol=1e-4)
+
+
+def test_blocks_and_batches_do_not_matter(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    expected = imputed(spots, cells, model)
+    for arguments in ({"genes_per_block": 7}, {"genes_per_block": 1}, {"batch_size": 11}):
+        np.testing.assert_allclose(imputed(spots, cells, model, **arguments), expected, rtol=1e-3)
+
+
+def test_layers_views_and_files(model: sf.model.CellPLM, spots: AnnData, cells: AnnData, tmp_path: Path) -> None:
+    expected = imputed(spots, cells, model)
+    for name, side in (("spots", spots), ("cells", cells)):
+        side.layers["counts"] = side.X.copy()
+        side.write_h5ad(tmp_path / f"{name}.h5ad")
+        side.X = sparse.csr_matrix(side.shape, dtype=np.float32)
+    layered = imputed(spots, cells, model, layer="counts", reference_layer="counts")
+    np.testing.assert_array_equal(layered, expected)
+    backed = [ad.read_h5ad(tmp_path / f"{name}.h5ad", backed="r") for name in ("spots", "cells")]
+    np.testing.assert_allclose(imputed(*backed, model), expected, rtol=1e-5)
+    assert "imputed" not in backed[0].obsm
+    with pytest.raises(ValueError, match=r"view of data on disk.*adata = adata.to_memory\(\)"):
+        impute(backed[0][:5], cells, model)
+
+
+def test_log_normalised_values_are_inverted(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    expected = imputed(spots, cells, model)
+    sc.pp.log1p(spots)
+    sc.pp.log1p(cells)
+    np.testing.assert_allclose(imputed(spots, cells, model), expected, rtol=1e-3)
+
+
+def test_empty_spots_stay_empty(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    spots.X = sparse.csr_matrix(spots.X.toarray() * (np.arange(60) != 3)[:, None])
+    impute(spots, cells, model)
+    table = spots.obsm["imputed"].to_numpy()
+    assert not table[3].any()
+    assert (np.delete(table, 3, axis=0) > 0).all()
+    assert np.isfinite(table).all()
+
+
+def test_the_seed_decides(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    first, same, other = (imputed(spots, cells, model, rng=rng) for rng in (3, 3, 4))
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(first - other).to_numpy().max() > 0
+
+
+def test_spots_may_have_no_positions(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    placed = imputed(spots, cells, model)
+    alone = imputed(spots, cells, model, spatial_key=None)
+    assert np.abs(placed - alone).to_numpy().max() > 0
+    del spots.obsm["spatial"]
+    np.testing.assert_array_equal(imputed(spots, cells, model, spatial_key=None), alone)
+
+
+def test_sections_may_overlap_in_the_plane(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    """Neighbours are spots of the same section, wherever the others lie."""
+    kinds = {"evidence": ("library", "composition", "gene_vectors")}
+    expected = imputed(spots, cells, model, context_key="batch", **kinds)
+    as_one = imputed(spots, cells, model, **kinds)
+    spots.obsm["spatial"][(spots.obs["batch"] == "batch 1").to_numpy()] += 1e5
+    np.testing.assert_allclose(imputed(spots, cells, model, context_key="batch", **kinds), expected, rtol=1e-3)
+    assert np.abs(as_one - expected).to_numpy().max() > 1e-3
+
+
+def test_only_the_evidence_asked_for_counts(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    impute(spots, cells, model, evidence=("library",))
+    weights = spots.uns["imputed"]["weights"]
+    assert weights.pop("library") > 0
+    assert not any(weights.values())
+    library = np.log(np.asarray(spots.X.sum(1)).ravel())
+    logged = np.log(spots.obsm["imputed"].to_numpy())
+    for column in logged.T:
+        assert np.corrcoef(column, library)[0, 1] == pytest.approx(1, abs=1e-5)
+    assert spots.uns["imputed"]["hidden_genes"]["partial_pearson"].abs().max() == 0
+
+
+def test_small_panels_hide_nothing(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    small = spots[:, :15].copy()
+    impute(small, cells, model)
+    assert small.obsm["imputed"].shape == (60, N_REFERENCE - 15)
+    assert small.uns["imputed"]["confidence"].isna().all(axis=None)
+    assert len(small.uns["imputed"]["hidden_genes"]) == 0
+
+
+def test_fine_tuning_trains_a_copy(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+    arguments: dict[str, Any] = {"context_key": "batch", "reference_context_key": "batch"}
+    plain = imputed(spots, cells, model, **arguments)
+    tuned, same = (imputed(spots, cells, model, fine_tune=True, max_epochs=2, **arguments) for _ in range(2))
+    assert np.abs(plain - tuned).to_numpy().max() > 0
+    assert np.isfinite(tuned).all(axis=None)
+    np.testing.assert_array_equal(tuned, same)
+    for name, tensor in model.module.state_dict().items():
+        assert (tensor == before[name]).all()
+
+
+def test_a_modality_of_mudata(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    expected = imputed(spots, cells, model)
+    mdata = MuData({"rna": spots, "protein": ad.AnnData(np.ones((spots.n_obs, 3)), obs=spots.obs[[]])})
+    impute(mdata, MuData({"rna": cells}), model)
+    np.testing.assert_array_equal(mdata.mod["rna"].obsm["imputed"], expected)
+
+
+def test_another_key(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    impute(spots, cells, model, key_added="guess")
+    assert set(spots.uns) == {"guess"}
+    assert set(spots.obsm) == {"spatial", "guess"}
+
+
+def test_an_interruption_reaches_the_caller_and_leaves_the_data_as_they_were(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scfoundry.model.cellplm._imputation_training.imputation_loss", interrupt)
+    before, handler = slots(spots), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        impute(spots, cells, model, fine_tune=True, max_epochs=1)
+    assert slots(spots) == before
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_one_line_tells_what_was_imputed(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, logged: list[str]
+) -> None:
+    impute(spots, cells, model)
+    [line] = [message for message in logged if "imputed" in message]
+    assert "imputed 30 genes of 60 spots; expected correlation" in line
+
+
+def scaled(spots: AnnData, cells: AnnData) -> None:
+    spots.X = spots.X.toarray() - 1.5
+
+
+def scaled_reference(spots: AnnData, cells: AnnData) -> None:
+    cells.X = cells.X.toarray() - 1.5
+
+
+def nan(spots: AnnData, cells: AnnData) -> None:
+    spots.X.data[3] = np.nan
+
+
+def no_shared_genes(spots: AnnData, cells: AnnData) -> None:
+    cells._inplace_subset_var(np.arange(N_PANEL, N_REFERENCE))
+
+
+def nothing_lacks(spots: AnnData, cells: AnnData) -> None:
+    cells._inplace_subset_var(np.arange(50))
+
+
+def mouse(spots: AnnData, cells: AnnData) -> None:
+    names = sf.datasets.human_genes().loc[cells.var_names, "mouse_symbol"].str.split(",").str[-1]
+    cells.var_names = names.where(names != "", cells.var_names)
+
+
+def one_column(spots: AnnData, cells: AnnData) -> None:
+    spots.obsm["spatial"] = spots.obsm["spatial"][:, :1]
+
+
+def missing_coordinates(spots: AnnData, cells: AnnData) -> None:
+    spots.obsm["spatial"][4] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "message"),
+    [
+        (scaled, {}, r"sf.tl.impute_spatial needs raw counts.*negative"),
+        (scaled_reference, {}, r"sf.tl.impute_spatial \(reference\) needs raw counts.*negative"),
+        (nan, {}, r"sf.tl.impute_spatial .*NaN"),
+        (no_shared_genes, {}, r"spots and reference have no gene of the model in common.*Compare adata_sp.var_names"),
+        (mouse, {}, r"the spots are human \(ensembl\) and the reference is mouse \(mouse_symbol\)"),
+        (nothing_lacks, {}, r"there is nothing to impute"),
+        (one_column, {}, r"has shape \(60, 1\), but positions need two columns"),
+        (missing_coordinates, {}, r"1 of 60 cells of context 'all' have missing or infinite coordinates"),
+        (None, {"spatial_key": "xy"}, r"no 'xy'; its keys: 'spatial'"),
+        (None, {"context_key": "fov"}, r"no column 'fov'; its columns: 'batch', 'cell_type'"),
+        (None, {"reference_context_key": "donor"}, r"no column 'donor'; its columns: 'batch', 'cell_type'"),
+        (None, {"layer": "counts"}, r"no 'counts'; layers of this AnnData: none"),
+        (None, {"genes": []}, r"genes is empty.*genes=None"),
+        (None, {"genes": ["spike-in"]}, r"1 of the 1 genes to impute is unknown to the model: 'spike-in'"),
+        (None, {"genes": "measured"}, r"1 of the 1 genes to impute is measured in the spots already"),
+        (None, {"genes": "elsewhere"}, r"1 of the 1 genes to impute is not in the reference"),
+        (None, {"genes": "twice"}, r"2 of the 2 genes to impute are named more than once"),
+        (None, {"evidence": ("hearsay",)}, r"evidence must be some of 'library', .*; got \('hearsay',\)"),
+        (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
+        (None, {"genes_per_block": 0}, r"genes_per_block must be at least 1; got 0"),
+        (None, {"batch_size": 0}, r"batch_size must be at least 1; got 0"),
+        (None, {"precision": "float8"}, r"precision must be one of 'auto', 'float32', 'bfloat16'"),
+        (None, {"device": "cuda"}, r"device='cuda' was asked for"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_computed(
+    model: sf.model.CellPLM,
+    spots: AnnData,
+    cells: AnnData,
+    damage: Callable[[AnnData, AnnData], None] | None,
+    arguments: dict[str, Any],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compute(*args: Any, **kwargs: Any) -> None:
+        pytest.fail("computing began")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for step in ("fine_tune_on_both", "find_states"):
+        monkeypatch.setattr(f"scfoundry.model.cellplm._imputation.{step}", compute)
+    named = {
+        "measured": [spots.var_names[3]],
+        "elsewhere": [model.genes.ids[-1]],
+        "twice": [cells.var_names[-1]] * 2,
+    }
+    if damage:
+        damage(spots, cells)
+    if isinstance(arguments.get("genes"), str):
+        arguments = {"genes": named[arguments["genes"]]}
+    before = slots(spots)
+    with pytest.raises(ValueError, match=message):
+        sf.tl.impute_spatial(spots, cells, model=model, fine_tune=True, **arguments)
+    assert slots(spots) == before
+
+
+def test_a_mudata_needs_the_modality(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    with pytest.raises(ValueError, match="no modality 'rna'; it has 'cells'"):
+        impute(MuData({"cells": spots}), cells, model)
+    with pytest.raises(ValueError, match="no modality 'rna'; it has 'cells'"):
+        impute(spots, MuData({"cells": cells}), model)
+    assert "imputed" not in spots.obsm
+
+
+def test_other_models_are_refused(by_expression: sf.model.LangCell, spots: AnnData, cells: AnnData) -> None:
+    with pytest.raises(ValueError, match=r'cannot use LangCell, which does not impute genes.*model="cellplm"'):
+        impute(spots, cells, by_expression)
+    by_log_expression = sf.model.CellPLM(genes=cells.var_names, likelihood="mse", **TINY)
+    with pytest.raises(ValueError, match=r'trained on log expression.*model="cellplm"'):
+        impute(spots, cells, by_log_expression)
