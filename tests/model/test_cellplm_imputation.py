@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from scipy import sparse
+from sklearn.isotonic import IsotonicRegression
+
+import scfoundry as sf
+from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.reader import CountsReader
+from scfoundry.model.cellplm._composition import States, compositions
+from scfoundry.model.cellplm._evidence import Confidence, fit_weights, ideal_correlation, rates
+from scfoundry.model.cellplm._gene_kriging import gene_directions, unit_vectors
+from scfoundry.model.cellplm._imputation import EVIDENCE
+from scfoundry.model.cellplm._imputation_genes import genes_to_hide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+N_SPOTS, N_TYPES, N_PANEL, N_ALL = 144, 3, 120, 160
+
+
+class Tissue(NamedTuple):
+    """Spots that are known mixtures of known types, and single cells of these types."""
+
+    spots: AnnData
+    cells: AnnData
+    mixtures: np.ndarray
+    profiles: np.ndarray
+    truth: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def tissue(make_adata: Callable[..., AnnData]) -> Tissue:
+    """Three types in gradients over a square; every gene has its own level in each type."""
+    rng = np.random.default_rng(0)
+    genes = make_adata(n_vars=N_ALL).var_names
+    profiles = rng.lognormal(sigma=1.2, size=(N_TYPES, N_ALL))
+    profiles /= profiles.sum(1, keepdims=True)
+    xy = np.stack(np.meshgrid(np.arange(12.0), np.arange(12.0)), axis=-1).reshape(-1, 2)
+    corners = np.array([[0, 0], [11, 0], [5, 11]])
+    mixtures = np.exp(-((xy[:, None] - corners) ** 2).sum(-1) / 30)
+    mixtures /= mixtures.sum(1, keepdims=True)
+    depth = rng.lognormal(np.log(1500), 0.4, size=(N_SPOTS, 1))
+    truth = depth * (mixtures @ profiles)
+    spots = AnnData(sparse.csr_matrix(rng.poisson(truth).astype(np.float32)))
+    spots.var_names, spots.obsm["spatial"] = genes, xy
+    of_type = np.repeat(np.arange(N_TYPES), 50)
+    cells = AnnData(sparse.csr_matrix(rng.poisson(2000 * profiles[of_type]).astype(np.float32)))
+    cells.var_names = genes
+    return Tissue(spots, cells, mixtures, profiles, truth)
+
+
+def reader_of(adata: AnnData) -> CountsReader:
+    return CountsReader(adata, GeneVocabulary(adata.var_names), caller="test")
+
+
+@pytest.mark.parametrize("neighbors", [False, True])
+def test_the_mixture_of_a_spot_is_recovered(tissue: Tissue, *, neighbors: bool) -> None:
+    panel = np.arange(N_PANEL)
+    states = States(tissue.profiles.astype(np.float32), np.arange(N_ALL))
+    alone = sparse.eye(N_SPOTS, format="csr", dtype=np.float32)
+    shares = compositions(reader_of(tissue.spots), states, panel, alone if neighbors else None)
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
+    assert np.abs(shares - tissue.mixtures).mean() < 0.05
+
+
+def test_a_spot_without_counts_has_equal_shares() -> None:
+    adata = AnnData(sparse.csr_matrix(np.array([[0, 0], [9, 1]], dtype=np.float32)))
+    adata.var_names = ["CD3E", "CD4"]
+    states = States(np.array([[0.9, 0.1], [0.1, 0.9]], dtype=np.float32), np.arange(2))
+    shares = compositions(reader_of(adata), states, np.arange(2), None)
+    np.testing.assert_allclose(shares[0], 0.5)
+    assert shares[1, 0] > 0.95
+
+
+def test_neighbours_pull_on_poor_spots_more(tissue: Tissue) -> None:
+    poor = tissue.spots[:2].copy()
+    poor.X = sparse.csr_matrix(np.array([[1], [1000]]) * tissue.profiles[[0, 0]].round(3).astype(np.float32))
+    poor.X.data = np.rint(poor.X.data)
+    states = States(tissue.profiles.astype(np.float32), np.arange(N_ALL))
+    beside = sparse.csr_matrix(np.array([[0.5, 0.5], [0.5, 0.5]], dtype=np.float32))
+    shares = compositions(reader_of(poor), states, np.arange(N_ALL), beside)
+    assert shares[1, 0] > shares[0, 0] > 1 / N_TYPES
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 0.0, 0.0), (0.8, 0.3, 1.2, 0.0), (0.0, 0.0, 0.0, 0.7)])
+def test_the_weights_behind_simulated_counts_are_recovered(weights: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(1)
+    evidence = rng.normal(scale=0.6, size=(len(EVIDENCE), 300, 60)).astype(np.float32)
+    used = np.full(4, fill_value=True)
+    expected = rates(evidence, np.array(weights), rng.uniform(0.3, 3, 60), empty=np.zeros(300, dtype=bool))
+    fitted = fit_weights(rng.poisson(expected).astype(np.float32), evidence, np.ones(4), used)
+    np.testing.assert_allclose(fitted, weights, atol=0.08)
+    assert fitted.min() >= 0
+
+
+def test_misleading_evidence_is_left_out() -> None:
+    rng = np.random.default_rng(1)
+    evidence = rng.normal(size=(2, 300, 60)).astype(np.float32)
+    counts = rng.poisson(np.exp(0.5 * evidence[0] - 0.5 * evidence[1])).astype(np.float32)
+    helps, misleads = fit_weights(counts, evidence, np.ones(2), np.array([True, True]))
+    assert helps == pytest.approx(0.5, abs=0.05)
+    assert misleads == 0
+    without = fit_weights(counts, evidence, np.ones(2), np.array([False, True]))
+    np.testing.assert_array_equal(without, 0)
+
+
+def test_too_few_counts_leave_the_default_weights() -> None:
+    rng = np.random.default_rng(1)
+    counts = np.zeros((50, 20), dtype=np.float32)
+    counts[:, :4] = rng.poisson(3, (50, 4))
+    default, used = np.array([1.0, 2.0]), np.array([True, False])
+    fitted = fit_weights(counts, rng.normal(size=(2, 50, 20)).astype(np.float32), default, used)
+    np.testing.assert_array_equal(fitted, [1, 0])
+
+
+def test_rates_have_the_level_asked_for_and_none_where_nothing_was_counted() -> None:
+    rng = np.random.default_rng(2)
+    evidence = rng.normal(size=(2, 30, 5)).astype(np.float32) * 20
+    levels, empty = np.array([0.0, 0.1, 1, 10, 100]), np.arange(30) == 4
+    imputed = rates(evidence, np.array([1.0, 1.0]), levels, empty=empty)
+    np.testing.assert_allclose(imputed.mean(0), levels, rtol=1e-4)
+    assert imputed.dtype == np.float32
+    assert not imputed[4].any()
+    assert np.isfinite(imputed).all()
+
+
+def test_an_unmeasured_gene_follows_the_genes_whose_vectors_are_like_its_own() -> None:
+    """Genes of two programmes, one high on the left, one on the right; the last gene of each is not measured."""
+    rng = np.random.default_rng(3)
+    programme = np.repeat([0, 1], 20)
+    vectors = unit_vectors(np.eye(2)[programme] + 0.05 * rng.normal(size=(40, 2))).astype(np.float32)
+    left = np.linspace(1, 0, 100)[:, None]
+    rate = np.where(programme == 0, 0.2 + left, 1.2 - left) * rng.lognormal(sigma=0.5, size=(100, 1))
+    adata = AnnData(sparse.csr_matrix(rng.poisson(3 * rate).astype(np.float32)))
+    adata.var_names = [f"gene {i}" for i in range(40)]
+    panel = np.setdiff1d(np.arange(40), [19, 39])
+    directions = gene_directions(reader_of(adata), vectors, panel, None)
+    assert np.mean((directions**2).sum(1)) == pytest.approx(1, rel=1e-4)
+    told = directions @ vectors[[19, 39]].T
+    assert np.corrcoef(told[:, 0], left[:, 0])[0, 1] > 0.8
+    assert np.corrcoef(told[:, 1], left[:, 0])[0, 1] < -0.8
+    calm = gene_directions(
+        reader_of(adata), vectors, panel, sparse.diags([1, 1, 1], [-1, 0, 1], (100, 100)).tocsr() / 3
+    )
+    assert np.corrcoef(calm @ vectors[19], left[:, 0])[0, 1] > np.corrcoef(told[:, 0], left[:, 0])[0, 1]
+
+
+def test_ideal_correlation_is_that_of_poisson_counts_with_their_rates() -> None:
+    rng = np.random.default_rng(4)
+    rate = rng.gamma(1.0, [0.2, 1, 5], size=(20000, 3)).astype(np.float32)
+    counts = rng.poisson(rate)
+    found = [np.corrcoef(counts[:, j], rate[:, j])[0, 1] for j in range(3)]
+    np.testing.assert_allclose(ideal_correlation(rate), found, atol=0.02)
+    assert ideal_correlation(np.ones((5, 1), dtype=np.float32)) == 0
+
+
+def test_confidence_tells_good_genes_from_bad_ones() -> None:
+    rng = np.random.default_rng(5)
+    library = rng.lognormal(7, 0.3, 300)
+    rate = rng.gamma(2.0, np.geomspace(0.05, 20, 60), size=(300, 60)).astype(np.float32)
+    counts = rng.poisson(rate).astype(np.float32)
+    confidence = Confidence.fit(counts, rate, library)
+    expected, beyond = confidence(rate)
+    reached = [np.corrcoef(np.log1p(counts[:, j]), np.log1p(rate[:, j]))[0, 1] for j in range(60)]
+    assert np.corrcoef(expected, reached)[0, 1] > 0.9
+    assert np.abs(np.r_[expected, beyond]).max() <= 1
+    assert isinstance(confidence.pearson, IsotonicRegression)
+
+
+def test_without_hidden_genes_confidence_is_unknown() -> None:
+    few = Confidence.fit(np.ones((20, 3), dtype=np.float32), np.ones((20, 3), dtype=np.float32), np.ones(20))
+    for told in few(np.ones((20, 7), dtype=np.float32)):
+        assert told.shape == (7,)
+        assert np.isnan(told).all()
+
+
+def test_hidden_genes_come_from_all_strata_and_have_counts(tissue: Tissue) -> None:
+    rng = np.random.default_rng(6)
+    counts = rng.poisson(np.geomspace(0.001, 4, N_ALL), size=(400, N_ALL)).astype(np.float32)
+    reader = CountsReader(
+        AnnData(sparse.csr_matrix(counts), var=tissue.spots.var), GeneVocabulary(tissue.spots.var_names), caller="test"
+    )
+    hidden = genes_to_hide(reader, np.arange(N_ALL), 0)
+    assert (counts[:, hidden].sum(0) >= 10).all()
+    assert len(hidden) <= 0.2 * N_ALL
+    zero_rate = (counts[:, hidden] == 0).mean(0)
+    assert np.histogram(zero_rate, [0, 0.75, 0.9, 0.95, 1])[0].all()
+    np.testing.assert_array_equal(hidden, genes_to_hide(reader, np.arange(N_ALL), 0))
+    assert not np.array_equal(hidden, genes_to_hide(reader, np.arange(N_ALL), 1))
+    assert len(genes_to_hide(reader, np.arange(20), 0)) == 0
+
+
+def test_simulated_tissue_is_imputed(tissue: Tissue) -> None:
+    """Only library and composition made these counts, and an untrained model knows nothing else."""
+    spots = tissue.spots[:, :N_PANEL].copy()
+    model = sf.model.CellPLM(genes=tissue.spots.var_names, n_hidden=32, n_layers=1, n_latent=6, n_decoder_hidden=16)
+    result = model.impute(spots, tissue.cells, device="cpu")
+    truth = tissue.truth[:, N_PANEL:]
+    counts = tissue.spots.X[:, N_PANEL:].toarray()
+    library = np.asarray(spots.X.sum(1)).ravel()
+    scores = sf.metrics.imputation(truth, result.counts.to_numpy(), log1p=True, library=library)
+    assert scores["pearson"].median() > 0.9
+    assert scores["partial_pearson"].median() > 0.8
+    np.testing.assert_allclose(result.counts.mean(0), counts.mean(0), rtol=0.5)
+    assert np.median(np.abs(np.log(result.counts.mean(0) / counts.mean(0)))) < 0.1
+    assert result.weights["library"] == pytest.approx(1, abs=0.1)
+    assert result.weights["composition"] == pytest.approx(1, abs=0.25)
+    # What was expected of genes that nobody had seen is what their counts confirm.
+    reached = sf.metrics.imputation(counts, result.counts.to_numpy(), log1p=True, library=library)
+    assert result.confidence["pearson"].mean() == pytest.approx(reached["pearson"].mean(), abs=0.1)
+    assert result.confidence["partial_pearson"].mean() == pytest.approx(reached["partial_pearson"].mean(), abs=0.15)
+
+
+def test_real_tissue_gains_beyond_library_size(shared_data: Path) -> None:
+    """Pancreatic tumour of patient A, and single cells of the same tumour."""
+    import anndata as ad
+
+    full, reference = (ad.read_h5ad(shared_data / f"{name}.h5ad") for name in ("pdac_a_st", "pdac_a_indrop"))
+    model = sf.model.CellPLM.from_pretrained("cellplm")
+    common = full.var_names.intersection(reference.var_names)
+    common = common[model.genes.align(common).target >= 0]
+    full = full[:, common].copy()
+    held_out = sf.pp.holdout_genes(full).index
+    spots = full[:, ~full.var_names.isin(held_out)].copy()
+    library = np.asarray(spots.X.sum(1)).ravel()
+    sf.tl.impute_spatial(spots, reference, genes=held_out, model=model, device="cpu")
+    truth = full[:, held_out].to_df()
+    scores = sf.metrics.imputation(truth, spots.obsm["imputed"], log1p=True, library=library)
+    alone = np.repeat(library[:, None], len(held_out), axis=1)
+    by_library = sf.metrics.imputation(truth.to_numpy(), alone, log1p=True, library=library)
+    assert sf.metrics.summarise(by_library)["partial_pearson"] == 0
+    assert sf.metrics.summarise(scores)["partial_pearson"] > 0.08
+    assert sf.metrics.summarise(scores)["pearson"] > sf.metrics.summarise(by_library)["pearson"]
