@@ -116,3 +116,101 @@ def test_bad_frames_are_named_with_their_fix(pair: tuple[np.ndarray, np.ndarray]
         sf.metrics.imputation(truth, predicted.rename(columns={"gene1": "gene0"}))
     with pytest.raises(ValueError, match=r"Pass what sf\.metrics\.imputation"):
         sf.metrics.summarise(truth)
+
+
+@pytest.fixture
+def section() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Expression with a gradient over a square of 100 spots in 4 genes, library sizes, coordinates."""
+    rng = np.random.default_rng(1)
+    xy = np.stack(np.meshgrid(np.arange(10.0), np.arange(10.0)), axis=-1).reshape(-1, 2)
+    library = rng.lognormal(7, 0.5, 100)
+    gradient = np.stack([xy[:, 0], xy[:, 1], xy.sum(1), 9 - xy[:, 0]], axis=1) + 1
+    return rng.poisson(gradient * library[:, None] / 1000).astype(float), library, xy
+
+
+def test_partial_pearson_is_what_the_library_does_not_explain(section: tuple[np.ndarray, ...]) -> None:
+    truth, library, xy = section
+    alone = np.repeat(library[:, None], 4, axis=1)
+    scores = sf.metrics.imputation(truth, alone, log1p=True, library=library)
+    assert (scores["pearson"] > 0.2).all()
+    assert (scores["partial_pearson"] == 0).all()
+    informed = alone * (xy[:, [0]] + 1)
+    scores = sf.metrics.imputation(truth, informed, log1p=True, library=pd.Series(library))
+    assert scores["partial_pearson"].iloc[0] > 0.5
+    assert scores["partial_pearson"].iloc[3] < -0.5
+    assert "partial_pearson" not in sf.metrics.imputation(truth, alone)
+    np.testing.assert_allclose(sf.metrics.imputation(truth, truth, library=library)["partial_pearson"], 1)
+
+
+def test_constant_genes_have_no_partial_pearson_either(section: tuple[np.ndarray, ...]) -> None:
+    truth, library, _ = section
+    truth[:, 2] = 0
+    scores = sf.metrics.imputation(truth, truth + library[:, None], library=library)
+    assert scores["partial_pearson"].isna().tolist() == scores["constant"].tolist() == [False, False, True, False]
+    assert np.isfinite(sf.metrics.summarise(scores)["partial_pearson"])
+
+
+def test_structure_is_one_for_the_same_picture_on_any_scale(section: tuple[np.ndarray, ...]) -> None:
+    truth, _, xy = section
+    rng = np.random.default_rng(2)
+    np.testing.assert_allclose(sf.metrics.imputation(truth, truth, positions=xy)["structure"], 1)
+    np.testing.assert_allclose(sf.metrics.imputation(truth, 0.01 * truth, positions=xy)["structure"], 1, rtol=1e-6)
+    shuffled = sf.metrics.imputation(truth, rng.permutation(truth), positions=xy)["structure"]
+    noisy = sf.metrics.imputation(truth, rng.poisson(truth).astype(float), positions=xy)["structure"]
+    assert (shuffled < noisy).all()
+    assert (noisy < 0.95).all()
+
+
+def test_structure_knows_where_spots_lie_and_not_their_order(section: tuple[np.ndarray, ...]) -> None:
+    truth, library, xy = section
+    predicted = truth + np.random.default_rng(3).poisson(2.0, truth.shape)
+    expected = sf.metrics.imputation(truth, predicted, positions=xy, library=library)
+    order = np.random.default_rng(4).permutation(100)
+    moved = sf.metrics.imputation(truth[order], predicted[order], positions=xy[order], library=library[order])
+    pd.testing.assert_frame_equal(moved, expected)
+    elsewhere = sf.metrics.imputation(truth, predicted, positions=xy[order])
+    assert np.abs(elsewhere["structure"] - expected["structure"]).max() > 1e-3
+
+
+def test_sections_are_pictures_of_their_own(section: tuple[np.ndarray, ...]) -> None:
+    """Two sections with the same coordinates score as if the second lay far away."""
+    truth, _, xy = section
+    rng = np.random.default_rng(5)
+    both, predicted = np.vstack([truth, truth[::-1]]), rng.poisson(np.vstack([truth, truth]) + 1).astype(float)
+    names = np.repeat(["A1", "B1"], 100)
+    overlapping, apart = np.vstack([xy, xy]), np.vstack([xy, xy + 1e4])
+    expected = sf.metrics.imputation(both, predicted, positions=apart)
+    by_section = sf.metrics.imputation(both, predicted, positions=overlapping, sections=pd.Series(names))
+    pd.testing.assert_frame_equal(by_section, expected)
+    mixed = sf.metrics.imputation(both, predicted, positions=overlapping)
+    assert np.abs(mixed["structure"] - expected["structure"]).max() > 1e-3
+
+
+def test_the_array_type_and_block_size_do_not_matter_to_the_further_scores(
+    section: tuple[np.ndarray, ...], as_array: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, library, xy = section
+    predicted = np.random.default_rng(6).poisson(truth).astype(float)
+    expected = sf.metrics.imputation(truth, predicted, library=library, positions=xy)
+    monkeypatch.setattr("scfoundry.metrics._matrices._BLOCK_VALUES", 3 * len(truth))
+    scores = sf.metrics.imputation(as_array(truth), as_array(predicted), library=library, positions=xy)
+    pd.testing.assert_frame_equal(scores, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"library": np.ones(99)}, r"library has shape \(99,\), but must be one finite number for each of the 100"),
+        ({"library": np.ones((100, 1))}, r"library has shape \(100, 1\)"),
+        ({"library": np.full(100, np.nan)}, r"library has shape \(100,\), but must be one finite number"),
+        ({"positions": np.ones((100, 3))}, r'positions has shape \(100, 3\).*adata.obsm\["spatial"\]\[:, :2\]'),
+        ({"positions": np.ones((99, 2))}, r"positions has shape \(99, 2\)"),
+        ({"positions": np.full((100, 2), np.inf)}, r"positions has shape .* must be finite"),
+        ({"positions": np.ones((100, 2)), "sections": ["A1"]}, r"sections has 1 values, but truth has 100 cells"),
+    ],
+)
+def test_bad_sizes_and_places_are_named(
+    section: tuple[np.ndarray, ...], arguments: dict[str, np.ndarray], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        sf.metrics.imputation(section[0], section[0], **arguments)

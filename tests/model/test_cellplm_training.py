@@ -1,10 +1,13 @@
+import signal
+
+import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import scfoundry as sf
-from scfoundry.model._training import ContextDataModule
+from scfoundry.model._training import ContextDataModule, interruptible
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._objectives import draw_mask, keep_cells
 
@@ -100,6 +103,32 @@ def test_interrupted_training_resumes_to_the_same_weights(trainable, quick, tmp_
     resumed = trainable(seed=99)
     resumed.train(**(quick | {"max_epochs": 4}), checkpoint_dir=tmp_path)
     assert same(weights(through), weights(resumed))
+
+
+class Interruption(pl.Callback):
+    """What Ctrl-C does in the middle of an epoch."""
+
+    def on_train_batch_end(self, *args):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interruption_is_one_to_the_caller_too(trainable, quick):
+    handler = signal.getsignal(signal.SIGINT)
+    model = trainable()
+    with pytest.raises(KeyboardInterrupt):
+        model.train(**quick, callbacks=[Interruption()])
+    assert signal.getsignal(signal.SIGINT) is handler
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    model.train(**quick)
+    assert model.is_trained
+
+
+def test_only_what_an_interruption_ended_is_one():
+    with pytest.raises(SystemExit, match="3"), interruptible():
+        raise SystemExit(3)
+    with pytest.raises(ValueError, match="other"), interruptible():
+        raise ValueError("other")  # noqa: EM101
 
 
 def test_a_damaged_checkpoint_is_not_silently_restarted(trainable, quick, tmp_path):
