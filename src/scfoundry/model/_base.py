@@ -134,7 +134,9 @@ class FoundationModel(BaseModelClass):
         twin = type(self)(genes=self.genes, **(plain_config(self.config) | config))
         fresh = twin.module.state_dict()
         twin.module.load_state_dict(fresh | {k: v for k, v in self.module.state_dict().items() if k in fresh})
-        twin.description_ = dict(self.description_)
+        # They are no longer the weights that the checksum stands for.
+        twin.description_ = {k: v for k, v in self.description_.items() if k != "sha256"}
+        twin.description_["weights"] = f"{self.description_['weights']}, fine-tuned"
         twin.is_trained_ = True
         return twin
 

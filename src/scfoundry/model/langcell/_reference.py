@@ -88,20 +88,21 @@ class LearnsReference:
         ValueError
             If all weights are to be trained of a model that has no way to, or passes are asked of one that makes none.
         """
-        model = cast("LangCell", self)._twin()
+        base = cast("LangCell", self)
+        model = base._twin()
         model._labels = tuple(labels)
         # Cells are read as they lie, which is fast on disk, and learned by name: their order plays no part.
         by_name = np.argsort(adata.obs_names.to_numpy().astype(str), kind="stable")
         if model.config.cell_encoder == "expression_mlp":
             if train == "all":
                 msg = (
-                    f"The weights {model.provenance['weights']!r} are learned as a whole by their recipe only; a "
+                    f"The weights {base.provenance['weights']!r} are learned as a whole by their recipe only; a "
                     'reference trains a head on them: train="head".'
                 )
                 raise ValueError(msg)
             if max_epochs is not None:
                 msg = (
-                    f"The weights {model.provenance['weights']!r} learn a reference by a head that is fitted until it "
+                    f"The weights {base.provenance['weights']!r} learn a reference by a head that is fitted until it "
                     f"is best, without epochs; got max_epochs={max_epochs}. Leave it out: max_epochs=None."
                 )
                 raise ValueError(msg)
