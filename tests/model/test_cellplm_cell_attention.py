@@ -133,6 +133,14 @@ def test_cells_without_counts_stand_in_the_context_as_they_do_when_embedding(tin
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
 
 
+def test_weights_are_told_apart_whatever_the_precision_of_the_caller(tiny_model, make_adata):
+    model, adata = tiny_model(), make_adata(30)
+    expected = found(model, adata, k=5, scale="specific").weights
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = found(model, adata, k=5, scale="specific").weights
+    np.testing.assert_array_equal(weights.toarray(), expected.toarray())
+
+
 def test_a_layer_that_is_not_there_is_refused(tiny_model, make_adata):
     with pytest.raises(ValueError, match=r"has 2 encoder layers, 0 to 1; got encoder_layer=2"):
         found(tiny_model(), make_adata(10), encoder_layer=2)

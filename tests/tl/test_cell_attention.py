@@ -89,6 +89,11 @@ def test_an_interruption_leaves_the_data_as_they_were(model, make_adata, monkeyp
     assert not adata.uns
 
 
+def test_weights_are_float32_and_nobody_can_ask_for_less(model, make_adata):
+    with pytest.raises(TypeError, match="precision"):
+        sf.tl.cell_attention(make_adata(20), model=model, precision="bfloat16")
+
+
 def no_groups(adata):
     adata.obs["cell_type"] = np.nan
 

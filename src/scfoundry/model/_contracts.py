@@ -153,7 +153,6 @@ class AttendsToCells(Protocol):
         scale: Scale = "shares",
         batch_size: int | None = None,
         device: str = "auto",
-        precision: Precision = "auto",
     ) -> CellAttention:
         """Weights of the cells of a context for each other: the ``k`` largest, and all of them between groups."""
 

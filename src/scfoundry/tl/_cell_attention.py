@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfoundry.model import FoundationModel
-    from scfoundry.model._device import Precision
     from scfoundry.model.cellplm._cell_attention import CellAttention
     from scfoundry.model.cellplm._cell_pairs import Scale
 
@@ -42,7 +41,6 @@ def cell_attention(
     modality: str = Keys.RNA,
     key_added: str = Keys.CELL_ATTENTION,
     device: str = "auto",
-    precision: Precision = "auto",
     batch_size: int | None = None,
     copy: bool = False,
 ) -> AnnData | MuData | None:
@@ -55,7 +53,9 @@ def cell_attention(
 
     of the layer's queries :math:`q` and keys :math:`k`, allocation :math:`\alpha`, incoming flow :math:`I` and
     competition :math:`c`. These are the weights, exactly, averaged over the heads of one layer. The ``k`` largest of
-    every cell are kept; between groups all of them are summed. Neither needs a matrix of cells by cells in memory.
+    every cell are kept; between groups all of them are summed. Neither needs a matrix of cells by cells in memory. All
+    of it is computed in float32: weights of a context differ by less than bfloat16 resolves, which would keep whichever
+    cells rounding favours.
 
     Parameters
     ----------
@@ -88,8 +88,6 @@ def cell_attention(
         Name for the results.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
     batch_size
         Cells on the device at a time; chosen for the device if `None`. Does not change the result.
     copy
@@ -172,7 +170,6 @@ def cell_attention(
         scale=scale,
         batch_size=batch_size,
         device=device,
-        precision=precision,
     )
 
     params = {
@@ -183,7 +180,6 @@ def cell_attention(
         "encoder_layer": encoder_layer,
         "scale": scale,
         "layer": layer,
-        "precision": precision,
     }
     result = {
         Keys.PARAMS: {name: value for name, value in params.items() if value is not None},

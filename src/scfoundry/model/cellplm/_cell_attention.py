@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from scfoundry._settings import logger, settings
-from scfoundry.model._device import autocast, resolve_device
+from scfoundry.model._device import resolve_device
 from scfoundry.model.cellplm._attention import flow, flow_context, total
 from scfoundry.model.cellplm._cell_pairs import AttentionFactors, CellPairs, GroupTable, LargestWeights
 from scfoundry.model.cellplm._streaming import ChunkStore, chunk_size, resident_bytes
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from scfoundry.data.contexts import Context
     from scfoundry.data.reader import CountsReader
-    from scfoundry.model._device import Precision
     from scfoundry.model.cellplm._attention import Sweep
     from scfoundry.model.cellplm._cell_pairs import Scale
     from scfoundry.model.cellplm._model import CellPLM
@@ -74,7 +73,6 @@ class ShowsAttention:
         scale: Scale = "shares",
         batch_size: int | None = None,
         device: str = "auto",
-        precision: Precision = "auto",
     ) -> CellAttention:
         """Weights with which the cells of a context attend to each other, averaged over the heads of a layer.
 
@@ -94,8 +92,9 @@ class ShowsAttention:
             Of the weights, see `CellPairs`.
         batch_size
             Cells on the device at a time. Does not change the result.
-        device, precision
-            As in `get_latent_representation`.
+        device
+            As in `get_latent_representation`. Always in float32: weights of a context differ by less than bfloat16
+            resolves.
 
         Raises
         ------
@@ -119,7 +118,7 @@ class ShowsAttention:
         on_disk = 4 * max(len(g.rows) for g in groups) * model.config.n_hidden * 4 > resident_bytes(torch_device)
         kept, table = LargestWeights(reader.n_obs), GroupTable(n_codes)
         bar = tqdm(desc="cell attention", total=reader.n_obs, unit="cell", disable=not settings.show_progress)
-        with bar, torch.no_grad(), autocast(torch_device, precision):
+        with bar, torch.no_grad(), torch.autocast(torch_device.type, enabled=False):
             for context in groups:
                 chunks = tissues.chunks(context, size)
                 depth = encoder_layer % n_layers
