@@ -70,8 +70,10 @@ class Prior:
     @property
     def mixture(self) -> Array:
         """How much of every part is in every kernel that a gene may follow, (K, B)."""
-        common = [(share, 1 - share) for share in COMMON] if self.several_parts else [(1.0,)]
-        shared = [(1.0,)]
+        common: list[tuple[float, ...]] = [(1.0,)]
+        shared: list[tuple[float, ...]] = [(1.0,)]
+        if self.several_parts:
+            common = [(share, 1 - share) for share in COMMON]
         if self.reach:
             shared = [(share, (1 - share) * near, (1 - share) * (1 - near)) for share in SHARED for near in NEAR]
         elif self.several_groups:

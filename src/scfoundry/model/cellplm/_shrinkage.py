@@ -70,7 +70,7 @@ def shrink(parts: Array, mixture: Array, noise: Array, changes: Array) -> Shrunk
     """
     root = np.linalg.cholesky(noise)
     whitened = np.linalg.solve(root, changes)
-    modes = [_modes(np.tensordot(shares, parts, 1), root) for shares in mixture]
+    modes = [_modes(np.einsum("b,bij->ij", shares, parts), root) for shares in mixture]
     log_likelihood = np.concatenate(
         [
             -0.5 * (np.log(variances).sum(1)[:, None] + (1 / variances) @ (axes.T @ whitened) ** 2)
