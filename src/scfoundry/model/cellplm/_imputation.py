@@ -14,7 +14,7 @@ from scfoundry.data.reader import CountsReader
 from scfoundry.data.similarity import partial_pearson, pearson
 from scfoundry.data.spatial_neighbors import neighbor_average
 from scfoundry.model._device import autocast, resolve_device
-from scfoundry.model.cellplm._composition import CELLS_PER_BLOCK, States, compositions, decoded_shares, find_states
+from scfoundry.model.cellplm._composition import CELLS_PER_BLOCK, States, compositions, find_states
 from scfoundry.model.cellplm._evidence import Confidence, fit_weights, rates
 from scfoundry.model.cellplm._gene_kriging import gene_directions, unit_vectors
 from scfoundry.model.cellplm._imputation_genes import genes_to_hide, genes_to_impute
@@ -36,6 +36,8 @@ EVIDENCE = ("library", "composition", "gene_vectors", "decoder")
 DEFAULT_WEIGHTS = (1.0, 1.0, 2.0, 0.0)
 # Values of one kind of evidence that are in memory at a time.
 VALUES_PER_BLOCK = 2**24
+MAX_SPOTS_ASKED = 20_000
+TINY = 1e-9
 
 
 @dataclass(frozen=True)
@@ -123,31 +125,59 @@ class Evidence:
             device=device,
             precision=precision,
         )
+        self._decoded_panel: NDArray[np.float32] | None = None
 
-    def of(self, genes: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Log evidence, (E, n, g), all but the library centred over spots; and mean counts by composition, (g,)."""
-        profiles = self.states.of(genes, self.shared)  # (K, g)
-        mixed = self.shares @ profiles  # (n, g)
-        levels = (mixed * self.shared_library[:, None]).mean(0)
-        kinds = [
-            np.log(np.maximum(mixed, 1e-9)),
-            self.directions @ self.vectors[genes].T,
-            np.log(np.maximum(self._decoded(genes), 1e-9)),
-        ]
-        library = np.broadcast_to(np.log(np.maximum(self.library, 1))[:, None], mixed.shape)
-        return np.stack([library, *(kind - kind.mean(0) for kind in kinds)]).astype(np.float32), levels
+    def of(
+        self, genes: NDArray[np.int64], used: NDArray[np.bool_], spots: NDArray[np.int64] | slice = slice(None)
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Log evidence of some spots, and the mean count of every gene that their composition lets expect.
+
+        Parameters
+        ----------
+        genes
+            Vocabulary positions of g genes.
+        used
+            Kinds of evidence that are wanted, (E,); the others are 0.
+        spots
+            Rows of n spots, over which all kinds but the library are centred.
+
+        Returns
+        -------
+        (E, n, g), and (g,).
+        """
+        mixed = self.shares[spots] @ self.states.of(genes, self.shared)  # (n, K) @ (K, g)
+        levels = (mixed * self.shared_library[spots, None]).mean(0)
+        kinds = (
+            lambda: np.log(np.maximum(mixed, TINY)),
+            lambda: self.directions[spots] @ self.vectors[genes].T,
+            lambda: np.log(np.maximum(self._decoded(genes, spots), TINY)),
+        )
+        found = np.zeros((len(EVIDENCE), *mixed.shape), dtype=np.float32)
+        found[0] = used[0] * np.log(np.maximum(self.library[spots], 1))[:, None]
+        for i, kind in enumerate(kinds, start=1):
+            if used[i]:
+                values = kind()
+                found[i] = values - values.mean(0)
+        return found, levels
+
+    def _decoded(self, genes: NDArray[np.int64], spots: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Counts of ``genes`` per count of the shared panel that the decoder expects, (n, g)."""
+        if self._decoded_panel is None:
+            self._decoded_panel = self._decoder_means(self.shared, slice(None), total=True)
+        return self._decoder_means(genes, spots) / self._decoded_panel[spots]
 
     @torch.no_grad()
-    def _decoded(self, genes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Counts of ``genes`` per count of the shared panel that the decoder expects, (n, g)."""
+    def _decoder_means(
+        self, genes: NDArray[np.int64], spots: NDArray[np.int64] | slice, *, total: bool = False
+    ) -> NDArray[np.float32]:
+        """Unscaled means of genes by the decoder, (n, g), or their total, (n, 1)."""
         device = self.module.device
-        place = torch.from_numpy(np.concatenate([genes, self.shared])).to(device)
+        place = torch.from_numpy(genes).to(device)
         parts = []
         with autocast(device, self.precision):
-            for latent in torch.from_numpy(self.latent).split(CELLS_PER_BLOCK):
-                shares = decoded_shares(self.module, latent.to(device), place).float()
-                wanted, panel = shares[:, : len(genes)], shares[:, len(genes) :].sum(1, keepdim=True)
-                parts.append((wanted / panel).cpu().numpy())
+            for latent in torch.from_numpy(self.latent[spots]).split(CELLS_PER_BLOCK):
+                mean = self.module.decoder(latent.to(device), genes=place)[0].float()
+                parts.append((mean.sum(1, keepdim=True) if total else mean).cpu().numpy())
         return np.concatenate(parts)
 
 
@@ -224,19 +254,20 @@ class ImputesGenes:
         if len(hidden):
             # What is learned on hidden genes holds for the wanted ones, which nobody sees either.
             trial = Evidence(model, spots, states, visible, **where)
-            found, levels = trial.of(hidden)
-            truth = spots.reader.only(hidden).read(np.arange(adata.n_obs))[:, hidden].toarray()
+            asked = _some_spots(adata, seed)
+            found, levels = trial.of(hidden, used, asked)
+            truth, library = spots.reader.read(asked)[:, hidden].toarray(), trial.library[asked]
             weights = fit_weights(truth, found, weights, used)
-            rate = rates(found, weights, levels, empty=trial.library == 0)
-            confidence = Confidence.fit(truth, rate, trial.library)
-            told = _reached(truth, rate, trial.library, confidence, model.genes.ids[hidden])
+            rate = rates(found, weights, levels, empty=library == 0)
+            confidence = Confidence.fit(truth, rate, library)
+            told = _reached(truth, rate, library, confidence, model.genes.ids[hidden])
         final = Evidence(model, spots, states, panel, **where)
         size = genes_per_block or max(1, VALUES_PER_BLOCK // adata.n_obs)
         imputed = np.empty((adata.n_obs, len(wanted)), dtype=np.float32)
         expected = np.empty((2, len(wanted)))
         for start in range(0, len(wanted), size):
             block = slice(start, start + size)
-            found, levels = final.of(wanted[block])
+            found, levels = final.of(wanted[block], weights > 0)
             imputed[:, block] = rates(found, weights, levels, empty=final.library == 0)
             expected[:, block] = confidence(imputed[:, block])
         return Imputation(
@@ -251,6 +282,12 @@ class ImputesGenes:
                 "reference_genes": cells.alignment.report(),
             },
         )
+
+
+def _some_spots(adata: AnnData, seed: int) -> NDArray[np.int64]:
+    """Rows of spots to learn weights from: all of them, or as many as tell enough, drawn by name."""
+    by_name = np.argsort(adata.obs_names.to_numpy().astype(str), kind="stable")
+    return np.sort(np.random.default_rng(seed).permutation(by_name)[:MAX_SPOTS_ASKED])
 
 
 def _no_genes() -> pd.DataFrame:
