@@ -62,7 +62,8 @@ def test_writes_the_documented_slots_and_nothing_else(
 ) -> None:
     before, reference = spots.copy(), cells.copy()
     assert impute(spots, cells, model, context_key="batch") is None
-    assert slots(spots) == (set(), {"spatial", "imputed"}, {"imputed"}, set(before.obs))
+    layers, obsm, uns, obs = slots(before)
+    assert slots(spots) == (layers, obsm | {"imputed"}, uns | {"imputed"}, obs)
     assert slots(cells) == slots(reference)
     assert (spots.X != before.X).nnz == 0
     spots.write_h5ad(tmp_path / "spots.h5ad")
@@ -262,6 +263,14 @@ def no_shared_genes(spots: AnnData, cells: AnnData) -> None:
     cells._inplace_subset_var(np.arange(N_PANEL, N_REFERENCE))
 
 
+def no_counts(spots: AnnData, cells: AnnData) -> None:
+    spots.X = sparse.csr_matrix(spots.shape, dtype=np.float32)
+
+
+def no_shared_counts(spots: AnnData, cells: AnnData) -> None:
+    cells.X = sparse.csr_matrix(cells.X.toarray() * (np.arange(N_REFERENCE) >= N_PANEL))
+
+
 def nothing_lacks(spots: AnnData, cells: AnnData) -> None:
     cells._inplace_subset_var(np.arange(50))
 
@@ -287,6 +296,8 @@ def missing_coordinates(spots: AnnData, cells: AnnData) -> None:
         (nan, {}, r"sf.tl.impute_spatial .*NaN"),
         (no_shared_genes, {}, r"spots and reference have no gene of the model in common.*Compare adata_sp.var_names"),
         (mouse, {}, r"the spots are human \(ensembl\) and the reference is mouse \(mouse_symbol\)"),
+        (no_counts, {}, r"the spots have no count of the 100 genes that both measured"),
+        (no_shared_counts, {}, r"the reference has no count of the 100 genes that both measured.*reference_layer="),
         (nothing_lacks, {}, r"there is nothing to impute"),
         (one_column, {}, r"has shape \(60, 1\), but positions need two columns"),
         (missing_coordinates, {}, r"1 of 60 cells of context 'all' have missing or infinite coordinates"),

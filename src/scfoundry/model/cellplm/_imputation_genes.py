@@ -47,8 +47,8 @@ def genes_to_impute(
     Raises
     ------
     ValueError
-        If the two data sets are of different species or share no gene; if a gene is repeated, unknown to the model, not
-        in the reference, or measured in the spots; or if none is left.
+        If the two data sets are of different species, share no gene, or one has no counts of those; if a gene is
+        repeated, unknown to the model, not in the reference, or measured in the spots; or if none is left.
     """
     here, there = spots.alignment, cells.alignment
     species = ["mouse" if side.scheme.startswith("mouse") else "human" for side in (here, there)]
@@ -65,6 +65,14 @@ def genes_to_impute(
             f"{there.summary()} in the reference. Compare adata_sp.var_names with adata_sc.var_names."
         )
         raise ValueError(msg)
+    for side, reader in (("spots have", spots), ("reference has", cells)):
+        blocks = reader.only(shared).blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK)
+        if not any(block.nnz for block in blocks):
+            msg = (
+                f"{caller}: the {side} no count of the {len(shared):,} genes that both measured. Look at what was done "
+                "to the matrix, or pass the layer with the counts: layer=..., reference_layer=...."
+            )
+            raise ValueError(msg)
     if genes is None:
         columns = there.kept[~np.isin(there.target[there.kept], here.measured)]
         positions, first = np.unique(there.target[columns].astype(np.int64), return_index=True)
