@@ -125,12 +125,28 @@ def test_coordinates_change_the_weights_of_models_with_positions_only(tiny_model
     assert any("coordinates have no effect" in message for message in logged)
 
 
-def test_cells_without_counts_stand_in_the_context_as_they_do_when_embedding(tiny_model, make_adata):
+@pytest.mark.parametrize("scale", ["raw", "shares", "specific"])
+def test_cells_without_counts_stand_in_the_context_but_no_weight_of_theirs_is_kept(tiny_model, make_adata, scale):
     model, adata = tiny_model(), make_adata(12)
-    adata.X = adata.X.multiply((np.arange(12) != 3)[:, None]).tocsr()
-    weights = found(model, adata).weights.toarray()
-    assert np.isfinite(weights).all()
-    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+    there = ~np.isin(np.arange(12), [3, 4, 5, 9])
+    adata.X = adata.X.multiply(there[:, None]).tocsr()
+    how = {"group_by": "cell_type", "scale": scale}
+    everything = found(model, adata, **how)
+    weights = everything.weights.toarray()
+    np.testing.assert_array_equal(weights > 0, np.outer(there, there))
+    assert everything.n_pairs.sum() == there.sum() ** 2
+    np.testing.assert_allclose(everything.observed.sum(), weights.sum(), rtol=1e-5)
+    if scale == "shares":
+        assert (weights[there].sum(1) < 1).all()
+    few = found(model, adata, k=3, batch_size=3, **how).weights
+    assert np.diff(few.indptr).tolist() == (3 * there).tolist()
+
+
+def test_a_context_without_counts_keeps_no_weight(tiny_model, make_adata):
+    model, adata = tiny_model(), make_adata(20, n_batches=2)
+    adata.X = adata.X.multiply((adata.obs["batch"] == "batch 0").to_numpy()[:, None]).tocsr()
+    weights = found(model, adata, batch_key="batch").weights
+    assert ((np.diff(weights.indptr) > 0) == (adata.obs["batch"] == "batch 0")).all()
 
 
 def test_weights_are_told_apart_whatever_the_precision_of_the_caller(tiny_model, make_adata):

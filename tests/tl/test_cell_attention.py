@@ -78,7 +78,7 @@ def test_mudata_layers_and_names(model, make_adata):
 
 
 def test_an_interruption_leaves_the_data_as_they_were(model, make_adata, monkeypatch):
-    def interrupted(self, k):
+    def interrupted(self, k, among):
         raise KeyboardInterrupt
 
     adata = make_adata(20)

@@ -98,7 +98,8 @@ def cell_attention(
     `None`, or the copy if ``copy=True``. With ``key_added`` for ``cell_attention``, sets:
 
     ``adata.obsp["cell_attention"]``
-        The largest weights, CSR float32, (n_obs, n_obs); row i is what cell i attends to.
+        The largest weights, CSR float32, (n_obs, n_obs); row i is what cell i attends to. None from or to cells without
+        any gene of the model: they stand in the context, as when embedding, but are all alike, and in no group either.
     ``adata.uns["cell_attention"]``
         ``"params"``: the arguments; ``"provenance"``: weights with their checksum, licence, citation, versions, and
         how each gene was matched. With ``group_by``, ``"groups"``: a row per pair of groups, ``attending`` and

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -19,7 +20,6 @@ from scfoundry.model.cellplm._tissues import Tissues
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from scipy import sparse
     from torch import Tensor
@@ -76,6 +76,9 @@ class ShowsAttention:
     ) -> CellAttention:
         """Weights with which the cells of a context attend to each other, averaged over the heads of a layer.
 
+        Cells without counts stand in the context, as they do when embedding, but none of their weights is kept, and
+        they are in no group.
+
         Parameters
         ----------
         reader
@@ -120,18 +123,27 @@ class ShowsAttention:
         bar = tqdm(desc="cell attention", total=reader.n_obs, unit="cell", disable=not settings.show_progress)
         with bar, torch.no_grad(), torch.autocast(torch_device.type, enabled=False):
             for context in groups:
-                chunks = tissues.chunks(context, size)
+                expressed: list[NDArray[np.bool_]] = []
+                chunks = _noting(tissues.chunks(context, size), expressed)
                 depth = encoder_layer % n_layers
                 factors = stream_factors(model.module, chunks, depth=depth, device=torch_device, on_disk=on_disk)
                 with closing(CellPairs(factors, scale=scale, device=torch_device, on_disk=on_disk)) as pairs:
-                    table.add(pairs, codes[context.rows])
-                    start = 0
-                    for columns, weights in pairs.largest(k):
-                        rows = context.rows[start : start + len(columns)]
-                        kept.add(rows, context.rows[columns], weights)
-                        start += len(columns)
-                        bar.update(len(columns))
+                    there = np.concatenate(expressed)
+                    table.add(pairs, np.where(there, codes[context.rows], -1))
+                    for rows, columns, weights in pairs.largest(k, there):
+                        kept.add(context.rows[rows], context.rows[columns], weights)
+                        bar.update(len(rows))
+                    bar.update(int(np.sum(~there)))
         return CellAttention(kept.matrix(), table.observed, table.expected, table.n_pairs)
+
+
+def _noting(
+    chunks: Iterable[tuple[SparseCounts, Tensor | None]], expressed: list[NDArray[np.bool_]]
+) -> Iterator[tuple[SparseCounts, Tensor | None]]:
+    """Hand chunks on, and note which of their cells have counts: the data are read once."""
+    for counts, coordinates in chunks:
+        expressed.append((counts.totals() > 0).numpy())
+        yield counts, coordinates
 
 
 def attention_factors(sweep: Sweep) -> Iterator[AttentionFactors]:

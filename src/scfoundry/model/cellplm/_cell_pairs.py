@@ -75,31 +75,34 @@ class CellPairs:
         self.receiving.close()
         self.sending.close()
 
-    def largest(self, k: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def largest(
+        self, k: int, among: NDArray[np.bool_]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
         """Largest weights of every cell.
 
         Parameters
         ----------
         k
-            How many; all if the context has fewer cells.
+            How many; all if there are fewer cells.
+        among
+            Cells whose weights for each other count, (n_cells,).
 
         Yields
         ------
-        For every chunk of cells the positions of the cells they attend to most, and the weights, (n, k) each.
+        For every chunk of cells, n of which count, their positions (n,), those of the cells they attend to most, and
+        the weights, (n, k) each.
         """
-        for i in range(len(self.receiving)):
-            receiving = self.receiving[i]
+        counting = torch.from_numpy(among)
+        for first, receiving in _among(self.receiving, counting):
             values = receiving.new_empty(len(receiving), 0)
-            columns = torch.empty(len(receiving), 0, dtype=torch.int64, device=receiving.device)
-            start = 0
-            for j in range(len(self.sending)):
-                block = receiving @ self.sending[j].T
-                at = torch.arange(start, start + block.shape[1], device=block.device).expand_as(block)
-                candidates, at = torch.cat([values, block], dim=1), torch.cat([columns, at], dim=1)
+            columns = first.new_empty(len(receiving), 0)
+            for second, sending in _among(self.sending, counting):
+                block = receiving @ sending.T
+                candidates = torch.cat([values, block], dim=1)
+                at = torch.cat([columns, second.expand_as(block)], dim=1)
                 values, order = candidates.topk(min(k, candidates.shape[1]), dim=1)
                 columns = at.gather(1, order)
-                start += block.shape[1]
-            yield columns.cpu().numpy(), values.float().cpu().numpy()
+            yield first.cpu().numpy(), columns.cpu().numpy(), values.float().cpu().numpy()
 
     def sums(self, codes: NDArray[np.int64], n_codes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Sum of the weights between groups (P, P) and of those that each group gives in all (P,), over all pairs."""
@@ -107,6 +110,16 @@ class CellPairs:
         receiving, sending = (_by_group(store, members, n_codes) for store in (self.receiving, self.sending))
         offered = _mean(self.sending) * _n_cells(self.sending)
         return (receiving @ sending.T).cpu().numpy(), (receiving @ offered).cpu().numpy()
+
+
+def _among(store: ChunkStore, counting: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Positions and factors of the cells that count, chunk by chunk."""
+    start = 0
+    for i in range(len(store)):
+        chunk = store[i]
+        own = counting[start : start + len(chunk)].nonzero().ravel().to(chunk.device)
+        yield start + own, chunk[own]
+        start += len(chunk)
 
 
 def _n_cells(store: ChunkStore) -> int:
