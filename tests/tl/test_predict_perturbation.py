@@ -119,6 +119,40 @@ def test_an_unseen_pair_is_predicted_from_its_genes(model: sf.model.CellPLM, scr
     assert np.polyfit(predicted, measured, 1)[0] == pytest.approx(1, abs=0.25)
 
 
+def test_a_gene_by_another_name_does_not_learn_from_its_own_cells(model: sf.model.CellPLM, screen: AnnData) -> None:
+    a, b = screen.var_names[:2]
+    table = sf.datasets.human_genes()
+    symbol = {gene: table.loc[gene, "symbol"] for gene in (a, b)}
+    pair = (screen.obs["guide"] == f"{a}+{b}").to_numpy()
+    expected = changes(sf.tl.predict_perturbation(screen, **KEYS, perturbations=f"{a}+{b}", model=model, copy=True))
+    without = screen[~pair].copy()
+    for asked in (f"{symbol[a]}+{b}", f"{symbol[b].lower()}+{a}", f"{a}.3+{symbol[b]}"):
+        for adata in (screen.copy(), without.copy()):
+            sf.tl.predict_perturbation(adata, **KEYS, perturbations=asked, model=model)
+            assert adata.uns["perturbation"]["profiles"].obs_names.tolist() == [asked]
+            np.testing.assert_allclose(changes(adata), expected, atol=1e-6)
+    mixed = screen.copy()
+    mixed.obs["guide"] = mixed.obs["guide"].astype(str)
+    mixed.obs.loc[np.arange(mixed.n_obs) % 2 == 0, "guide"] = (
+        mixed.obs["guide"].str.replace(a, symbol[a]).str.replace(b, symbol[b])
+    )
+    sf.tl.predict_perturbation(mixed, **KEYS, perturbations=f"{a}+{b}", model=model)
+    np.testing.assert_allclose(changes(mixed), expected, atol=1e-6)
+
+
+def test_controls_of_two_guides_are_controls(model: sf.model.CellPLM, screen: AnnData) -> None:
+    pair = "+".join(screen.var_names[:2])
+    expected = changes(sf.tl.predict_perturbation(screen, **KEYS, perturbations=pair, model=model, copy=True))
+    adata = screen.copy()
+    adata.obs["guide"] = adata.obs["guide"].astype(str)
+    first = np.flatnonzero(adata.obs["guide"] == "ctrl")[::2]
+    adata.obs.iloc[first, 0] = "ctrl+ctrl"
+    sf.tl.predict_perturbation(adata, **KEYS, perturbations=pair, model=model)
+    pd.testing.assert_frame_equal(changes(adata), expected)
+    with pytest.raises(ValueError, match="the control 'ctrl' among them"):
+        sf.tl.predict_perturbation(adata, **KEYS, perturbations="ctrl+ctrl", model=model)
+
+
 def test_a_gene_seen_in_a_pair_only_is_told_apart_from_its_partner(model: sf.model.CellPLM, screen: AnnData) -> None:
     c, d = screen.var_names[2:4]
     adata = screen.copy()

@@ -17,10 +17,21 @@ if TYPE_CHECKING:
 
     from scfoundry.data.genes import GeneVocabulary
 
-__all__ = ["ONE_GROUP", "components", "group_labels", "perturbation_labels", "positions_of", "require_known"]
+__all__ = [
+    "ONE_GROUP",
+    "components",
+    "group_labels",
+    "members_of",
+    "perturbation_labels",
+    "positions_of",
+    "require_known",
+]
 
 ONE_GROUP = "all"
 """Name of the group of all cells where none are told apart."""
+
+DIRECT = {"ensembl", "symbol", "mouse_ensembl", "mouse_symbol"}
+"""Routes to a gene by its own id or symbol."""
 
 
 def components(name: str, *, control: str, sep: str | None = "+") -> tuple[str, ...]:
@@ -29,7 +40,8 @@ def components(name: str, *, control: str, sep: str | None = "+") -> tuple[str, 
     Parameters
     ----------
     name
-        Name of a perturbation. The control's name in it is passed over, as in ``"KLF1+ctrl"``.
+        Name of a perturbation. The control's name in it is passed over, as in ``"KLF1+ctrl"``; nothing is left of
+        ``"ctrl"`` and ``"ctrl+ctrl"``.
     control
         Name of the control.
     sep
@@ -42,14 +54,55 @@ def components(name: str, *, control: str, sep: str | None = "+") -> tuple[str, 
     >>> components("KLF1+ctrl", control="ctrl")
     ('KLF1',)
     """
-    if sep is None:
-        return (name,)
-    parts = {part.strip() for part in name.split(sep)} - {"", control}
-    return tuple(sorted(parts)) or (name,)
+    parts = {name} if sep is None else {part.strip() for part in name.split(sep)} - {""} or {name}
+    return tuple(sorted(parts - {control}))
 
 
-def perturbation_labels(adata: AnnData, key: str, *, control: str) -> pd.Series:
-    """Perturbation of every cell as text, missing where it has none.
+def members_of(
+    names: Iterable[str], *, control: str, sep: str | None = "+", known: Iterable[str] = ()
+) -> dict[str, tuple[str, ...]]:
+    """`components` of every name, with one spelling for a gene that has several: cells are told apart by genes.
+
+    Parameters
+    ----------
+    names
+        Names of perturbations.
+    control, sep
+        As in `components`.
+    known
+        Spellings that come first.
+
+    Examples
+    --------
+    >>> members_of(["CNN1", "ENSG00000130176+MAPK1"], control="ctrl")
+    {'CNN1': ('CNN1',), 'ENSG00000130176+MAPK1': ('CNN1', 'MAPK1')}
+    """
+    parts = {name: components(name, control=control, sep=sep) for name in names}
+    first = sorted(set(known))
+    every = [*first, *sorted({part for members in parts.values() for part in members} - set(first))]
+    chosen: dict[str | int, str] = {}
+    spelling = {part: chosen.setdefault(gene, part) for part, gene in zip(every, _genes_of(every), strict=True)}
+    return {name: tuple(sorted({spelling[part] for part in members})) for name, members in parts.items()}
+
+
+def _genes_of(names: list[str]) -> list[str | int]:
+    """Row of the gene in the shipped table; the name itself where it is none.
+
+    Conditions are sometimes spelled like the alias of a gene (P66, P68): an alias or older name means that gene only if
+    another of the names is its symbol or id.
+    """
+    table, listed = gene_names(), as_names(names)
+    rows, routes = find(table.human, listed)
+    mouse = np.flatnonzero(rows < 0)
+    rows[mouse], routes[mouse] = find(table.mouse, listed[mouse])
+    direct = {int(row) for row, route in zip(rows, routes, strict=True) if route in DIRECT}
+    return [
+        name if row < 0 else int(row) if row in direct else name.upper() for name, row in zip(names, rows, strict=True)
+    ]
+
+
+def perturbation_labels(adata: AnnData, key: str, *, control: str, sep: str | None) -> pd.Series:
+    """Perturbation of every cell as text, missing where it has none; control and control is the control.
 
     Parameters
     ----------
@@ -59,18 +112,25 @@ def perturbation_labels(adata: AnnData, key: str, *, control: str) -> pd.Series:
         Column of ``obs``.
     control
         Value of cells that were not perturbed.
+    sep
+        What joins the parts of a combination.
 
     Raises
     ------
     ValueError
-        If there is no such column, no control among its values, or nothing but the control.
+        If there is no such column, no control among its values, nothing but the control, or ``sep`` is empty.
     """
+    if sep is not None and (not isinstance(sep, str) or not sep):
+        msg = f'sep must be the text between the genes of a combination; got {sep!r}. sep="+", or sep=None for none.'
+        raise ValueError(msg)
     if key not in adata.obs.columns:
         present = ", ".join(map(repr, adata.obs.columns)) or "none"
         msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as perturbation_key."
         raise ValueError(msg)
     column = adata.obs[key]
     labels = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
+    alone = {name: control for name in labels.dropna().unique() if not components(name, control=control, sep=sep)}
+    labels = labels.replace(alone)
     names = np.unique(labels.dropna().to_numpy().astype(str)).tolist()
     listed = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
     if control not in names:

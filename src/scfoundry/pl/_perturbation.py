@@ -131,13 +131,13 @@ def _row(profiles: AnnData, perturbation: str, group: str | None) -> tuple[AnnDa
 def _measured(adata: AnnData, params: dict[str, Any], name: str, group: str) -> tuple[Array, Array] | None:
     """Measured change of every gene and its standard error; `None` without at least two perturbed cells."""
     from scfoundry.data.checks import inspect_matrix
-    from scfoundry.data.perturbations import components, group_labels, perturbation_labels
+    from scfoundry.data.perturbations import group_labels, members_of, perturbation_labels
     from scfoundry.model.cellplm._responses import profiles
 
     control, sep, layer = params["control"], params.get("sep"), params.get("layer")
-    labels = perturbation_labels(adata, params["perturbation_key"], control=control)
-    asked = components(name, control=control, sep=sep)
-    got_it = [isinstance(label, str) and components(label, control=control, sep=sep) == asked for label in labels]
+    labels = perturbation_labels(adata, params["perturbation_key"], control=control, sep=sep)
+    members = members_of([*labels.dropna().unique(), name], control=control, sep=sep)
+    got_it = [isinstance(label, str) and members[label] == members[name] for label in labels]
     here = (group_labels(adata, params.get("group_key")) == group).to_numpy()
     codes = np.full(adata.n_obs, -1)
     codes[(labels == control).to_numpy() & here] = 0

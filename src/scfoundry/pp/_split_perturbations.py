@@ -9,7 +9,7 @@ import pandas as pd
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.data.perturbations import components, perturbation_labels
+from scfoundry.data.perturbations import members_of, perturbation_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,9 +100,9 @@ def split_perturbations(
             "The published ones: test=0.25, valid=0.1."
         )
         raise ValueError(msg)
-    labels = perturbation_labels(adata, perturbation_key, control=control)
+    labels = perturbation_labels(adata, perturbation_key, control=control, sep=sep)
     n_cells = labels[labels != control].value_counts().sort_index()
-    parts = {str(name): components(str(name), control=control, sep=sep) for name in n_cells.index}
+    parts = members_of(map(str, n_cells.index), control=control, sep=sep)
     if len(parts) < 2:
         msg = (
             f"adata.obs[{perturbation_key!r}] holds one perturbation only, {next(iter(parts))!r}; with it for test "

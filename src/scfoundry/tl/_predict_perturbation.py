@@ -164,6 +164,7 @@ def predict_perturbation(
     from scfoundry.data.perturbations import (
         components,
         group_labels,
+        members_of,
         perturbation_labels,
         positions_of,
         require_known,
@@ -174,14 +175,16 @@ def predict_perturbation(
     from scfoundry.model._device import resolve_device
     from scfoundry.model._pretrained import load_pretrained
 
-    names = _asked(perturbations, control, max_epochs, n_genes)
+    names = _asked(perturbations, control, sep, max_epochs, n_genes)
     adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
-    labels = perturbation_labels(cells, perturbation_key, control=control)
+    labels = perturbation_labels(cells, perturbation_key, control=control, sep=sep)
     group_of = group_labels(cells, group_key)
     is_control = ((labels == control) & group_of.notna()).to_numpy()
     wanted = _groups(groups, group_key, group_of, is_control)
-    parts = {name: components(name, control=control, sep=sep) for name in labels.dropna().unique()}
-    asked = {name: components(name, control=control, sep=sep) for name in names}
+    present = labels.dropna().unique().tolist()
+    spelled = {part for name in present for part in components(name, control=control, sep=sep)}
+    parts = members_of([*present, *names], control=control, sep=sep, known=spelled)
+    asked = {name: parts[name] for name in names}
     learned = _learned_from(labels.map(parts), group_of, is_control, set(asked.values()), wanted)
     seen = {part for name in labels[learned & ~is_control].unique() for part in parts[name]}
     torch_device = resolve_device(device)
@@ -233,10 +236,14 @@ def predict_perturbation(
     return adata if copy else None
 
 
-def _asked(perturbations: str | Sequence[str], control: str, max_epochs: int | None, n_genes: int) -> list[str]:
+def _asked(
+    perturbations: str | Sequence[str], control: str, sep: str | None, max_epochs: int | None, n_genes: int
+) -> list[str]:
     """Names to predict, each once."""
+    from scfoundry.data.perturbations import components
+
     names = list(dict.fromkeys([perturbations] if isinstance(perturbations, str) else perturbations))
-    if not names or control in names:
+    if not names or not all(components(name, control=control, sep=sep) for name in names):
         found = f"the control {control!r} among them" if names else "none"
         msg = f'perturbations must name what to predict, got {found}: perturbations=["KLF1", "KLF1+SET"].'
         raise ValueError(msg)

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scfoundry.data.contexts import Context
-from scfoundry.data.perturbations import components, group_labels, positions_of, require_known
+from scfoundry.data.perturbations import group_labels, members_of, positions_of, require_known
 from scfoundry.data.reader import CountsReader
 from scfoundry.model._device import resolve_device
 from scfoundry.model.cellplm._conditions import LEAST_GROUPS, Condition, choose_prior, kernels
@@ -182,7 +182,7 @@ class LearnsPerturbations:
         """
         model, learned = cast("CellPLM", self), self._learned_or_raise()
         how: dict[str, Any] = {"device": resolve_device(device), "precision": precision}
-        parts = {name: components(name, control=learned.control, sep=learned.sep) for name in perturbations}
+        parts = members_of(perturbations, control=learned.control, sep=learned.sep, known=learned.parts)
         positions = positions_of(model.genes, {part for members in parts.values() for part in members})
         require_known(
             {part for members in parts.values() for part in members},

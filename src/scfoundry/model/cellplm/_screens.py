@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scfoundry.data.perturbations import components, group_labels, perturbation_labels
+from scfoundry.data.perturbations import group_labels, members_of, perturbation_labels
 from scfoundry.model.cellplm._conditions import Condition
 from scfoundry.nn.counts import SparseCounts
 
@@ -30,9 +30,9 @@ def conditions_of(
     adata: AnnData, perturbation_key: str, control: str, group_key: str | None, sep: str | None
 ) -> list[Condition | None]:
     """Condition of every cell, without parts for controls; `None` for cells without a perturbation or a group."""
-    labels, groups = perturbation_labels(adata, perturbation_key, control=control), group_labels(adata, group_key)
-    parts = {name: components(name, control=control, sep=sep) for name in labels.dropna().unique()}
-    parts[control] = ()
+    labels = perturbation_labels(adata, perturbation_key, control=control, sep=sep)
+    groups = group_labels(adata, group_key)
+    parts = members_of(labels.dropna().unique(), control=control, sep=sep)
     known = labels.notna() & groups.notna()
     return [
         Condition(parts[name], group) if there else None

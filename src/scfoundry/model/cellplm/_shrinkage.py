@@ -68,9 +68,10 @@ def shrink(parts: Array, mixture: Array, noise: Array, changes: Array) -> Shrunk
     changes
         Measured changes in standard deviations among like cells, (n, G).
     """
-    root = np.linalg.cholesky(noise)
+    root: Array = np.linalg.cholesky(noise)
     whitened = np.linalg.solve(root, changes)
-    modes = [_modes(np.einsum("b,bij->ij", shares, parts), root) for shares in mixture]
+    mixed: Array = np.einsum("kb,bij->kij", mixture, parts)
+    modes = [_modes(kernel, root) for kernel in mixed]
     log_likelihood = np.concatenate(
         [
             -0.5 * (np.log(variances).sum(1)[:, None] + (1 / variances) @ (axes.T @ whitened) ** 2)
