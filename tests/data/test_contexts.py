@@ -88,6 +88,14 @@ def test_cells_without_a_sample_are_refused_with_a_line_that_works(
     assert _as_lists(mended) == [("tumour", [0, 1])]
 
 
+def test_messages_call_the_data_by_the_name_of_the_user() -> None:
+    called = {"name": "reference", "argument": "reference_batch_key"}
+    with pytest.raises(ValueError, match=r"reference\.obs has no column 'donor'.*as reference_batch_key, or None"):
+        contexts(_adata(), "donor", **called)
+    with pytest.raises(ValueError, match=r'reference = reference\[reference\.obs\["sample"\]\.notna\(\)\]\.copy'):
+        contexts(_adata(["tumour", None]), "sample", **called)
+
+
 def _placed(xy: Any, samples: Any = SAMPLES) -> AnnData:
     adata = _adata(samples)
     adata.obsm["spatial"] = xy

@@ -380,6 +380,10 @@ def mouse(adata, reference):
     adata.var_names = sf.datasets.human_genes().loc[adata.var_names, "mouse_symbol"].str.split(",").str[-1]
 
 
+def no_sample(adata, reference):
+    reference.obs.loc[reference.obs_names[:3], "batch"] = None
+
+
 def one_column_for_two(adata, reference):
     reference.obs["cell_type"] = np.where(reference.obs["cell_type"] == "B cell", "T/NK", "T|NK")
 
@@ -405,7 +409,12 @@ def one_label_with_counts(adata, reference):
         (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
         (mouse, {}, r"adata has mouse genes and the reference human ones: labels are learned within a species"),
         (None, {"batch_key": "sample"}, r"adata.obs has no column 'sample'"),
-        (None, {"reference_batch_key": "sample"}, r"adata.obs has no column 'sample'"),
+        (
+            None,
+            {"reference_batch_key": "sample"},
+            r"reference.obs has no column 'sample'; its columns: 'batch', .* Pass one of them as reference_batch_key",
+        ),
+        (no_sample, {"reference_batch_key": "batch"}, r"3 of 60 cells have no value in reference.obs\['batch'\]"),
         (None, {"layer": "counts"}, r"no 'counts'; layers of this AnnData: none"),
     ],
 )

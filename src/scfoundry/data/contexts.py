@@ -35,7 +35,9 @@ class Context:
     rows: NDArray[np.int64]
 
 
-def contexts(adata: AnnData, batch_key: str | None = None) -> list[Context]:
+def contexts(
+    adata: AnnData, batch_key: str | None = None, *, name: str = "adata", argument: str = "batch_key"
+) -> list[Context]:
     """Divide the cells into contexts.
 
     Parameters
@@ -44,6 +46,8 @@ def contexts(adata: AnnData, batch_key: str | None = None) -> list[Context]:
         Cells x genes.
     batch_key
         Column of ``obs`` that names the context of a cell; all cells form one context if `None`.
+    name, argument
+        What the user calls ``adata`` and ``batch_key``, for messages.
 
     Returns
     -------
@@ -67,18 +71,20 @@ def contexts(adata: AnnData, batch_key: str | None = None) -> list[Context]:
         return [Context("all", np.arange(adata.n_obs))]
     if batch_key not in adata.obs.columns:
         present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        msg = f"adata.obs has no column {batch_key!r}; its columns: {present}. Pass one of them as batch_key, or None."
+        msg = (
+            f"{name}.obs has no column {batch_key!r}; its columns: {present}. Pass one of them as {argument}, or None."
+        )
         raise ValueError(msg)
     codes, names = pd.factorize(np.asarray(adata.obs[batch_key]))
     if n_missing := int(np.sum(codes < 0)):
         msg = (
-            f"{n_missing} of {adata.n_obs} cells have no value in adata.obs[{batch_key!r}], hence no context. "
-            f'Drop them with adata = adata[adata.obs["{batch_key}"].notna()].copy(), or fill the column.'
+            f"{n_missing} of {adata.n_obs} cells have no value in {name}.obs[{batch_key!r}], hence no context. "
+            f'Drop them with {name} = {name}[{name}.obs["{batch_key}"].notna()].copy(), or fill the column.'
         )
         raise ValueError(msg)
     # A stable sort keeps the cells of a context in obs order.
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
-    return [Context(str(name), rows) for name, rows in zip(names, members, strict=True)]
+    return [Context(str(category), rows) for category, rows in zip(names, members, strict=True)]
 
 
 def coordinates(adata: AnnData, spatial_key: str | None, groups: Sequence[Context]) -> dict[str, NDArray[np.float32]]:

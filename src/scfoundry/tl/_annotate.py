@@ -154,7 +154,7 @@ def annotate(
     labelled = modality_of(reference, modality)
     named = _labels(labelled, labels_key)
     contexts(cells, batch_key)
-    contexts(labelled, reference_batch_key)
+    contexts(labelled, reference_batch_key, name="reference", argument="reference_batch_key")
     torch_device = resolve_device(device)
     loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
     learner = learns_labels(loaded, caller=CALLER)
