@@ -14,6 +14,7 @@ from mudata import MuData
 import scfoundry as sf
 from scfoundry.data.reader import CountsReader
 from scfoundry.model.langcell._text_prior import TextPriorHead
+from scfoundry.tl import _annotate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -148,6 +149,52 @@ def test_cells_without_label_are_left_out_and_empty_ones_are_unknown(learner, ce
     assert result.obs["annotation"].iloc[3] == "unknown"
     assert result.obs["annotation_score"].iloc[3] == 0
     assert (result.obs["annotation"] == "unknown").sum() == 1
+
+
+def test_cells_without_a_gene_of_the_other_side_are_neither_named_nor_learned_from(learner, cells):
+    adata, reference = (side.copy() for side in cells)
+    # The other side measured only some of the genes that these cells express.
+    adata.X = adata.X.multiply((np.arange(60) != 3)[:, None] | (np.arange(40) >= 30)).tocsr()
+    reference.X = reference.X.multiply((np.arange(60) != 5)[:, None] | (np.arange(40) < 10)).tocsr()
+    assert adata.X[3].nnz
+    assert reference.X[5].nnz
+    result = annotated((adata[:, 10:].copy(), reference[:, :30].copy()), learner)
+    assert np.flatnonzero(result.obs["annotation"] == "unknown").tolist() == [3]
+    assert result.obs["annotation_score"].iloc[3] == 0
+    assert Centroids.fitted[0].obs_names.tolist() == np.delete(reference.obs_names, 5).tolist()
+
+
+def test_a_model_that_reads_more_than_the_shared_genes_names_all_cells(by_expression, cells):
+    adata, reference = (side.copy() for side in cells)
+    adata.X = adata.X.multiply((np.arange(60) != 3)[:, None] | (np.arange(40) >= 30)).tocsr()
+    result = annotated((adata[:, 10:].copy(), reference[:, :30].copy()), by_expression)
+    assert (result.obs["annotation"] != "unknown").all()
+
+
+@pytest.mark.parametrize(("n_shared", "warns"), [(49, True), (60, False)])
+def test_few_shared_genes_are_warned_of_and_their_number_is_kept(make_adata, logged, n_shared, warns):
+    both = make_adata(120, 150)
+    learner = Centroids(genes=both.var_names, n_hidden=16, n_layers=1, n_latent=4)
+    adata, reference = both[:60, : 80 + n_shared // 2].copy(), both[60:, 80 - (n_shared + 1) // 2 :].copy()
+    result = annotated((adata, reference), learner)
+    assert result.uns["annotation"]["provenance"]["shared_genes"] == n_shared
+    assert any(f"share only {n_shared} genes of the model" in message for message in logged) == warns
+    assert any(f"{n_shared} of them in the reference, too" in message for message in logged)
+
+
+def test_a_tenth_of_the_smaller_side_is_the_least_that_goes_without_a_warning(logged):
+    for n_shared, warns in ((90, True), (110, False)):
+        logged.clear()
+        _annotate._warn_of_few_genes(n_shared, 1000)
+        assert bool(logged) == warns
+
+
+def test_any_column_may_hold_the_labels(learner, cells, tmp_path):
+    _, reference = cells
+    reference.obs["n_cells"] = reference.obs["cell_type"]
+    annotated(cells, learner, labels_key="n_cells").write_h5ad(tmp_path / "cells.h5ad")
+    uns = ad.read_h5ad(tmp_path / "cells.h5ad").uns["annotation"]
+    assert list(uns["reference"].index) == ["B cell", "monocyte"]
 
 
 def test_a_reference_may_have_numbers_as_labels(learner, cells):
@@ -402,11 +449,17 @@ def one_label_with_counts(adata, reference):
         (scaled, {}, r"sf.tl.annotate needs raw counts.*negative"),
         (scaled_reference, {}, r"sf.tl.annotate \(reference\) needs raw counts.*negative"),
         (probe_names, {}, r"probe_0_at.*ENSG"),
-        (one_label_with_counts, {}, r"only 'B cell' has cells that express a gene of the model; two are needed"),
+        (
+            one_label_with_counts,
+            {},
+            r"only 'B cell' has cells that express a gene of the model that adata .*; two are needed",
+        ),
         (one_column_for_two, {}, r"scores of 'T/NK' and 'T\|NK' would share the column 'T\|NK'"),
         (None, {"n_shots": 0}, r"n_shots is the number of cells per label and at least 1; got 0"),
         (None, {"train": "encoder"}, r"train must be one of 'all', 'head'; got 'encoder'"),
         (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
+        (None, {"batch_size": 0}, r"batch_size must be at least 1 cell; got 0"),
+        (None, {"precision": "float16"}, r"precision must be one of 'auto', 'float32', 'bfloat16'; got 'float16'"),
         (mouse, {}, r"adata has mouse genes and the reference human ones: labels are learned within a species"),
         (None, {"batch_key": "sample"}, r"adata.obs has no column 'sample'"),
         (
@@ -418,13 +471,15 @@ def one_label_with_counts(adata, reference):
         (None, {"layer": "counts"}, r"no 'counts'; layers of this AnnData: none"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_written(learner, cells, damage, arguments, message):
+def test_bad_input_is_refused_before_anything_is_learned_or_written(learner, cells, damage, arguments, message):
     adata, reference = cells
     if damage:
         damage(adata, reference)
     before = list(adata.obs), set(adata.obsm), set(adata.uns)
+    Centroids.fitted = None
     with pytest.raises(ValueError, match=message):
         sf.tl.annotate(adata, reference, **({"labels_key": "cell_type", "model": learner} | arguments))
+    assert Centroids.fitted is None
     assert (list(adata.obs), set(adata.obsm), set(adata.uns)) == before
 
 

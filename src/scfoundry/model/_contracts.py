@@ -26,6 +26,7 @@ __all__ = [
     "AttendsToCells",
     "Denoises",
     "Imputes",
+    "LearnsFromSharedGenes",
     "LearnsLabels",
     "PredictsPerturbations",
     "Query",
@@ -134,6 +135,15 @@ class LearnsLabels(Protocol):
         precision: Precision = "auto",
     ) -> NDArray[np.float32]:
         """Probability of every label for every cell, (n_obs, n_labels), labels as in `fit_labels`."""
+
+
+@runtime_checkable
+class LearnsFromSharedGenes(Protocol):
+    """A model that learns labels from the genes which reference and query both measured, and from no others."""
+
+    @property
+    def learns_from_shared_genes(self) -> bool:
+        """Whether it does; `False` where a model of the kind reads the genes of either side."""
 
 
 @runtime_checkable

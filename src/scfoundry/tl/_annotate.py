@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["annotate"]
 
 CALLER = "sf.tl.annotate"
+# Fewer shared genes are warned of where no others are read: in number, and as a share of the smaller side.
+FEW_GENES, SMALL_SHARE = 50, 0.1
 
 
 def annotate(
@@ -112,14 +114,15 @@ def annotate(
     `None`, or the copy if ``copy=True``. With ``key_added`` for ``annotation``, sets:
 
     ``adata.obs["annotation"]``
-        Label of every cell, categorical, labels sorted by name; ``"unknown"`` where no gene of the model is expressed.
+        Label of every cell, categorical, labels sorted by name; ``"unknown"`` where no gene of the model is expressed,
+        or none that the reference measured, too, if the model reads no others (CellPLM).
     ``adata.obs["annotation_score"]``
-        Probability of that label, float32; 0 for cells without any gene of the model.
+        Probability of that label, float32; 0 for cells that are unknown.
     ``adata.obsm["annotation_scores"]``
         Probability of every label, float32, (n_obs, n_labels). Of a label ``"T/NK"`` the column is ``"T|NK"``.
     ``adata.uns["annotation"]``
         ``"params"``: the arguments; ``"reference"``: cells learned from, by label; ``"provenance"``: weights with their
-        checksum, licence, citation, versions, and how each gene was matched.
+        checksum, licence, citation, versions, how each gene was matched, and the number of ``"shared_genes"``.
 
     Raises
     ------
@@ -143,19 +146,20 @@ def annotate(
     from scfoundry.data.contexts import contexts
     from scfoundry.data.reader import CountsReader
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._contracts import Query, ReadsTexts, learns_labels
-    from scfoundry.model._device import resolve_device
+    from scfoundry.model._contracts import LearnsFromSharedGenes, Query, ReadsTexts, learns_labels
+    from scfoundry.model._device import autocast, resolve_device
     from scfoundry.model._pretrained import load_pretrained
     from scfoundry.tl._label_slots import empty_cells, refuse_shared_columns, write_labels
     from scfoundry.tl._labels import classes_of, with_prompts
 
-    _check(n_shots, train, max_epochs)
+    _check(n_shots, train, max_epochs, batch_size)
     adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
     labelled = modality_of(reference, modality)
     named = _labels(labelled, labels_key)
     contexts(cells, batch_key)
     contexts(labelled, reference_batch_key, name="reference", argument="reference_batch_key")
     torch_device = resolve_device(device)
+    autocast(torch_device, precision)
     loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
     learner = learns_labels(loaded, caller=CALLER)
     reader = CountsReader(cells, loaded.genes, layer=layer, caller=CALLER)
@@ -169,13 +173,18 @@ def annotate(
             "Compare adata.var_names with reference.var_names."
         )
         raise ValueError(msg)
+    sides, told_by = (reader, teacher), "a gene of the model"
+    if isinstance(loaded, LearnsFromSharedGenes) and loaded.learns_from_shared_genes:
+        sides, told_by = (reader.only(shared), teacher.only(shared)), "a gene of the model that adata measured, too"
+        _warn_of_few_genes(len(shared), min(len(side.alignment.measured) for side in sides))
+    there, teaches = (~empty_cells(side) for side in sides)
     generator = np.random.default_rng(rng)
-    rows = _drawn(labelled, named, ~empty_cells(teacher), n_shots, generator)
+    rows = _drawn(labelled, named, teaches, n_shots, generator)
     learned_from = named.iloc[rows].value_counts().sort_index()
     if len(learned_from) < 2:
         msg = (
             f"Of the labels of the reference only {', '.join(map(repr, learned_from.index)) or 'none'} has cells that "
-            "express a gene of the model; two are needed. Pass the layer with counts: reference_layer=..."
+            f"express {told_by}; two are needed. Pass the layer with counts: reference_layer=..."
         )
         raise ValueError(msg)
     refuse_shared_columns(learned_from.index.tolist(), caller=CALLER)
@@ -186,7 +195,8 @@ def annotate(
 
     logger.info(
         f"{loaded.provenance['weights']} on {torch_device}: {cells.n_obs:,} cells, {len(classes)} labels learned from "
-        f"{len(rows):,} cells, {reader.report.state}; {reader.alignment.summary()}"
+        f"{len(rows):,} cells, {reader.report.state}; {reader.alignment.summary()}, {len(shared):,} of them in "
+        "the reference, too"
     )
     shots = labelled[rows]
     fitted = learner.fit_labels(
@@ -207,7 +217,6 @@ def annotate(
     told = fitted.predict_labels(
         cells, layer=layer, batch_key=batch_key, batch_size=batch_size, device=device, precision=precision
     )
-    there = ~empty_cells(reader)
     scores = np.where(there[:, None], told, np.float32(0))
     _warn_of_collapse([classes[code].name for code in np.unique(told[there].argmax(1))], int(there.sum()))
 
@@ -226,15 +235,17 @@ def annotate(
     }
     origin = {
         Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
-        Keys.REFERENCE: pd.DataFrame({"n_cells": learned_from.to_numpy()}, index=learned_from.index),
-        Keys.PROVENANCE: loaded.provenance | {"values": str(reader.report.state), "genes": reader.alignment.report()},
+        # An index of the same name as the column could not be written to a file.
+        Keys.REFERENCE: pd.DataFrame({"n_cells": learned_from.to_numpy()}, index=learned_from.index.rename(None)),
+        Keys.PROVENANCE: loaded.provenance
+        | {"values": str(reader.report.state), "genes": reader.alignment.report(), "shared_genes": len(shared)},
     }
     names = [label.name for label in classes]
     write_labels(cells, key_added, names, scores=scores, decided=scores, named=there, origin=origin)
     return adata if copy else None
 
 
-def _check(n_shots: int | None, train: str | None, max_epochs: int | None) -> None:
+def _check(n_shots: int | None, train: str | None, max_epochs: int | None, batch_size: int | None) -> None:
     from scfoundry.model._contracts import Train
 
     if n_shots is not None and n_shots < 1:
@@ -247,6 +258,9 @@ def _check(n_shots: int | None, train: str | None, max_epochs: int | None) -> No
         raise ValueError(msg)
     if max_epochs is not None and max_epochs < 1:
         msg = f"max_epochs must be at least 1; got {max_epochs}. The model's own choice: max_epochs=None."
+        raise ValueError(msg)
+    if batch_size is not None and batch_size < 1:
+        msg = f"batch_size must be at least 1 cell; got {batch_size}. What suits the device: batch_size=None."
         raise ValueError(msg)
 
 
@@ -261,6 +275,17 @@ def _refuse_two_species(reader: CountsReader, teacher: CountsReader) -> None:
             f".to_dict(); {side}.var_names = [human.get(gene, gene) for gene in {side}.var_names]"
         )
         raise ValueError(msg)
+
+
+def _warn_of_few_genes(n_shared: int, n_smaller: int) -> None:
+    if n_shared < max(FEW_GENES, SMALL_SHARE * n_smaller):
+        logger.warning(
+            "%s: adata and reference share only %d genes of the model, of the %d on the smaller side, and no others "
+            "count. Compare adata.var_names with reference.var_names.",
+            CALLER,
+            n_shared,
+            n_smaller,
+        )
 
 
 def _warn_of_collapse(told: list[str], n_cells: int) -> None:

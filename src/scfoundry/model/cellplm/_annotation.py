@@ -56,6 +56,8 @@ VALIDATION_SIZE = 0.1
 class LearnsCellTypes:
     """The part of `CellPLM` that `sf.tl.annotate` uses."""
 
+    learns_from_shared_genes = True
+
     def fit_labels(
         self,
         adata: AnnData,
