@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.cluster import MiniBatchKMeans
+from tqdm.auto import tqdm
+
+from scfoundry._settings import settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,15 +138,17 @@ def compositions(
     """
     profiles = np.ascontiguousarray(states.of(panel, panel).T)  # (g, K)
     shares = np.full((reader.n_obs, profiles.shape[1]), 1 / profiles.shape[1], dtype=np.float32)
-    pull = None
-    for step in range(1 if neighbors is None else 1 + ROUNDS):
-        if neighbors is not None and step:
-            pull = NEIGHBOR_COUNTS * (neighbors @ shares)
-        n_steps = LATER_STEPS if step else FIRST_STEPS
-        for start in range(0, reader.n_obs, CELLS_PER_BLOCK):
-            rows = np.arange(start, min(start + CELLS_PER_BLOCK, reader.n_obs))
-            counts = reader.read(rows)[:, panel]
-            shares[rows] = _maximised(counts, profiles, shares[rows], None if pull is None else pull[rows], n_steps)
+    rounds = [FIRST_STEPS] if neighbors is None else [FIRST_STEPS, *[LATER_STEPS] * ROUNDS]
+    bar = tqdm(desc="composition", total=reader.n_obs * len(rounds), unit="spot", disable=not settings.show_progress)
+    with bar:
+        for i, n_steps in enumerate(rounds):
+            pull = NEIGHBOR_COUNTS * (neighbors @ shares) if neighbors is not None and i else None
+            for start in range(0, reader.n_obs, CELLS_PER_BLOCK):
+                rows = np.arange(start, min(start + CELLS_PER_BLOCK, reader.n_obs))
+                counts = reader.read(rows)[:, panel]
+                own = None if pull is None else pull[rows]
+                shares[rows] = _maximised(counts, profiles, shares[rows], own, n_steps)
+                bar.update(len(rows))
     return shares
 
 

@@ -82,7 +82,7 @@ class Confidence:
 
     If the rates of a gene are right and its counts are Poisson, their correlation is
     :math:`\sqrt{v / (v + m)}`, with mean m and variance v of the rates over spots. What hidden genes reached in truth,
-    given this, is fitted by isotonic regression.
+    given this, is fitted by isotonic regression; nothing below 0 is expected of a gene.
 
     Attributes
     ----------
@@ -102,7 +102,10 @@ class Confidence:
         truth, guess = (np.log1p(x[:, told].astype(np.float64)) for x in (counts, rate))
         ideal = ideal_correlation(rate[:, told])
         reached = pearson(truth, guess), partial_pearson(truth, guess, library)
-        fits = (IsotonicRegression(out_of_bounds="clip").fit(ideal, np.nan_to_num(values)) for values in reached)
+        fits = (
+            IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(ideal, np.nan_to_num(values))
+            for values in reached
+        )
         return cls(*fits)
 
     def __call__(self, rate: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
