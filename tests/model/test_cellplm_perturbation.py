@@ -88,19 +88,57 @@ def test_noise_that_controls_share_is_no_change() -> None:
 
 def test_combinations_are_sums_and_groups_share() -> None:
     conditions = [Condition(parts, group) for group in ("B", "T") for parts in (("X",), ("Y",), ("X", "Y"))]
-    common, own = kernels(conditions[:3], Prior(several_parts=True, several_groups=False), {}, {})
+    common, own = kernels(conditions[:3], conditions[:3], Prior(several_parts=True, several_groups=False), {}, {})
     np.testing.assert_allclose(own, [[1, 0, 1], [0, 1, 1], [1, 1, 2]])
     np.testing.assert_allclose(common, [[1, 1, 2], [1, 1, 2], [2, 2, 4]])
     both = Prior(several_parts=True, several_groups=True)
-    _, _, everywhere, here = kernels(conditions, both, {}, {})
+    _, _, everywhere, here = kernels(conditions, conditions, both, {}, {})
     np.testing.assert_allclose(everywhere[:3, 3:], own)
     np.testing.assert_allclose(here[:3, 3:], 0)
     np.testing.assert_allclose(both.mixture.sum(1), 1)
     shifts = {"X": np.array([1.0, 0.0]), "Y": np.array([0.0, 1.0]), "Z": np.array([0.0, 1.1])}
     likeness = Prior(several_parts=True, several_groups=False, likeness=0.5)
-    _, alike = kernels([Condition((gene,), "B") for gene in "XYZ"], likeness, shifts, {})
+    singles = [Condition((gene,), "B") for gene in "XYZ"]
+    centre = np.mean(list(shifts.values()), axis=0)
+    shifts = {gene: shift - centre for gene, shift in shifts.items()}
+    _, alike = kernels(singles, singles, likeness, shifts, {})
     assert alike[1, 2] > 0.4 > 0 > alike[0, 1]
     assert np.linalg.eigvalsh(alike).min() > 0
+    np.testing.assert_allclose(kernels(singles[:1], singles[1:], likeness, shifts, {})[1], alike[:1, 1:])
+
+
+def test_asking_for_more_changes_nothing(
+    tiny_model: Callable[..., sf.model.CellPLM], screen: AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    believed = Prior(several_parts=True, several_groups=True, likeness=0.7, reach=1.0)
+    monkeypatch.setattr("scfoundry.model.cellplm._perturbation.choose_prior", lambda *_: believed)
+    monkeypatch.setattr("scfoundry.model.cellplm._perturbation.LEAST_GROUPS", 1)
+    screen.obs["type"] = np.repeat([f"type {i}" for i in range(4)], 30)
+    how: dict[str, Any] = {"device": "cpu", "group_key": "type"}
+    learned = screen[screen.obs["type"] != "type 3"]
+    tiny_model().fit_perturbations(learned, **KEYS, **how).save_pretrained(tmp_path)
+    fitted = sf.model.load_pretrained(tmp_path)
+    a, b, *others = screen.var_names
+    controls = screen[screen.obs["guide"] == "ctrl"]
+    alone = fitted.predict_perturbations(controls, [f"{a}+{b}", others[5]], groups=["type 1", "type 3"], **how)
+    more = fitted.predict_perturbations(controls, [others[9], f"{a}+{b}", others[5], others[7]], **how)
+    np.testing.assert_allclose(more[alone.obs_names].X, alone.X, atol=1e-6)
+    assert not np.allclose(alone.layers["change"][0], alone.layers["change"][1], atol=1e-4)
+    known = controls[controls.obs["type"] == "type 1"]
+    here = fitted.predict_perturbations(known, [others[5]], **how)
+    np.testing.assert_allclose(here.X[0], more[f"{others[5]} | type 1"].X[0], atol=1e-6)
+
+
+def test_a_trained_network_reads_the_same_controls_in_any_order_of_cells(
+    tiny_model: Callable[..., sf.model.CellPLM], screen: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scfoundry.model.cellplm._perturbation_training.MOST_CONTROLS", 10)
+    fitted = tiny_model().fit_perturbations(screen, **KEYS, fine_tune=True, max_epochs=1, device="cpu")
+    controls = screen[screen.obs["guide"] == "ctrl"].copy()
+    turned = controls[::-1].copy()
+    gene = screen.var_names[2]
+    expected, found = (fitted.predict_perturbations(cells, [gene], device="cpu").X for cells in (controls, turned))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("like_neighbours", [True, False])
@@ -110,7 +148,7 @@ def test_likeness_of_groups_is_believed_only_if_like_groups_respond_alike(*, lik
     family = np.repeat([0, 1], 5) if like_neighbours else np.arange(10)
     responses = rng.normal(size=(10, 500))[family]
     conditions = [Condition(("drug",), f"group {i}") for i in range(10)]
-    states = {f"group {i}": np.array([place]) for i, place in enumerate(places)}
+    states = {f"group {i}": np.array([place / 10]) for i, place in enumerate(places)}
     noise = np.eye(10) / 50
     prior = choose_prior(conditions, noise, responses + rng.normal(0, 0.1, (10, 500)), {}, states, rng)
     assert (prior.reach > 0) == like_neighbours
@@ -162,6 +200,9 @@ def test_a_fitted_model_is_saved_and_loaded(
     np.testing.assert_array_equal(found.X, expected.X)
     pd.testing.assert_frame_equal(found.obs, expected.obs)
     assert found.obs_names.tolist() == [f"{name} | batch {i}" for i in range(2) for name in names]
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="learned no perturbations yet"):
+        sf.model.load_pretrained(tmp_path).predict_perturbations(controls, names, group_key="batch")
 
 
 def test_a_plain_model_says_what_it_lacks(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Condition", "Prior", "choose_prior", "kernels"]
+__all__ = ["Condition", "Prior", "choose_prior", "kernels", "usual_distance"]
 
 COMMON = (0.0, 0.1, 0.3, 0.5)
 """Shares of a gene's response that all perturbations have in common; genes differ in theirs."""
@@ -59,7 +59,7 @@ class Prior:
         Share of a perturbed gene's own effect that others have whose replacement moves the model's cells in the same
         direction.
     reach
-        Distance, in medians, at which the likeness of groups fades; 0 if groups are equally strange to each other.
+        Distance, in usual ones, at which the likeness of groups fades; 0 if groups are equally strange to each other.
     """
 
     several_parts: bool
@@ -82,9 +82,13 @@ class Prior:
 
 
 def kernels(
-    conditions: Sequence[Condition], prior: Prior, shifts: Mapping[str, Array], states: Mapping[str, Array]
+    rows: Sequence[Condition],
+    columns: Sequence[Condition],
+    prior: Prior,
+    shifts: Mapping[str, Array],
+    states: Mapping[str, Array],
 ) -> Array:
-    """Parts of the kernels, each saying how far true changes go together, (B, n, n).
+    """Parts of the kernels, each saying how far true changes go together, (B, m, n).
 
     What all perturbations have in common (where there are several) and what is a gene's own; times what all groups have
     in common (where there are several), what like groups have (where that is believed), and what is a group's own. A
@@ -92,36 +96,46 @@ def kernels(
 
     Parameters
     ----------
-    conditions
-        n conditions.
+    rows, columns
+        m and n conditions.
     prior
         What conditions tell about each other.
     shifts
-        Where the model's cells move when a gene is perturbed, (Z,) by gene.
+        Where the model's cells move when a gene is perturbed, from where they move on average, (Z,) by gene.
     states
-        Where the controls of a group lie, (Z,) by group.
+        Where the controls of a group lie, in units of the usual distance of groups, (Z,) by group.
     """
-    parts = sorted({part for condition in conditions for part in condition.parts})
-    position = {part: i for i, part in enumerate(parts)}
-    members = np.zeros((len(conditions), len(parts)))
-    for i, condition in enumerate(conditions):
-        members[i, [position[part] for part in condition.parts]] = 1
-    own = np.eye(len(parts))
+    left, right = _Members.of(rows), _Members.of(columns)
+    own = (np.array(left.names)[:, None] == np.array(right.names)).astype(np.float64)
     if prior.likeness:
-        own = (1 - prior.likeness) * own + prior.likeness * _alike(parts, shifts)
-    sizes = members.sum(1)
-    between = [np.outer(sizes, sizes)] if prior.several_parts else []
-    between.append(members @ own @ members.T)
+        own = (1 - prior.likeness) * own + prior.likeness * _alike(left.names, right.names, shifts)
+    between = [np.outer(left.table.sum(1), right.table.sum(1))] if prior.several_parts else []
+    between.append(left.table @ own @ right.table.T)
     if not prior.several_groups:
         return np.array(between)
 
-    names = [condition.group for condition in conditions]
-    groups = sorted(set(names))
-    index = [groups.index(name) for name in names]
-    across = [np.ones((len(groups),) * 2), np.eye(len(groups))]
+    groups = [np.unique([condition.group for condition in side], return_inverse=True) for side in (rows, columns)]
+    (first, of_row), (second, of_column) = groups
+    across = [np.ones((len(first), len(second))), (first[:, None] == second).astype(np.float64)]
     if prior.reach:
-        across.insert(1, _near(groups, states, prior.reach))
-    return np.array([kernel * shared[np.ix_(index, index)] for kernel in between for shared in across])
+        across.insert(1, _near(first.tolist(), second.tolist(), states, prior.reach))
+    return np.array([kernel * shared[np.ix_(of_row, of_column)] for kernel in between for shared in across])
+
+
+class _Members(NamedTuple):
+    """Parts of conditions, and which is in which, (n, parts)."""
+
+    names: list[str]
+    table: Array
+
+    @classmethod
+    def of(cls, conditions: Sequence[Condition]) -> _Members:
+        names = sorted({part for condition in conditions for part in condition.parts})
+        position = {part: i for i, part in enumerate(names)}
+        table = np.zeros((len(conditions), len(names)))
+        for i, condition in enumerate(conditions):
+            table[i, [position[part] for part in condition.parts]] = 1
+        return cls(names, table)
 
 
 def choose_prior(
@@ -143,7 +157,9 @@ def choose_prior(
         if not others:
             return simplest
         evidence = {
-            prior: shrink(kernels(conditions, prior, shifts, states), prior.mixture, noise, changes).evidence
+            prior: shrink(
+                kernels(conditions, conditions, prior, shifts, states), prior.mixture, noise, changes
+            ).evidence
             for prior in (simplest, *others)
         }
         evidence[simplest] += LEAST_GAIN
@@ -157,26 +173,36 @@ def choose_prior(
     return prior
 
 
-def _alike(parts: Sequence[str], shifts: Mapping[str, Array]) -> Array:
-    """Cosine between the directions in which parts move the model's cells, 1 on the diagonal."""
-    there = [i for i, part in enumerate(parts) if part in shifts]
-    alike = np.eye(len(parts))
-    if len(there) > 1:
-        moved = np.array([shifts[parts[i]] for i in there])
-        moved = moved - moved.mean(0)
-        lengths = np.linalg.norm(moved, axis=1, keepdims=True)
-        moved = np.divide(moved, lengths, out=np.zeros_like(moved), where=lengths > 0)
-        alike[np.ix_(there, there)] = moved @ moved.T
-        np.fill_diagonal(alike, 1)
+def usual_distance(states: Mapping[str, Array]) -> float:
+    """Median distance of groups, the unit of `Prior.reach`."""
+    places = np.array(list(states.values()))
+    distances = np.linalg.norm(places[:, None] - places, axis=2) if states else np.zeros(0)
+    return float(np.median(distances[distances > 0])) if (distances > 0).any() else 1.0
+
+
+def _alike(rows: Sequence[str], columns: Sequence[str], shifts: Mapping[str, Array]) -> Array:
+    """Cosine between the directions in which parts move the model's cells; of a part with itself 1."""
+    left, right = (
+        np.array([part in shifts and np.linalg.norm(shifts[part]) > 0 for part in parts]) for parts in (rows, columns)
+    )
+    alike = np.zeros((len(rows), len(columns)))
+    if left.any() and right.any():
+        first, second = (
+            np.array([shifts[part] / np.linalg.norm(shifts[part]) for part in np.array(parts)[there]])
+            for parts, there in ((rows, left), (columns, right))
+        )
+        alike[np.ix_(left, right)] = first @ second.T
+    alike[np.array(rows)[:, None] == np.array(columns)] = 1
     return alike
 
 
-def _near(groups: Sequence[str], states: Mapping[str, Array], reach: float) -> Array:
-    """Likeness of groups, fading with the distance of their controls; 1 on the diagonal."""
-    there = [i for i, group in enumerate(groups) if group in states]
-    near = np.eye(len(groups))
-    places = np.array([states[groups[i]] for i in there])
-    distances = np.linalg.norm(places[:, None] - places, axis=2)
-    scale = np.median(distances[distances > 0]) if (distances > 0).any() else 1.0
-    near[np.ix_(there, there)] = np.exp(-distances / (reach * scale))
+def _near(rows: Sequence[str], columns: Sequence[str], states: Mapping[str, Array], reach: float) -> Array:
+    """Likeness of groups, fading with the distance of their controls; of a group with itself 1."""
+    near = np.zeros((len(rows), len(columns)))
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            if row == column:
+                near[i, j] = 1
+            elif row in states and column in states:
+                near[i, j] = np.exp(-np.linalg.norm(states[row] - states[column]) / reach)
     return near

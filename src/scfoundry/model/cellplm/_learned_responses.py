@@ -57,6 +57,11 @@ class LearnedResponses:
         By group, mean control profile, (G,), as measured, and less the noise that all changes from it have in common.
     shifts, states
         By gene, and by group, see `kernels`.
+    centre, distance
+        What shifts are measured from, (Z,), and states in units of; set by what was learned, so that a prediction does
+        not depend on what else is asked for.
+    seed
+        Of the controls that a trained network reads.
     """
 
     genes: NDArray[np.str_]
@@ -74,6 +79,9 @@ class LearnedResponses:
     refined: dict[str, Array] = field(default_factory=dict)
     shifts: dict[str, Array] = field(default_factory=dict)
     states: dict[str, Array] = field(default_factory=dict)
+    centre: Array = field(default_factory=_nothing)
+    distance: float = 1.0
+    seed: int = 0
 
     @property
     def parts(self) -> set[str]:
@@ -105,6 +113,9 @@ class LearnedResponses:
             shifts=np.array(list(self.shifts.values())),
             state_names=np.array(list(self.states), dtype=str),
             states=np.array(list(self.states.values())),
+            centre=self.centre,
+            distance=self.distance,
+            seed=self.seed,
             reference_indptr=self.reference.indptr.numpy(),
             reference_genes=self.reference.genes.numpy(),
             reference_values=self.reference.values.numpy(),
@@ -142,4 +153,7 @@ class LearnedResponses:
             refined=dict(zip(stored["group_names"].tolist(), stored["refined"], strict=True)),
             shifts=dict(zip(stored["shift_names"].tolist(), stored["shifts"], strict=True)),
             states=dict(zip(stored["state_names"].tolist(), stored["states"], strict=True)),
+            centre=stored["centre"],
+            distance=float(stored["distance"]),
+            seed=int(stored["seed"]),
         )

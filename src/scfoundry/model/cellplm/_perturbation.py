@@ -14,7 +14,7 @@ from scfoundry.data.contexts import Context
 from scfoundry.data.perturbations import group_labels, members_of, positions_of, require_known
 from scfoundry.data.reader import CountsReader
 from scfoundry.model._device import resolve_device
-from scfoundry.model.cellplm._conditions import LEAST_GROUPS, Condition, choose_prior, kernels
+from scfoundry.model.cellplm._conditions import LEAST_GROUPS, Condition, choose_prior, kernels, usual_distance
 from scfoundry.model.cellplm._learned_responses import LearnedResponses
 from scfoundry.model.cellplm._perturbation_training import MAX_EPOCHS, predicted_changes, train_on_responses
 from scfoundry.model.cellplm._replaced_genes import shifts_of
@@ -124,6 +124,7 @@ class LearnsPerturbations:
             fine_tuned=fine_tune,
             conditions=responses.conditions,
             reference=reference,
+            seed=seed,
         )
         if fine_tune:
             require_genes(responses.conditions, positions)
@@ -156,7 +157,9 @@ class LearnsPerturbations:
         Parameters
         ----------
         adata
-            Control cells, with the genes that `fit_perturbations` learned from; it is only read.
+            Control cells, with the genes that `fit_perturbations` learned from; it is only read. Groups that it had
+            controls of lie where they did. What a new group is like is read from its cells among all others here: pass
+            the controls of all groups, as for learning.
         perturbations
             Names, combinations joined as in training. Every part was seen perturbed, or is a gene of the model.
         group_key
@@ -208,7 +211,8 @@ class LearnsPerturbations:
             raise ValueError(msg)
 
         codes = pd.Categorical(labels, present).codes.astype(np.int64)
-        rows = {group: np.flatnonzero(codes == i) for i, group in enumerate(present)}
+        by_name = np.argsort(cells.obs_names.to_numpy().astype(str), kind="stable")
+        rows = {group: by_name[codes[by_name] == i] for i, group in enumerate(present)}
         n_cells, sums, _ = profiles(cells, codes, len(present), layer=layer, state=reader.report.state)
         levels = dict(zip(present, sums / n_cells[:, None], strict=True))
         conditions = [Condition(members, group) for group in wanted for members in parts.values()]
@@ -219,17 +223,25 @@ class LearnsPerturbations:
         if learned.fine_tuned:
             change = np.zeros_like(control)
             change[:, reader.alignment.kept] = predicted_changes(
-                model, reader, rows, conditions, positions, learned.value, **how
+                model, reader, rows, conditions, positions, learned.value, seed=learned.seed, **how
             )
         else:
             new = {part: at for part, at in positions.items() if part not in learned.shifts}
             shifts = dict(learned.shifts)
             if learned.prior.likeness and new:
-                shifts |= shifts_of(model.module, learned.reference, new, learned.value, **how)
-            states = learned.states | _states(model, reader, rows, how) if learned.prior.reach else {}
-            every = [*conditions, *learned.conditions]
-            between = kernels(every, learned.prior, shifts, states)[:, : len(conditions), len(conditions) :]
-            change = (between @ learned.coefficients).sum(0) + learned.reversion * (control - learned.level)
+                moved = shifts_of(model.module, learned.reference, new, learned.value, **how)
+                shifts |= {part: shift - learned.centre for part, shift in moved.items()}
+            states = learned.states
+            if learned.prior.reach and not set(wanted) <= states.keys():
+                places = _states(model, reader, rows, how)
+                states = {group: place / learned.distance for group, place in places.items()} | states
+            change = learned.reversion * (control - learned.level)
+            for kernel, coefficients in zip(
+                kernels(conditions, learned.conditions, learned.prior, shifts, states),
+                learned.coefficients,
+                strict=True,
+            ):
+                change += kernel @ coefficients
         # Expression cannot fall below none.
         predicted = np.maximum(control + change, 0)
         return AnnData(
@@ -257,8 +269,11 @@ class LearnsPerturbations:
     def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
         """Write the model as `FoundationModel.save_pretrained` does, and what it learned of perturbations beside it."""
         super().save_pretrained(folder, **kwargs)  # type: ignore[misc]
-        if self._responses is not None:
-            self._responses.write(Path(folder) / RESPONSES_FILE)
+        path = Path(folder) / RESPONSES_FILE
+        if self._responses is None:
+            path.unlink(missing_ok=True)
+        else:
+            self._responses.write(path)
 
     @classmethod
     def _read_folder(cls, folder: Path, adata: AnnData | None, config: dict[str, Any]) -> Self:
@@ -296,10 +311,16 @@ def _shrunken(
     reversion = responses.reversion()
     controls = np.array([responses.controls[condition.group] for condition in responses.conditions])
     level = np.mean([responses.controls[group] for group in sorted({c.group for c in responses.conditions})], axis=0)
+    centre = np.mean([shifts[part] for part in sorted(shifts)], axis=0) if shifts else learned.centre
+    shifts = {part: shift - centre for part, shift in shifts.items()}
+    distance = usual_distance(states)
+    states = {group: place / distance for group, place in states.items()}
     changes = (responses.changes() - reversion * (controls - level)) / responses.spread
     noise = responses.noise()
     prior = choose_prior(responses.conditions, noise, changes, shifts, states, rng)
-    found = shrink(kernels(responses.conditions, prior, shifts, states), prior.mixture, noise, changes)
+    found = shrink(
+        kernels(responses.conditions, responses.conditions, prior, shifts, states), prior.mixture, noise, changes
+    )
     refined = {}
     for group, profile in responses.controls.items():
         here = [condition.group == group for condition in responses.conditions]
@@ -316,6 +337,8 @@ def _shrunken(
         reversion=reversion,
         shifts=shifts,
         states=states,
+        centre=centre,
+        distance=distance,
     )
 
 

@@ -142,10 +142,15 @@ def predicted_changes(
     positions: Mapping[str, int],
     value: float,
     *,
+    seed: int,
     device: torch.device,
     precision: Precision,
 ) -> Array:
-    """Mean output for perturbed controls less that for the same cells unperturbed, over the genes kept, (n, g)."""
+    """Mean output for perturbed controls less that for the same cells unperturbed, over the genes kept, (n, g).
+
+    Of many controls some are read, the same for all conditions; their order in the file plays no part if rows are
+    sorted by name.
+    """
     module = model.module.to(device).eval()
     outputs = reader.alignment.target[reader.alignment.kept]
 
@@ -154,10 +159,17 @@ def predicted_changes(
         expected = module.expression_head(module.latent.embedding(module.encode(changed)))
         return expected.float().mean(0).cpu().numpy().astype(np.float64)[outputs]
 
+    drawn = {
+        group: np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_CONTROLS])
+        for group, rows in control_rows.items()
+    }
     changes = []
     with autocast(device, precision):
         for condition in tqdm(conditions, desc="cellplm", unit="condition", disable=not settings.show_progress):
-            rows = control_rows[condition.group][:MOST_CONTROLS]
-            cells = SparseCounts.from_csr(reader.read(rows)).to(device).log_normalised(model.config.library_size)
+            cells = (
+                SparseCounts.from_csr(reader.read(drawn[condition.group]))
+                .to(device)
+                .log_normalised(model.config.library_size)
+            )
             changes.append(level(cells, condition.parts) - level(cells, ()))
     return np.array(changes)

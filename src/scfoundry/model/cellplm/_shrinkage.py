@@ -68,10 +68,9 @@ def shrink(parts: Array, mixture: Array, noise: Array, changes: Array) -> Shrunk
     changes
         Measured changes in standard deviations among like cells, (n, G).
     """
-    root: Array = np.linalg.cholesky(noise)
+    root = np.linalg.cholesky(noise)
     whitened = np.linalg.solve(root, changes)
-    mixed: Array = np.einsum("kb,bij->kij", mixture, parts)
-    modes = [_modes(kernel, root) for kernel in mixed]
+    modes = [_modes(np.tensordot(shares, parts, 1), root) for shares in mixture]
     log_likelihood = np.concatenate(
         [
             -0.5 * (np.log(variances).sum(1)[:, None] + (1 / variances) @ (axes.T @ whitened) ** 2)
@@ -95,7 +94,7 @@ def shrink(parts: Array, mixture: Array, noise: Array, changes: Array) -> Shrunk
     return Shrunken(coefficients, residuals, float((np.log(total) + highest).sum()))
 
 
-def _modes(kernel: Array, root: Array) -> tuple[Array, Array]:
+def _modes(kernel: NDArray[np.floating], root: NDArray[np.floating]) -> tuple[Array, Array]:
     """Variance of every mode at every ratio, (R, n), and the modes, (n, n), where noise is white."""
     whitened = np.linalg.solve(root, np.linalg.solve(root, kernel).T)
     strengths, axes = np.linalg.eigh((whitened + whitened.T) / 2)
