@@ -152,8 +152,10 @@ def _drawn(parts: Parts, share: float, rng: np.random.Generator) -> set[str]:
     genes = sorted({gene for members in parts.values() for gene in members})
     unseen = set(rng.choice(genes, max(1, round(share * len(genes))), replace=False))
     drawn = {name for name, members in parts.items() if unseen & set(members)}
-    seen = sorted(name for name, members in parts.items() if len(members) > 1 and name not in drawn)
-    return drawn | set(rng.choice(seen, round(share * len(seen)), replace=False).tolist()) if seen else drawn
+    # A pair has two names, A+B and B+A.
+    seen = sorted({members for name, members in parts.items() if len(members) > 1 and name not in drawn})
+    chosen = {seen[i] for i in rng.choice(len(seen), round(share * len(seen)), replace=False)} if seen else set()
+    return drawn | {name for name, members in parts.items() if members in chosen}
 
 
 def _table(parts: Parts, split: dict[str, str], n_cells: pd.Series) -> pd.DataFrame:
