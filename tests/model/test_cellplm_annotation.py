@@ -12,7 +12,7 @@ from scfoundry.data.contexts import contexts
 from scfoundry.data.labels import Label
 from scfoundry.data.reader import CountsReader
 from scfoundry.model._contracts import Query
-from scfoundry.model.cellplm import _annotation
+from scfoundry.model.cellplm import _annotation, _annotation_training
 from scfoundry.model.cellplm._joint_reader import JointReader, joined
 from scfoundry.model.cellplm._read_out import AnnotationHead
 from scfoundry.model.cellplm._softmax_regression import fit_softmax
@@ -171,23 +171,98 @@ def test_frequent_labels_are_not_favoured_as_much_as_they_were_seen(sides, fit, 
     assert told > fit(few).predict_labels(query)[:, 1].mean()
 
 
-def test_the_best_weights_by_held_out_cells_return(sides, fit):
+def test_the_best_weights_by_held_out_cells_return(sides, fit, monkeypatch):
     _, reference = sides
-    fitted = fit(reference, train="all", max_epochs=4)
+    # So fast that it soon goes wrong.
+    monkeypatch.setattr(_annotation_training, "LR", 0.3)
+    monkeypatch.setattr(_annotation_training, "PART_LRS", {"embedder": 0.03, "layers": 0.03, "latent": 0.03})
+    fitted = fit(reference, train="all", max_epochs=12)
     held_out = fitted.history["loss_validation"].to_numpy(dtype=float).ravel()
-    assert len(held_out) == 4
-    assert np.isfinite(held_out).all()
+    best = int(held_out.argmin())
+    assert held_out[-1] > held_out[best]
+    until_then = fit(reference, train="all", max_epochs=best + 1).module.state_dict()
+    for name, tensor in fitted.module.state_dict().items():
+        torch.testing.assert_close(tensor, until_then[name], rtol=0, atol=0)
 
 
 def test_masking_is_input_dropout_and_may_be_left_out(tiny_model, sides, fit, monkeypatch):
     _, reference = sides
     drawn = []
-    rates = _annotation.mask_rates
-    monkeypatch.setattr(_annotation, "mask_rates", lambda *args: (drawn.append(args), rates(*args))[1])
+    rates = _annotation_training.mask_rates
+    monkeypatch.setattr(_annotation_training, "mask_rates", lambda *args: (drawn.append(args), rates(*args))[1])
     fit(reference, train="all", max_epochs=1, model=tiny_model(mask_cells=0.0))
     assert not drawn
     fit(reference, train="all", max_epochs=1)
     assert drawn
+
+
+def test_contexts_of_any_size_are_validated_in_chunks(sides, fit, monkeypatch):
+    _, reference = sides
+    at_once = fit(reference, train="all", max_epochs=2).history["loss_validation"].astype(float)
+    sizes = []
+    monkeypatch.setattr(_annotation_training, "chunk_size", lambda *_: 7)
+    embed = _annotation_training.stream_embeddings
+
+    def noted(*args, **how):
+        for chunk in embed(*args, **how):
+            sizes.append(len(chunk))
+            yield chunk
+
+    monkeypatch.setattr(_annotation_training, "stream_embeddings", noted)
+    chunk_by_chunk = fit(reference, train="all", max_epochs=2).history["loss_validation"].astype(float)
+    assert max(sizes) == 7
+    np.testing.assert_allclose(chunk_by_chunk, at_once, rtol=1e-4)
+
+
+def test_every_label_with_two_cells_is_judged_by(logged):
+    codes = np.repeat([0, 1, 2, 3], [40, 5, 2, 1])
+    held_out = _annotation_training.hold_out(codes, np.arange(48), np.random.default_rng(0))
+    assert np.bincount(codes[held_out], minlength=4).tolist() == [4, 1, 1, 0]
+    assert not logged
+
+
+def test_with_one_cell_per_label_it_says_that_nothing_is_held_out(sides, fit, logged):
+    _, reference = sides
+    codes = codes_of(reference)
+    pair = reference[[np.argmin(codes), np.argmax(codes)]].copy()
+    fit(pair, train="all", max_epochs=1)
+    assert any("no label has two cells, so nothing is held out" in message for message in logged)
+
+
+def test_of_many_cells_rare_labels_keep_all_of_theirs_and_stay_as_rare(sides, fit, monkeypatch):
+    query, reference = sides
+    codes = codes_of(reference)
+    few = reference[np.r_[np.flatnonzero(codes == 0), np.flatnonzero(codes == 1)[:8]]].copy()
+    from_all = fit(few).predict_labels(query)[:, 1].mean()
+    seen = []
+    monkeypatch.setattr(_annotation, "MAX_CELLS", 24)
+    monkeypatch.setattr(
+        _annotation,
+        "fit_softmax",
+        lambda x, codes, *args, **how: (seen.append(codes), fit_softmax(x, codes, *args, **how))[1],
+    )
+    from_some = fit(few).predict_labels(query)[:, 1].mean()
+    assert [np.bincount(codes).tolist() for codes in seen] == [[16, 8]] * 2
+    monkeypatch.setattr(_annotation, "_frequency_lost", lambda *_: 0)
+    assert abs(from_some - from_all) < abs(fit(few).predict_labels(query)[:, 1].mean() - from_all)
+
+
+def test_a_label_is_drawn_even_if_there_are_more_labels_than_cells_to_draw(monkeypatch):
+    monkeypatch.setattr(_annotation, "MAX_CELLS", 3)
+    codes = np.repeat(np.arange(5), 4)
+    drawn = _annotation._drawn(codes, np.arange(20), np.random.default_rng(0))
+    assert set(codes[drawn]) == set(range(5))
+
+
+def test_contexts_without_a_common_name_are_warned_of(sides, fit, logged):
+    query, reference = sides
+    fit(reference, query=query)
+    assert not any("no context holds cells of both" in message for message in logged)
+    fit(reference, query=query, batch_key="batch")
+    assert any(
+        "no context holds cells of both data sets (reference: 'batch 0', 'batch 1'; query: 'all')" in message
+        for message in logged
+    )
 
 
 # ---- keeping, refitting, refusing ----------------------------------------------------------------------------------

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
 from scipy import sparse
-from torch.nn import functional as F
 
+from scfoundry._settings import logger
 from scfoundry.data.contexts import Context, contexts
 from scfoundry.data.reader import CountsReader
 from scfoundry.model._device import autocast, resolve_device
-from scfoundry.model.cellplm._fine_tuning import fine_tune
+from scfoundry.model.cellplm._annotation_training import MAX_EPOCHS, fine_tune_encoder, hold_out
 from scfoundry.model.cellplm._joint_reader import JointReader, joined
-from scfoundry.model.cellplm._objectives import keep_cells, mask_rates
 from scfoundry.model.cellplm._softmax_regression import fit_softmax
 from scfoundry.model.cellplm._streaming import chunk_size
 from scfoundry.nn.counts import SparseCounts
@@ -25,12 +23,10 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
-    from torch import Tensor, nn
 
     from scfoundry.data.labels import Label
     from scfoundry.model._contracts import Query, Train
     from scfoundry.model._device import Precision
-    from scfoundry.model.cellplm._config import CellPLMConfig
     from scfoundry.model.cellplm._model import CellPLM
 
 __all__ = ["LearnsCellTypes"]
@@ -43,14 +39,9 @@ MIN_LATENT_SCALE, MIN_GENE_VARIANCE = 1e-3, 1.0
 PRIOR_TAKEN_BACK = 0.5
 # What rounding leaves of the variance of a gene that does not vary.
 ROUNDING = 1e-9
-# Cells that the weights of single genes are fitted to at most.
+# Cells that an opinion is fitted to at most.
 MAX_CELLS = 50_000
 CELLS_PER_BLOCK = 4096
-
-# Fine-tuning of everything: the encoder keeps what it knows.
-MAX_EPOCHS, PATIENCE, WARMUP_STEPS = 60, 15, 5
-LR, PART_LRS, WEIGHT_DECAY = 1e-3, {"embedder": 1e-5, "layers": 1e-4, "latent": 1e-4}, 1e-4
-VALIDATION_SIZE = 0.1
 
 
 class LearnsCellTypes:
@@ -89,8 +80,8 @@ class LearnsCellTypes:
         codes
             Number of the label of every cell, (n_obs,).
         query
-            Cells without labels that stand in the context of the others, as published; none if `None`. Contexts of the
-            same name are one.
+            Cells without labels that stand in the context of the others while these learn, as published; none if
+            `None`. Contexts of the same name are one. `predict_labels` embeds cells in contexts of their own.
         genes
             Vocabulary positions of the genes to learn from, those that both data sets measured; all if `None`.
         train
@@ -139,7 +130,10 @@ class LearnsCellTypes:
         cells = JointReader([reader], shown)
         if query is not None:
             cells = JointReader([reader, query.reader], shown)
-            groups = joined(groups, contexts(query.adata, query.batch_key), reader.n_obs)
+            alone = {group.name for group in groups}
+            groups = joined(groups, beside := contexts(query.adata, query.batch_key), reader.n_obs)
+            if alone.isdisjoint(group.name for group in beside):
+                _warn_of_no_common_context(sorted(alone), [group.name for group in beside])
             names = np.concatenate([names, query.adata.obs_names.to_numpy().astype(str)])
 
         # A head for other labels does not fit these.
@@ -149,10 +143,10 @@ class LearnsCellTypes:
         head.measured[torch.from_numpy(shown)] = True
         rng = np.random.default_rng(seed)
         if train == "all":
-            held_out = _held_out(codes, by_name, rng)
+            held_out = hold_out(codes, by_name, rng)
             learned = by_name[~held_out[by_name]]
-            _fit_latent_head(model, cells, groups, codes, learned, device=torch_device, precision=precision)
-            _fine_tune_all(
+            _fit_latent_head(model, cells, groups, codes, learned, rng, device=torch_device, precision=precision)
+            fine_tune_encoder(
                 model,
                 cells,
                 [Context(group.name, group.rows[np.argsort(names[group.rows], kind="stable")]) for group in groups],
@@ -164,10 +158,9 @@ class LearnsCellTypes:
                 precision=precision,
             )
         else:
-            _fit_latent_head(model, cells, groups, codes, by_name, device=torch_device, precision=precision)
+            _fit_latent_head(model, cells, groups, codes, by_name, rng, device=torch_device, precision=precision)
         if head.reads_genes:
-            drawn = by_name if len(by_name) <= MAX_CELLS else rng.permutation(by_name)[:MAX_CELLS]
-            _fit_gene_head(model, cells, drawn, codes)
+            _fit_gene_head(model, cells, codes, by_name, rng)
         head.take_back(PRIOR_TAKEN_BACK * np.log(np.bincount(codes, minlength=len(labels)) / len(codes)))
         return cast("Self", model)
 
@@ -225,114 +218,72 @@ def _fit_latent_head(
     groups: Sequence[Context],
     codes: NDArray[np.int64],
     rows: NDArray[np.int64],
+    rng: np.random.Generator,
     **how: Any,
 ) -> None:
     """Fit the opinion by the embedding to labelled cells."""
     head = model.module.classifier
-    latent = _embedded(model, cells, groups, **how)[rows].astype(np.float64)
+    drawn = _drawn(codes, rows, rng)
+    latent = _embedded(model, cells, groups, **how)[drawn].astype(np.float64)
     mean, scale = latent.mean(0), latent.std(0) + MIN_LATENT_SCALE
-    weights, bias = fit_softmax((latent - mean) / scale, codes[rows], len(model.config.classes), ridge=LATENT_RIDGE)
+    weights, bias = fit_softmax((latent - mean) / scale, codes[drawn], len(model.config.classes), ridge=LATENT_RIDGE)
     head.latent_mean.copy_(torch.from_numpy(mean))
     head.latent_scale.copy_(torch.from_numpy(scale))
-    layer = cast("nn.Linear", head.latent.layers[0])
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weights.T))
-        layer.bias.copy_(torch.from_numpy(bias))
+        head.latent_layer.weight.copy_(torch.from_numpy(weights.T))
+        head.latent_layer.bias.copy_(torch.from_numpy(bias + _frequency_lost(codes, rows, drawn)))
 
 
-def _fit_gene_head(model: CellPLM, cells: JointReader, rows: NDArray[np.int64], codes: NDArray[np.int64]) -> None:
+def _fit_gene_head(
+    model: CellPLM, cells: JointReader, codes: NDArray[np.int64], rows: NDArray[np.int64], rng: np.random.Generator
+) -> None:
     """Fit the opinion by single genes to labelled cells."""
     head = model.module.classifier
+    drawn = _drawn(codes, rows, rng)
     # Cells are read as they lie, which is fast on disk, and learned by name: their order plays no part.
-    as_they_lie = np.argsort(rows)
-    blocks = [_log_expression(block) for block in cells.blocks(rows[as_they_lie], CELLS_PER_BLOCK)]
+    as_they_lie = np.argsort(drawn)
+    blocks = [_log_expression(block) for block in cells.blocks(drawn[as_they_lie], CELLS_PER_BLOCK)]
     expression = sparse.vstack(blocks, format="csr")[np.argsort(as_they_lie)]
     mean = np.asarray(expression.mean(0)).ravel()
     variance = np.asarray(expression.multiply(expression).mean(0)).ravel() - mean**2
     # Centring would only move the bias.
     scale = np.where(variance > ROUNDING, 1 / np.sqrt(variance.clip(0) + MIN_GENE_VARIANCE), 0)
     features = sparse.csr_matrix(expression @ sparse.diags(scale).tocsr())
-    weights, bias = fit_softmax(features, codes[rows], len(model.config.classes), ridge=GENE_RIDGE)
+    weights, bias = fit_softmax(features, codes[drawn], len(model.config.classes), ridge=GENE_RIDGE)
     head.gene_mean.copy_(torch.from_numpy(mean))
     with torch.no_grad():
         head.gene_weights.copy_(torch.from_numpy(weights * scale[:, None]))
-        head.gene_bias.copy_(torch.from_numpy(bias))
+        head.gene_bias.copy_(torch.from_numpy(bias + _frequency_lost(codes, rows, drawn)))
+
+
+def _drawn(codes: NDArray[np.int64], rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Some of the rows if they are too many: all cells of rare labels, equally many of each frequent one."""
+    if len(rows) <= MAX_CELLS:
+        return rows
+    of_label = [rows[codes[rows] == code] for code in np.unique(codes[rows])]
+    left, drawn = MAX_CELLS, []
+    for n_done, own in enumerate(sorted(of_label, key=len)):
+        drawn.append(rng.permutation(own)[: max(left // (len(of_label) - n_done), 1)])
+        left -= len(drawn[-1])
+    return np.concatenate(drawn)
+
+
+def _frequency_lost(codes: NDArray[np.int64], rows: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Logits (C,) by which a label is more frequent among all rows than among those drawn."""
+    n = codes.max() + 1
+    everything, sample = (np.bincount(codes[part], minlength=n) / len(part) for part in (rows, drawn))
+    return np.log(everything / sample)
+
+
+def _warn_of_no_common_context(reference: Sequence[str], query: Sequence[str]) -> None:
+    logger.warning(
+        "CellPLM.fit_labels: no context holds cells of both data sets (reference: %s; query: %s), so the query plays "
+        "no part while labels are learned. For common contexts, name samples alike or leave out both batch keys.",
+        *(", ".join(map(repr, names[:3])) + ", ..." * (len(names) > 3) for names in (reference, query)),
+    )
 
 
 def _log_expression(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     """Log1p of counts per 10,000, (n, G)."""
     told = SparseCounts.from_csr(counts).log_normalised("cp10k")
     return sparse.csr_matrix((told.values.double().numpy(), told.genes, told.indptr), shape=counts.shape)
-
-
-def _held_out(codes: NDArray[np.int64], by_name: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Mark the same share of every label, rounded down."""
-    held_out = np.zeros(len(codes), dtype=bool)
-    for code in np.unique(codes):
-        own = rng.permutation(by_name[codes[by_name] == code])
-        held_out[own[: int(VALIDATION_SIZE * len(own))]] = True
-    return held_out
-
-
-def _fine_tune_all(
-    model: CellPLM,
-    cells: JointReader,
-    groups: Sequence[Context],
-    codes: NDArray[np.int64],
-    held_out: NDArray[np.bool_],
-    *,
-    max_epochs: int,
-    seed: int,
-    device: torch.device,
-    precision: Precision,
-) -> None:
-    """Fine-tune the encoder together with the opinion by the embedding."""
-    module, config = model.module, model.config
-    head = module.classifier
-    groups = [context for context in groups if np.any(context.rows < len(codes))]
-    targets = np.full(cells.n_obs, -1)
-    targets[: len(codes)] = codes
-    judged = np.zeros(cells.n_obs, dtype=bool)
-    judged[: len(codes)] = held_out
-    # Every context counts for as many cells as are held out in it.
-    share = len(groups) / max(int(held_out.sum()), 1)
-
-    def loss(context: Context, step: int) -> dict[str, Tensor]:
-        kept = keep_cells(len(context.rows), config) if module.training else torch.arange(len(context.rows))
-        rows = context.rows[kept.numpy()]
-        counts = SparseCounts.from_csr(cells.read(rows)).to(module.device)
-        expression = counts.log_normalised(config.library_size)
-        if module.training:
-            expression = _input_dropout(expression, config)
-        counting = np.flatnonzero((targets[rows] >= 0) & (judged[rows] != module.training))
-        latent = module.latent.embedding(module.encode(expression))
-        logits = head.by_latent(latent[torch.from_numpy(counting).to(module.device)])
-        truth = torch.from_numpy(targets[rows[counting]]).to(module.device)
-        total = F.cross_entropy(logits.float(), truth, reduction="sum")
-        return {"loss": total / max(len(counting), 1) if module.training else total * share}
-
-    fine_tune(
-        model,
-        groups,
-        loss,
-        parts=("embedder", "layers", "latent", "classifier.latent"),
-        max_epochs=max_epochs,
-        lr=LR,
-        part_lrs=PART_LRS,
-        weight_decay=WEIGHT_DECAY,
-        warmup_steps=WARMUP_STEPS * len(groups),
-        patience=PATIENCE if held_out.any() else None,
-        seed=seed,
-        device=device,
-        precision=precision,
-    )
-
-
-def _input_dropout(expression: SparseCounts, config: CellPLMConfig) -> SparseCounts:
-    """Hide some detected genes of most cells, as in pretraining; none if the configuration masks none."""
-    if not config.mask_cells or not config.mask_genes:
-        return expression
-    chosen = torch.rand(expression.n_cells) < config.mask_cells
-    rate = torch.where(chosen, mask_rates(expression.n_cells, config), 0.0).to(expression.values.device)
-    hidden = torch.rand_like(expression.values) < rate[expression.rows]
-    return replace(expression, values=expression.values.masked_fill(hidden, 0.0))

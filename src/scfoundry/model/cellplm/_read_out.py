@@ -61,6 +61,12 @@ class AnnotationHead(nn.Module):
             self.gene_weights = nn.Parameter(torch.zeros(n_genes, n_classes))
             self.gene_bias = nn.Parameter(torch.zeros(n_classes))
 
+    @property
+    def latent_layer(self) -> nn.Linear:
+        """The only layer of the first opinion."""
+        (layer,) = self.latent.layers
+        return cast("nn.Linear", layer)
+
     def standardised(self, latent: Tensor) -> Tensor:
         """Embeddings on the scale of the reference, (n, Z)."""
         return (latent - self.latent_mean) / self.latent_scale
@@ -86,8 +92,7 @@ class AnnotationHead(nn.Module):
     @torch.no_grad()
     def take_back(self, logits: NDArray[np.float64]) -> None:
         """Subtract from the logits of both opinions, (C,)."""
-        layer = cast("nn.Linear", self.latent.layers[-1])
-        for bias in (layer.bias, *([self.gene_bias] if self.reads_genes else [])):
+        for bias in (self.latent_layer.bias, *([self.gene_bias] if self.reads_genes else [])):
             bias.sub_(torch.from_numpy(logits).to(bias))
 
     def forward(self, latent: Tensor, expression: SparseCounts, absent: Tensor | None = None) -> Tensor:
