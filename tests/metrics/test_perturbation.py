@@ -68,6 +68,23 @@ def test_the_ceiling_is_high_where_there_is_an_effect_and_near_zero_where_not(
     assert abs(none["ceiling"]) < 0.3
 
 
+def test_the_ceiling_does_not_depend_on_the_prediction(control: np.ndarray, rng: np.random.Generator) -> None:
+    cells, controls = draw(control + rng.normal(0, 0.2, N_GENES), rng), draw(control, rng)
+    first = sf.metrics.perturbation(cells, controls, control, control)
+    second = sf.metrics.perturbation(cells, controls, cells.mean(0), cells.mean(0) - 1)
+    assert first["ceiling"] == second["ceiling"]
+    assert np.isnan(sf.metrics.perturbation(cells, controls, control, control, n_halves=0)["ceiling"])
+
+
+def test_blocks_of_cells_give_the_same_scores(
+    control: np.ndarray, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells, controls = draw(control, rng), draw(control, rng)
+    expected = sf.metrics.perturbation(cells, controls, control + 1, control)
+    monkeypatch.setattr("scfoundry.metrics._matrices._BLOCK_VALUES", 7 * N_GENES)
+    pd.testing.assert_series_equal(sf.metrics.perturbation(cells, controls, control + 1, control), expected)
+
+
 def test_the_array_type_does_not_matter(control: np.ndarray, rng: np.random.Generator, as_array: Callable) -> None:
     cells, controls = draw(control, rng), draw(control, rng)
     cells[cells < 0.5] = 0
@@ -92,8 +109,20 @@ def test_bad_input_is_named(control: np.ndarray, rng: np.random.Generator) -> No
     cells, controls = draw(control, rng), draw(control, rng)
     with pytest.raises(ValueError, match=r"cells has shape \(3, 60\).*at least 4 cells"):
         sf.metrics.perturbation(cells[:3], controls, control, control)
-    with pytest.raises(ValueError, match="predicted has 59 values per cell, but cells has 60 genes"):
+    with pytest.raises(ValueError, match=r"predicted has shape \(59,\).* each of the 60 genes of cells"):
         sf.metrics.perturbation(cells, controls, control[1:], control)
+    with pytest.raises(ValueError, match=r"predicted has shape \(1, 60\).*take the row: predicted\[0\]"):
+        sf.metrics.perturbation(cells, controls, control[None], control)
+    with pytest.raises(ValueError, match="controls has 59 values per cell, but cells has 60 genes"):
+        sf.metrics.perturbation(cells, controls[:, 1:], control, control)
+    for n_top in (0, -3, 2.5):
+        with pytest.raises(ValueError, match="n_top must be a whole number of genes, at least 1"):
+            sf.metrics.perturbation(cells, controls, control, control, n_top=n_top)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="n_halves must be a whole number"):
+        sf.metrics.perturbation(cells, controls, control, control, n_halves=-1)
+    repeated = pd.DataFrame(cells, columns=["g0"] * 2 + [f"g{i}" for i in range(2, N_GENES)])
+    with pytest.raises(ValueError, match="1 gene names occur more than once in cells, for example 'g0'"):
+        sf.metrics.perturbation(repeated, controls, control, control)
     with pytest.raises(ValueError, match="predicted_control holds missing"):
         sf.metrics.perturbation(cells, controls, control, np.where(control > 1, np.nan, control))
     cells[0, 0] = np.nan

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from scfoundry.data.similarity import pearson
-from scfoundry.metrics._matrices import dense, in_memory
+from scfoundry.metrics._matrices import blocks, dense, in_memory
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -50,9 +50,9 @@ def perturbation(
         Mean profile of the controls that the prediction started from, (n_genes,).
     n_top
         Number of most differentially expressed genes, by the absolute t statistic (unequal variances) of the measured
-        cells.
+        cells; all genes if there are fewer.
     n_halves
-        How often cells are halved for the ceiling.
+        How often cells are halved for the ceiling; 0 leaves it out (NaN).
     rng
         Seed or generator of the halves.
 
@@ -60,8 +60,9 @@ def perturbation(
     -------
     ``rmse`` over all genes, ``rmse_nonzero`` over those that the perturbed cells express, ``rmse_top`` over the most
     differentially expressed; ``pearson_delta`` and ``pearson_delta_top``, the Pearson correlation of predicted and
-    measured change over the same genes; ``ceiling``, the same correlation of the change of one half of the perturbed
-    cells (from `controls`) with that of the other (from `predicted_control`), mean over halvings.
+    measured change over the same genes; ``ceiling``, the same correlation over all genes of the change of one half of
+    the perturbed cells from one half of `controls` with that of the other halves, mean over halvings. It is the same
+    whatever is predicted.
 
     Correlations are NaN where a change is constant, as that of "no change" is. A ceiling near 0 says that the
     perturbation did nothing that these cells can show. It is no upper bound: halves are noisier than a good prediction.
@@ -69,7 +70,8 @@ def perturbation(
     Raises
     ------
     ValueError
-        If genes do not match, values are missing, or there are fewer than four cells or controls.
+        If genes do not match or repeat, values are missing, there are fewer than four cells or controls, or a number
+        is too small.
 
     Examples
     --------
@@ -83,27 +85,33 @@ def perturbation(
     >>> bool(scores["pearson_delta"] > 0.9)
     True
     """
+    if not isinstance(n_top, int | np.integer) or n_top < 1:
+        msg = f"n_top must be a whole number of genes, at least 1; got {n_top}. The published choice: n_top=20."
+        raise ValueError(msg)
+    if not isinstance(n_halves, int | np.integer) or n_halves < 0:
+        msg = f"n_halves must be a whole number, 0 or more; got {n_halves}. Enough for a steady mean: n_halves=10."
+        raise ValueError(msg)
     cells, controls = in_memory(cells), in_memory(controls)
     genes = cells.columns if isinstance(cells, pd.DataFrame) else None
-    measured = _two_dimensional(cells, genes, name="cells")
-    unperturbed = _two_dimensional(controls, genes, name="controls")
-    n_genes = measured.shape[1]
+    n_genes = np.shape(cells)[-1] if np.ndim(cells) else 0
+    sides: dict[str, Cells] = {
+        name: _two_dimensional(values, genes, n_genes, name=name)
+        for name, values in {"cells": cells, "controls": controls}.items()
+    }
     guess, start = (
-        _matched(values, genes, name).astype(np.float64)
+        _profile(values, genes, n_genes, name=name)
         for name, values in {"predicted": predicted, "predicted_control": predicted_control}.items()
     )
-    for name, values in {"controls": unperturbed[0], "predicted": guess, "predicted_control": start}.items():
-        if values.shape != (n_genes,):
-            msg = f"{name} has {values.size} values per cell, but cells has {n_genes} genes; both need the same genes."
-            raise ValueError(msg)
-        if not np.isfinite(values).all():
-            msg = f"{name} holds missing or infinite values. Leave those genes out of all four arguments."
-            raise ValueError(msg)
+    generator = np.random.default_rng(rng)
+    halves = {name: _halves(np.shape(values)[0], n_halves, generator) for name, values in sides.items()}
+    measured, unperturbed = (_summary(values, halves[name], name=name) for name, values in sides.items())
 
-    truth, control = measured.mean(0), unperturbed.mean(0)
-    error, expressed = guess - truth, truth > 0
-    changes = np.stack([truth - control, guess - start])
-    top = np.argsort(-np.abs(_t_statistic(measured, unperturbed)), kind="stable")[:n_top]
+    error, expressed = guess - measured.mean, measured.mean > 0
+    changes = np.stack([measured.mean - unperturbed.mean, guess - start])
+    # Welch's t, 0 where a gene is constant in both and equal, huge where constant and different.
+    t_statistic = changes[0] / np.sqrt(measured.error + unperturbed.error + np.finfo(np.float64).tiny)
+    top = np.argsort(-np.abs(t_statistic), kind="stable")[:n_top]
+    of_halves = measured.halves - unperturbed.halves
     return pd.Series(
         {
             "rmse": _root_mean_square(error),
@@ -111,27 +119,54 @@ def perturbation(
             "rmse_top": _root_mean_square(error[top]),
             "pearson_delta": float(pearson(*changes)),
             "pearson_delta_top": float(pearson(*changes[:, top])),
-            "ceiling": _halves(measured, control, start, n_halves, np.random.default_rng(rng)),
+            "ceiling": float(pearson(of_halves[0], of_halves[1], axis=1).mean()) if n_halves else np.nan,
         }
     )
 
 
-def _two_dimensional(values: Cells, genes: pd.Index | None, *, name: str) -> NDArray[np.float64]:
-    matched = values if genes is None or not isinstance(values, pd.DataFrame) else _matched(values, genes, name)
-    if np.ndim(matched) != 2 or matched.shape[0] < LEAST_CELLS:
+def _two_dimensional(values: Cells, genes: pd.Index | None, n_genes: int, *, name: str) -> Cells:
+    if np.ndim(values) != 2 or np.shape(values)[0] < LEAST_CELLS:
         msg = (
-            f"{name} has shape {np.shape(matched)}, but must be cells x genes with at least {LEAST_CELLS} cells: "
+            f"{name} has shape {np.shape(values)}, but must be cells x genes with at least {LEAST_CELLS} cells: "
             "a change is scored beside that of half of the cells."
         )
         raise ValueError(msg)
-    return dense(matched, name=name)
+    matched = _matched(values, genes, name)
+    if np.shape(matched)[1] != n_genes:
+        msg = (
+            f"{name} has {np.shape(matched)[1]} values per cell, but cells has {n_genes} genes; both need the same "
+            "genes."
+        )
+        raise ValueError(msg)
+    return matched
 
 
-def _matched(values: ArrayLike | pd.Series | pd.DataFrame, genes: pd.Index | None, name: str) -> NDArray:
+def _profile(values: ArrayLike | pd.Series, genes: pd.Index | None, n_genes: int, *, name: str) -> NDArray[np.float64]:
+    profile = np.asarray(_matched(values, genes, name), dtype=np.float64)
+    if profile.shape != (n_genes,):
+        msg = (
+            f"{name} has shape {profile.shape}, but must be one value for each of the {n_genes} genes of cells. "
+            f"Of a matrix with one row take the row: {name}[0]."
+        )
+        raise ValueError(msg)
+    if not np.isfinite(profile).all():
+        msg = f"{name} holds missing or infinite values. Leave those genes out of all four arguments."
+        raise ValueError(msg)
+    return profile
+
+
+def _matched(values: Any, genes: pd.Index | None, name: str) -> Any:
     """Values in the order of the genes, by name where there are names."""
     if genes is None or not isinstance(values, pd.Series | pd.DataFrame):
-        return np.asarray(values)
+        return values
     labels = values.columns if isinstance(values, pd.DataFrame) else values.index
+    if not labels.is_unique:
+        repeated = labels[labels.duplicated()].unique()
+        msg = (
+            f"{len(repeated)} gene names occur more than once in {name}, for example {repeated[0]!r}, so genes cannot "
+            f"be matched by name. Make them unique, or pass arrays: {name}.to_numpy()."
+        )
+        raise ValueError(msg)
     absent = genes.difference(labels, sort=False)
     if len(absent):
         msg = (
@@ -139,30 +174,41 @@ def _matched(values: ArrayLike | pd.Series | pd.DataFrame, genes: pd.Index | Non
             "Score the shared ones: cells = cells[cells.columns.intersection(genes)]."
         )
         raise ValueError(msg)
-    return values[genes].to_numpy()
+    return values if labels.equals(genes) else values[genes]
 
 
-def _t_statistic(cells: NDArray[np.float64], controls: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Welch's t of every gene; 0 where a gene is constant in both and equal, huge where constant and different."""
-    variance = cells.var(0, ddof=1) / len(cells) + controls.var(0, ddof=1) / len(controls)
-    return (cells.mean(0) - controls.mean(0)) / np.sqrt(variance + np.finfo(np.float64).tiny)
+class _Summary(NamedTuple):
+    """What scores need of cells: mean, squared standard error, (n_genes,), means of halves, (2, n_halves, n_genes)."""
+
+    mean: NDArray[np.float64]
+    error: NDArray[np.float64]
+    halves: NDArray[np.float64]
+
+
+def _summary(cells: Cells, first_half: NDArray[np.bool_], *, name: str) -> _Summary:
+    """Read cells in blocks, so that few of them are dense at once."""
+    n, n_genes = np.shape(cells)
+    halves = np.stack([first_half, ~first_half]).astype(np.float64)
+    sums, squares, of_halves = np.zeros(n_genes), np.zeros(n_genes), np.zeros((*halves.shape[:2], n_genes))
+    done = 0
+    for (block,) in blocks(cells, axis=0):
+        values = dense(block, name=name)
+        sums += values.sum(0)
+        of_halves += halves[:, :, done : done + len(values)] @ values
+        done += len(values)
+    mean = sums / n
+    for (block,) in blocks(cells, axis=0):
+        squares += ((dense(block, name=name) - mean) ** 2).sum(0)
+    return _Summary(mean, squares / (n - 1) / n, of_halves / halves.sum(2)[:, :, None])
+
+
+def _halves(n_cells: int, n_halves: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which cells are in the first half, (n_halves, n_cells)."""
+    first = np.zeros((n_halves, n_cells), dtype=bool)
+    for chosen in first:
+        chosen[rng.permutation(n_cells)[: (n_cells + 1) // 2]] = True
+    return first
 
 
 def _root_mean_square(error: NDArray[np.float64]) -> float:
     return float(np.sqrt((error**2).mean())) if error.size else np.nan
-
-
-def _halves(
-    cells: NDArray[np.float64],
-    control: NDArray[np.float64],
-    other_control: NDArray[np.float64],
-    n_halves: int,
-    rng: np.random.Generator,
-) -> float:
-    """Correlation of the changes of two halves of the cells, each from controls of its own."""
-    found = []
-    for _ in range(n_halves):
-        order = rng.permutation(len(cells))
-        first, second = (cells[half].mean(0) for half in np.array_split(order, 2))
-        found.append(float(pearson(first - control, second - other_control)))
-    return float(np.mean(found)) if found else np.nan
