@@ -176,6 +176,25 @@ def test_reversion_is_found_and_noise_alone_looks_like_none() -> None:
     assert reversion(0.0, 0.0) == 0.0
 
 
+@pytest.mark.parametrize("slope", [0.0, -0.4, -1.0])
+def test_noise_of_controls_is_gone_as_far_as_levels_are_forgotten(slope: float) -> None:
+    rng = np.random.default_rng(4)
+    n_genes, n_controls = 20_000, {"B": 20, "T": 50}
+    conditions = [Condition((drug,), group) for drug in ("X", "Y") for group in n_controls]
+    n_cells = np.array([10.0, 20.0, 30.0, 40.0])
+    controls = {group: rng.normal(scale=n**-0.5, size=n_genes) for group, n in n_controls.items()}
+    responses = Responses(
+        conditions=conditions,
+        means=rng.normal(scale=n_cells[:, None] ** -0.5, size=(4, n_genes)),
+        n_cells=n_cells,
+        controls=controls,
+        n_controls=n_controls,
+        spread=np.ones(n_genes),
+    )
+    left = responses.changes() - slope * np.array([controls[condition.group] for condition in conditions])
+    np.testing.assert_allclose(left @ left.T / n_genes, responses.noise(slope), atol=3e-3)
+
+
 @pytest.fixture
 def screen(make_adata: Callable[..., AnnData]) -> AnnData:
     adata = make_adata(120)

@@ -316,7 +316,7 @@ def _shrunken(
     distance = usual_distance(states)
     states = {group: place / distance for group, place in states.items()}
     changes = (responses.changes() - reversion * (controls - level)) / responses.spread
-    noise = responses.noise()
+    noise = responses.noise(reversion)
     prior = choose_prior(responses.conditions, noise, changes, shifts, states, rng)
     found = shrink(
         kernels(responses.conditions, responses.conditions, prior, shifts, states), prior.mixture, noise, changes
@@ -325,7 +325,7 @@ def _shrunken(
     for group, profile in responses.controls.items():
         here = [condition.group == group for condition in responses.conditions]
         # A change is measured from noisy controls, so what all changes of a group share is in part their noise.
-        shared = found.residuals[here].sum(0) * responses.spread / responses.n_controls[group]
+        shared = (1 + reversion) * found.residuals[here].sum(0) * responses.spread / responses.n_controls[group]
         refined[group] = np.maximum(profile + shared, 0)
     return replace(
         learned,

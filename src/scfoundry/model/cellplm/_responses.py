@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from scfoundry.data.checks import to_linear
+from scfoundry.data.components import TARGET_SUM
 from scfoundry.data.loaders import row_blocks
 
 if TYPE_CHECKING:
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["TARGET_SUM", "Responses", "measure_responses", "profiles"]
-
-TARGET_SUM = 1e4
+__all__ = ["Responses", "measure_responses", "profiles"]
 
 LEAST_SPREAD = 1e-3
 """Of the largest standard deviation: a gene that never varies would otherwise count as infinitely certain."""
@@ -67,10 +66,14 @@ class Responses:
         """Mean of every condition less that of the controls of its group, (n, G)."""
         return self.means - np.array([self.controls[condition.group] for condition in self.conditions])
 
-    def noise(self) -> Array:
-        """Covariance of the changes per unit of variance among like cells, (n, n): groups share their controls."""
+    def noise(self, reversion: float = 0.0) -> Array:
+        """Covariance of the changes per unit of variance among like cells, (n, n): groups share their controls.
+
+        Of changes from which ``reversion`` times the level of the controls was subtracted, the noise of the controls is
+        in part gone.
+        """
         groups = np.array([condition.group for condition in self.conditions])
-        shared = np.array([1 / self.n_controls[group] for group in groups])
+        shared = np.array([(1 + reversion) ** 2 / self.n_controls[group] for group in groups])
         return np.diag(1 / self.n_cells) + np.where(groups[:, None] == groups, shared, 0.0)
 
     def reversion(self) -> float:
