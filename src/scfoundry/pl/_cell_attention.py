@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
 from scfoundry._keys import Keys
+from scfoundry._settings import logger
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from mudata import MuData
     from numpy.typing import NDArray
 
 __all__ = ["cell_attention"]
 
+CALLER = "sf.pl.cell_attention"
 Kind = Literal["arrows", "stream", "groups"]
 
-# Grid of a stream plot, and how far a cell counts for it, in steps of the grid.
+# Grid of a stream plot, how far a cell counts for it, in steps of the grid, and where its weight is cut off.
 GRID = 40
-REACH = 1.5
+REACH, CUT_OFF = 1.5, 4.0
 # Share of the section's longer side left free around it.
 MARGIN = 0.05
 
 
 def cell_attention(
-    adata: AnnData,
+    adata: AnnData | MuData,
     key: str = Keys.CELL_ATTENTION,
     *,
     kind: Kind | None = None,
@@ -34,6 +39,7 @@ def cell_attention(
     context: str | None = None,
     palette: Any = None,
     size: float | None = None,
+    modality: str = Keys.RNA,
     ax: Axes | None = None,
     show: bool | None = None,
 ) -> Axes | None:
@@ -48,21 +54,24 @@ def cell_attention(
     Parameters
     ----------
     adata
-        Cells x genes after `sf.tl.cell_attention`.
+        Cells x genes after `sf.tl.cell_attention`. Cells that keep fewer than two weights, such as those without known
+        genes, or whose attention goes to cells that have been left out since, get no arrow.
     key
         Slot of ``uns`` that it wrote.
     kind
         ``"arrows"``, one per cell; ``"stream"``, lines that follow their local mean; ``"groups"``, a heatmap of the
         enrichment between groups. Arrows where there are coordinates if `None`, groups otherwise.
     color
-        Column of ``obs`` that colours the cells; the groups of the result if `None`.
+        Column of ``obs`` that colours the cells, numbers by a continuous scale; the groups of the result if `None`.
     context
         Sample, section or field of view to draw; needed where there are several, for arrows and streams.
     palette
-        Colour of every group, or names of colours in their order; ``adata.uns["<color>_colors"]`` where scanpy has left
-        them, or matplotlib's own if `None`.
+        Colour of every group, colours in their order, or the name of a colour map, which is what numbers need;
+        ``adata.uns["<color>_colors"]`` where scanpy has left them, or matplotlib's own if `None`.
     size
         Area of the points, in square points.
+    modality
+        Modality of a `MuData`.
     ax
         Where to draw; a new figure if `None`.
     show
@@ -75,7 +84,8 @@ def cell_attention(
     Raises
     ------
     ValueError
-        If there is no such result, it has no groups or coordinates to draw, or a context or column does not exist.
+        If there is no such result, it has no groups, coordinates or arrows to draw; if a kind, context or column does
+        not exist, or the palette does not fit it.
 
     Examples
     --------
@@ -86,20 +96,31 @@ def cell_attention(
     """
     import matplotlib.pyplot as plt
 
+    from scfoundry.tl._modality import modality_of
+
+    if kind is not None and kind not in get_args(Kind):
+        msg = f"kind must be one of {', '.join(map(repr, get_args(Kind)))}; got {kind!r}."
+        raise ValueError(msg)
+    adata = modality_of(adata, modality)
     if Keys.PARAMS not in adata.uns.get(key, {}) or key not in adata.obsp:
         msg = f"adata has no result {key!r} of sf.tl.cell_attention. Run it first: sf.tl.cell_attention(adata)."
         raise ValueError(msg)
     params = adata.uns[key][Keys.PARAMS]
     kind = kind or ("arrows" if "spatial_key" in params else "groups")
     if kind == "groups":
+        if context is not None:
+            msg = f'Groups are summed over all contexts; got context={context!r}. Leave it out, or pass kind="arrows".'
+            raise ValueError(msg)
         axes = _heatmap(_table(adata, key), ax)
     else:
         rows = _rows(adata, params, context)
-        xy = _coordinates(adata, params)[rows]
+        xy = _coordinates(adata, params, rows, kind)
         directions = _directions(adata, key, rows, xy)
         axes = plt.subplots(figsize=(6, 5), layout="constrained")[1] if ax is None else ax
         column = params.get("group_by") if color is None else color
-        _points(adata, rows, xy, column, palette, size, axes)
+        # Numbers that group the cells are names.
+        continuous = column != params.get("group_by")
+        _points(adata, rows, xy, column, continuous=continuous, palette=palette, size=size, ax=axes)
         (_stream if kind == "stream" else _arrows)(xy, directions, axes)
         axes.set_aspect("equal")
         low, high, edge = xy.min(0), xy.max(0), MARGIN * np.ptp(xy, axis=0).max()
@@ -126,18 +147,29 @@ def _rows(adata: AnnData, params: dict[str, Any], context: str | None) -> NDArra
     """Cells of the context to draw."""
     batch_key = params.get("batch_key")
     if batch_key is None:
+        if context is not None:
+            msg = (
+                f"All cells are one context in this result; got context={context!r}. Leave it out, or name the "
+                "samples: sf.tl.cell_attention(adata, batch_key=...)."
+            )
+            raise ValueError(msg)
         return np.arange(adata.n_obs)
+    if batch_key not in adata.obs.columns:
+        msg = f"adata.obs no longer has the column {batch_key!r} that named the contexts. Put it back to draw them."
+        raise ValueError(msg)
     batches = adata.obs[batch_key].astype(str).to_numpy()
     names = list(dict.fromkeys(batches))
-    if context not in names and len(names) > 1:
-        found = "none was given" if context is None else f"got {context!r}"
-        msg = f"Coordinates of several contexts cannot share a picture; {found}. Pass context= one of {names}."
+    if context is None and len(names) > 1:
+        msg = f"Coordinates of several contexts cannot share a picture; none was given. Pass context= one of {names}."
         raise ValueError(msg)
-    return np.flatnonzero(batches == (context or names[0]))
+    if context is not None and context not in names:
+        msg = f"adata.obs[{batch_key!r}] has no context {context!r}. Pass context= one of {names}."
+        raise ValueError(msg)
+    return np.flatnonzero(batches == (names[0] if context is None else context))
 
 
-def _coordinates(adata: AnnData, params: dict[str, Any]) -> NDArray[np.float64]:
-    """Where the cells lie."""
+def _coordinates(adata: AnnData, params: dict[str, Any], rows: NDArray[np.int64], kind: Kind) -> NDArray[np.float64]:
+    """Where the cells to draw lie, (n, 2)."""
     spatial_key = params.get("spatial_key", Keys.SPATIAL)
     if spatial_key not in adata.obsm:
         msg = (
@@ -145,14 +177,33 @@ def _coordinates(adata: AnnData, params: dict[str, Any]) -> NDArray[np.float64]:
             'sf.pl.cell_attention(adata, kind="groups").'
         )
         raise ValueError(msg)
-    return np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]
+    xy = np.asarray(adata.obsm[spatial_key], dtype=float)[rows, :2]
+    if n_unplaced := int(np.sum(~np.isfinite(xy).all(1))):
+        msg = (
+            f"{n_unplaced} of the {len(xy)} cells to draw have no coordinates in adata.obsm[{spatial_key!r}]. Draw a "
+            'context whose cells have some: context=...; or groups: kind="groups".'
+        )
+        raise ValueError(msg)
+    if kind == "stream" and not np.ptp(xy, axis=0).all():
+        msg = 'All cells lie on a line, and streams need a plane. Draw arrows: kind="arrows".'
+        raise ValueError(msg)
+    return xy
 
 
 def _directions(adata: AnnData, key: str, rows: NDArray[np.int64], xy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From the middle of the section to the centre of the cells that a cell attends to, (n, 2)."""
+    """From the middle of the section to the centre of the cells that a cell attends to, (n, 2); 0 where unknown."""
     weights = adata.obsp[key][rows][:, rows].tocsr()
+    lead = np.flatnonzero(np.diff(weights.indptr) > 1)
+    if not len(lead):
+        msg = (
+            "No cell to draw has two kept weights, which a direction takes. Keep more, on all cells that are to be "
+            "drawn: sf.tl.cell_attention(adata, ..., k=30)."
+        )
+        raise ValueError(msg)
+    if n_without := len(rows) - len(lead):
+        logger.warning("%s: %d of %d cells keep fewer than two weights and get no arrow.", CALLER, n_without, len(rows))
     directions = np.zeros_like(xy)
-    for i in range(len(rows)):
+    for i in lead:
         kept = slice(weights.indptr[i], weights.indptr[i + 1])
         beyond = weights.data[kept] - weights.data[kept].min()
         if beyond.sum() > 0:
@@ -165,11 +216,13 @@ def _points(
     rows: NDArray[np.int64],
     xy: NDArray[np.float64],
     column: str | None,
+    *,
+    continuous: bool,
     palette: Any,
     size: float | None,
     ax: Axes,
 ) -> None:
-    """Draw the cells, coloured by group."""
+    """Draw the cells, coloured by a column."""
     area = 12000 / len(rows) if size is None else size
     if column is None:
         ax.scatter(xy[:, 0], xy[:, 1], s=area, color="0.8", linewidths=0)
@@ -178,22 +231,41 @@ def _points(
         present = ", ".join(map(repr, adata.obs.columns)) or "none"
         msg = f"adata.obs has no column {column!r}; its columns: {present}. Pass one of them as color."
         raise ValueError(msg)
+    values = adata.obs[column].iloc[rows]
+    if continuous and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        drawn = ax.scatter(xy[:, 0], xy[:, 1], s=area, c=values, cmap=_colour_map(column, palette), linewidths=0)
+        ax.figure.colorbar(drawn, ax=ax, label=column, shrink=0.7)
+        return
     groups = pd.Categorical(adata.obs[column])
-    colours = _colours(adata, column, list(groups.categories), palette)
+    codes, colours = groups.codes[rows], _colours(adata, column, list(groups.categories), palette)
     for code, name in enumerate(groups.categories):
-        own = xy[groups.codes[rows] == code]
+        own = xy[codes == code]
         if len(own):
             ax.scatter(own[:, 0], own[:, 1], s=area, color=colours[name], linewidths=0, label=str(name))
-    without = xy[groups.codes[rows] < 0]
+    without = xy[codes < 0]
     ax.scatter(without[:, 0], without[:, 1], s=area, color="0.85", linewidths=0)
     ax.legend(title=column, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=1.5)
+
+
+def _colour_map(column: str, palette: Any) -> str | Colormap:
+    from matplotlib.colors import Colormap
+
+    if palette is not None and not isinstance(palette, str | Colormap):
+        msg = f"adata.obs[{column!r}] holds numbers, which take the name of a colour map as palette; got {palette!r}."
+        raise ValueError(msg)
+    return "viridis" if palette is None else palette
 
 
 def _colours(adata: AnnData, column: str, names: list[Any], palette: Any) -> dict[Any, Any]:
     import matplotlib.pyplot as plt
 
     if isinstance(palette, dict):
+        if missing := [name for name in names if name not in palette]:
+            msg = f"The palette has no colour for {', '.join(map(repr, missing))} of adata.obs[{column!r}]. Add it."
+            raise ValueError(msg)
         return palette
+    if isinstance(palette, str):
+        palette = plt.get_cmap(palette)(np.linspace(0, 1, len(names)))
     given = adata.uns.get(f"{column}_colors") if palette is None else palette
     cycle = plt.get_cmap("tab10" if len(names) <= 10 else "tab20").colors if given is None else given  # type: ignore[attr-defined]
     return {name: cycle[i % len(cycle)] for i, name in enumerate(names)}
@@ -222,10 +294,13 @@ def _stream(xy: NDArray[np.float64], directions: NDArray[np.float64], ax: Axes) 
     xs, ys = (np.linspace(low[d], high[d], GRID) for d in (0, 1))
     grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
     reach = REACH * np.ptp(xy, axis=0).max() / min(np.sqrt(len(xy)), GRID)
-    squared = ((grid[:, None] - xy[None]) ** 2).sum(-1)
-    weights = np.exp(-squared / (2 * reach**2))
-    mean = weights @ directions / np.maximum(weights.sum(1, keepdims=True), np.finfo(float).tiny)
-    mean[squared.min(1) > (1.5 * reach) ** 2] = np.nan
+    mean = np.full_like(grid, np.nan)
+    tree = cKDTree(xy)
+    # Node by node: grid x cells would not fit in memory.
+    for i in np.flatnonzero(tree.query(grid)[0] <= 1.5 * reach):
+        near = tree.query_ball_point(grid[i], CUT_OFF * reach)
+        weights = np.exp(-((xy[near] - grid[i]) ** 2).sum(1) / (2 * reach**2))
+        mean[i] = weights @ directions[near] / weights.sum()
     u, v = (mean[:, d].reshape(GRID, GRID) for d in (0, 1))
     ax.streamplot(xs, ys, u, v, density=1.3, color="0.15", linewidth=0.8, arrowsize=0.9)
 

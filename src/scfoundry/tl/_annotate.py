@@ -84,7 +84,9 @@ def annotate(
         are best. Chosen by the model if `None`.
     transductive
         Whether the cells of ``adata``, without labels, stand in the context of the reference while a model whose unit
-        is a group of cells (CellPLM) learns, as published. Either way only genes that both data sets measured count.
+        is a group of cells (CellPLM) learns, as published. Unlike there they are named in contexts of ``adata`` alone,
+        so that a kept model names them alike without the reference. Either way only genes that both data sets measured
+        count.
     layer
         Layer with the values, ``X`` if `None`.
     reference_layer

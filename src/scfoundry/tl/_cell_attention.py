@@ -196,8 +196,8 @@ def cell_attention(
 def _check(k: int, scale: str) -> None:
     from scfoundry.model.cellplm._cell_pairs import Scale
 
-    if k < 1:
-        msg = f"k is the number of weights to keep per cell and at least 1; got {k}. The default: k=30."
+    if not isinstance(k, int | np.integer) or k < 1:
+        msg = f"k is the number of weights to keep per cell, a whole number from 1; got {k!r}. The default: k=30."
         raise ValueError(msg)
     if scale not in get_args(Scale):
         msg = f"scale must be one of {', '.join(map(repr, get_args(Scale)))}; got {scale!r}."
