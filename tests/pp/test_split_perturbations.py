@@ -106,5 +106,7 @@ def test_bad_input_is_named_with_its_fix() -> None:
         sf.pp.split_perturbations(adata, **KEYS, test=25)
     with pytest.raises(ValueError, match="leave none of the 2 perturbations to learn from"):
         sf.pp.split_perturbations(adata, **KEYS, test=0.5, valid=0.5)
+    with pytest.raises(ValueError, match="sep must be the text between the genes"):
+        sf.pp.split_perturbations(adata, **KEYS, sep="")
     assert list(adata.obs) == ["gene"]
     assert not adata.uns

@@ -232,6 +232,19 @@ def test_profiles_never_fall_below_no_expression(model: sf.model.CellPLM, stimul
     assert (adata.uns["perturbation"]["profiles"].X >= 0).all()
 
 
+def test_what_nobody_has_seen_perturbed_is_said_and_does_not_change(
+    model: sf.model.CellPLM, stimulated: AnnData, logged: list[str]
+) -> None:
+    adata = stimulated.copy()
+    asked = {"group_key": "cell_type", "groups": "type 3", "model": model}
+    sf.tl.predict_perturbation(adata, **KEYS, **asked, perturbations=["KLF1", "ifn"])
+    profiles = adata.uns["perturbation"]["profiles"]
+    assert profiles.obs["n_unseen"].tolist() == [1, 0]
+    assert any("1 perturbation with a gene that no cell shows perturbed ('KLF1')" in line for line in logged)
+    assert (profiles.layers["change"][0] == 0).all()
+    assert set(adata.uns["perturbation"]["differential_expression"]["perturbation"]) == {"ifn"}
+
+
 def test_groups_without_controls_are_left_out_with_a_word(
     model: sf.model.CellPLM, stimulated: AnnData, logged: list[str]
 ) -> None:
@@ -286,12 +299,20 @@ class TestBadInputIsRefusedBeforeAnythingIsComputed:
             ({"perturbations": "KLF11111"}, "'KLF11111': neither seen perturbed .* nor a human gene"),
             ({"perturbations": f"{MEASURED}+stim"}, "'stim': neither seen perturbed"),
             ({"perturbations": "KLF1", "fine_tune": True}, "'KLF1': no gene of the model.*fine_tune=False"),
-            ({"perturbations": []}, "perturbations must name what to predict, got none"),
+            ({"perturbations": []}, r"perturbations must name what to predict, as text; got \[\]"),
+            ({"perturbations": None}, "perturbations must name what to predict, as text; got None"),
+            ({"perturbations": ["KLF1", 1]}, "perturbations must name what to predict, as text; got 1"),
+            ({"sep": ""}, "sep must be the text between the genes of a combination; got ''"),
+            ({"value": float("nan")}, "value must be a finite number.*got nan"),
+            ({"value": float("inf")}, "value must be a finite number.*got inf"),
+            ({"value": "x"}, "value must be a finite number.*got 'x'"),
+            ({"n_genes": 2.5}, "n_genes must be a whole number.*got 2.5"),
+            ({"max_epochs": 5}, "max_epochs=5 is of the network's training: fine_tune=True"),
             ({"perturbations": ["KLF1", "ctrl"]}, "the control 'ctrl' among them"),
             ({"groups": "B"}, "groups='B' need the column that names them"),
             ({"group_key": "type"}, "no column 'type'.*as group_key"),
-            ({"max_epochs": 0}, "max_epochs must be at least 1"),
-            ({"n_genes": 0}, "n_genes must be at least 1"),
+            ({"max_epochs": 0, "fine_tune": True}, "max_epochs must be a whole number, at least 1"),
+            ({"n_genes": 0}, "n_genes must be a whole number, at least 1"),
         ],
     )
     def test_arguments(self, model: sf.model.CellPLM, screen: AnnData, arguments: dict[str, Any], message: str) -> None:

@@ -101,6 +101,19 @@ def _genes_of(names: list[str]) -> list[str | int]:
     ]
 
 
+def require_separator(sep: object) -> None:
+    """Refuse what cannot separate the genes of a combination.
+
+    Raises
+    ------
+    ValueError
+        If it is neither text nor `None`, or empty.
+    """
+    if sep is not None and (not isinstance(sep, str) or not sep):
+        msg = f'sep must be the text between the genes of a combination; got {sep!r}: sep="+", or sep=None for none.'
+        raise ValueError(msg)
+
+
 def perturbation_labels(adata: AnnData, key: str, *, control: str, sep: str | None) -> pd.Series:
     """Perturbation of every cell as text, missing where it has none; control and control is the control.
 
@@ -120,9 +133,7 @@ def perturbation_labels(adata: AnnData, key: str, *, control: str, sep: str | No
     ValueError
         If there is no such column, no control among its values, nothing but the control, or ``sep`` is empty.
     """
-    if sep is not None and (not isinstance(sep, str) or not sep):
-        msg = f'sep must be the text between the genes of a combination; got {sep!r}. sep="+", or sep=None for none.'
-        raise ValueError(msg)
+    require_separator(sep)
     if key not in adata.obs.columns:
         present = ", ".join(map(repr, adata.obs.columns)) or "none"
         msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as perturbation_key."

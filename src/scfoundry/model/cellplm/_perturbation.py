@@ -174,9 +174,9 @@ class LearnsPerturbations:
         Returns
         -------
         Conditions x genes: ``X`` and the layers ``control`` and ``change``, log1p of counts per 10,000, float32;
-        ``obs`` with ``perturbation``, ``group``, ``n_parts`` and how many of them were never seen perturbed,
-        ``n_unseen``; ``uns`` with what was believed in learning: ``likeness`` of genes and ``reach`` of that of groups,
-        0 where it was not, the ``reversion`` of levels and the number of conditions, ``n_conditions``.
+        ``obs`` with ``perturbation``, ``group``, ``n_perturbed`` and how many of them were never seen perturbed,
+        ``n_unseen``; ``uns`` with what was believed in learning: ``gene_similarity`` and ``group_similarity``, 0 where
+        it was not, the ``level_dependence`` of changes and the number of conditions, ``n_conditions``.
 
         Raises
         ------
@@ -235,7 +235,9 @@ class LearnsPerturbations:
             if learned.prior.reach and not set(wanted) <= states.keys():
                 places = _states(model, reader, rows, how)
                 states = {group: place / learned.distance for group, place in places.items()} | states
-            change = learned.reversion * (control - learned.level)
+            # Of what nobody has seen perturbed nothing is known, not even that it forgets levels.
+            seen = np.array([bool(learned.parts.intersection(condition.parts)) for condition in conditions])
+            change = learned.reversion * (control - learned.level) * seen[:, None]
             for kernel, coefficients in zip(
                 kernels(conditions, learned.conditions, learned.prior, shifts, states),
                 learned.coefficients,
@@ -250,9 +252,9 @@ class LearnsPerturbations:
             var=pd.DataFrame(index=pd.Index(learned.genes.astype(object))),
             layers={"control": control.astype(np.float32), "change": (predicted - control).astype(np.float32)},
             uns={
-                "likeness": learned.prior.likeness,
-                "reach": learned.prior.reach,
-                "reversion": learned.reversion,
+                "gene_similarity": learned.prior.likeness,
+                "group_similarity": learned.prior.reach,
+                "level_dependence": learned.reversion,
                 "n_conditions": len(learned.conditions),
             },
         )

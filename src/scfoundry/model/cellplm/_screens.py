@@ -81,7 +81,7 @@ def described(parts: Mapping[str, tuple[str, ...]], groups: Sequence[str], seen:
             for group in groups
             for name, members in parts.items()
         ],
-        columns=["perturbation", "group", "n_parts", "n_unseen"],
+        columns=["perturbation", "group", "n_perturbed", "n_unseen"],
     )
     names = table["perturbation"] if len(groups) == 1 else table["perturbation"] + " | " + table["group"]
     return table.astype({"perturbation": "category", "group": "category"}).set_index(pd.Index(names.to_numpy()))
