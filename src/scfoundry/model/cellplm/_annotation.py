@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LearnsCellTypes"]
 
-# Chosen on splits of other data by donor, stimulation, protocol and tissue section.
+# Chosen on splits by donor, stimulation, protocol and tissue section, none of which is a split of the benchmark.
 LATENT_RIDGE, GENE_RIDGE = 10.0, 0.001
 # Genes that hardly vary are not blown up.
 MIN_LATENT_SCALE, MIN_GENE_VARIANCE = 1e-3, 1.0
