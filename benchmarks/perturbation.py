@@ -32,8 +32,12 @@ def main() -> None:
     """Hide, predict, score, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
-    parser.add_argument("--weights", default="cellplm-mini", help="weights that have not seen the three data sets")
-    parser.add_argument("--seeds", type=int, default=5, help="halves of the controls; of new genes, four times as many")
+    parser.add_argument(
+        "--weights", required=True, help="folder of weights that have not seen the three data sets; cellplm-mini has"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="halves of the controls; four times as many for new genes in Norman"
+    )
     parser.add_argument("--fine-tuned", type=int, default=2, help="of the latter, with the network trained, too")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "perturbation.json")
     args = parser.parse_args()
@@ -67,7 +71,7 @@ def main() -> None:
     command = shlex.join(["python", "benchmarks/perturbation.py", "DATA_FOLDER", "--weights", Path(args.weights).name])
     about = {"command": command, "seeds": args.seeds, "fine_tuned": args.fine_tuned}
     about |= {"surroundings": surroundings("scanpy", "anndata", "scikit-learn")}
-    head = f"# Perturbation\n\n`{command}`, {args.seeds} seeds ({4 * args.seeds} of new genes)\n"
+    head = f"# Perturbation\n\n`{command}`, {args.seeds} seeds ({4 * args.seeds} of new genes in Norman)\n"
     report = [head, *tables(found, PUBLISHED), signal_table(found)]
     write_results(args.out, about | {"scores": by_condition(found)}, report)
     origin = {"command": command} | {f"version {k}": v for k, v in about["surroundings"]["versions"].items()}
