@@ -9,8 +9,9 @@ the time (mean accuracy 0.865, 0.866 with the encoder as it is; macro F1 0.762 a
 for scores only.
 
 What the scores are not free of: how the head is fitted was chosen on other splits, some of which share cells with those
-scored here (CEL-seq2 protocols within `cell_lines_mixology`; `pbmc3k` against Kang et al. 2018). The size and the learning rates of
-cellplm-mini itself were chosen with the neighbour accuracy on the three sets scored here in view, as its card says.
+scored here (CEL-seq2 protocols within `cell_lines_mixology`; `pbmc3k` against Kang et al. 2018). The size and the
+learning rates of cellplm-mini itself were chosen with the neighbour accuracy on the three sets scored here in view, as
+its card says.
 """
 
 from __future__ import annotations
