@@ -234,6 +234,8 @@ def test_a_plain_model_says_what_it_lacks(
     assert model._responses is None
     with pytest.raises(ValueError, match="adata lacks 10 of the 40 genes"):
         fitted.predict_perturbations(screen[:, :30], [screen.var_names[0]])
+    with pytest.raises(ValueError, match=r"'ctrl\+ctrl' is the control, which predictions start from"):
+        fitted.predict_perturbations(screen, [screen.var_names[0], "ctrl+ctrl"])
     with pytest.raises(ValueError, match="no cells of 'T'"):
         fitted.predict_perturbations(screen, [screen.var_names[0]], group_key="batch", groups=["T"])
     screen.obs["guide"] = np.resize(["ctrl", "drug"], 120)

@@ -227,7 +227,11 @@ class PredictsPerturbations(Protocol):
         device: str = "auto",
         precision: Precision = "auto",
     ) -> AnnData:
-        """Mean profiles of control cells after perturbations, conditions x genes, layers ``control``, ``change``."""
+        """Mean profiles of control cells after perturbations, conditions x genes.
+
+        Layers ``control`` and ``change``, ``obs`` with ``perturbation``, ``group``, ``n_perturbed``, ``n_unseen``. A
+        perturbation's profile is the same whatever else is asked for.
+        """
 
 
 @runtime_checkable

@@ -181,12 +181,16 @@ class LearnsPerturbations:
         Raises
         ------
         ValueError
-            If nothing was learned yet, a part or a group is unknown, or genes are missing.
+            If nothing was learned yet, a part or a group is unknown, the control is to be predicted, or genes are
+            missing.
         """
         model, learned = cast("CellPLM", self), self._learned_or_raise()
         how: dict[str, Any] = {"device": resolve_device(device), "precision": precision}
         parts = members_of(perturbations, control=learned.control, sep=learned.sep, known=learned.parts)
         positions = positions_of(model.genes, {part for members in parts.values() for part in members})
+        if alone := [name for name, members in parts.items() if not members]:
+            msg = f"{alone[0]!r} is the control, which predictions start from. Leave it out of perturbations."
+            raise ValueError(msg)
         require_known(
             {part for members in parts.values() for part in members},
             seen=None if learned.fine_tuned else learned.parts,
