@@ -107,8 +107,13 @@ def test_cells_without_kept_weights_get_no_arrow(attended, logged):
     assert any("2 of 6 cells keep fewer than two weights and get no arrow" in message for message in logged)
 
 
-def test_a_part_of_the_cells_may_be_drawn_as_long_as_it_holds_weights(attended):
-    assert sf.pl.cell_attention(attended[:3].copy()).collections
+def test_a_part_of_the_cells_may_be_drawn_as_long_as_it_holds_weights(attended, logged):
+    attended.uns["cell_attention"]["params"]["k"] = 3
+    sf.pl.cell_attention(attended)
+    sf.pl.cell_attention(attended[:3].copy())
+    assert not logged
+    sf.pl.cell_attention(attended[[0, 1, 3, 4]].copy())
+    assert any("4 cells have lost a part of their kept weights" in message for message in logged)
     # All weights go to cells that are left out.
     with pytest.raises(ValueError, match=r"No cell to draw has two kept weights.*sf.tl.cell_attention"):
         sf.pl.cell_attention(attended[3:].copy())

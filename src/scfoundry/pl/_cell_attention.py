@@ -193,7 +193,8 @@ def _coordinates(adata: AnnData, params: dict[str, Any], rows: NDArray[np.int64]
 def _directions(adata: AnnData, key: str, rows: NDArray[np.int64], xy: NDArray[np.float64]) -> NDArray[np.float64]:
     """From the middle of the section to the centre of the cells that a cell attends to, (n, 2); 0 where unknown."""
     weights = adata.obsp[key][rows][:, rows].tocsr()
-    lead = np.flatnonzero(np.diff(weights.indptr) > 1)
+    n_kept = np.diff(weights.indptr)
+    lead = np.flatnonzero(n_kept > 1)
     if not len(lead):
         msg = (
             "No cell to draw has two kept weights, which a direction takes. Keep more, on all cells that are to be "
@@ -202,6 +203,13 @@ def _directions(adata: AnnData, key: str, rows: NDArray[np.int64], xy: NDArray[n
         raise ValueError(msg)
     if n_without := len(rows) - len(lead):
         logger.warning("%s: %d of %d cells keep fewer than two weights and get no arrow.", CALLER, n_without, len(rows))
+    if n_part := int(np.sum(n_kept[lead] < min(adata.uns[key][Keys.PARAMS].get("k", 0), np.sum(n_kept > 0)))):
+        logger.warning(
+            "%s: %d cells have lost a part of their kept weights, to cells that are no longer here; their arrows "
+            "follow the rest. Run sf.tl.cell_attention on the cells to draw.",
+            CALLER,
+            n_part,
+        )
     directions = np.zeros_like(xy)
     for i in lead:
         kept = slice(weights.indptr[i], weights.indptr[i + 1])
