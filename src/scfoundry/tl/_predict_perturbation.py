@@ -65,7 +65,8 @@ def predict_perturbation(
         Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
         Of a `MuData`, one modality is read.
     perturbation_key
-        Column of ``obs`` with the perturbation of every cell. Cells without one (missing) are left out.
+        Column of ``obs`` with the perturbation of every cell. Cells without one (missing) are left out. A gene may have
+        several names in it (symbol, Ensembl id, older name).
     control
         Name of unperturbed cells.
     perturbations
@@ -237,6 +238,7 @@ def predict_perturbation(
         "value": value,
         "sep": sep,
         "max_epochs": max_epochs,
+        "n_genes": n_genes,
         "layer": layer,
         "rng": rng if isinstance(rng, int | np.integer) else None,
         "precision": precision,
