@@ -13,9 +13,9 @@ from scfoundry.data.labels import Label
 from scfoundry.data.reader import CountsReader
 from scfoundry.model._contracts import Query
 from scfoundry.model.cellplm import _annotation, _annotation_training
-from scfoundry.model.cellplm._joint_reader import JointReader, joined
-from scfoundry.model.cellplm._read_out import AnnotationHead
-from scfoundry.model.cellplm._softmax_regression import fit_softmax
+from scfoundry.model.cellplm.annotation._joint_reader import JointReader, joined
+from scfoundry.model.cellplm.annotation._read_out import AnnotationHead
+from scfoundry.model.cellplm.annotation._softmax_regression import fit_softmax
 from scfoundry.nn.counts import SparseCounts
 
 LABELS = [Label("B cell", ()), Label("monocyte", ())]

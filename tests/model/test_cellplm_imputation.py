@@ -11,11 +11,11 @@ from sklearn.isotonic import IsotonicRegression
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.reader import CountsReader
-from scfoundry.model.cellplm._composition import States, compositions
-from scfoundry.model.cellplm._evidence import Confidence, fit_weights, ideal_correlation, rates
-from scfoundry.model.cellplm._gene_kriging import gene_directions, unit_vectors
-from scfoundry.model.cellplm._imputation import EVIDENCE
-from scfoundry.model.cellplm._imputation_genes import genes_to_hide
+from scfoundry.model.cellplm.imputation._composition import States, compositions
+from scfoundry.model.cellplm.imputation._evidence import Confidence, fit_weights, ideal_correlation, rates
+from scfoundry.model.cellplm.imputation._gene_kriging import gene_directions, unit_vectors
+from scfoundry.model.cellplm.imputation._genes import genes_to_hide
+from scfoundry.model.cellplm.imputation._imputation import EVIDENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

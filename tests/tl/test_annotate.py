@@ -388,7 +388,7 @@ def test_an_interruption_leaves_the_data_as_they_were(cellplm, cells, monkeypatc
         raise KeyboardInterrupt
 
     adata, reference = cells
-    monkeypatch.setattr("scfoundry.model.cellplm._annotation.fit_softmax", interrupted)
+    monkeypatch.setattr("scfoundry.model.cellplm.annotation._annotation.fit_softmax", interrupted)
     before = list(adata.obs), set(adata.obsm), set(adata.uns)
     with pytest.raises(KeyboardInterrupt):
         sf.tl.annotate(adata, reference, labels_key="cell_type", model=cellplm, device="cpu")

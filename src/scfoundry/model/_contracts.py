@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from scfoundry.data.reader import CountsReader
     from scfoundry.model._base import FoundationModel
     from scfoundry.model._device import Precision
-    from scfoundry.model.cellplm._cell_attention import CellAttention
-    from scfoundry.model.cellplm._cell_pairs import Scale
-    from scfoundry.model.cellplm._imputation import Imputation
+    from scfoundry.model.cellplm.cell_attention._cell_attention import CellAttention
+    from scfoundry.model.cellplm.cell_attention._cell_pairs import Scale
+    from scfoundry.model.cellplm.imputation._imputation import Imputation
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._zero_shot import ZeroShot
 

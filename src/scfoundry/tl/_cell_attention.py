@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfoundry.model import FoundationModel
-    from scfoundry.model.cellplm._cell_attention import CellAttention
-    from scfoundry.model.cellplm._cell_pairs import Scale
+    from scfoundry.model.cellplm.cell_attention._cell_attention import CellAttention
+    from scfoundry.model.cellplm.cell_attention._cell_pairs import Scale
 
 __all__ = ["cell_attention"]
 
@@ -194,7 +194,7 @@ def cell_attention(
 
 
 def _check(k: int, scale: str) -> None:
-    from scfoundry.model.cellplm._cell_pairs import Scale
+    from scfoundry.model.cellplm.cell_attention._cell_pairs import Scale
 
     if not isinstance(k, int | np.integer) or k < 1:
         msg = f"k is the number of weights to keep per cell, a whole number from 1; got {k!r}. The default: k=30."

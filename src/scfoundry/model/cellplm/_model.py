@@ -16,17 +16,17 @@ from scfoundry.data.reader import CountsReader
 from scfoundry.model._base import FoundationModel, sha256
 from scfoundry.model._device import Precision, autocast, resolve_device
 from scfoundry.model._training import ContextDataModule, ContextTrainingPlan, Schedule, fit
-from scfoundry.model.cellplm._annotation import LearnsCellTypes
-from scfoundry.model.cellplm._cell_attention import ShowsAttention
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
-from scfoundry.model.cellplm._denoising import RecoversCounts
-from scfoundry.model.cellplm._imputation import ImputesGenes
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
-from scfoundry.model.cellplm._perturbation import LearnsPerturbations
 from scfoundry.model.cellplm._streaming import chunk_size, stream_embeddings
 from scfoundry.model.cellplm._tissues import Tissues
+from scfoundry.model.cellplm.annotation._annotation import LearnsCellTypes
+from scfoundry.model.cellplm.cell_attention._cell_attention import ShowsAttention
+from scfoundry.model.cellplm.denoising._denoising import RecoversCounts
+from scfoundry.model.cellplm.imputation._imputation import ImputesGenes
+from scfoundry.model.cellplm.perturbation._perturbation import LearnsPerturbations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

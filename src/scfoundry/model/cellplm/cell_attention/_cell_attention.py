@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 from scfoundry._settings import logger, settings
 from scfoundry.model._device import resolve_device
 from scfoundry.model.cellplm._attention import flow, flow_context, total
-from scfoundry.model.cellplm._cell_pairs import AttentionFactors, CellPairs, GroupTable, LargestWeights
 from scfoundry.model.cellplm._streaming import ChunkStore, chunk_size, resident_bytes
 from scfoundry.model.cellplm._tissues import Tissues
+from scfoundry.model.cellplm.cell_attention._cell_pairs import AttentionFactors, CellPairs, GroupTable, LargestWeights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from scfoundry.data.contexts import Context
     from scfoundry.data.reader import CountsReader
     from scfoundry.model.cellplm._attention import Sweep
-    from scfoundry.model.cellplm._cell_pairs import Scale
     from scfoundry.model.cellplm._model import CellPLM
     from scfoundry.model.cellplm._module import CellPLMModule, EncoderLayer
+    from scfoundry.model.cellplm.cell_attention._cell_pairs import Scale
     from scfoundry.nn.counts import SparseCounts
 
 __all__ = ["CellAttention", "ShowsAttention", "attention_factors", "stream_factors"]

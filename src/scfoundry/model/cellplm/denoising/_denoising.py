@@ -10,9 +10,10 @@ import torch
 
 from scfoundry.data.loaders import row_blocks
 from scfoundry.model._device import resolve_device
-from scfoundry.model.cellplm._expected_counts import expected_given_detection
+from scfoundry.model.cellplm._decoder import require_expected_counts
 from scfoundry.model.cellplm._fine_tuning import fine_tune
-from scfoundry.model.cellplm._recovery import CountsInMemory, Recovery
+from scfoundry.model.cellplm.denoising._expected_counts import expected_given_detection
+from scfoundry.model.cellplm.denoising._recovery import CountsInMemory, Recovery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +94,7 @@ class RecoversCounts:
             If the values are not raw counts, too few genes are known, or no cell has enough expressed genes.
         """
         model = cast("CellPLM", self)._twin(neighbor_weight=0.0)
-        _require_counts_of_decoder(model)
+        require_expected_counts(model)
         cells = CountsInMemory.of(
             model,
             adata,
@@ -177,7 +178,7 @@ class RecoversCounts:
             If the values are not raw counts, too few genes are known, or a key does not exist.
         """
         model = cast("CellPLM", self)
-        _require_counts_of_decoder(model)
+        require_expected_counts(model)
         cells = CountsInMemory.of(
             model, adata, layer=layer, batch_key=batch_key, spatial_key=spatial_key, caller="CellPLM.denoise"
         )
@@ -205,13 +206,3 @@ class RecoversCounts:
             for rows, block in row_blocks(adata, layer=layer):
                 out[rows, unknown] = block[:, wanted[unknown]].toarray()
         return out
-
-
-def _require_counts_of_decoder(model: CellPLM) -> None:
-    if model.config.likelihood != "nb":
-        msg = (
-            f"The decoder of {model.provenance['weights']!r} was trained on log expression "
-            f'(likelihood="{model.config.likelihood}") and has no expected counts. Use weights trained with '
-            'likelihood="nb", such as model="cellplm".'
-        )
-        raise ValueError(msg)

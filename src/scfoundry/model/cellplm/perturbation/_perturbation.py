@@ -14,18 +14,24 @@ from scfoundry.data.contexts import Context
 from scfoundry.data.perturbations import group_labels, members_of, positions_of, require_known
 from scfoundry.data.reader import CountsReader
 from scfoundry.model._device import resolve_device
-from scfoundry.model.cellplm._conditions import LEAST_GROUPS, Condition, choose_prior, kernels, usual_distance
-from scfoundry.model.cellplm._learned_responses import LearnedResponses
-from scfoundry.model.cellplm._perturbation_training import MAX_EPOCHS, predicted_changes, train_on_responses
-from scfoundry.model.cellplm._replaced_genes import shifts_of
-from scfoundry.model.cellplm._responses import measure_responses, profiles
-from scfoundry.model.cellplm._screens import (
+from scfoundry.model.cellplm.perturbation._conditions import (
+    LEAST_GROUPS,
+    Condition,
+    choose_prior,
+    kernels,
+    usual_distance,
+)
+from scfoundry.model.cellplm.perturbation._learned_responses import LearnedResponses
+from scfoundry.model.cellplm.perturbation._replaced_genes import shifts_of
+from scfoundry.model.cellplm.perturbation._responses import measure_responses, profiles
+from scfoundry.model.cellplm.perturbation._screens import (
     conditions_of,
     control_rows,
     described,
     reference_cells,
 )
-from scfoundry.model.cellplm._shrinkage import shrink
+from scfoundry.model.cellplm.perturbation._shrinkage import shrink
+from scfoundry.model.cellplm.perturbation._training import MAX_EPOCHS, predicted_changes, train_on_responses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +40,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model._device import Precision
     from scfoundry.model.cellplm._model import CellPLM
-    from scfoundry.model.cellplm._responses import Responses
+    from scfoundry.model.cellplm.perturbation._responses import Responses
 
 __all__ = ["LearnsPerturbations"]
 

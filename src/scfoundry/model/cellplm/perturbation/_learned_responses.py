@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scfoundry.model.cellplm._conditions import Condition, Prior
+from scfoundry.model.cellplm.perturbation._conditions import Condition, Prior
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry.data.perturbations import group_labels, members_of, perturbation_labels
-from scfoundry.model.cellplm._conditions import Condition
+from scfoundry.model.cellplm.perturbation._conditions import Condition
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ from scfoundry.data.reader import CountsReader
 from scfoundry.data.similarity import partial_pearson, pearson
 from scfoundry.data.spatial_neighbors import neighbor_average
 from scfoundry.model._device import autocast, resolve_device
-from scfoundry.model.cellplm._composition import CELLS_PER_BLOCK, States, compositions, find_states
-from scfoundry.model.cellplm._evidence import Confidence, fit_weights, rates
-from scfoundry.model.cellplm._gene_kriging import gene_directions, unit_vectors
-from scfoundry.model.cellplm._imputation_genes import genes_to_hide, genes_to_impute
-from scfoundry.model.cellplm._imputation_training import fine_tune_on_both
+from scfoundry.model.cellplm._decoder import require_expected_counts
+from scfoundry.model.cellplm.imputation._composition import CELLS_PER_BLOCK, States, compositions, find_states
+from scfoundry.model.cellplm.imputation._evidence import Confidence, fit_weights, rates
+from scfoundry.model.cellplm.imputation._gene_kriging import gene_directions, unit_vectors
+from scfoundry.model.cellplm.imputation._genes import genes_to_hide, genes_to_impute
+from scfoundry.model.cellplm.imputation._training import fine_tune_on_both
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -209,21 +210,16 @@ class ImputesGenes:
         This model, and both data sets, stay as they are.
         """
         model, caller = cast("CellPLM", self), "sf.tl.impute_spatial"
-        if model.config.likelihood != "nb":
-            msg = (
-                f"The decoder of {model.provenance['weights']!r} was trained on log expression and has no expected "
-                'counts. Use weights trained with likelihood="nb", such as model="cellplm".'
-            )
-            raise ValueError(msg)
+        require_expected_counts(model)
         used = np.isin(EVIDENCE, evidence)
         if not len(evidence) or used.sum() != len(set(evidence)):
             msg = f"{caller}: evidence must be some of {', '.join(map(repr, EVIDENCE))}; got {tuple(evidence)}."
             raise ValueError(msg)
         torch_device = resolve_device(device)
         autocast(torch_device, precision)  # refuses an unknown one before anything is computed
-        groups = contexts(adata, context_key)
+        groups = contexts(adata, context_key, name="adata_sp", argument="context_key")
         positions = coordinates(adata, spatial_key, groups)
-        reference_groups = contexts(reference, reference_context_key)
+        reference_groups = contexts(reference, reference_context_key, name="adata_sc", argument="reference_context_key")
         spots = Spots(CountsReader(adata, model.genes, layer=layer, caller=caller), groups, positions)
         cells = CountsReader(reference, model.genes, layer=reference_layer, caller=f"{caller} (reference)")
         names, wanted = genes_to_impute(spots.reader, cells, model.genes, genes, caller=caller)

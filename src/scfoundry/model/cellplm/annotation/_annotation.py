@@ -12,10 +12,10 @@ from scfoundry._settings import logger
 from scfoundry.data.contexts import Context, contexts
 from scfoundry.data.reader import CountsReader
 from scfoundry.model._device import autocast, resolve_device
-from scfoundry.model.cellplm._annotation_training import MAX_EPOCHS, fine_tune_encoder, hold_out
-from scfoundry.model.cellplm._joint_reader import JointReader, joined
-from scfoundry.model.cellplm._softmax_regression import fit_softmax
 from scfoundry.model.cellplm._streaming import chunk_size
+from scfoundry.model.cellplm.annotation._joint_reader import JointReader, joined
+from scfoundry.model.cellplm.annotation._softmax_regression import fit_softmax
+from scfoundry.model.cellplm.annotation._training import MAX_EPOCHS, fine_tune_encoder, hold_out
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfoundry.model.cellplm._composition import CELLS_PER_BLOCK
+from scfoundry.model.cellplm.imputation._composition import CELLS_PER_BLOCK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,7 @@ from scfoundry._settings import settings
 from scfoundry.data.contexts import Context
 from scfoundry.model._device import autocast
 from scfoundry.model.cellplm._fine_tuning import fine_tune
-from scfoundry.model.cellplm._replaced_genes import perturbed
+from scfoundry.model.cellplm.perturbation._replaced_genes import perturbed
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from scfoundry.data.reader import CountsReader
     from scfoundry.model._device import Precision
-    from scfoundry.model.cellplm._conditions import Condition
     from scfoundry.model.cellplm._model import CellPLM
-    from scfoundry.model.cellplm._responses import Responses
+    from scfoundry.model.cellplm.perturbation._conditions import Condition
+    from scfoundry.model.cellplm.perturbation._responses import Responses
 
     Array = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from scfoundry.model.cellplm._shrinkage import shrink
+from scfoundry.model.cellplm.perturbation._shrinkage import shrink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

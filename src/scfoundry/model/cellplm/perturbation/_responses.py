@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfoundry.data.matrix_state import MatrixState
-    from scfoundry.model.cellplm._conditions import Condition
+    from scfoundry.model.cellplm.perturbation._conditions import Condition
 
     Array = NDArray[np.float64]
 

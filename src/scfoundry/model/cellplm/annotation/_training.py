@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from scfoundry.data.reader import CountsReader
     from scfoundry.model._device import Precision
     from scfoundry.model.cellplm._config import CellPLMConfig
-    from scfoundry.model.cellplm._joint_reader import JointReader
     from scfoundry.model.cellplm._model import CellPLM
+    from scfoundry.model.cellplm.annotation._joint_reader import JointReader
 
 __all__ = ["MAX_EPOCHS", "fine_tune_encoder", "hold_out"]
 

@@ -12,8 +12,13 @@ import torch
 from scfoundry.data.checks import require_counts
 from scfoundry.data.contexts import Context, contexts, coordinates
 from scfoundry.data.reader import CountsReader
-from scfoundry.model.cellplm._expected_counts import Expectation, expected_given_detection, gene_rates, hold_out
 from scfoundry.model.cellplm._positions import unit_coordinates
+from scfoundry.model.cellplm.denoising._expected_counts import (
+    Expectation,
+    expected_given_detection,
+    gene_rates,
+    hold_out,
+)
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:

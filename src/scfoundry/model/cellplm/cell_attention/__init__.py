@@ -1,0 +1,1 @@
+"""Which cells take from which: the weights that Flow-Attention implies."""

@@ -1,0 +1,1 @@
+"""Expected counts of every gene in every cell."""

@@ -1,0 +1,1 @@
+"""Genes that a spatial panel lacks."""
