@@ -102,7 +102,10 @@ def main() -> None:
 
     table, pairs = pd.DataFrame(scores), pd.DataFrame(surface)
     pairs = pairs.assign(data=PROTEIN_SET, reading="surface protein")
-    command = shlex.join(["python", "benchmarks/denoising.py", "DATA_FOLDER", "--weights", Path(args.weights).name])
+    words = ["python", "benchmarks/denoising.py", "DATA_FOLDER", "--weights", Path(args.weights).name]
+    words += ["--seeds", *map(str, args.seeds)] if args.seeds != list(SEEDS) else []
+    words += ["--methods", *args.methods] if args.methods != list(METHODS) else []
+    command = shlex.join(words)
     about = {"command": command, "seeds": args.seeds, "scvi": SCVI_SETTINGS}
     about |= {"surroundings": surroundings("scanpy", "anndata", "scvi-tools", "scikit-learn")}
     head = f"# Denoising\n\n`{command}`, mask seeds {', '.join(map(str, args.seeds))}\n"

@@ -103,10 +103,12 @@ def tables(done: pd.DataFrame) -> list[str]:
         for name in order:
             own = done[done["method"] == name]
             cells = [_shown(own.loc[own["pair"] == pair, score]) for pair in PAIRS]
-            rows.append([name, *cells, f"{own.groupby('pair')[score].mean().mean():.3f}"])
+            mean = f"{own.groupby('pair')[score].mean().mean():.3f}" if own["pair"].nunique() == len(PAIRS) else "-"
+            rows.append([name, *cells, mean])
         title = {"partial_pearson": "Partial Pearson correlation given library size", "pearson": "Pearson correlation"}
         pages.append(markdown_table(title.get(score, "Cosine"), ["method", *PAIRS, "mean"], rows))
     columns = [*SCORES, "seconds"]
+    order = [name for name in order if done.loc[done["method"] == name, "pair"].nunique() == len(PAIRS)]
     n_seeds = done.groupby("method")["seed"].nunique()
     rows = [
         [

@@ -12,7 +12,7 @@ from scfoundry.data.contexts import contexts
 from scfoundry.data.labels import Label
 from scfoundry.data.reader import CountsReader
 from scfoundry.model._contracts import Query
-from scfoundry.model.cellplm import _annotation, _annotation_training
+from scfoundry.model.cellplm.annotation import _annotation, _training
 from scfoundry.model.cellplm.annotation._joint_reader import JointReader, joined
 from scfoundry.model.cellplm.annotation._read_out import AnnotationHead
 from scfoundry.model.cellplm.annotation._softmax_regression import fit_softmax
@@ -174,8 +174,8 @@ def test_frequent_labels_are_not_favoured_as_much_as_they_were_seen(sides, fit, 
 def test_the_best_weights_by_held_out_cells_return(sides, fit, monkeypatch):
     _, reference = sides
     # So fast that it soon goes wrong.
-    monkeypatch.setattr(_annotation_training, "LR", 0.3)
-    monkeypatch.setattr(_annotation_training, "PART_LRS", {"embedder": 0.03, "layers": 0.03, "latent": 0.03})
+    monkeypatch.setattr(_training, "LR", 0.3)
+    monkeypatch.setattr(_training, "PART_LRS", {"embedder": 0.03, "layers": 0.03, "latent": 0.03})
     fitted = fit(reference, train="all", max_epochs=12)
     held_out = fitted.history["loss_validation"].to_numpy(dtype=float).ravel()
     best = int(held_out.argmin())
@@ -188,8 +188,8 @@ def test_the_best_weights_by_held_out_cells_return(sides, fit, monkeypatch):
 def test_masking_is_input_dropout_and_may_be_left_out(tiny_model, sides, fit, monkeypatch):
     _, reference = sides
     drawn = []
-    rates = _annotation_training.mask_rates
-    monkeypatch.setattr(_annotation_training, "mask_rates", lambda *args: (drawn.append(args), rates(*args))[1])
+    rates = _training.mask_rates
+    monkeypatch.setattr(_training, "mask_rates", lambda *args: (drawn.append(args), rates(*args))[1])
     fit(reference, train="all", max_epochs=1, model=tiny_model(mask_cells=0.0))
     assert not drawn
     fit(reference, train="all", max_epochs=1)
@@ -200,15 +200,15 @@ def test_contexts_of_any_size_are_validated_in_chunks(sides, fit, monkeypatch):
     _, reference = sides
     at_once = fit(reference, train="all", max_epochs=2).history["loss_validation"].astype(float)
     sizes = []
-    monkeypatch.setattr(_annotation_training, "chunk_size", lambda *_: 7)
-    embed = _annotation_training.stream_embeddings
+    monkeypatch.setattr(_training, "chunk_size", lambda *_: 7)
+    embed = _training.stream_embeddings
 
     def noted(*args, **how):
         for chunk in embed(*args, **how):
             sizes.append(len(chunk))
             yield chunk
 
-    monkeypatch.setattr(_annotation_training, "stream_embeddings", noted)
+    monkeypatch.setattr(_training, "stream_embeddings", noted)
     chunk_by_chunk = fit(reference, train="all", max_epochs=2).history["loss_validation"].astype(float)
     assert max(sizes) == 7
     np.testing.assert_allclose(chunk_by_chunk, at_once, rtol=1e-4)
@@ -216,7 +216,7 @@ def test_contexts_of_any_size_are_validated_in_chunks(sides, fit, monkeypatch):
 
 def test_every_label_with_two_cells_is_judged_by(logged):
     codes = np.repeat([0, 1, 2, 3], [40, 5, 2, 1])
-    held_out = _annotation_training.hold_out(codes, np.arange(48), np.random.default_rng(0))
+    held_out = _training.hold_out(codes, np.arange(48), np.random.default_rng(0))
     assert np.bincount(codes[held_out], minlength=4).tolist() == [4, 1, 1, 0]
     assert not logged
 
