@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from scfoundry.data.checks import require_counts
+from scfoundry.data.components import TARGET_SUM
 from scfoundry.data.contexts import Context, contexts, coordinates
 from scfoundry.data.reader import CountsReader
 from scfoundry.model.cellplm._positions import unit_coordinates
@@ -42,7 +43,6 @@ HELD_OUT = 0.1
 JUDGED_CELLS = 1000
 CELLS_PER_BLOCK = 512
 NEIGHBOR_WEIGHTS = np.linspace(0, 1, 11)
-TARGET_SUM = 1e4
 # Added to the counts of a gene before ratios are taken.
 PSEUDOCOUNT = 0.5
 
