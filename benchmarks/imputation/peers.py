@@ -116,9 +116,10 @@ def tangram(task: Task, seed: int) -> NDArray[np.float32]:
         random_state=seed,
         verbose=False,
     )
-    # Tangram writes gene names in lower case.
-    projected = tg.project_genes(adata_map=mapping, adata_sc=cells)
-    return np.asarray(projected[:, [gene.lower() for gene in task.targets]].X, dtype=np.float32)
+    # Tangram writes gene names in lower case, and leaves out genes that no reference cell expresses.
+    projected = tg.project_genes(adata_map=mapping, adata_sc=cells).to_df()
+    targets = [gene.lower() for gene in task.targets]
+    return projected.reindex(columns=targets, fill_value=0).to_numpy(np.float32)
 
 
 def gimvi(task: Task, seed: int) -> NDArray[np.float32]:

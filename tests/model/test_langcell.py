@@ -3,6 +3,7 @@
 import anndata as ad
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 from torch import nn
 
@@ -32,6 +33,14 @@ def model(make_adata):
 
 def embed(model, adata, **kwargs):
     return model.get_latent_representation(adata, device="cpu", **kwargs)
+
+
+def test_cls_is_the_same_beside_all_states(model):
+    tokens = torch.randint(2, 40, (4, 12))
+    present = torch.arange(12) < torch.tensor([[12], [12], [7], [3]])
+    with torch.no_grad():
+        expected = model.module.eval().project_cells(model.module.cell(tokens, present))
+        torch.testing.assert_close(model.module(tokens, present), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])

@@ -120,10 +120,11 @@ class TransformerLayer(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)
 
-    def attend(self, x: Tensor, present: Tensor | None = None) -> Tensor:
-        """Positions of a sequence inform each other, (B, L, D)."""
-        attended = self.attention(x, self.attention.keys_values(x), present)
-        return self.attention_norm(x + self.dropout(attended))
+    def attend(self, x: Tensor, present: Tensor | None = None, n_wanted: int | None = None) -> Tensor:
+        """Positions of a sequence inform each other, (B, L, D), or the first ``n_wanted`` of them only."""
+        asking = x[:, :n_wanted]
+        attended = self.attention(asking, self.attention.keys_values(x), present)
+        return self.attention_norm(asking + self.dropout(attended))
 
     def attend_context(self, x: Tensor, answers: KeysValues, present: Tensor | None = None) -> Tensor:
         """The context informs every position, (B, T, D)."""
@@ -133,6 +134,16 @@ class TransformerLayer(nn.Module):
         """The network on each position, (B, L, D)."""
         return self.norm(x + self.dropout(self.contract(self.activation(self.expand(x)))))
 
-    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
-        """Self-attention and network, (B, L, D); ``present`` (B, L) marks real positions."""
-        return self.feed_forward(self.attend(x, present))
+    def forward(self, x: Tensor, present: Tensor | None = None, n_wanted: int | None = None) -> Tensor:
+        """Self-attention and network, (B, L, D).
+
+        Parameters
+        ----------
+        x
+            The sequence, (B, L, D).
+        present
+            Which positions are real, (B, L) bool; all of them if `None`.
+        n_wanted
+            The first positions that are computed, informed by all; every one if `None`.
+        """
+        return self.feed_forward(self.attend(x, present, n_wanted))

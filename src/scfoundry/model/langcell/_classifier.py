@@ -71,7 +71,7 @@ class ClassLoss:
         """The loss."""
         cells = self.cells.batch(rows, self.module.device)
         targets = self.targets[torch.from_numpy(rows)].to(self.module.device)
-        logits = self.module.classifier(self.module.cell(cells.tokens, cells.present))
+        logits = self.module.classifier(self.module.cell(cells.tokens, cells.present, n_wanted=1))
         return {"loss": self.loss(logits.float(), targets)}
 
 
@@ -217,7 +217,7 @@ def predict_classes(
     probabilities = np.empty((adata.n_obs, model.config.n_classes), dtype=np.float32)
     with autocast(torch_device, precision):
         for batch in stream:
-            logits = model.module.classifier(model.module.cell(batch.tokens, batch.present)).float()
+            logits = model.module.classifier(model.module.cell(batch.tokens, batch.present, n_wanted=1)).float()
             given = logits.sigmoid() if model.config.multilabel else logits.softmax(1)
             probabilities[batch.rows] = given.cpu().numpy()
     return probabilities

@@ -63,8 +63,8 @@ class CellEncoder(nn.Module):
         )
         initialise(self, config.n_hidden)
 
-    def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
-        """States of all positions of B cells.
+    def forward(self, tokens: Tensor, present: Tensor | None = None, *, n_wanted: int | None = None) -> Tensor:
+        """States of the positions of B cells.
 
         Parameters
         ----------
@@ -72,16 +72,20 @@ class CellEncoder(nn.Module):
             ``<cls>`` and gene tokens, padded on the right, (B, L).
         present
             Which positions are real, (B, L) bool; all of them if `None`.
+        n_wanted
+            How many of the first positions to follow through the last layer, all of them if `None`. Where only
+            ``<cls>`` is read, 1 saves most of that layer.
 
         Returns
         -------
-        (B, L, D).
+        (B, L, D), or (B, n_wanted, D).
         """
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]] + self.segments.weight[0]
         x = self.dropout(self.norm(x))
-        for layer in self.layers:
+        *first, last = self.layers
+        for layer in first:
             x = layer(x, present)
-        return x
+        return last(x, present, n_wanted)
 
 
 class TextEncoder(nn.Module):
@@ -138,7 +142,7 @@ class TextEncoder(nn.Module):
         answers: Sequence[KeysValues],
         cell_present: Tensor | None = None,
     ) -> Tensor:
-        """States of texts that look at a cell each.
+        """What texts that look at a cell each amount to: the states of their first word.
 
         Parameters
         ----------
@@ -151,16 +155,17 @@ class TextEncoder(nn.Module):
 
         Returns
         -------
-        (P, T, E).
+        (P, E).
         """
         x = begun
-        for depth, (layer, answer) in enumerate(zip(self.layers, answers, strict=True)):
-            if depth > 0:
-                x = layer.attend(x, present)
+        for depth, (layer, answer) in enumerate(zip(self.layers, answers, strict=True), start=1):
+            # The last layer's other words are nobody's keys.
+            n_wanted = 1 if depth == len(self.layers) else None
+            x = layer.attend(x, present, n_wanted) if depth > 1 else x[:, :n_wanted]
             # The texts that look at one cell ask as one long sequence.
             asking = x.reshape(len(answer.keys), -1, x.shape[-1])
             x = layer.feed_forward(layer.attend_context(asking, answer, cell_present).reshape(x.shape))
-        return x
+        return x[:, 0]
 
 
 def unit(x: Tensor) -> Tensor:

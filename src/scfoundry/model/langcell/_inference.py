@@ -189,7 +189,7 @@ def match_cells(
     similarity = np.empty(shape, dtype=np.float32)
     odds = np.empty(shape, dtype=np.float32) if top_k else None
     for batch in cells:
-        states = module.cell(batch.tokens, batch.present)
+        states = module.cell(batch.tokens, batch.present, n_wanted=None if top_k else 1)
         cosine = module.project_cells(states).float() @ labels.embedding.T
         similarity[batch.rows] = cosine.cpu().numpy()
         if odds is None:

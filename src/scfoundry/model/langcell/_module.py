@@ -67,8 +67,8 @@ class LangCellModule(FoundationModule):
         self, begun: Tensor, present: Tensor | None, answers: list[KeysValues], cell_present: Tensor | None = None
     ) -> Tensor:
         """Logits of no match and of a match, (P, 2), of texts begun with the cells behind ``answers``."""
-        return self.match_head(self.text.with_cell(begun, present, answers, cell_present)[:, 0])
+        return self.match_head(self.text.with_cell(begun, present, answers, cell_present))
 
     def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
         """Cell embeddings, (B, L) to (B, Z)."""
-        return self.project_cells(self.cell(tokens, present))
+        return self.project_cells(self.cell(tokens, present, n_wanted=1))
