@@ -2,7 +2,7 @@
 
     python benchmarks/langcell_throughput.py [--cpu-time]
 
-Random weights; cells of about 1,000 genes. Measured are the encoder in both precisions, for the embedding (of whose last
+Random weights; cells of about 1,000 genes. Measured are the encoder in both precisions, for the embedding (of the last
 layer only ``<cls>`` is computed) and for the states of all genes, against the machine's matrix products, against the
 same cells padded to 2,048 positions, and against Hugging Face's BertModel so padded. Whatever is
 compared takes turns, and the best of several runs counts.
@@ -137,7 +137,8 @@ def main() -> None:
         f"Cell encoder, {args.n_cells} cells of {cells.lengths.mean():,.0f} positions; peak of matrix products "
         + ", ".join(f"{peak.flops_per_second / 1e9:.1f} GFLOP/s in {p}" for p, peak in peaks.items())
     )
-    table = markdown_table(title, ["batches", "precision", "cells/s", "GFLOP/s", "share of peak", "times the embedding"], rows)
+    columns = ["batches", "precision", "cells/s", "GFLOP/s", "share of peak", "times the embedding"]
+    table = markdown_table(title, columns, rows)
     print(table)
     results |= {
         "positions_per_cell": float(cells.lengths.mean()),

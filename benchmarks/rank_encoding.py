@@ -16,10 +16,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numba
 import numpy as np
 import pandas as pd
 from anndata import AnnData, read_h5ad
+from anndata.io import sparse_dataset, write_elem
 from reporting import markdown_table, surroundings, write_results
 from scipy import sparse
 from throughput.memory import in_fresh_process, peak_above_start
@@ -41,7 +43,7 @@ SIZES = ((4_000, 370, 20_000), (20_000, 2_000, 4_000))
 TOKENIZER_CHUNK = 512
 OURS = "radix sort"
 LOOP = "argsort per cell"
-IN_MEMORY = (2_000, 200, (100_000, 400_000))
+IN_MEMORY = (20_000, 370, (100_000, 1_000_000))
 """Genes, expressed genes per cell, numbers of cells in a file."""
 
 
@@ -155,8 +157,14 @@ def write_file(path: Path, n_cells: int) -> None:
     """Write a file of cells, a few thousand of them repeated."""
     n_genes, n_expressed, _ = IN_MEMORY
     tile = synthetic(20_000, n_genes, n_expressed)
-    repeated = sparse.vstack([tile.X] * (n_cells // tile.n_obs), format="csr")
-    AnnData(repeated, var=tile.var).write_h5ad(path)
+    nothing = sparse.csr_matrix((n_cells, n_genes), dtype=np.float32)
+    AnnData(nothing, pd.DataFrame(index=pd.RangeIndex(n_cells).astype(str)), tile.var).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        del file["X"]
+        write_elem(file, "X", tile.X)
+        on_disk = sparse_dataset(file["X"])
+        for _ in range(n_cells // tile.n_obs - 1):
+            on_disk.append(tile.X)
 
 
 def encoding_memory(path: Path) -> dict[str, int]:

@@ -4,7 +4,7 @@ import pytest
 from scipy import sparse
 
 from scfoundry.data import components
-from scfoundry.data.components import LogMoments, principal_components
+from scfoundry.data.components import LogMoments, PrincipalAxes, gathered, principal_components
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.reader import CountsReader
 
@@ -90,3 +90,41 @@ def test_known_moments_save_a_pass(adata, reader_of):
     np.testing.assert_allclose(
         principal_components(reader, 5, moments=moments), principal_components(reader, 5), atol=1e-8
     )
+
+
+def axes_of(*readers, n_components=5):
+    return PrincipalAxes.of({reader: gathered(reader) for reader in readers}, n_components)
+
+
+def test_axes_of_several_data_sets_do_not_depend_on_their_order(adata, reader_of):
+    one, other = reader_of(adata[:30].copy()), reader_of(adata[30:].copy())
+    axes, turned = axes_of(one, other), axes_of(other, one)
+    for reader in (one, other):
+        np.testing.assert_allclose(axes.project(reader), turned.project(reader), atol=1e-8)
+    lengths = np.concatenate([np.square(axes.project(reader)).sum(1) for reader in (one, other)])
+    assert axes.spread == pytest.approx(np.sqrt(lengths.mean()))
+
+
+def test_what_sets_whole_data_sets_apart_makes_no_axis(adata, reader_of, monkeypatch):
+    cells = ad.concat([adata] * 20, merge="same", index_unique="-")
+    elsewhere = cells.copy()
+    # Another technology counts half of the genes at a tenth of the depth.
+    elsewhere.X = sparse.csr_matrix(elsewhere.X.multiply(np.where(np.arange(60) < 30, 0.1, 1.0)).astype(np.float32))
+    elsewhere.X.data = np.ceil(elsewhere.X.data)
+    readers = reader_of(cells), reader_of(elsewhere)
+
+    def gap():
+        axes = axes_of(*readers)
+        means = [axes.project(reader).mean(0) for reader in readers]
+        return np.linalg.norm(means[0] - means[1]) / axes.spread
+
+    narrow = gap()
+    monkeypatch.setattr(components, "PRIOR_CELLS", 1e9)
+    assert narrow < 0.3 * gap()
+
+
+def test_a_few_cells_are_seen_among_the_others(adata, reader_of):
+    many = ad.concat([adata] * 20, merge="same", index_unique="-")
+    few = reader_of(many[:3].copy())
+    axes = axes_of(reader_of(many[3:].copy()), few)
+    np.testing.assert_allclose(axes.project(few), axes.project(reader_of(many))[:3], atol=0.1 * axes.spread)

@@ -44,3 +44,10 @@ def by_expression(make_adata: Callable[..., AnnData]) -> sf.model.LangCell:
     types = ("CL:0000236", "CL:0000576")
     structure = {"types": types, "profiles": types, "n_hidden": 8, "n_latent": 8, "n_buckets": 64, "n_text_hidden": 8}
     return sf.model.LangCell(genes=make_adata().var_names, cell_encoder="expression_mlp", **structure)
+
+
+@pytest.fixture
+def cells(make_adata: Callable[..., AnnData]) -> tuple[AnnData, AnnData]:
+    """Cells to annotate, and a reference of the same two types."""
+    both = make_adata(120)
+    return both[:60].copy(), both[60:].copy()

@@ -55,11 +55,11 @@ def annotate(
     """Name the type of every cell, as learned from labelled cells of a reference.
 
     What is learned depends on the model. ``"langcell"``: its default weights stay as they are and get a linear head,
-    which starts from what the texts of the labels say and is fitted to the cells of the reference; a copy of a
-    transformer is fine-tuned as a whole. ``"cellplm"``: a head with two opinions learns the labels, by the embedding
-    and by single genes; with ``train="all"`` the encoder is fine-tuned, too, until the loss of held-out cells of the
-    reference no longer falls. A loaded model that you pass, and the reference, stay as they are. Genes of both data
-    sets are found by name; they need not measure the same ones.
+    which starts from what the texts of the labels say and is fitted to the embedding and the principal components of
+    the cells of the reference; a copy of a transformer is fine-tuned as a whole. ``"cellplm"``: a head with two
+    opinions learns the labels, by the embedding and by single genes; with ``train="all"`` the encoder is fine-tuned,
+    too, until the loss of held-out cells of the reference no longer falls. A loaded model that you pass, and the
+    reference, stay as they are. Genes of both data sets are found by name; they need not measure the same ones.
 
     Parameters
     ----------
@@ -83,10 +83,9 @@ def annotate(
         Passes over the cells to learn from, for transformers: heads on langcell-mini and CellPLM are fitted until they
         are best. Chosen by the model if `None`.
     transductive
-        Whether the cells of ``adata``, without labels, stand in the context of the reference while a model whose unit
-        is a group of cells (CellPLM) learns, as published. Unlike there they are named in contexts of ``adata`` alone,
-        so that a kept model names them alike without the reference. Either way only genes that both data sets measured
-        count.
+        Whether the cells of ``adata``, without labels, have a say while the labels are learned: CellPLM, whose unit is
+        a group of cells, sees them in the context of the reference, as published, and langcell-mini finds by them, too,
+        along which axes cells differ. What was learned names them without the reference.
     layer
         Layer with the values, ``X`` if `None`.
     reference_layer

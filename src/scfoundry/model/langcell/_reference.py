@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
 
-from scfoundry.data.components import principal_components
+from scfoundry.data.components import PrincipalAxes, gathered
 from scfoundry.model._device import resolve_device, trainer_arguments
 from scfoundry.model.langcell._text_prior import TextPriorHead
 from scfoundry.model.langcell._zero_shot import ZeroShot
@@ -28,13 +28,33 @@ __all__ = ["LearnsReference"]
 
 # Up to this many cells per label, learning through the texts of the labels is better than a head (Zhao et al. 2024).
 FEW_CELLS = 9
+# Length of a cell's embedding and, on average, of its components, as a head reads them.
+SCALE = 10.0
+
+
+class _Head(NamedTuple):
+    """What was learned of a reference.
+
+    Attributes
+    ----------
+    head
+        Reads embeddings and components.
+    axes
+        Of the components.
+    genes
+        Vocabulary positions of the genes they were found by.
+    """
+
+    head: TextPriorHead
+    axes: PrincipalAxes
+    genes: NDArray[np.int64]
 
 
 class LearnsReference:
     """The part of `LangCell` that `sf.tl.annotate` uses."""
 
     _labels: tuple[Label, ...] = ()
-    _head: TextPriorHead | None = None
+    _head: _Head | None = None
 
     def fit_labels(
         self,
@@ -55,8 +75,9 @@ class LearnsReference:
         """Learn the labels of a reference, in a copy of this model.
 
         Ranked genes: with few cells per label through the texts of the labels (`fine_tune_texts`), with many by a
-        classification head (`train_classifier`). Standardised expression: by a linear head on the embedding, which
-        starts from what the texts say; annotated cells that lie together are then brought to agree, as in `zero_shot`.
+        classification head (`train_classifier`). Standardised expression: by a linear head on the embedding and on the
+        principal components of reference and query together, which starts from what the texts say; annotated cells that
+        lie together are then brought to agree, as in `zero_shot`.
 
         Parameters
         ----------
@@ -66,8 +87,13 @@ class LearnsReference:
             P labels with their texts.
         codes
             Number of the label of every cell, (n_obs,).
-        query, genes, batch_key
-            Of no effect: every cell is read by itself, and by the genes it expresses.
+        query
+            Cells to annotate, which have a say in the axes of components; those of the reference alone if `None`. Of
+            no effect on a transformer, which reads every cell by itself.
+        genes
+            Vocabulary positions of the genes that components are found by; those of the reference if `None`.
+        batch_key
+            Of no effect.
         train
             ``"all"`` weights or the ``"head"``; what suits the weights if `None`.
         layer
@@ -108,9 +134,13 @@ class LearnsReference:
                 raise ValueError(msg)
             reader = model._reader(adata, layer, "LangCell.fit_labels")
             latent, prior = _evidence(model, reader, device=device, precision=precision)
-            model._head = TextPriorHead.fit(
-                latent[by_name], prior[by_name], codes[by_name], device=resolve_device(device)
-            )
+            panel = reader.alignment.measured if genes is None else genes
+            sides = [reader.only(panel)] + ([] if query is None else [query.reader.only(panel)])
+            moments = [gathered(side) for side in sides]
+            axes = PrincipalAxes.of(dict(zip(sides, moments, strict=True)))
+            features = _features(latent, axes.project(sides[0], moments[0]), axes.spread)
+            head = TextPriorHead.fit(features[by_name], prior[by_name], codes[by_name], device=resolve_device(device))
+            model._head = _Head(head, axes, panel)
             return cast("Self", model)
         adata, codes = adata[by_name], codes[by_name]
         names = np.array([label.name for label in labels], dtype=object)[codes]
@@ -147,9 +177,11 @@ class LearnsReference:
         if self._head is not None:
             reader = model._reader(adata, layer, "LangCell.predict_labels")
             latent, prior = _evidence(model, reader, batch_size=batch_size, device=device, precision=precision)
-            told = ZeroShot(self._head(latent, prior), prior, None)
+            head, axes, panel = self._head
+            components = axes.project(reader.only(panel))
+            told = ZeroShot(head(_features(latent, components, axes.spread), prior), prior, None)
             if model.config.adapt:
-                told = told.adapted(principal_components(reader), temperature=model.config.adapted_temperature)
+                told = told.adapted(components, temperature=model.config.adapted_temperature)
             return told.probabilities
         if model.config.n_classes:
             return model.predict_classes(adata, **how)
@@ -171,6 +203,12 @@ def _evidence(
         reader, model._labels, adapt=False, batch_size=batch_size, device=device, precision=precision
     )
     return latent, told.probabilities
+
+
+def _features(latent: NDArray[np.float32], components: NDArray[np.float64], spread: float) -> NDArray[np.float32]:
+    """Embeddings and components on one scale, (n_obs, Z + k); cells without a place among others have the mean one."""
+    placed = np.nan_to_num(components) / max(spread, 1e-9)
+    return np.c_[SCALE * latent, SCALE * placed].astype(np.float32)
 
 
 def _by_first_text(labels: Sequence[Label]) -> list[Label]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ZeroShot", "best_texts", "mix"]
 
 TINY = 1e-12
-OWN_SHARE = 0.2
+OWN_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ZeroShot:
     def adapted(self, components: NDArray[np.floating], *, temperature: float) -> ZeroShot:
         """The same after cells that lie together, by their principal components (n, k), have been brought to agree.
 
-        Every cell keeps a fifth of its own opinion: cells that lie together can be wrong together, and their agreement
+        Every cell keeps three tenths of its own opinion: cells that lie together can be wrong together, and agreement
         would look like certainty. Fewer than two cells with a place among others, or cells that are all alike, are
         left as they are.
         """

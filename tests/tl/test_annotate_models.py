@@ -1,0 +1,156 @@
+"""Cell types learned by LangCell and CellPLM: what they learn from, and what plays no part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+import scfoundry as sf
+from scfoundry.model.langcell._text_prior import TextPriorHead
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anndata import AnnData
+
+
+def annotated(cells: tuple[AnnData, AnnData], model: Any, **arguments: Any) -> AnnData:
+    how = {"labels_key": "cell_type", "device": "cpu", "copy": True} | arguments
+    return sf.tl.annotate(*cells, model=model, **how)
+
+
+# ---- LangCell ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "way"),
+    [
+        ({"n_shots": 2}, "fine_tune_texts"),
+        ({"n_shots": 2, "train": "head"}, "train_classifier"),
+        ({}, "train_classifier"),
+    ],
+)
+def test_langcell_learns_few_cells_through_texts_and_many_by_a_head(reads_texts, cells, arguments, way, monkeypatch):
+    used = []
+    for name in ("fine_tune_texts", "train_classifier"):
+        method = getattr(sf.model.LangCell, name)
+        monkeypatch.setattr(
+            sf.model.LangCell,
+            name,
+            lambda self, *args, name=name, method=method, **how: (used.append(name), method(self, *args, **how)),
+        )
+    before = {name: tensor.clone() for name, tensor in reads_texts.module.state_dict().items()}
+    result = annotated(cells, reads_texts, max_epochs=1, **arguments)
+    assert used == [way]
+    assert np.isfinite(result.obsm["annotation_scores"]).all(axis=None)
+    np.testing.assert_allclose(result.obsm["annotation_scores"].sum(axis=1), 1, atol=1e-5)
+    assert result.obsm["annotation_scores"].columns.tolist() == ["B cell", "monocyte"]
+    after = reads_texts.module.state_dict()
+    assert before.keys() == after.keys()
+    assert all((tensor == after[name]).all() for name, tensor in before.items())
+
+
+def test_labels_are_read_by_several_prompts_where_the_weights_like_it(reads_texts, cells, monkeypatch):
+    seen = []
+    fit = sf.model.LangCell.fit_labels
+    monkeypatch.setattr(
+        sf.model.LangCell,
+        "fit_labels",
+        lambda self, adata, labels, codes, **how: (seen.append(labels), fit(self, adata, labels, codes, **how))[1],
+    )
+    annotated(cells, reads_texts, n_shots=2, max_epochs=1)
+    monkeypatch.setattr(sf.model.LangCell, "averages_prompts", False)
+    annotated(cells, reads_texts, n_shots=2, max_epochs=1)
+    several, one = seen
+    assert min(len(label.texts) for label in several) > 1
+    assert [len(label.texts) for label in one] == [1, 1]
+
+
+def test_a_head_on_expression_knows_no_epochs(by_expression, cells):
+    with pytest.raises(ValueError, match=r"without epochs; got max_epochs=3. Leave it out: max_epochs=None"):
+        annotated(cells, by_expression, max_epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("model", "how"),
+    [
+        ("reads_texts", {"n_shots": 3, "max_epochs": 1}),
+        ("reads_texts", {"n_shots": 3, "max_epochs": 1, "train": "head"}),
+        ("by_expression", {}),
+        ("by_expression", {"n_shots": 3}),
+    ],
+)
+def test_the_order_of_the_reference_does_not_matter(cells, model, how, request):
+    adata, reference = cells
+    learner = request.getfixturevalue(model)
+    one, other = (annotated((adata, cells), learner, **how) for cells in (reference, reference[::-1].copy()))
+    np.testing.assert_allclose(other.obsm["annotation_scores"], one.obsm["annotation_scores"], atol=1e-5)
+
+
+def test_a_head_learns_cells_and_begins_with_what_the_texts_say():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(3, size=90)
+    latent = np.eye(3, 8)[codes] + rng.normal(scale=0.2, size=(90, 8))
+    latent = (latent / np.linalg.norm(latent, axis=1, keepdims=True)).astype(np.float32)
+    # The texts take the second class for the third.
+    prior = np.array([[0.8, 0.1, 0.1], [0.1, 0.2, 0.7], [0.1, 0.1, 0.8]], np.float32)[codes]
+    features = 10 * latent
+    untaught = TextPriorHead.fit(features[:0], prior[:0], codes[:0])
+    np.testing.assert_allclose(untaught(features, prior), prior, atol=1e-6)
+    shots = np.concatenate([np.flatnonzero(codes == code)[:3] for code in range(3)])
+    taught = TextPriorHead.fit(features[shots], prior[shots], codes[shots])
+    assert (untaught(features, prior).argmax(1) == codes).mean() < 0.75
+    assert (taught(features, prior).argmax(1) == codes).mean() > 0.95
+
+
+def test_a_head_on_expression_sees_a_few_labelled_cells_among_all_the_others(by_expression, make_adata):
+    # Types that no text tells apart: what a shot lacks, the cells around it say.
+    rng = np.random.default_rng(0)
+    adata = make_adata(303)
+    kind = rng.integers(3, size=adata.n_obs)
+    rates = rng.gamma(0.3, 3, (3, adata.n_vars))[kind]
+    adata.X = sparse.csr_matrix(rng.poisson(rates).astype(np.float32))
+    adata.obs["cell_type"] = np.array(["kind 1", "kind 2", "kind 3"])[kind]
+    shots = np.zeros(adata.n_obs, dtype=bool)
+    shots[[np.flatnonzero(kind == i)[0] for i in range(3)]] = True
+    result = annotated((adata[~shots].copy(), adata[shots].copy()), by_expression)
+    assert (result.obs["annotation"] == result.obs["cell_type"]).mean() > 0.95
+    alone = annotated((adata[~shots].copy(), adata[shots].copy()), by_expression, transductive=False)
+    np.testing.assert_allclose(alone.obsm["annotation_scores"].sum(axis=1), 1, atol=1e-5)
+
+
+# ---- CellPLM -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cellplm(make_adata: Callable[..., AnnData]) -> sf.model.CellPLM:
+    return sf.model.CellPLM(genes=make_adata().var_names, n_hidden=32, n_layers=1, n_latent=8)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"train": "all", "max_epochs": 2}, {"n_shots": 5}, {"batch_key": "batch"}])
+def test_cellplm_learns_types(cellplm, cells, arguments):
+    result = annotated(cells, cellplm, **arguments)
+    assert sf.metrics.annotation(result.obs["cell_type"], result.obs["annotation"])["accuracy"] > 0.75
+    np.testing.assert_allclose(result.obsm["annotation_scores"].sum(axis=1), 1, atol=1e-5)
+
+
+def test_only_genes_that_both_data_sets_measured_tell(cellplm, cells):
+    adata, reference = cells
+    expected = annotated((adata[:, :30].copy(), reference[:, 10:].copy()), cellplm)
+    both = annotated((adata[:, 10:30].copy(), reference[:, 10:30].copy()), cellplm)
+    np.testing.assert_allclose(both.obsm["annotation_scores"], expected.obsm["annotation_scores"], atol=1e-4)
+
+
+def test_an_interruption_leaves_the_data_as_they_were(cellplm, cells, monkeypatch):
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    adata, reference = cells
+    monkeypatch.setattr("scfoundry.model.cellplm.annotation._annotation.fit_softmax", interrupted)
+    before = list(adata.obs), set(adata.obsm), set(adata.uns)
+    with pytest.raises(KeyboardInterrupt):
+        sf.tl.annotate(adata, reference, labels_key="cell_type", model=cellplm, device="cpu")
+    assert (list(adata.obs), set(adata.obsm), set(adata.uns)) == before
