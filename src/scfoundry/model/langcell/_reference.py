@@ -134,7 +134,7 @@ class LearnsReference:
                 raise ValueError(msg)
             reader = model._reader(adata, layer, "LangCell.fit_labels")
             latent, prior = _evidence(model, reader, device=device, precision=precision)
-            panel = reader.alignment.measured if genes is None else genes
+            panel = np.asarray(reader.alignment.measured if genes is None else genes, dtype=np.int64)
             sides = [reader.only(panel)] + ([] if query is None else [query.reader.only(panel)])
             moments = [gathered(side) for side in sides]
             axes = PrincipalAxes.of(dict(zip(sides, moments, strict=True)))
