@@ -28,8 +28,9 @@ __all__ = ["LearnsReference"]
 
 # Up to this many cells per label, learning through the texts of the labels is better than a head (Zhao et al. 2024).
 FEW_CELLS = 9
-# Length of a cell's embedding and, on average, of its components, as a head reads them.
-SCALE = 10.0
+# Lengths as a head reads them, of components on average: what a data set shows of itself counts for more than what
+# other data sets have taught.
+LATENT_LENGTH, COMPONENTS_LENGTH = 10.0, 20.0
 
 
 class _Head(NamedTuple):
@@ -206,9 +207,9 @@ def _evidence(
 
 
 def _features(latent: NDArray[np.float32], components: NDArray[np.float64], spread: float) -> NDArray[np.float32]:
-    """Embeddings and components on one scale, (n_obs, Z + k); cells without a place among others have the mean one."""
+    """Embeddings and components, (n_obs, Z + k); cells without a place among others have the mean one."""
     placed = np.nan_to_num(components) / max(spread, 1e-9)
-    return np.c_[SCALE * latent, SCALE * placed].astype(np.float32)
+    return np.c_[LATENT_LENGTH * latent, COMPONENTS_LENGTH * placed].astype(np.float32)
 
 
 def _by_first_text(labels: Sequence[Label]) -> list[Label]:
