@@ -22,27 +22,41 @@ def tables(scores: Scores, trusted: Mapping[str, Mapping[str, float]], seeds: Se
     for score in scores:
         by_task[score["task"]].append(score)
     methods = list(scores[0]["methods"])
-    beside = [
-        (task, *(_mean_pair([s["methods"][m] for s in runs]) for m in methods), f"{runs[0]['chance']:.2f}")
-        for task, runs in by_task.items()
-    ]
-    kinds = [
-        (task, _mean(runs, "seen"), _mean(runs, "unseen"), ", ".join(runs[0]["unseen_labels"]) or "none")
-        for task, runs in by_task.items()
-    ]
+    beside, seen, unseen = (
+        [
+            (task, *(_mean_pair([s["methods"][m][kind] for s in runs]) for m in methods), last(runs[0]))
+            for task, runs in by_task.items()
+            if runs[0]["methods"][methods[0]][kind]
+        ]
+        for kind, last in (
+            ("all", lambda run: f"{run['chance']:.2f}"),
+            ("seen", lambda run: str(run["n_labels"] - len(run["unseen_labels"]))),
+            ("unseen", lambda run: ", ".join(run["unseen_labels"])),
+        )
+    )
     trust = [
         (
             task,
             *(f"{trusted[task][key]:.3f}" for key in ("ece", "ece_alone", "kept", "caught")),
-            _mean(runs, "dropout"),
-            _mean(runs, "by_name"),
+            " ".join(f"{np.mean([run['dropout'][p] for run in runs]):.3f}" for p in runs[0]["dropout"]),
+            f"{np.mean([run['by_name'] for run in runs]):.3f}",
         )
         for task, runs in by_task.items()
     ]
+    columns = ("ece", "ece_alone", "kept", "caught")
+    trust.append(("mean", *(f"{np.mean([t[key] for t in trusted.values()]):.3f}" for key in columns), "", ""))
+    dropout = ", ".join(f"{p:.0%}" for p in scores[0]["dropout"])
     return [
         f"# Zero-shot annotation of studies that were left out of training\n\nMean of {len(seeds)} trainings.\n",
         markdown_table("Accuracy / macro F1", ["data set, labels", *methods, "chance"], beside),
-        markdown_table("Accuracy by kind of label", ["data set, labels", "seen", "unseen", "unseen labels"], kinds),
+        markdown_table(
+            "Labels that training cells have shown, accuracy / macro F1",
+            ["data set, labels", *methods, "number of labels"],
+            seen,
+        ),
+        markdown_table(
+            "Labels that they have not, accuracy / macro F1", ["data set, labels", *methods, "which"], unseen
+        ),
         markdown_table(
             "Calibration, unknown cells, dropout, labels as published",
             [
@@ -51,7 +65,7 @@ def tables(scores: Scores, trusted: Mapping[str, Mapping[str, float]], seeds: Se
                 "the same, each cell by itself",
                 "known cells kept",
                 "cells of a type that is not offered, caught",
-                "accuracy change with 10 % dropout",
+                f"accuracy change with dropout of {dropout}",
                 "accuracy, labels resolved by name",
             ],
             trust,
@@ -61,8 +75,3 @@ def tables(scores: Scores, trusted: Mapping[str, Mapping[str, float]], seeds: Se
 
 def _mean_pair(values: list[Mapping[str, float]]) -> str:
     return " / ".join(f"{np.mean([v[key] for v in values]):.3f}" for key in ("accuracy", "macro_f1"))
-
-
-def _mean(runs: Scores, key: str) -> str:
-    found = [run[key] for run in runs if run[key] is not None]
-    return f"{np.mean(found):.3f}" if found else "-"
