@@ -12,8 +12,8 @@ import pytest
 from mudata import MuData
 
 import scfoundry as sf
+from scfoundry.data._gene_overlap import warn_of_few_shared
 from scfoundry.data.reader import CountsReader
-from scfoundry.tl import _annotate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -177,7 +177,7 @@ def test_few_shared_genes_are_warned_of_and_their_number_is_kept(make_adata, log
 def test_a_tenth_of_the_smaller_side_is_the_least_that_goes_without_a_warning(logged):
     for n_shared, warns in ((90, True), (110, False)):
         logged.clear()
-        _annotate._warn_of_few_genes(n_shared, 1000)
+        warn_of_few_shared(n_shared, 1000, names=("adata", "reference"), caller="sf.tl.annotate")
         assert bool(logged) == warns
 
 
@@ -195,7 +195,7 @@ def test_a_reference_may_have_numbers_as_labels(learner, cells):
     assert annotated(cells, learner, labels_key="cluster").obs["annotation"].cat.categories.tolist() == ["0", "1"]
 
 
-@pytest.mark.parametrize("nothing", ["", " ", "unknown", "Unknown"])
+@pytest.mark.parametrize("nothing", ["", " ", "Unknown", "unassigned", "nan", "None", "NA", "n/a", "<NA>"])
 def test_a_label_that_says_nothing_is_none(learner, cells, logged, nothing):
     _, reference = cells
     reference.obs["cell_type"] = reference.obs["cell_type"].astype(object)

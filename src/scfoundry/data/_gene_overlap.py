@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from scfoundry.data._gene_names import Names
     from scfoundry.data.genes import GeneVocabulary
 
-__all__ = ["check_overlap"]
+__all__ = ["check_overlap", "warn_of_few_shared"]
 
 _FEW = 0.5  # below this share a match works but deserves a word
+# Fewer shared genes are warned of where no others are read: in number, and as a share of the smaller side.
+_FEW_SHARED, _SMALL_SHARE = 50, 0.1
 _SCHEMES = {
     "ensembl": "human Ensembl ids",
     "symbol": "gene symbols",
@@ -55,6 +57,23 @@ def check_overlap(
         f"({_examples(vocabulary.ids)}). {_fix(vocabulary, alignment, var, min_overlap)}"
     )
     raise ValueError(msg)
+
+
+def warn_of_few_shared(n_shared: int, n_smaller: int, *, names: tuple[str, str], caller: str) -> None:
+    """Warn where two data sets share few of the model's genes, of the number that the smaller side has."""
+    if n_shared < max(_FEW_SHARED, _SMALL_SHARE * n_smaller):
+        first, second = names
+        logger.warning(
+            "%s: %s and %s share only %s genes of the model, of the %s on the smaller side: results rest on few genes. "
+            "Compare %s.var_names with %s.var_names.",
+            caller,
+            first,
+            second,
+            f"{n_shared:,}",
+            f"{n_smaller:,}",
+            first,
+            second,
+        )
 
 
 def _examples(names: Names) -> str:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["annotate"]
 
 CALLER = "sf.tl.annotate"
-# Fewer shared genes are warned of where no others are read: in number, and as a share of the smaller side.
-FEW_GENES, SMALL_SHARE = 50, 0.1
+# Missing values whose column was turned into text say no more than an empty one.
+NO_LABEL = ("", Keys.UNKNOWN, "unassigned", "nan", "none", "na", "n/a", "<na>")
 
 
 def annotate(
@@ -69,8 +69,8 @@ def annotate(
     reference
         Labelled cells, in the same forms.
     labels_key
-        Column of the reference's ``obs`` with the labels. Cells without one (missing, empty or ``"unknown"``) are left
-        out.
+        Column of the reference's ``obs`` with the labels. Cells without one are left out: missing, empty, or a word
+        for it (``"unknown"``, ``"unassigned"``, ``"nan"``, ``"none"``, ``"na"``, ``"n/a"``, in upper or lower case).
     model
         A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
@@ -85,7 +85,7 @@ def annotate(
     transductive
         Whether the cells of ``adata``, without labels, have a say while the labels are learned: CellPLM, whose unit is
         a group of cells, sees them in the context of the reference, as published, and langcell-mini finds by them, too,
-        along which axes cells differ. What was learned names them without the reference.
+        along which axes cells differ. CellPLM then names them in contexts of their own, unlike in the publication.
     layer
         Layer with the values, ``X`` if `None`.
     reference_layer
@@ -144,6 +144,7 @@ def annotate(
     >>> sf.tl.annotate(adata, reference, labels_key="bulk_labels", n_shots=9)
     >>> adata.obs["annotation"].value_counts()
     """
+    from scfoundry.data._gene_overlap import warn_of_few_shared
     from scfoundry.data.contexts import contexts
     from scfoundry.data.reader import CountsReader
     from scfoundry.model._base import FoundationModel
@@ -177,7 +178,8 @@ def annotate(
     sides, told_by = (reader, teacher), "a gene of the model"
     if isinstance(loaded, LearnsFromSharedGenes) and loaded.learns_from_shared_genes:
         sides, told_by = (reader.only(shared), teacher.only(shared)), "a gene of the model that adata measured, too"
-        _warn_of_few_genes(len(shared), min(len(side.alignment.measured) for side in sides))
+        smaller = min(len(side.alignment.measured) for side in sides)
+        warn_of_few_shared(len(shared), smaller, names=("adata", "reference"), caller=CALLER)
     there, teaches = (~empty_cells(side) for side in sides)
     generator = np.random.default_rng(rng)
     rows = _drawn(labelled, named, teaches, n_shots, generator)
@@ -278,17 +280,6 @@ def _refuse_two_species(reader: CountsReader, teacher: CountsReader) -> None:
         raise ValueError(msg)
 
 
-def _warn_of_few_genes(n_shared: int, n_smaller: int) -> None:
-    if n_shared < max(FEW_GENES, SMALL_SHARE * n_smaller):
-        logger.warning(
-            "%s: adata and reference share only %d genes of the model, of the %d on the smaller side, and no others "
-            "count. Compare adata.var_names with reference.var_names.",
-            CALLER,
-            n_shared,
-            n_smaller,
-        )
-
-
 def _warn_of_collapse(told: list[str], n_cells: int) -> None:
     if len(told) == 1 and n_cells > 1:
         logger.warning(
@@ -308,7 +299,7 @@ def _labels(reference: AnnData, key: str) -> pd.Series:
         raise ValueError(msg)
     column = reference.obs[key]
     labels = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
-    says_nothing = labels.str.strip().str.lower().isin(["", Keys.UNKNOWN])
+    says_nothing = labels.str.strip().str.lower().isin(NO_LABEL)
     labels = labels.mask(says_nothing, None)
     classes = labels.dropna().unique()
     if not len(classes):
@@ -325,7 +316,9 @@ def _labels(reference: AnnData, key: str) -> pd.Series:
             "%s: %d cells of the reference have no label and are left out%s.",
             CALLER,
             n_missing,
-            f" (of them {n_silent} with an empty or unknown one)" if (n_silent := int(says_nothing.sum())) else "",
+            f" (of them {n_silent} with an empty one or a word for none)"
+            if (n_silent := int(says_nothing.sum()))
+            else "",
         )
     return labels
 
