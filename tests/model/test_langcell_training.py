@@ -293,6 +293,10 @@ def test_a_classifier_that_calls_all_cells_alike_is_reported(logged):
     assert any("calls every cell 'common'" in message for message in logged)
 
 
+def named(adata, columns):
+    return pd.DataFrame(np.ones((adata.n_obs, len(columns)), int), index=adata.obs_names, columns=columns)
+
+
 def test_labels_of_which_a_cell_has_several():
     adata = corpus(150)
     targets = pd.DataFrame(
@@ -305,6 +309,22 @@ def test_labels_of_which_a_cell_has_several():
     assert np.mean((probabilities > 0.5) == targets.to_numpy()) > 0.85
 
 
+def test_a_table_goes_by_the_names_of_cells():
+    adata = corpus()
+    labels = corpus(70).obs["cell_type"]
+    targets = pd.DataFrame({"lymphoid": labels.isin(TYPES[:2])})
+    texts = {name: f"cell type: {name}" for name in TYPES}
+    for learn, given, more in (
+        ("train_classifier", labels, ()),
+        ("train_multilabel", targets, ()),
+        ("fine_tune_texts", labels, (texts,)),
+    ):
+        models = [trainable(text_keys=None) for _ in range(2)]
+        for model, table in zip(models, (given[:60], given[::-1]), strict=True):
+            getattr(model, learn)(adata, table, *more, max_epochs=1, lr=1e-2, batch_size=32, accelerator="cpu")
+        assert same(*map(weights, models))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -312,6 +332,10 @@ def test_labels_of_which_a_cell_has_several():
         (lambda m, a: m.train_classifier(a, ["x", "y"]), "2 labels for 60 cells"),
         (lambda m, a: m.train_classifier(a, list("xy") * 30, n_shots=0), "n_shots must be at least 1"),
         (lambda m, a: m.train_multilabel(a, np.full((60, 2), 0.5)), r"targets must be 0 or 1 .*\(60, number of"),
+        (lambda m, a: m.train_multilabel(a, np.ones((60, 0))), r"number of labels\); got shape \(60, 0\)"),
+        (lambda m, a: m.train_multilabel(a, named(a, ["a", "a"])), "the column 'a' more than once"),
+        (lambda m, a: m.train_classifier(a, corpus(70).obs["cell_type"][10:]), "nothing of 10 of 60 cells.*'cell 0'"),
+        (lambda m, a: m.fine_tune_texts(a, pd.Series(["x"] * 60), {"x": "a x"}), "labels.set_axis.adata.obs_names"),
         (lambda m, a: m.predict_classes(a), r"no classification head yet: model.train_classifier"),
         (lambda m, a: m.fine_tune_texts(a, ["x"] * 60, {"y": "a y"}), "no text for the labels 'x'; texts: 'y'"),
     ],

@@ -17,7 +17,7 @@ from scfoundry.model.langcell._few_shot import draw_shots, labelled_cells
 from scfoundry.model.langcell._module import ClassificationHead
 from scfoundry.model.langcell._objectives import focal_loss
 from scfoundry.model.langcell._training import require_transformer
-from scfoundry.model.langcell._training_data import TrainingCells
+from scfoundry.model.langcell._training_data import TrainingCells, in_obs_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -142,6 +142,7 @@ def train_classifier(
 ) -> None:
     """Learn cell types; see `LangCell.train_classifier`."""
     require_transformer(model, "LangCell.train_classifier")
+    labels = in_obs_order(labels, adata, "labels")
     classes = sorted(pd.Series(labels).dropna().astype(str).unique())
     if len(classes) < 2:
         msg = f"A classifier tells at least 2 classes apart; the labels have {len(classes)}: {classes}."
@@ -177,19 +178,24 @@ def train_multilabel(
 ) -> None:
     """Learn labels of which a cell may have several; see `LangCell.train_multilabel`."""
     require_transformer(model, "LangCell.train_multilabel")
+    targets = in_obs_order(targets, adata, "targets")
     values = np.asarray(targets, dtype=np.float32)
-    if values.ndim != 2 or len(values) != adata.n_obs or not np.isin(values, (0, 1)).all():
+    shape_fits = values.ndim == 2 and len(values) == adata.n_obs and values.shape[1] > 0
+    if not shape_fits or not np.isin(values, (0, 1)).all():
         msg = (
             f"targets must be 0 or 1 for every cell and label, of shape ({adata.n_obs}, number of labels); got shape "
             f"{values.shape} with values {np.unique(values)[:3].tolist()}."
         )
         raise ValueError(msg)
-    names = targets.columns if isinstance(targets, pd.DataFrame) else range(values.shape[1])
+    names = pd.Index(targets.columns if isinstance(targets, pd.DataFrame) else range(values.shape[1])).map(str)
+    if not names.is_unique:
+        msg = f"targets has the column {names[names.duplicated()][0]!r} more than once. Give every label its own name."
+        raise ValueError(msg)
     cells = TrainingCells(
         model._reader(adata, layer, "LangCell.train_multilabel"), model.genes, model.config.max_length
     )
     rows = stratified(np.zeros(adata.n_obs), np.arange(adata.n_obs), validation_size, seed)
-    attach_head(model, [str(name) for name in names], multilabel=True, seed=seed)
+    attach_head(model, names.tolist(), multilabel=True, seed=seed)
 
     def loss(logits: Tensor, present: Tensor) -> Tensor:
         return focal_loss(logits, present, gamma=gamma, alpha=alpha)

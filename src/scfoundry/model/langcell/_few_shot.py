@@ -13,7 +13,7 @@ from scfoundry.model._training import fit, training_only
 from scfoundry.model._training_cells import CellDataModule, CellTrainingPlan
 from scfoundry.model.langcell._encoders import unit
 from scfoundry.model.langcell._training import require_transformer
-from scfoundry.model.langcell._training_data import TrainingCells
+from scfoundry.model.langcell._training_data import TrainingCells, in_obs_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -151,6 +151,7 @@ def fine_tune_texts(
     """Fine-tune a model; see `LangCell.fine_tune_texts`."""
     require_transformer(model, "LangCell.fine_tune_texts")
     kind = model.config.mixture if losses is None else losses
+    labels = in_obs_order(labels, adata, "labels")
     coded, rows = labelled_cells(labels, list(texts), adata, n_shots, seed)
     cells = TrainingCells(model._reader(adata, layer, "LangCell.fine_tune_texts"), model.genes, model.config.max_length)
     data = CellDataModule(rows, rows[:0], lengths=cells.lengths(), batch_size=batch_size)

@@ -125,7 +125,7 @@ class Teachable:
         adata
             Any AnnData with raw counts; it is only read.
         labels
-            Label of every cell; cells where it is missing are left out.
+            Label of every cell, a Series by its index; cells where it is missing are left out.
         texts
             Label -> its text. All of them compete, also those without cells.
         layer
@@ -191,7 +191,7 @@ class Teachable:
         adata
             Reference with raw counts; it is only read.
         labels
-            Label of every cell; cells where it is missing are left out.
+            Label of every cell, a Series by its index; cells where it is missing are left out.
         layer
             Layer with the counts, ``X`` if `None`.
         n_shots
@@ -257,7 +257,7 @@ class Teachable:
         adata
             Reference with raw counts; it is only read.
         targets
-            Which labels a cell has, 0 or 1, (n_obs, C); the columns of a table name them.
+            Which labels a cell has, 0 or 1, (n_obs, C); the columns of a table name them, and its index the cells.
         gamma, alpha
             Of the focal loss: how little what is easy counts, and the weight of labels that are there.
         layer, train, max_epochs, lr, batch_size, validation_size, patience, seed, **trainer_kwargs

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from scfoundry.data.tokens import PAD
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from scfoundry.data.reader import CountsReader
     from scfoundry.model.langcell._tokenizer import Tokenizer
 
-__all__ = ["CellTexts", "DrawnTexts", "TrainingCells", "require_texts"]
+__all__ = ["CellTexts", "DrawnTexts", "TrainingCells", "in_obs_order", "require_texts"]
 
 
 def require_texts(adata: AnnData, column: str) -> None:
@@ -35,6 +36,30 @@ def require_texts(adata: AnnData, column: str) -> None:
             f"adata = adata[adata.obs[{column!r}].notna()].copy()."
         )
         raise ValueError(msg)
+
+
+def in_obs_order(values: Any, adata: AnnData, what: str) -> Any:
+    """Bring what is given for every cell into the order of ``adata``: a table by its index, others as they are.
+
+    Raises
+    ------
+    ValueError
+        If the index of a table lacks cells, or names one of them twice.
+    """
+    if not isinstance(values, pd.Series | pd.DataFrame) or values.index.equals(adata.obs_names):
+        return values
+    missing = adata.obs_names[~adata.obs_names.isin(values.index)]
+    if len(missing):
+        msg = (
+            f"{what} says nothing of {len(missing):,} of {adata.n_obs:,} cells, for example {missing[0]!r}: its index "
+            f"must hold adata.obs_names. If its rows are the cells in order: {what}.set_axis(adata.obs_names)."
+        )
+        raise ValueError(msg)
+    wanted = values[values.index.isin(adata.obs_names)]
+    if not wanted.index.is_unique or not adata.obs_names.is_unique:
+        msg = f"{what} is in another order than adata, and cells share a name. Make names unique before."
+        raise ValueError(msg)
+    return wanted.loc[adata.obs_names]
 
 
 class TrainingCells:
