@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from langcell_mini.corpus import choose_vocabulary, human_genes, read_labels, read_markers, read_sets
 from langcell_mini.saving import as_model, with_medians
-from langcell_mini.training import Settings, train
 
 from scfoundry.data.ontology import CellOntology
+from scfoundry.model.langcell.scorer_training._course import Settings, train
 
 TABLES = Path(__file__).parent / "langcell_mini"
 

@@ -10,17 +10,16 @@ import torch
 from anndata import AnnData
 from langcell_mini.corpus import choose_vocabulary
 from langcell_mini.saving import as_model
-from langcell_mini.training import Settings, train
 
 from scfoundry.data.reader import CountsReader
 from scfoundry.model.langcell._expression import GeneMoments
 from scfoundry.model.langcell._kinship import is_kind_of
+from scfoundry.model.langcell.scorer_training._course import Settings, train
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from langcell_mini.corpus import LabelledSet
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from torch import Tensor
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from scfoundry.data.ontology import CellOntology
     from scfoundry.model.langcell._scorer import CellTypeScorer, OfferedLabel
     from scfoundry.model.langcell._zero_shot import ZeroShot
+    from scfoundry.model.langcell.scorer_training._studies import LabelledSet
     from zero_shot.tasks import Task
 
 __all__ = ["Corpus", "LeftOut"]

@@ -1,1 +1,1 @@
-"""How langcell-mini is made: labelled sets, marker sets, augmented cells, training."""
+"""How langcell-mini is made: labelled sets, marker sets, saving."""

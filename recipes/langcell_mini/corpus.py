@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -14,51 +13,18 @@ from scipy import sparse
 import scfoundry as sf
 from scfoundry.data.checks import MatrixState, inspect_matrix
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.model.langcell.scorer_training._studies import LabelledSet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["LabelledSet", "choose_vocabulary", "human_genes", "read_labels", "read_markers", "read_set", "read_sets"]
+__all__ = ["choose_vocabulary", "human_genes", "read_labels", "read_markers", "read_set", "read_sets"]
 
 LABELS_KEY = "cell_type"
 BIOTYPES = ("protein_coding", "lncRNA")
 MIN_CELLS = 5
-
-
-@dataclass(frozen=True)
-class LabelledSet:
-    """Cells of one study.
-
-    Attributes
-    ----------
-    name
-        File name without ``.h5ad``.
-    counts
-        Counts, or what stands for them, (n, G) float32.
-    measured
-        Which genes the study measured, (G,) bool.
-    labels
-        Label of every cell as published, (n,).
-    types
-        What every label stands for: Cell Ontology ids, or a text that says it.
-    """
-
-    name: str
-    counts: sparse.csr_matrix
-    measured: NDArray[np.bool_]
-    labels: NDArray[np.str_]
-    types: dict[str, tuple[str, ...]]
-
-    @property
-    def is_counts(self) -> bool:
-        """Whether values are whole numbers, which can be thinned."""
-        return bool(np.all(self.counts.data[:1000] % 1 == 0))
-
-    def subset(self, genes: NDArray[np.int64]) -> LabelledSet:
-        """Keep some genes, in the given order."""
-        return LabelledSet(self.name, self.counts[:, genes].tocsr(), self.measured[genes], self.labels, self.types)
 
 
 def human_genes() -> GeneVocabulary:

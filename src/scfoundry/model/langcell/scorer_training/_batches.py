@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from langcell_mini.corpus import LabelledSet
+    from scfoundry.model.langcell.scorer_training._studies import LabelledSet
 
 __all__ = ["Batch", "Batches", "fit_scale"]
 
@@ -100,15 +100,14 @@ class Batches:
         self.rng, self.scale, self.markers = rng, scale, markers
         self.panels = np.stack([study.measured for study in sets])
         self.whole = np.array([study.is_counts for study in sets])
-        cells, self.study, self.label, group_sizes = [], [], [], []
-        moments = []
+        cells, of_study, of_label, group_sizes, moments = [], [], [], [], []
         for number, study in enumerate(sets):
             for label, ids in study.types.items():
                 chosen = rng.permutation(np.flatnonzero(study.labels == label))[:MAX_PER_TYPE]
                 if len(chosen):
                     cells.append(study.counts[chosen])
-                    self.study += [number] * len(chosen)
-                    self.label += [labels[ids]] * len(chosen)
+                    of_study += [number] * len(chosen)
+                    of_label += [labels[ids]] * len(chosen)
                     group_sizes.append((labels[ids], len(chosen)))
             own = GeneMoments(len(study.measured))
             some = np.sort(rng.permutation(len(study.labels))[:1500])
@@ -116,7 +115,7 @@ class Batches:
             own.update(scale.log_expression(SparseCounts.from_csr(study.counts[some]), measured))
             moments.append((own.mean, own.sd))
         self.counts = sparse.vstack(cells).tocsr()
-        self.study, self.label = np.array(self.study), np.array(self.label)
+        self.study, self.label = np.array(of_study), np.array(of_label)
         self.mean, self.sd = (torch.stack(values) for values in zip(*moments, strict=True))
         self.chances = _chances(group_sizes)
         self.label_chances = np.bincount(self.label, self.chances, minlength=len(labels))

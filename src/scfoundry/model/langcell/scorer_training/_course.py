@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from langcell_mini.batches import Batches, fit_scale
-from langcell_mini.relations import ancestors, profile_of_type, relatives
 from scfoundry.model.langcell._kinship import is_kind_of
 from scfoundry.model.langcell._profiles import match
 from scfoundry.model.langcell._scorer import CellTypeScorer, ScorerConfig
+from scfoundry.model.langcell.scorer_training._batches import Batches, fit_scale
+from scfoundry.model.langcell.scorer_training._relations import ancestors, profile_of_type, relatives
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from langcell_mini.corpus import LabelledSet
     from scfoundry.data.ontology import CellOntology
+    from scfoundry.model.langcell.scorer_training._studies import LabelledSet
 
 __all__ = ["Settings", "train"]
 
@@ -63,7 +63,7 @@ def train(
     ontology: CellOntology,
     *,
     seed: int,
-    config: Mapping[str, int] | None = None,
+    config: Mapping[str, Any] | None = None,
     settings: Settings | None = None,
 ) -> CellTypeScorer:
     """Train a scorer on labelled studies over one vocabulary, and on marker sets."""
@@ -75,7 +75,7 @@ def train(
     seen = sorted({i for ids in labels for i in ids})
     profiles = sorted(markers)
     types = sorted({ids[0] for ids in labels if len(ids) == 1} | set(profiles))
-    scorer = CellTypeScorer(ScorerConfig(types=types, profiles=profiles, **(config or {})), n_genes)
+    scorer = CellTypeScorer(ScorerConfig(types=tuple(types), profiles=tuple(profiles), **dict(config or {})), n_genes)
     scorer.scale = fit_scale(sets, n_genes, rng)
     shown = [{i for label, ids in study.types.items() if label in study.labels for i in ids} for study in sets]
     n_studies = [sum(any(is_kind_of(i, t, ontology) for i in ids) for ids in shown) for t in types]
@@ -143,9 +143,9 @@ class _Course:
         linear = set(scorer.heads.linear.parameters())
         slow = [self.marker_gain, self.marker_strength, scorer.heads.strength]
         networks = [p for p in scorer.parameters() if p not in linear and p is not scorer.heads.strength]
-        optimiser = torch.optim.AdamW(
-            [{"params": networks}, {"params": list(linear)}, {"params": slow, "weight_decay": 0.0}], weight_decay=1e-4
-        )
+        groups: list[dict[str, Any]]
+        groups = [{"params": networks}, {"params": list(linear)}, {"params": slow, "weight_decay": 0.0}]
+        optimiser = torch.optim.AdamW(groups, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser,
             [settings.lr, settings.linear_lr, settings.marker_lr],
@@ -198,7 +198,7 @@ class _Course:
         hidden = self.relatives[described]
         hidden[torch.arange(len(target)), target] = False
         cosine = (embedded @ texts.T / self.settings.temperature).masked_fill(hidden, HIDDEN)
-        return sum(F.cross_entropy(of_member, target) for of_member in cosine)
+        return torch.stack([F.cross_entropy(of_member, target) for of_member in cosine]).sum()
 
 
 def _of_kind(logits: Tensor, kinds: Tensor) -> Tensor:
