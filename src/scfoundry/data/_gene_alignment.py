@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ class GeneAlignment:
         """Input columns that are not used."""
         return np.flatnonzero(self.target < 0)
 
-    @property
+    @functools.cached_property
     def measured(self) -> NDArray[np.int32]:
         """Vocabulary positions present in the data, sorted."""
         return np.unique(self.target[self.target >= 0])

@@ -111,6 +111,8 @@ def _find_as_spelled(index: Index, names: Names) -> tuple[NDArray[np.int64], Nam
     return positions, routes
 
 
+# Every look at a data set asks for the same names again.
+@functools.lru_cache(maxsize=2**17)
 def _gene_id(name: str) -> re.Match[str] | None:
     if not name.startswith("ENS"):
         return None
