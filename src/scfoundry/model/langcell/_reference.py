@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
-from scfoundry.data.components import PrincipalAxes, gathered
 from scfoundry.model._device import resolve_device, trainer_arguments
+from scfoundry.model.langcell._reference_features import CellFeatures
 from scfoundry.model.langcell._text_prior import TextPriorHead
 from scfoundry.model.langcell._zero_shot import ZeroShot
 
@@ -28,34 +28,13 @@ __all__ = ["LearnsReference"]
 
 # Up to this many cells per label, learning through the texts of the labels is better than a head (Zhao et al. 2024).
 FEW_CELLS = 9
-# Lengths as a head reads them, of components on average: what a data set shows of itself counts for more than what
-# other data sets have taught.
-LATENT_LENGTH, COMPONENTS_LENGTH = 10.0, 20.0
-
-
-class _Head(NamedTuple):
-    """What was learned of a reference.
-
-    Attributes
-    ----------
-    head
-        Reads embeddings and components.
-    axes
-        Of the components.
-    genes
-        Vocabulary positions of the genes they were found by.
-    """
-
-    head: TextPriorHead
-    axes: PrincipalAxes
-    genes: NDArray[np.int64]
 
 
 class LearnsReference:
     """The part of `LangCell` that `sf.tl.annotate` uses."""
 
     _labels: tuple[Label, ...] = ()
-    _head: _Head | None = None
+    _head: tuple[TextPriorHead, CellFeatures] | None = None
 
     def fit_labels(
         self,
@@ -135,13 +114,14 @@ class LearnsReference:
                 raise ValueError(msg)
             reader = model._reader(adata, layer, "LangCell.fit_labels")
             latent, prior = _evidence(model, reader, device=device, precision=precision)
-            panel = np.asarray(reader.alignment.measured if genes is None else genes, dtype=np.int64)
-            sides = [reader.only(panel)] + ([] if query is None else [query.reader.only(panel)])
-            moments = [gathered(side) for side in sides]
-            axes = PrincipalAxes.of(dict(zip(sides, moments, strict=True)))
-            features = _features(latent, axes.project(sides[0], moments[0]), axes.spread)
-            head = TextPriorHead.fit(features[by_name], prior[by_name], codes[by_name], device=resolve_device(device))
-            model._head = _Head(head, axes, panel)
+            features, components = CellFeatures.of(reader, query, genes)
+            head = TextPriorHead.fit(
+                features(latent, components)[by_name],
+                prior[by_name],
+                codes[by_name],
+                device=resolve_device(device),
+            )
+            model._head = head, features
             return cast("Self", model)
         adata, codes = adata[by_name], codes[by_name]
         names = np.array([label.name for label in labels], dtype=object)[codes]
@@ -178,9 +158,9 @@ class LearnsReference:
         if self._head is not None:
             reader = model._reader(adata, layer, "LangCell.predict_labels")
             latent, prior = _evidence(model, reader, batch_size=batch_size, device=device, precision=precision)
-            head, axes, panel = self._head
-            components = axes.project(reader.only(panel))
-            told = ZeroShot(head(_features(latent, components, axes.spread), prior), prior, None)
+            head, features = self._head
+            components = features.components(reader)
+            told = ZeroShot(head(features(latent, components), prior), prior, None)
             if model.config.adapt:
                 told = told.adapted(components, temperature=model.config.adapted_temperature)
             return told.probabilities
@@ -204,12 +184,6 @@ def _evidence(
         reader, model._labels, adapt=False, batch_size=batch_size, device=device, precision=precision
     )
     return latent, told.probabilities
-
-
-def _features(latent: NDArray[np.float32], components: NDArray[np.float64], spread: float) -> NDArray[np.float32]:
-    """Embeddings and components, (n_obs, Z + k); cells without a place among others have the mean one."""
-    placed = np.nan_to_num(components) / max(spread, 1e-9)
-    return np.c_[LATENT_LENGTH * latent, COMPONENTS_LENGTH * placed].astype(np.float32)
 
 
 def _by_first_text(labels: Sequence[Label]) -> list[Label]:
