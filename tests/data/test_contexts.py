@@ -160,3 +160,22 @@ def test_partly_missing_coordinates_are_refused_with_a_line_that_works(
         coordinates(adata, "spatial", contexts(adata, "sample"))
     mended = run_fix('adata = adata[np.isfinite(adata.obsm["spatial"]).all(axis=1)].copy()', error.value, adata)
     np.testing.assert_array_equal(coordinates(mended, "spatial", contexts(mended))["all"], [[0, 0], [2, 2], [4, 4]])
+
+
+def test_coordinates_that_no_cell_has_are_refused() -> None:
+    adata = _placed(np.full((5, 2), np.nan))
+    with pytest.raises(
+        ValueError, match=r"No cell has finite coordinates in spots\.obsm\['spatial'\].*spatial_key=None"
+    ):
+        coordinates(adata, "spatial", contexts(adata, "sample"), name="spots")
+
+
+@pytest.mark.parametrize("as_frame", [False, True], ids=["array", "frame"])
+def test_coordinates_that_are_text_are_refused_with_a_line_that_works(as_frame: bool) -> None:
+    xy = np.array([["0", "1"], ["?", "2"], ["3", "4"], ["?", "?"], ["5", "6"]], dtype=object)
+    adata = _placed(pd.DataFrame(xy, index=_adata().obs_names, columns=["x", "y"]) if as_frame else xy)
+    with pytest.raises(ValueError, match=r"holds values that are no numbers \(.*'\?'\)") as error:
+        coordinates(adata, "spatial", contexts(adata, "sample"))
+    exec(str(error.value).split("stand for none: ")[1], {"adata": adata, "pd": pd})  # noqa: S102
+    placed = adata[[0, 2, 4]].copy()
+    np.testing.assert_array_equal(coordinates(placed, "spatial", contexts(placed))["all"], [[0, 1], [3, 4], [5, 6]])

@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 from anndata import AnnData
 from scipy import sparse
-from sklearn.isotonic import IsotonicRegression
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.reader import CountsReader
 from scfoundry.model.cellplm.imputation._composition import States, compositions
-from scfoundry.model.cellplm.imputation._evidence import Confidence, fit_weights, ideal_correlation, rates
+from scfoundry.model.cellplm.imputation._evidence import (
+    Confidence,
+    RisingLine,
+    fit_weights,
+    ideal_correlation,
+    rates,
+)
 from scfoundry.model.cellplm.imputation._gene_kriging import gene_directions, unit_vectors
 from scfoundry.model.cellplm.imputation._genes import genes_to_hide
 from scfoundry.model.cellplm.imputation._imputation import EVIDENCE
@@ -170,7 +175,19 @@ def test_confidence_tells_good_genes_from_bad_ones() -> None:
     reached = [np.corrcoef(np.log1p(counts[:, j]), np.log1p(rate[:, j]))[0, 1] for j in range(60)]
     assert np.corrcoef(expected, reached)[0, 1] > 0.9
     assert np.abs(np.r_[expected, beyond]).max() <= 1
-    assert isinstance(confidence.pearson, IsotonicRegression)
+    # A step would give many genes one value.
+    assert len(np.unique(expected)) > 40
+    assert (np.diff(expected[np.argsort(ideal_correlation(rate))]) >= 0).all()
+
+
+def test_a_rising_line_leads_through_the_middles_of_the_steps() -> None:
+    x = np.array([0.0, 3, 1, 2, 4, 5])
+    line = RisingLine.fit(x, np.array([-0.5, 0.3, 0.2, 0.4, 0.9, 1.5]))
+    np.testing.assert_allclose(line.middles, [0, 1, 2.5, 4, 5])
+    np.testing.assert_allclose(line.levels, [0, 0.2, 0.35, 0.9, 1])
+    np.testing.assert_allclose(line(np.array([-1, 0.5, 2.5, 4.5, 9])), [0, 0.1, 0.35, 0.95, 1])
+    # Of equal predictors only the mean is known; none rises.
+    np.testing.assert_allclose(RisingLine.fit(np.ones(3), np.array([0.1, 0.2, 0.6]))(x), 0.3)
 
 
 def test_without_hidden_genes_confidence_is_unknown() -> None:
@@ -215,6 +232,32 @@ def test_simulated_tissue_is_imputed(tissue: Tissue) -> None:
     reached = sf.metrics.imputation(counts, result.counts.to_numpy(), log1p=True, library=library)
     assert result.confidence["pearson"].mean() == pytest.approx(reached["pearson"].mean(), abs=0.1)
     assert result.confidence["partial_pearson"].mean() == pytest.approx(reached["partial_pearson"].mean(), abs=0.15)
+
+
+def test_hidden_genes_are_named_as_in_the_spots(tissue: Tissue) -> None:
+    spots = tissue.spots[:, :N_PANEL].copy()
+    model = sf.model.CellPLM(genes=tissue.spots.var_names, n_hidden=16, n_layers=1, n_latent=4)
+    by_id = model.impute(spots, tissue.cells, device="cpu").hidden.index
+    symbols = sf.datasets.human_genes()["symbol"]
+    spots.var_names = symbols[spots.var_names]
+    assert model.impute(spots, tissue.cells, device="cpu").hidden.index.tolist() == symbols[by_id].tolist()
+
+
+@pytest.mark.parametrize("why", ["unknown", "elsewhere", "measured", "twice"])
+def test_the_line_that_leaves_out_wrong_genes_works(tissue: Tissue, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = sf.model.CellPLM(genes=tissue.spots.var_names, n_hidden=16, n_layers=1, n_latent=4)
+    monkeypatch.setattr(sf.model, "load_pretrained", lambda name: model)
+    spots, cells = tissue.spots[:, :N_PANEL].copy(), tissue.cells[:, : N_ALL - 1].copy()
+    cells.var_names = [*cells.var_names[:-1], "spike-in"]
+    good = cells.var_names[-4:-1].tolist()
+    wrong = {"unknown": "spike-in", "elsewhere": model.genes.ids[-1], "measured": spots.var_names[0], "twice": good[0]}
+    genes = [*good, wrong[why]]
+    with pytest.raises(ValueError, match="To leave them out: ") as error:
+        model.impute(spots, cells, genes)
+    fix = str(error.value).split("To leave them out: ")[1].removesuffix("; genes=None takes all that can be imputed.")
+    scope = {"sf": sf, "adata_sp": spots, "adata_sc": cells, "genes": genes}
+    exec(fix, scope)  # noqa: S102
+    assert scope["genes"] == good
 
 
 def test_real_tissue_gains_beyond_library_size(shared_data: Path) -> None:

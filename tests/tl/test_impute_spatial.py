@@ -247,6 +247,23 @@ def test_one_line_tells_what_was_imputed(
     assert "imputed 30 genes of 60 spots; expected correlation" in line
 
 
+def test_the_scale_is_that_of_the_spots(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    sc.pp.normalize_total(spots)
+    sc.pp.log1p(spots)
+    impute(spots, cells, model)
+    assert spots.uns["imputed"]["params"]["scale"].startswith("expected values before the log1p")
+
+
+def test_few_shared_genes_and_unknown_confidence_are_said(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, logged: list[str]
+) -> None:
+    impute(spots, cells[:, N_PANEL - 8 :].copy(), model)
+    warning = "adata_sp and adata_sc share only 8 genes of the model, of the 38 on the smaller side"
+    assert any(warning in message and "Compare adata_sp.var_names" in message for message in logged)
+    [line] = [message for message in logged if "imputed" in message]
+    assert line.endswith("how far to trust them is unknown: the panel has too few well-detected genes to hide some.")
+
+
 def scaled(spots: AnnData, cells: AnnData) -> None:
     spots.X = spots.X.toarray() - 1.5
 
@@ -284,6 +301,10 @@ def one_column(spots: AnnData, cells: AnnData) -> None:
     spots.obsm["spatial"] = spots.obsm["spatial"][:, :1]
 
 
+def no_coordinates(spots: AnnData, cells: AnnData) -> None:
+    spots.obsm["spatial"] = np.full((60, 2), np.nan)
+
+
 def missing_coordinates(spots: AnnData, cells: AnnData) -> None:
     spots.obsm["spatial"][4] = np.nan
 
@@ -301,7 +322,8 @@ def missing_coordinates(spots: AnnData, cells: AnnData) -> None:
         (nothing_lacks, {}, r"there is nothing to impute"),
         (one_column, {}, r"has shape \(60, 1\), but positions need two columns"),
         (missing_coordinates, {}, r"1 of 60 cells of context 'all' have missing or infinite coordinates"),
-        (None, {"spatial_key": "xy"}, r"no 'xy'; its keys: 'spatial'"),
+        (no_coordinates, {}, r"No cell has finite coordinates in adata_sp.obsm\['spatial'\]"),
+        (None, {"spatial_key": "xy"}, r"adata_sp.obsm has no 'xy'; its keys: 'spatial'"),
         (None, {"context_key": "fov"}, r"no column 'fov'; its columns: 'batch', 'cell_type'"),
         (None, {"reference_context_key": "donor"}, r"no column 'donor'; its columns: 'batch', 'cell_type'"),
         (None, {"layer": "counts"}, r"no 'counts'; layers of this AnnData: none"),
@@ -311,6 +333,8 @@ def missing_coordinates(spots: AnnData, cells: AnnData) -> None:
         (None, {"genes": "elsewhere"}, r"1 of the 1 genes to impute is not in the reference"),
         (None, {"genes": "twice"}, r"2 of the 2 genes to impute are named more than once"),
         (None, {"evidence": ("hearsay",)}, r"evidence must be some of 'library', .*; got \('hearsay',\)"),
+        (None, {"evidence": "decoder"}, r"evidence is a list of kinds; got .* Pass evidence=\['decoder'\]"),
+        (None, {"max_epochs": 5, "fine_tune": False}, r"max_epochs=5 is of fine-tuning: fine_tune=True"),
         (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
         (None, {"genes_per_block": 0}, r"genes_per_block must be at least 1; got 0"),
         (None, {"batch_size": 0}, r"batch_size must be at least 1; got 0"),
@@ -344,7 +368,7 @@ def test_bad_input_is_refused_before_anything_is_computed(
         arguments = {"genes": named[arguments["genes"]]}
     before = slots(spots)
     with pytest.raises(ValueError, match=message):
-        sf.tl.impute_spatial(spots, cells, model=model, fine_tune=True, **arguments)
+        sf.tl.impute_spatial(spots, cells, model=model, **({"fine_tune": True} | arguments))
     assert slots(spots) == before
 
 

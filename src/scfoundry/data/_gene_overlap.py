@@ -64,15 +64,14 @@ def warn_of_few_shared(n_shared: int, n_smaller: int, *, names: tuple[str, str],
     if n_shared < max(_FEW_SHARED, _SMALL_SHARE * n_smaller):
         first, second = names
         logger.warning(
-            "%s: %s and %s share only %s genes of the model, of the %s on the smaller side: results rest on few genes. "
-            "Compare %s.var_names with %s.var_names.",
+            "%s: %s and %s share only %s genes of the model, of the %s on the smaller side: results rest on few "
+            "genes.%s",
             caller,
             first,
             second,
             f"{n_shared:,}",
             f"{n_smaller:,}",
-            first,
-            second,
+            f" Compare {first}.var_names with {second}.var_names." if n_shared < n_smaller else "",
         )
 
 

@@ -87,7 +87,9 @@ def contexts(
     return [Context(str(category), rows) for category, rows in zip(names, members, strict=True)]
 
 
-def coordinates(adata: AnnData, spatial_key: str | None, groups: Sequence[Context]) -> dict[str, NDArray[np.float32]]:
+def coordinates(
+    adata: AnnData, spatial_key: str | None, groups: Sequence[Context], *, name: str = "adata"
+) -> dict[str, NDArray[np.float32]]:
     """Positions of the cells in the plane, context by context.
 
     A context in which no cell has coordinates is one without positions, so that dissociated and spatial samples can
@@ -101,6 +103,8 @@ def coordinates(adata: AnnData, spatial_key: str | None, groups: Sequence[Contex
         Key of ``obsm``; `None` for cells without positions.
     groups
         The contexts, see :func:`contexts`.
+    name
+        What the user calls ``adata``, for messages.
 
     Returns
     -------
@@ -109,8 +113,8 @@ def coordinates(adata: AnnData, spatial_key: str | None, groups: Sequence[Contex
     Raises
     ------
     ValueError
-        If ``obsm`` has no such key, what is there has fewer than two columns, or some but not all cells of a context
-        have coordinates.
+        If ``obsm`` has no such key, what is there is text or has fewer than two columns, no cell has coordinates, or
+        some but not all cells of a context have.
 
     Examples
     --------
@@ -125,20 +129,34 @@ def coordinates(adata: AnnData, spatial_key: str | None, groups: Sequence[Contex
         return {}
     if spatial_key not in adata.obsm:
         present = ", ".join(map(repr, adata.obsm)) or "none"
-        msg = f"adata.obsm has no {spatial_key!r}; its keys: {present}. Pass one of them as spatial_key, or None."
+        msg = f"{name}.obsm has no {spatial_key!r}; its keys: {present}. Pass one of them as spatial_key, or None."
         raise ValueError(msg)
     xy = np.asarray(adata.obsm[spatial_key])
     n_columns = xy.shape[1] if xy.ndim == 2 else 1
     if n_columns < 2:
         msg = (
-            f"adata.obsm[{spatial_key!r}] has shape {xy.shape}, but positions need two columns, x and y: "
-            f'adata.obsm["{spatial_key}"] = adata.obs[["x", "y"]].to_numpy()'
+            f"{name}.obsm[{spatial_key!r}] has shape {xy.shape}, but positions need two columns, x and y: "
+            f'{name}.obsm["{spatial_key}"] = {name}.obs[["x", "y"]].to_numpy()'
         )
         raise ValueError(msg)
     if n_columns > 2:
-        logger.warning("adata.obsm[%r] has %d columns; the first two are taken as x and y.", spatial_key, n_columns)
-    xy = xy[:, :2].astype(np.float32)
+        logger.warning("%s.obsm[%r] has %d columns; the first two are taken as x and y.", name, spatial_key, n_columns)
+    try:
+        xy = xy[:, :2].astype(np.float32)
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"{name}.obsm[{spatial_key!r}] holds values that are no numbers ({error}), but x and y are. Where they "
+            f'stand for none: {name}.obsm["{spatial_key}"] = pd.DataFrame({name}.obsm["{spatial_key}"], '
+            f'{name}.obs_names).apply(pd.to_numeric, errors="coerce").to_numpy()'
+        )
+        raise ValueError(msg) from error
     placed = np.isfinite(xy).all(axis=1)
+    if len(xy) and not placed.any():
+        msg = (
+            f"No cell has finite coordinates in {name}.obsm[{spatial_key!r}]. Put them there: "
+            f'{name}.obsm["{spatial_key}"] = {name}.obs[["x", "y"]].to_numpy(); or do without: spatial_key=None.'
+        )
+        raise ValueError(msg)
     positions = {}
     for group in groups:
         n_unplaced = int(np.sum(~placed[group.rows]))
@@ -147,8 +165,8 @@ def coordinates(adata: AnnData, spatial_key: str | None, groups: Sequence[Contex
         if n_unplaced:
             msg = (
                 f"{n_unplaced} of {len(group.rows)} cells of context {group.name!r} have missing or infinite "
-                f"coordinates in adata.obsm[{spatial_key!r}]; a context needs all of them, or none. To drop every cell "
-                f'without: adata = adata[np.isfinite(adata.obsm["{spatial_key}"]).all(axis=1)].copy()'
+                f"coordinates in {name}.obsm[{spatial_key!r}]; a context needs all of them, or none. To drop every "
+                f'cell without: {name} = {name}[np.isfinite({name}.obsm["{spatial_key}"]).all(axis=1)].copy()'
             )
             raise ValueError(msg)
         positions[group.name] = xy[group.rows]

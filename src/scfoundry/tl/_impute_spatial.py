@@ -8,6 +8,7 @@ import numpy as np
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
+from scfoundry.data.matrix_state import MatrixState
 from scfoundry.tl._modality import modality_of, to_write
 
 if TYPE_CHECKING:
@@ -23,14 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["impute_spatial"]
 
 CALLER = "sf.tl.impute_spatial"
-SCALE = "expected counts, on the scale of the library of every spot"
+SCALES: dict[str, str] = {
+    MatrixState.COUNTS: "expected counts, on the scale of the library of every spot",
+    MatrixState.LOG1P: "expected values before the log1p, on the scale that the spots were normalised to",
+}
 
 
 def impute_spatial(
     adata_sp: AnnData | MuData,
     adata_sc: AnnData | MuData,
     *,
-    genes: Sequence[str] | None = None,
+    genes: str | Sequence[str] | None = None,
     model: str | Path | FoundationModel = "cellplm",
     spatial_key: str | None = Keys.SPATIAL,
     context_key: str | None = None,
@@ -75,11 +79,12 @@ def impute_spatial(
     Parameters
     ----------
     adata_sp
-        Spots, or cells measured in place, x genes, with raw counts.
+        Spots, or cells measured in place, x genes, with raw counts, or log1p-normalised values where there are no
+        counts.
     adata_sc
-        Single cells of the same species and tissue with raw counts; they need no labels.
+        Single cells of the same species and tissue, in the same forms; they need no labels.
     genes
-        Names of the genes to impute; all that reference and model know and the spots lack if `None`.
+        Names of the genes to impute, or one name; all that reference and model know and the spots lack if `None`.
     model
         A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model, which stays as it is.
@@ -97,7 +102,7 @@ def impute_spatial(
         Train a copy of the model on spots and cells first, each with its own measured genes, as published. It improves
         the decoder, which then rarely adds to the other evidence: see Notes.
     max_epochs
-        Most passes of that training; as many as make about 300 steps if `None`.
+        Most passes of that training; as many as make about 300 steps if `None`. Refused without ``fine_tune``.
     genes_per_block
         Genes imputed at a time; chosen for the memory if `None`. Does not change the result.
     modality
@@ -121,7 +126,7 @@ def impute_spatial(
 
     ``adata_sp.obsm["imputed"]``
         Expected counts, float32 DataFrame, (n_spots, n_genes); 0 for spots without counts. Their log1p compares with
-        log1p of measured counts.
+        log1p of measured counts. Of log1p-normalised spots, expected values on their scale before the log1p.
     ``adata_sp.uns["imputed"]``
         ``"confidence"``: by gene, the correlation with its unseen truth to expect over all spots, ``pearson`` (log1p
         counts) and ``partial_pearson`` (beyond library size); NaN where the panel is too small to hide genes.
@@ -134,8 +139,8 @@ def impute_spatial(
     ValueError
         If the values of either side are scaled, negative, NaN or neither counts nor log1p-normalised; if the two share
         no gene or are of different species; if a gene is unknown, not in the reference, measured already or named
-        twice; if coordinates are missing or of the wrong shape; if a key does not exist. Nothing has been computed
-        then, and nothing written.
+        twice; if coordinates are missing, text or of the wrong shape; if a key does not exist, or an argument is out of
+        range or has no effect. Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
@@ -144,8 +149,9 @@ def impute_spatial(
     Spatial counts are few: of a gene with one count in ten spots no method can predict where they fall, and library
     size explains most of what can be. Read ``partial_pearson``, and see `sf.metrics.imputation`.
 
-    With ``cellplm-mini``, fine-tuning changed nothing on average: over four spatial sets the mean partial Pearson
-    correlation of held-out genes was 0.077 with and without it (``benchmarks/imputation.py``).
+    With ``cellplm-mini``, fine-tuning changed nothing on average: over four spatial sets, in one hold-out of 100 genes
+    each, the mean partial Pearson correlation of held-out genes was 0.077 with and without it
+    (``benchmarks/imputation.py``).
 
     Examples
     --------
@@ -162,6 +168,9 @@ def impute_spatial(
         if value is not None and value < 1:
             msg = f"{name} must be at least 1; got {value}. To leave the choice to the model: {name}=None."
             raise ValueError(msg)
+    if max_epochs is not None and not fine_tune:
+        msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
+        raise ValueError(msg)
     result, spots = to_write(adata_sp, modality, copy=copy, caller=CALLER)
     loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
     imputed = imputes(loaded, caller=CALLER).impute(
@@ -183,7 +192,7 @@ def impute_spatial(
         precision=precision,
     )
     params = {
-        "scale": SCALE,
+        "scale": SCALES[str(imputed.values["values"])],
         "spatial_key": spatial_key,
         "context_key": context_key,
         "reference_context_key": reference_context_key,
@@ -203,9 +212,14 @@ def impute_spatial(
         Keys.WEIGHTS: imputed.weights,
         Keys.PROVENANCE: loaded.provenance | imputed.values,
     }
+    expected = imputed.confidence.mean()
     logger.info(
         f"{loaded.provenance['weights']}: imputed {imputed.counts.shape[1]:,} genes of {spots.n_obs:,} spots; "
-        f"expected correlation {imputed.confidence['pearson'].mean():.2f}, beyond library size "
-        f"{imputed.confidence['partial_pearson'].mean():.2f} (means over genes)."
+        + (
+            f"expected correlation {expected['pearson']:.2f}, beyond library size {expected['partial_pearson']:.2f} "
+            "(means over genes)."
+            if expected.notna().all()
+            else "how far to trust them is unknown: the panel has too few well-detected genes to hide some."
+        )
     )
     return result if copy else None

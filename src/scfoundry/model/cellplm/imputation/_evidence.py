@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from scipy.optimize import minimize
-from sklearn.isotonic import IsotonicRegression
+from sklearn.isotonic import isotonic_regression
 
 from scfoundry.data.similarity import partial_pearson, pearson
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Confidence", "fit_weights", "rates"]
+__all__ = ["Confidence", "RisingLine", "fit_weights", "rates"]
 
 # A gene with fewer counts says nothing about where they lie.
 MIN_COUNTS = 10
@@ -77,12 +77,42 @@ def rates(evidence: NDArray[np.float32], weights: NDArray, levels: NDArray, *, e
 
 
 @dataclass(frozen=True)
+class RisingLine:
+    """Centred isotonic regression: straight lines between the middles of the steps that isotonic regression finds.
+
+    Its steps give many genes one value; on a line, genes differ as their predictors do. Before the first and after the
+    last middle the line is level, so that it stays within the fitted range.
+
+    Attributes
+    ----------
+    middles, levels
+        x and y of the steps, rising.
+    """
+
+    middles: NDArray[np.float64]
+    levels: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, x: NDArray[np.float64], y: NDArray[np.float64]) -> Self:
+        """Fit a line from 0 to 1 that never falls."""
+        # Of equal x the higher y come first, so that they fall into one step.
+        order = np.lexsort((-y, x))
+        levels, step = np.unique(isotonic_regression(y[order], y_min=0, y_max=1), return_inverse=True)
+        return cls(np.bincount(step, x[order]) / np.bincount(step), levels)
+
+    def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Height of the line."""
+        return np.interp(x, self.middles, self.levels)
+
+
+@dataclass(frozen=True)
 class Confidence:
     r"""What correlation with the truth to expect of a gene.
 
     If the rates of a gene are right and its counts are Poisson, their correlation is
     :math:`\sqrt{v / (v + m)}`, with mean m and variance v of the rates over spots. What hidden genes reached in truth,
-    given this, is fitted by isotonic regression; nothing below 0 is expected of a gene.
+    given this, is fitted by isotonic regression; nothing below 0 is expected of a gene. Of genes with very few counts
+    too much is expected: those with fewer than 10 cannot be among the hidden ones.
 
     Attributes
     ----------
@@ -90,8 +120,8 @@ class Confidence:
         The fits, for Pearson correlation and for that beyond library size; `None` if too few genes could be hidden.
     """
 
-    pearson: IsotonicRegression | None
-    partial: IsotonicRegression | None
+    pearson: RisingLine | None
+    partial: RisingLine | None
 
     @classmethod
     def fit(cls, counts: NDArray[np.float32], rate: NDArray[np.float32], library: NDArray) -> Confidence:
@@ -102,17 +132,13 @@ class Confidence:
         truth, guess = (np.log1p(x[:, told].astype(np.float64)) for x in (counts, rate))
         ideal = ideal_correlation(rate[:, told])
         reached = pearson(truth, guess), partial_pearson(truth, guess, library)
-        fits = (
-            IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(ideal, np.nan_to_num(values))
-            for values in reached
-        )
-        return cls(*fits)
+        return cls(*(RisingLine.fit(ideal, np.nan_to_num(values)) for values in reached))
 
     def __call__(self, rate: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
         """Expected Pearson and partial Pearson correlation of every gene, (g,) each; NaN if nothing was learned."""
         ideal = ideal_correlation(rate)
         unknown = np.full(len(ideal), np.nan)
-        told = (unknown if fit is None else fit.predict(ideal) for fit in (self.pearson, self.partial))
+        told = (unknown if fit is None else fit(ideal) for fit in (self.pearson, self.partial))
         return tuple(told)  # type: ignore[return-value]
 
 

@@ -9,16 +9,18 @@ import numpy as np
 
 from scfoundry.data._gene_match import match
 from scfoundry.data._gene_names import as_names
+from scfoundry.data._gene_overlap import warn_of_few_shared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from scfoundry.data._gene_alignment import GeneAlignment
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.reader import CountsReader
 
-__all__ = ["genes_to_hide", "genes_to_impute"]
+__all__ = ["genes_to_hide", "genes_to_impute", "names_of"]
 
 # As published for the evaluation: as many genes from each stratum of sparsity.
 ZERO_RATES = (0.0, 0.75, 0.9, 0.95, 1.0)
@@ -26,6 +28,8 @@ HIDDEN_PER_STRATUM = 25
 MOST_HIDDEN = 0.2
 MIN_COUNTS = 10
 CELLS_PER_BLOCK = 4096
+# Names of wrong genes in a message.
+LISTED = 20
 
 
 def genes_to_impute(
@@ -40,7 +44,8 @@ def genes_to_impute(
     vocabulary
         Of the model.
     genes
-        Names that were asked for; if `None`, all genes of the reference that the spots lack, named as there.
+        Names that were asked for, or one name; if `None`, all genes of the reference that the spots lack, named as
+        there.
     caller
         The user's function, for messages.
 
@@ -65,6 +70,8 @@ def genes_to_impute(
             f"{there.summary()} in the reference. Compare adata_sp.var_names with adata_sc.var_names."
         )
         raise ValueError(msg)
+    smaller = min(len(here.measured), len(there.measured))
+    warn_of_few_shared(len(shared), smaller, names=("adata_sp", "adata_sc"), caller=caller)
     for side, reader in (("spots have", spots), ("reference has", cells)):
         blocks = reader.only(shared).blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK)
         if not any(block.nnz for block in blocks):
@@ -74,12 +81,11 @@ def genes_to_impute(
             )
             raise ValueError(msg)
     if genes is None:
-        columns = there.kept[~np.isin(there.target[there.kept], here.measured)]
-        positions, first = np.unique(there.target[columns].astype(np.int64), return_index=True)
+        positions = np.setdiff1d(there.measured, here.measured).astype(np.int64)
         if not len(positions):
             msg = f"{caller}: the spots have every gene that reference and model know; there is nothing to impute."
             raise ValueError(msg)
-        return [str(name) for name in there.names[columns[first]]], positions
+        return names_of(positions, there), positions
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     if not names:
         msg = f"{caller}: genes is empty. Name the genes to impute, or pass genes=None for all that the spots lack."
@@ -89,22 +95,35 @@ def genes_to_impute(
     as_there = dict(zip(there.names.tolist(), there.target.tolist(), strict=True))
     positions = np.array([as_there.get(n, p) for n, p in zip(names, positions.tolist(), strict=True)], dtype=np.int64)
     told = np.unique(positions[positions >= 0], return_counts=True)
+    found_there = (
+        'model = sf.model.load_pretrained("cellplm"); known = adata_sc.var_names[model.genes.align(adata_sc).kept]; '
+        "genes = [gene for gene in genes if gene in known]"
+    )
     wrong = {
-        "unknown to the model": positions < 0,
-        "not in the reference": (positions >= 0) & ~np.isin(positions, there.measured),
-        "measured in the spots already": np.isin(positions, here.measured),
-        "named more than once": np.isin(positions, told[0][told[1] > 1]),
+        "unknown to the model": (positions < 0, found_there),
+        "not in the reference": ((positions >= 0) & ~np.isin(positions, there.measured), found_there),
+        "measured in the spots already": (
+            np.isin(positions, here.measured),
+            "genes = [gene for gene in genes if gene not in adata_sp.var_names]",
+        ),
+        "named more than once": (np.isin(positions, told[0][told[1] > 1]), "genes = list(dict.fromkeys(genes))"),
     }
-    for why, which in wrong.items():
+    for why, (which, fix) in wrong.items():
         if which.any():
             bad = [name for name, is_bad in zip(names, which, strict=True) if is_bad]
-            listed = ", ".join(map(repr, bad[:5])) + (", ..." if len(bad) > 5 else "")
+            listed = ", ".join(map(repr, bad[:LISTED])) + (", ..." if len(bad) > LISTED else "")
             msg = (
                 f"{caller}: {len(bad)} of the {len(names)} genes to impute {'is' if len(bad) == 1 else 'are'} {why}: "
-                f"{listed}. Leave them out of genes=[...]; genes=None takes all that can be imputed."
+                f"{listed}. To leave them out: {fix}; genes=None takes all that can be imputed."
             )
             raise ValueError(msg)
     return names, positions
+
+
+def names_of(positions: NDArray[np.int64], alignment: GeneAlignment) -> list[str]:
+    """What a data set calls genes that it measured; the first of several columns of a gene."""
+    measured, first = np.unique(alignment.target, return_index=True)
+    return [str(name) for name in alignment.names[first[np.searchsorted(measured, positions)]]]
 
 
 def genes_to_hide(spots: CountsReader, shared: NDArray[np.integer], seed: int) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from scfoundry.model.cellplm._decoder import require_expected_counts
 from scfoundry.model.cellplm.imputation._composition import CELLS_PER_BLOCK, States, compositions, find_states
 from scfoundry.model.cellplm.imputation._evidence import Confidence, fit_weights, rates
 from scfoundry.model.cellplm.imputation._gene_kriging import gene_directions, unit_vectors
-from scfoundry.model.cellplm.imputation._genes import genes_to_hide, genes_to_impute
+from scfoundry.model.cellplm.imputation._genes import genes_to_hide, genes_to_impute, names_of
 from scfoundry.model.cellplm.imputation._training import fine_tune_on_both
 
 if TYPE_CHECKING:
@@ -211,6 +211,9 @@ class ImputesGenes:
         """
         model, caller = cast("CellPLM", self), "sf.tl.impute_spatial"
         require_expected_counts(model)
+        if isinstance(evidence, str):
+            msg = f"{caller}: evidence is a list of kinds; got the text {evidence!r}. Pass evidence=[{evidence!r}]."
+            raise ValueError(msg)
         used = np.isin(EVIDENCE, evidence)
         if not len(evidence) or used.sum() != len(set(evidence)):
             msg = f"{caller}: evidence must be some of {', '.join(map(repr, EVIDENCE))}; got {tuple(evidence)}."
@@ -218,7 +221,7 @@ class ImputesGenes:
         torch_device = resolve_device(device)
         autocast(torch_device, precision)  # refuses an unknown one before anything is computed
         groups = contexts(adata, context_key, name="adata_sp", argument="context_key")
-        positions = coordinates(adata, spatial_key, groups)
+        positions = coordinates(adata, spatial_key, groups, name="adata_sp")
         reference_groups = contexts(reference, reference_context_key, name="adata_sc", argument="reference_context_key")
         spots = Spots(CountsReader(adata, model.genes, layer=layer, caller=caller), groups, positions)
         cells = CountsReader(reference, model.genes, layer=reference_layer, caller=f"{caller} (reference)")
@@ -256,7 +259,7 @@ class ImputesGenes:
             weights = fit_weights(truth, found, weights, used)
             rate = rates(found, weights, levels, empty=library == 0)
             confidence = Confidence.fit(truth, rate, library)
-            told = _reached(truth, rate, library, confidence, model.genes.ids[hidden])
+            told = _reached(truth, rate, library, confidence, names_of(hidden, spots.reader.alignment))
         final = Evidence(model, spots, states, panel, **where)
         size = genes_per_block or max(1, VALUES_PER_BLOCK // adata.n_obs)
         imputed = np.empty((adata.n_obs, len(wanted)), dtype=np.float32)
@@ -295,7 +298,7 @@ def _reached(
     rate: NDArray[np.float32],
     library: NDArray[np.float32],
     confidence: Confidence,
-    names: NDArray,
+    names: list[str],
 ) -> pd.DataFrame:
     """What was reached on hidden genes."""
     x, y = np.log1p(truth.astype(np.float64)), np.log1p(rate.astype(np.float64))
@@ -304,4 +307,4 @@ def _reached(
         "partial_pearson": partial_pearson(x, y, library.astype(np.float64)),
         "expected_pearson": confidence(rate)[0],
     }
-    return pd.DataFrame(columns, index=names.astype(str))
+    return pd.DataFrame(columns, index=names)
