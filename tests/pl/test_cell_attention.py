@@ -169,6 +169,14 @@ def test_groups_are_drawn_where_there_are_no_coordinates(with_groups):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["B cell", "monocyte"]
 
 
+@pytest.mark.parametrize(("largest", "reach"), [(1.001, 0.1), (1.4, 0.4)])
+def test_small_enrichments_stay_pale(with_groups, largest, reach):
+    groups = with_groups.uns["cell_attention"]["groups"]
+    groups["enrichment"] = [largest, 1.0, 1.0, 2 - largest]
+    image = sf.pl.cell_attention(with_groups, kind="groups").images[0]
+    np.testing.assert_allclose(image.get_clim(), (1 - reach, 1 + reach))
+
+
 def test_showing_returns_nothing(with_groups, monkeypatch):
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.append(True))

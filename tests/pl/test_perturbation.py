@@ -47,7 +47,24 @@ def test_without_measured_cells_the_prediction_stands_alone(adata: AnnData) -> N
     ax = sf.pl.perturbation(adata, "KLF1", group="batch 0")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["predicted"]
     assert len(ax.get_yticklabels()) == 20
-    assert "r =" not in ax.get_title()
+
+
+def test_the_title_has_no_number_that_shared_controls_inflate(adata: AnnData) -> None:
+    gene = adata.var_names[0]
+    assert sf.pl.perturbation(adata, gene, group="batch 1").get_title() == f"{gene}, batch 1"
+
+
+def test_the_order_of_a_pair_says_nothing(adata: AnnData) -> None:
+    a, b = adata.var_names[:2]
+    model = sf.model.CellPLM(genes=adata.var_names, n_hidden=16, n_latent=4)
+    asked = {"perturbation_key": "guide", "control": "ctrl"}
+    for names in ([f"{a}+{b}", b], [f"{a}+{b}", f"{b}+{a}"]):
+        sf.tl.predict_perturbation(adata, **asked, perturbations=names, model=model, device="cpu")
+        drawn, same = (sf.pl.perturbation(adata, name).lines[-1].get_xdata() for name in (f"{a}+{b}", f"{b}+{a}"))
+        assert len(drawn) == 20
+        np.testing.assert_array_equal(drawn, same)
+    with pytest.raises(ValueError, match="was not predicted"):
+        sf.pl.perturbation(adata, a)
 
 
 def test_it_says_what_is_missing(adata: AnnData) -> None:

@@ -26,6 +26,8 @@ Kind = Literal["arrows", "stream", "groups"]
 # Grid of a stream plot, how far a cell counts for it, in steps of the grid, and where its weight is cut off.
 GRID = 40
 REACH, CUT_OFF = 1.5, 4.0
+# Enrichments from 0.9 to 1.1 at least fill the colours: deviations of a thousandth are no pattern to look at.
+LEAST_REACH = 0.1
 # Share of the section's longer side left free around it.
 MARGIN = 0.05
 
@@ -60,7 +62,8 @@ def cell_attention(
         Slot of ``uns`` that it wrote.
     kind
         ``"arrows"``, one per cell; ``"stream"``, lines that follow their local mean; ``"groups"``, a heatmap of the
-        enrichment between groups. Arrows where there are coordinates if `None`, groups otherwise.
+        enrichment between groups, its colours from 0.9 to 1.1 or wider. Arrows where there are coordinates if `None`,
+        groups otherwise.
     color
         Column of ``obs`` that colours the cells, numbers by a continuous scale; the groups of the result if `None`.
     context
@@ -322,7 +325,7 @@ def _heatmap(table: pd.DataFrame, ax: Axes | None) -> Axes:
         side = 2 + 0.45 * len(table)
         _, ax = plt.subplots(figsize=(side + 1, side), layout="constrained")
     values = table.to_numpy(dtype=float)
-    reach = np.nanmax(np.abs(values - 1)) or 1.0
+    reach = max(np.nanmax(np.abs(values - 1)), LEAST_REACH)
     ax.set_facecolor("0.85")
     image = ax.imshow(values, cmap="RdBu_r", vmin=1 - reach, vmax=1 + reach)
     ax.set_xticks(range(len(table)), table.columns, rotation=45, ha="right", rotation_mode="anchor")

@@ -37,14 +37,15 @@ def perturbation(
 
     Genes are those with the largest change, measured if it can be, from top to bottom. Bars are 95 % intervals of the
     measured difference of means. The prediction started from the same controls, so that their noise is part of both and
-    the correlation in the title flatters it: `sf.metrics.perturbation` scores it on controls of its own.
+    the two agree more than they should. How good a prediction is, `sf.metrics.perturbation` says, given controls that
+    it has not seen.
 
     Parameters
     ----------
     adata
         Cells x genes after `sf.tl.predict_perturbation`.
     perturbation
-        One of the perturbations that were predicted.
+        One of the perturbations that were predicted; the order of a combination says nothing.
     group
         One of the groups that were predicted for; needed where there are several.
     key
@@ -79,7 +80,7 @@ def perturbation(
         )
         raise ValueError(msg)
     params = adata.uns[key][Keys.PARAMS]
-    row, group = _row(adata.uns[key][Keys.PROFILES], perturbation, group)
+    row, group = _row(adata.uns[key][Keys.PROFILES], params, perturbation, group)
     predicted = row.layers["change"].ravel().astype(np.float64)
     # Of an AnnData that has lost genes since, totals and with them the scale would be others.
     same_genes = adata.var_names.equals(row.var_names)
@@ -99,8 +100,6 @@ def perturbation(
         ax.errorbar(
             measured[top], places, xerr=interval, fmt="o", color="0.25", markersize=4, label="measured", zorder=2
         )
-        if np.ptp(measured) and np.ptp(predicted):
-            title += f"\nr = {np.corrcoef(measured, predicted)[0, 1]:.2f} over {len(predicted):,} genes"
     ax.plot(predicted[top], places, "D", color="C1", markersize=5, label="predicted", zorder=3)
     ax.set_yticks(places, row.var_names[top])
     ax.invert_yaxis()
@@ -113,11 +112,15 @@ def perturbation(
     return ax
 
 
-def _row(profiles: AnnData, perturbation: str, group: str | None) -> tuple[AnnData, str]:
+def _row(profiles: AnnData, params: dict[str, Any], perturbation: str, group: str | None) -> tuple[AnnData, str]:
     """The condition as one row, and its group."""
+    from scfoundry.data.perturbations import members_of
+
     obs = profiles.obs
     names, groups = obs["perturbation"].astype(str), obs["group"].astype(str)
-    if perturbation not in names.to_numpy():
+    members = members_of([*names.unique(), perturbation], control=params["control"], sep=params.get("sep"))
+    same = np.array([members[name] == members[perturbation] for name in names])
+    if not same.any():
         msg = f"{perturbation!r} was not predicted; there are {', '.join(map(repr, names.unique()))}."
         raise ValueError(msg)
     there = groups.unique().tolist()
@@ -125,7 +128,8 @@ def _row(profiles: AnnData, perturbation: str, group: str | None) -> tuple[AnnDa
         msg = f"group must be one of {', '.join(map(repr, there))}, for which it was predicted; got {group!r}."
         raise ValueError(msg)
     chosen = there[0] if group is None else group
-    return profiles[(names == perturbation).to_numpy() & (groups == chosen).to_numpy()], chosen
+    # Both orders of a pair may have been asked for; they are one prediction.
+    return profiles[np.flatnonzero(same & (groups == chosen).to_numpy())[:1]], chosen
 
 
 def _measured(adata: AnnData, params: dict[str, Any], name: str, group: str) -> tuple[Array, Array] | None:
