@@ -259,20 +259,22 @@ class TestScorer:
         plan = other.plan([OfferedLabel(["T cell"], (T,)), OfferedLabel(["B cell"], (B,))], ontology)
         torch.testing.assert_close(other(cells_of(0), ALL, plan).logits, scorer(cells_of(0), ALL, plan).logits)
 
-    def test_cells_of_a_known_type_that_shows_the_markers_of_free_text_are_not_outside(
-        self, scorer: CellTypeScorer, ontology: CellOntology
+    @pytest.mark.parametrize("ids", [(), (HEPATOCYTE,)], ids=["free text", "term"])
+    def test_cells_of_a_known_type_that_shows_the_markers_of_a_label_are_not_outside(
+        self, scorer: CellTypeScorer, ontology: CellOntology, ids: tuple[str, ...]
     ) -> None:
         scorer.n_studies.fill_(1)
-        mine = OfferedLabel(["xyzzy"], markers=dict.fromkeys(range(10, 16), 1.0))
+        mine = OfferedLabel(["xyzzy"], ids, markers=dict.fromkeys(range(10, 16), 1.0))
         plan = scorer.plan([mine, OfferedLabel(["B cell"], (B,))], ontology)
         assert plan.outside.tolist() == [False, False, True, True]
         assert plan.shares.tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
         assert scorer(cells_of(1), ALL, plan).outside.max() < 0.5
 
-    def test_markers_of_free_text_take_no_type_from_another_label(
-        self, scorer: CellTypeScorer, ontology: CellOntology
+    @pytest.mark.parametrize("ids", [(), (HEPATOCYTE,)], ids=["free text", "term"])
+    def test_markers_of_a_label_take_no_type_from_another_one(
+        self, scorer: CellTypeScorer, ontology: CellOntology, ids: tuple[str, ...]
     ) -> None:
-        mine = OfferedLabel(["xyzzy"], markers=dict.fromkeys(range(6), 1.0))
+        mine = OfferedLabel(["xyzzy"], ids, markers=dict.fromkeys(range(6), 1.0))
         plan = scorer.plan([mine, OfferedLabel(["B cell"], (B,))], ontology)
         assert plan.shares.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0]]
 

@@ -56,6 +56,27 @@ def test_one_text_and_one_cell(reads_texts, adata):
     assert len(sf.tl.retrieve(adata[["cell 3"]], "NK", find="texts", model=reads_texts)) == 1
 
 
+def test_finding_one_text_says_that_there_is_no_choice(reads_texts, adata, logged):
+    sf.tl.retrieve(adata, "NK", model=reads_texts)
+    assert not any("of one text the probability is always 1" in message for message in logged)
+    sf.tl.retrieve(adata, "NK", find="texts", model=reads_texts)
+    assert any("of one text the probability is always 1" in message for message in logged)
+
+
+def test_the_number_of_hits_comes_third(reads_texts, adata):
+    assert len(sf.tl.retrieve(adata, "NK", 3, model=reads_texts)) == 3
+
+
+def test_the_table_says_how_it_was_made(reads_texts, adata):
+    hits = sf.tl.retrieve(adata, QUERY, 2, find="texts", model=reads_texts, batch_size=5)
+    assert hits.attrs["params"] == {
+        "find": "texts", "k": 2, "batch_size": 5, "precision": "auto",
+        "adapt": False, "top_k": 3, "alpha": reads_texts.config.alpha, "mixture": reads_texts.config.mixture,
+    }  # fmt: skip
+    assert hits.attrs["provenance"]["weights"] == "untrained"
+    assert "top_k" not in sf.tl.retrieve(adata, QUERY, model=reads_texts).attrs["params"]
+
+
 def test_there_are_no_more_hits_than_cells_or_texts(reads_texts, adata):
     assert len(sf.tl.retrieve(adata, "NK", k=99, model=reads_texts)) == 12
     assert len(sf.tl.retrieve(adata, QUERY, find="texts", k=99, model=reads_texts)) == 36
@@ -131,7 +152,8 @@ def test_the_search_through_a_graph_finds_what_the_exact_search_finds(monkeypatc
 @pytest.mark.parametrize(
     ("query", "arguments", "message"),
     [
-        ([], {}, r"sf.tl.retrieve needs texts to choose from"),
+        ([], {}, r"sf.tl.retrieve needs at least one text and got none"),
+        (None, {}, r"sf.tl.retrieve needs at least one text and got none"),
         (["NK", "NK"], {}, r"got 'NK' more than once"),
         ("NK", {"k": 0}, r"k is the number of hits and at least 1; got 0"),
         ("NK", {"find": "genes"}, r"find must be one of 'cells', 'texts'; got 'genes'"),

@@ -40,6 +40,9 @@ class Says(sf.model.LangCell):
     def unsupported(self, labels: Any) -> list[str]:
         return [label.name for label in labels if label.name in self.without_knowledge]
 
+    def refuse_unusable(self, labels: Any, **_: Any) -> None:
+        """Whatever a test gives is of use."""
+
     def zero_shot(self, adata: Any, labels: Any, **_: Any) -> ZeroShot:
         self.labels = labels
         return self.result
@@ -135,7 +138,7 @@ def test_the_term_that_a_text_names_counts_before_that_of_the_label(says, adata,
     own = {"B cell": "cell type: monocyte. It engulfs.", "NK": "It kills.", "x": "cell type: natural killer cell."}
     terms = annotated(adata, own, model=model).uns["zero_shot"]["texts"]["ontology_id"]
     assert terms.to_dict() == {"B cell": "CL:0000576", "NK": "CL:0000623", "x": "CL:0000623"}
-    assert any("'NK', 'x' all stand for 'natural killer cell' (CL:0000623)" in message for message in logged)
+    assert any("'NK' and 'x' both stand for 'natural killer cell' (CL:0000623)" in message for message in logged)
 
 
 def test_own_texts_are_read_as_they_are(reads_texts, adata):
@@ -303,9 +306,11 @@ def test_the_fit_of_a_group_decides_for_all_its_cells(says, make_adata):
     assert (result.obs["zero_shot"] == "unknown").tolist() == [False, False, True]
 
 
-def test_weights_without_a_threshold_say_so(reads_texts, adata, logged):
-    annotated(adata, model=reads_texts)
-    assert any("carry no threshold for unknown cells" in message for message in logged)
+@pytest.mark.parametrize(("unknown", "times"), [("auto", 1), (None, 0), (0.3, 0)])
+def test_weights_without_a_threshold_warn_once(reads_texts, adata, caplog, unknown, times):
+    annotated(adata, model=reads_texts, unknown=unknown)
+    warned = [r.message for r in caplog.records if r.levelname == "WARNING" and "carry no threshold" in r.message]
+    assert len(warned) == times
 
 
 def test_groups_decide_by_the_mean_of_their_cells(says, make_adata):
@@ -380,8 +385,9 @@ def probe_names(adata):
 @pytest.mark.parametrize(
     ("texts", "arguments", "message"),
     [
-        ([], {}, r"needs texts to choose from and got none"),
-        ({}, {}, r"needs texts to choose from and got none"),
+        ([], {}, r"needs at least one text and got none"),
+        (None, {}, r"needs at least one text and got none"),
+        ({}, {}, r"needs at least one text and got none"),
         ("B cell", {}, r"got one string. Pass a list: texts=\['B cell', ...\]"),
         (["B cell", 3], {}, r"must be strings that say something; got 3"),
         (["B cell", " "], {}, r"must be strings that say something; got ' '"),
@@ -407,6 +413,7 @@ def probe_names(adata):
         (TWO, {"top_k": -1}, r"top_k must be between 0 and"),
         (TWO, {"alpha": 1.2}, r"alpha .* between 0 and 1; got 1.2"),
         (TWO, {"unknown": 2}, r"compared with obs\[\"<key_added>_fit\"\]; got 2. The threshold of the weights"),
+        (TWO, {"unknown": True}, r"a number between 0 and 1 .* got True"),
         (TWO, {"unknown": "never"}, r"unknown must be .* got 'never'"),
         (TWO, {"mixture": "own"}, r"mixture must be one of 'released', 'corrected'; got 'own'"),
         (
@@ -443,10 +450,11 @@ def test_bad_data_are_refused(reads_texts, adata, damage, message):
 
 
 @pytest.mark.parametrize("idle", [{"alpha": 0.2}, {"top_k": 1}, {"mixture": "released"}])
-def test_arguments_of_the_published_mixture_are_refused_by_other_weights(by_expression, adata, idle):
+def test_arguments_of_the_published_mixture_are_refused_by_other_weights(by_expression, adata, idle, logged):
     [(name, value)] = idle.items()
     with pytest.raises(ValueError, match=rf"know neither alpha, top_k nor mixture; got {name}={value!r}"):
         annotated(adata, TWO, model=by_expression, **idle)
+    assert not logged
 
 
 def test_weights_that_cannot_use_markers_say_so(reads_texts, adata):

@@ -76,6 +76,16 @@ class ReadsTexts(Protocol):
     ) -> np.ndarray:
         """Embed texts in the space they share with cells, unit vectors (n_texts, n_latent)."""
 
+    def refuse_unusable(
+        self,
+        labels: Sequence[Label],
+        *,
+        alpha: float | None = None,
+        top_k: int | None = None,
+        mixture: Mixture | None = None,
+    ) -> None:
+        """Refuse what the weights cannot use, before anything is computed."""
+
     def unsupported(self, labels: Sequence[Label]) -> list[str]:
         """Names of the labels for which the weights know neither cells nor markers."""
 

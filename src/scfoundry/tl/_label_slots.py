@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from scfoundry.data.reader import CountsReader
 
-__all__ = ["empty_cells", "refuse_shared_columns", "write_labels"]
+__all__ = ["column", "empty_cells", "refuse_shared_columns", "write_labels"]
 
 CELLS_PER_BLOCK = 8192
 
@@ -38,17 +38,17 @@ def refuse_shared_columns(names: Sequence[str], *, caller: str) -> None:
     """
     first: dict[str, str] = {}
     for name in names:
-        other = first.setdefault(_column(name), name)
+        other = first.setdefault(column(name), name)
         if other != name:
             msg = (
-                f"{caller}: the scores of {other!r} and {name!r} would share the column {_column(name)!r}, because "
+                f"{caller}: the scores of {other!r} and {name!r} would share the column {column(name)!r}, because "
                 f"files know no slash in names. Write {name!r} in another way."
             )
             raise ValueError(msg)
 
 
-def _column(name: str) -> str:
-    # AnnData's files refuse columns with a slash, as in T/NK.
+def column(name: str) -> str:
+    """Name of a label in files, which refuse a slash as in T/NK."""
     return name.replace("/", "|")
 
 
@@ -89,7 +89,7 @@ def write_labels(
         key: pd.Categorical.from_codes(codes, categories),
         Keys.score(key): decided.max(1).astype(np.float32),
     }
-    table = pd.DataFrame(scores.astype(np.float32), index=adata.obs_names, columns=list(map(_column, names)))
+    table = pd.DataFrame(scores.astype(np.float32), index=adata.obs_names, columns=list(map(column, names)))
     for name, values in slots.items():
         adata.obs[name] = values
     adata.obsm[Keys.scores(key)] = table

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.ontology import Match
 
-__all__ = ["Markers", "Texts", "as_table", "classes_of", "labels_of", "meaning_of", "with_markers", "with_prompts"]
+__all__ = [
+    "Markers",
+    "Texts",
+    "as_table",
+    "classes_of",
+    "labels_of",
+    "markers_of",
+    "meaning_of",
+    "with_markers",
+    "with_prompts",
+]
 
 Texts: TypeAlias = Iterable[str] | Mapping[str, str | Sequence[str]] | pd.Series | pd.DataFrame
 Markers: TypeAlias = Mapping[str, Sequence[str]]
@@ -51,7 +61,7 @@ def labels_of(texts: Texts, *, caller: str) -> tuple[Label, ...]:
     """
     given = _by_label(texts, caller)
     if not given:
-        msg = f'{caller} needs texts to choose from and got none: {caller}(adata, ["B cell", "monocyte"]).'
+        msg = f'{caller} needs at least one text and got none: {caller}(adata, ["B cell", "monocyte"]).'
         raise ValueError(msg)
     if silent := [label for label, own in given if own == () and isinstance(texts, Mapping)]:
         msg = (
@@ -79,8 +89,10 @@ def labels_of(texts: Texts, *, caller: str) -> tuple[Label, ...]:
     return labels
 
 
-def _by_label(texts: Texts, caller: str) -> list[tuple[str, tuple[str, ...]]]:
+def _by_label(texts: Texts | None, caller: str) -> list[tuple[str, tuple[str, ...]]]:
     """Every label, and the texts that the user brings for it, if any."""
+    if texts is None:
+        return []
     if isinstance(texts, str):
         msg = f"{caller} chooses between several texts; got one string. Pass a list: texts=[{texts!r}, ...]."
         raise ValueError(msg)
@@ -89,7 +101,11 @@ def _by_label(texts: Texts, caller: str) -> list[tuple[str, tuple[str, ...]]]:
             columns = ", ".join(map(repr, texts.columns))
             msg = f"{caller}: a table of texts needs a column 'text', as sf.tl.describe gives it; got {columns}."
             raise ValueError(msg)
-        return [(label, (text,)) for label, text in texts["text"].items()]
+        # Several texts stand one per line, as `as_table` writes them.
+        return [
+            (label, tuple(text.splitlines()) if isinstance(text, str) and text.strip() else (text,))
+            for label, text in texts["text"].items()
+        ]
     # A column of obs may be called text as well, but is indexed by cells.
     if isinstance(texts, pd.Series) and (texts.name, texts.index.name) == ("text", "label"):
         return [(label, (text,)) for label, text in texts.items()]
@@ -152,10 +168,11 @@ def _check_meanings(labels: Sequence[Label], caller: str) -> None:
         raise ValueError(msg)
     named = Counter(label.term for label in labels if label.term is not None)
     for term_id in (term_id for term_id, n_labels in named.items() if n_labels > 1):
+        alike = [repr(label.name) for label in labels if label.term == term_id]
         logger.warning(
-            "%s: %s all stand for %r (%s); only the wording of their texts tells them apart.",
+            "%s: %s stand for %r (%s); only the wording of their texts tells them apart.",
             caller,
-            ", ".join(repr(label.name) for label in labels if label.term == term_id),
+            " and ".join(alike) + " both" if len(alike) == 2 else ", ".join(alike) + " all",
             CellOntology.load()[term_id].name,
             term_id,
         )
@@ -177,8 +194,17 @@ def with_prompts(labels: Sequence[Label]) -> tuple[Label, ...]:
     return tuple(prompted)
 
 
+def markers_of(texts: Texts, markers: Markers | None) -> Markers:
+    """Markers by label: those that a table of texts brings along, as `as_table` writes it, and those given beside."""
+    table = texts["markers"] if isinstance(texts, pd.DataFrame) and "markers" in texts else pd.Series(dtype=object)
+    held: dict[str, Sequence[str]] = {
+        label: genes.split(",") for label, genes in table.items() if isinstance(genes, str) and genes
+    }
+    return held | dict(markers or {})
+
+
 def with_markers(
-    labels: Sequence[Label], markers: Markers | None, *, genes: GeneVocabulary, measured: GeneAlignment, caller: str
+    labels: Sequence[Label], markers: Markers, *, genes: GeneVocabulary, measured: GeneAlignment, caller: str
 ) -> tuple[Label, ...]:
     """The user's markers, as ids of the genes that both the model and the data have.
 
@@ -187,7 +213,6 @@ def with_markers(
     ValueError
         If markers are given for something that is no label, not as a list, or none of a label's is known.
     """
-    markers = {} if markers is None else markers
     if unknown := [name for name in markers if name not in {label.name for label in labels}]:
         msg = (
             f"{caller}: there are markers for {', '.join(map(repr, unknown))}, but no such label; the labels: "
@@ -223,6 +248,9 @@ def _known(label: str, markers: Sequence[str], genes: GeneVocabulary, there: set
 
 def as_table(labels: Sequence[Label]) -> pd.DataFrame:
     """Labels as a table that AnnData writes to disk: several texts one per line, several genes with commas."""
-    rows = [("\n".join(label.texts), label.term or "", ",".join(label.markers)) for label in labels]
+    rows = [
+        ("\n".join(" ".join(text.splitlines()) for text in label.texts), label.term or "", ",".join(label.markers))
+        for label in labels
+    ]
     index = pd.Index([label.name for label in labels], name="label")
     return pd.DataFrame(rows, columns=["text", "ontology_id", "markers"], index=index)

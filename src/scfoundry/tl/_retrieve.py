@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from scfoundry._settings import logger
 from scfoundry.tl._modality import modality_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -34,9 +34,9 @@ Wanted = Literal["cells", "texts"]
 def retrieve(
     adata: AnnData | MuData,
     query: str | Texts,
+    k: int = 10,
     *,
     find: Wanted = "cells",
-    k: int = 10,
     model: str | Path | FoundationModel = "langcell",
     use_rep: str | None = None,
     top_k: int | None = None,
@@ -58,6 +58,8 @@ def retrieve(
         Of a `MuData`, one modality is searched.
     query
         One text or several, ``{label: text}``, what `sf.tl.describe` returns, or a column of ``obs``.
+    k
+        How many to find, at most all.
     find
         ``"cells"``: the best cells of every text, by the cosine of their embeddings, which compares across cells.
         Every cell is compared with every text up to 2e10 pairs, beyond that the search goes through a graph of
@@ -67,8 +69,6 @@ def retrieve(
 
         Default weights read a gene in part relative to its mean and spread in the cells that are passed, so that the
         scores of a cell depend a little on the data set it comes in.
-    k
-        How many to find, at most all.
     model
         A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
@@ -92,7 +92,8 @@ def retrieve(
     Returns
     -------
     One row per hit: ``query`` (label), ``rank`` from 1, ``obs_name`` and ``score``. Ordered by text as given when
-    finding cells, by cell in obs order when finding texts; then by rank.
+    finding cells, by cell in obs order when finding texts; then by rank. ``attrs`` of the table hold ``"params"``, the
+    arguments as they took effect, and ``"provenance"`` of the weights.
 
     Raises
     ------
@@ -130,6 +131,9 @@ def retrieve(
     reader_of_texts = reads_texts(loaded, caller=CALLER)
     if reader_of_texts.averages_prompts:
         labels = with_prompts(labels)
+    reader_of_texts.refuse_unusable(labels, top_k=top_k)
+    params = {"find": find, "k": k, "use_rep": use_rep, "layer": layer, "batch_size": batch_size}
+    params |= {"modality": None if cells is adata else modality, "precision": precision}
     if use_rep is not None:
         there, latent = np.arange(cells.n_obs), _stored(cells, use_rep)
     else:
@@ -143,10 +147,16 @@ def retrieve(
             msg = f"None of the {cells.n_obs:,} cells has a count of any gene of the model. Pass the layer with counts."
             raise ValueError(msg)
         if find == "texts":
+            if len(labels) == 1:
+                logger.warning(
+                    '%s: of one text the probability is always 1; give all that may fit, or rank cells: find="cells".',
+                    CALLER,
+                )
             told = reader_of_texts.zero_shot(
                 reader, labels, top_k=top_k, adapt=False, batch_size=batch_size, device=device, precision=precision
             )
-            return _best_texts(cells, labels, told.probabilities, there, k)
+            hits = _best_texts(cells, labels, told.probabilities, there, k)
+            return _with_origin(hits, params | dict(told.params), loaded)
         latent = loaded._embed(reader, batch_size=batch_size, device=torch_device, precision=precision)[there]
     directions = _directions(labels, reader_of_texts, device, precision)
     if latent.shape[1] != directions.shape[1]:
@@ -155,7 +165,7 @@ def retrieve(
             f"{directions.shape[1]}: it is of another model. Compute this one's: sf.tl.embed(adata, model=...)."
         )
         raise ValueError(msg)
-    return _best_cells(cells, labels, latent, directions, there, k)
+    return _with_origin(_best_cells(cells, labels, latent, directions, there, k), params, loaded)
 
 
 def _check(find: str, k: int, top_k: int | None, use_rep: str | None) -> None:
@@ -224,6 +234,12 @@ def _best_texts(
     best = np.argsort(-probabilities[there], axis=1, kind="stable")[:, :k]
     rows = np.repeat(there, best.shape[1])
     return _hits(adata, labels, best.ravel(), rows, np.take_along_axis(probabilities[there], best, 1))
+
+
+def _with_origin(hits: pd.DataFrame, params: Mapping[str, Any], model: FoundationModel) -> pd.DataFrame:
+    used = {name: value for name, value in params.items() if value is not None}
+    hits.attrs = {Keys.PARAMS: used, Keys.PROVENANCE: model.provenance}
+    return hits
 
 
 def _hits(

@@ -67,8 +67,9 @@ def zero_shot_annotate(
         Of a `MuData`, one modality is annotated.
     texts
         Labels to choose from: cell types or free texts, ``{label: text}``, ``{label: [text, text]}``, what
-        `sf.tl.describe` returns, or a column of ``obs``, of which every value counts once. Every cell gets one of them:
-        offer all types that may occur. A text that names a term (``"cell type: monocyte. ..."``) counts before its
+        `sf.tl.describe` returns, ``uns["zero_shot"]["texts"]`` of an earlier call (its markers count again, too), or a
+        column of ``obs``, of which every value counts once. Every cell gets one of them: offer all types that may
+        occur. A text that names a term (``"cell type: monocyte. ..."``) counts before its
         label.
     model
         A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
@@ -90,7 +91,9 @@ def zero_shot_annotate(
         read a gene in part relative to its mean and spread in the data set at hand, so that what a cell is called
         depends a little on the cells it comes with.
     markers
-        Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them.
+        Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them. They
+        take the place of those that the weights know for the label. Known types that show them, and that no other
+        label covers, count as this label, not as unknown, whether the label is a term of the ontology or not.
     group_by
         Column of ``obs`` whose groups decide together by the mean probabilities of their cells; cells without a group
         decide alone. ``"leiden"``, where there is no such column, over-clusters the model's embedding.
@@ -132,8 +135,10 @@ def zero_shot_annotate(
         Probability of every label before groups decide, float32, (n_obs, n_labels), labels sorted by name. Files
         refuse columns with a slash: of ``"T/NK"`` the column is ``"T|NK"``.
     ``adata.uns["zero_shot"]``
-        ``"params"``: the arguments; ``"texts"``: what was read for every label; ``"provenance"``: weights with their
-        checksum, licence, citation, versions, and how each gene was matched.
+        ``"params"``: the arguments as they took effect, with ``alpha``, ``mixture``, ``top_k`` (where weights have
+        them), ``adapt`` and ``threshold`` of the weights where they were not given (of markers of ``"T/NK"`` the key is
+        ``"T|NK"``); ``"texts"``: what was read for every label, one text per line; ``"provenance"``: weights with
+        their checksum, licence, citation, versions, and how each gene was matched.
 
     Raises
     ------
@@ -161,8 +166,8 @@ def zero_shot_annotate(
     from scfoundry.model._contracts import reads_texts
     from scfoundry.model._device import resolve_device
     from scfoundry.model._pretrained import load_pretrained
-    from scfoundry.tl._label_slots import empty_cells, refuse_shared_columns, write_labels
-    from scfoundry.tl._labels import as_table, labels_of, with_markers, with_prompts
+    from scfoundry.tl._label_slots import column, empty_cells, refuse_shared_columns, write_labels
+    from scfoundry.tl._labels import as_table, labels_of, markers_of, with_markers, with_prompts
     from scfoundry.tl._votes import ALONE, group_means, groups_of, over_cluster
 
     labels = tuple(sorted(labels_of(texts, caller=CALLER), key=lambda label: label.name))
@@ -174,9 +179,11 @@ def zero_shot_annotate(
     loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
     reader_of_texts = reads_texts(loaded, caller=CALLER)
     reader = CountsReader(cells, loaded.genes, layer=layer, caller=CALLER)
+    markers = markers_of(texts, markers)
     labels = with_markers(labels, markers, genes=loaded.genes, measured=reader.alignment, caller=CALLER)
     if reader_of_texts.averages_prompts:
         labels = with_prompts(labels)
+    reader_of_texts.refuse_unusable(labels, alpha=alpha, top_k=top_k, mixture=mixture)
     threshold = reader_of_texts.unknown_threshold if unknown == "auto" else unknown
 
     logger.info(
@@ -212,8 +219,16 @@ def zero_shot_annotate(
         decided, fit = group_means(own, groups), group_means(fit, groups)
     named = ~empty if threshold is None else ~empty & (fit >= threshold)
 
-    given = {"alpha": alpha, "top_k": top_k, "mixture": mixture, "adapt": adapt, "group_by": group_by}
-    params = given | {"unknown": unknown, "threshold": threshold, "layer": layer, "precision": precision}
+    params = dict(result.params) | {
+        "markers": {column(label): list(map(str, genes)) for label, genes in markers.items()} or None,
+        "group_by": group_by,
+        "unknown": unknown,
+        "threshold": threshold,
+        "layer": layer,
+        "modality": None if cells is adata else modality,
+        "batch_size": batch_size,
+        "precision": precision,
+    }
     origin = {
         Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
         Keys.TEXTS: as_table(labels),
@@ -239,7 +254,7 @@ def _check_ranges(
         raise ValueError(msg)
     if unknown is None or unknown == "auto":
         return
-    if isinstance(unknown, str) or not 0 <= unknown <= 1:
+    if isinstance(unknown, str | bool | np.bool_) or not 0 <= unknown <= 1:
         msg = (
             f'unknown must be "auto", None, or a number between 0 and 1 that is compared with obs["<key_added>_fit"]; '
             f'got {unknown!r}. The threshold of the weights: unknown="auto".'
@@ -275,9 +290,9 @@ def _warn(
     if len(labels) == 1:
         logger.warning("%s: of one label the probability is always 1; to rank cells use sf.tl.retrieve.", CALLER)
     if threshold is None and wanted is not None:
-        logger.info(
+        logger.warning(
             "%s: these weights carry no threshold for unknown cells; only cells without any gene of the model are "
-            "unknown. For a least fit of your own: unknown=0.5.",
+            "unknown. For a least fit of your own: unknown=0.5; if every cell is to get a label: unknown=None.",
             CALLER,
         )
 

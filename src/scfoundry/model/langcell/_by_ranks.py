@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -105,15 +105,17 @@ class ByRanks:
             texts = LabelTexts(self.module, self.tokenizer, [label.texts for label in labels])
             similarity, odds = match_cells(self.module, cells, texts, top_k=considered)
         matching = None if odds is None else torch.from_numpy(odds)
+        alpha = self.config.alpha if alpha is None else alpha
+        mixture = self.config.mixture if mixture is None else mixture
         probabilities = mix(
-            torch.from_numpy(similarity),
-            matching,
-            temperature=self.config.temperature,
-            alpha=self.config.alpha if alpha is None else alpha,
-            mixture=self.config.mixture if mixture is None else mixture,
+            torch.from_numpy(similarity), matching, temperature=self.config.temperature, alpha=alpha, mixture=mixture
         )
-        judged = None if matching is None else matching.sigmoid().where(~matching.isinf(), torch.nan).numpy()
-        return ZeroShot(probabilities.numpy(), similarity, judged)
+        params: dict[str, Any] = {"adapt": False, "top_k": considered}
+        if matching is None:
+            return ZeroShot(probabilities.numpy(), similarity, None, params=params)
+        judged = matching.sigmoid().where(~matching.isinf(), torch.nan).numpy()
+        params |= {"alpha": alpha, "mixture": mixture}
+        return ZeroShot(probabilities.numpy(), similarity, judged, params=params)
 
     def stream(self, reader: CountsReader, batch_size: int | None, device: torch.device) -> CellStream:
         self.module.to(device).eval()

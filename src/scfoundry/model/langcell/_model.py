@@ -45,9 +45,14 @@ MAX_WORDS = 8192
 class LangCell(Teachable, LearnsReference, FoundationModel):
     r"""Cells and texts in one space :cite:p:`zhao2024langcell`.
 
-    A cell is the list of its genes ranked by expression relative to each gene's median, read by a transformer. A second
-    transformer reads a text, on its own or while looking at the states of a cell. The cosine of the two embeddings says
-    how similar cell and text are; a matching head judges them together.
+    The weights say how cells are read. As published (``cell_encoder="rank_bert"``), a cell is the list of its genes
+    ranked by expression relative to each gene's median, read by a transformer. A second transformer reads a text, on
+    its own or while looking at the states of a cell. The cosine of the two embeddings says how similar cell and text
+    are; a matching head judges them together.
+
+    The small form (``cell_encoder="expression_mlp"``, the default weights ``langcell-mini``) is for corpora of some
+    thousand cells: small networks read standardised expression and the n-grams of a text, and labels are scored by
+    their cosine, by markers, and by likeness to the types of the training data.
 
     Parameters
     ----------
@@ -69,12 +74,12 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
     >>> model = sf.model.LangCell.from_pretrained("langcell-mini")
     >>> latent = model.get_latent_representation(adata)
 
-    Train on your own cells and texts:
+    Train the published form on your own cells and texts; from random weights with a rate of 1e-4 to 1e-3:
 
     >>> sf.model.LangCell.setup_anndata(adata, layer="counts", text_keys="description")
     >>> model = sf.model.LangCell(adata, n_layers=2)
-    >>> model.train(stage=1, max_epochs=3)
-    >>> model.train(stage=2, max_epochs=3)
+    >>> model.train(stage=1, max_epochs=3, lr=3e-4)
+    >>> model.train(stage=2, max_epochs=3, lr=3e-4)
     """
 
     name = "langcell"
@@ -263,6 +268,20 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
         """Names of labels for which the weights know neither cells nor markers."""
         return self.reading.unsupported(labels)
 
+    def refuse_unusable(
+        self,
+        labels: Sequence[Label],
+        *,
+        alpha: float | None = None,
+        top_k: int | None = None,
+        mixture: Mixture | None = None,
+    ) -> None:
+        """Refuse what the weights cannot use, before anything is computed."""
+        if mixture is not None and mixture not in get_args(Mixture):
+            msg = f"mixture must be one of {', '.join(map(repr, get_args(Mixture)))}; got {mixture!r}."
+            raise ValueError(msg)
+        self.reading.refuse(labels, weights=self.provenance["weights"], alpha=alpha, top_k=top_k, mixture=mixture)
+
     def zero_shot(
         self,
         adata: AnnData | CountsReader | None,
@@ -309,10 +328,7 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
         ValueError
             If there is no such mixture, or the weights cannot use markers, ``alpha``, ``top_k`` or ``mixture``.
         """
-        if mixture is not None and mixture not in get_args(Mixture):
-            msg = f"mixture must be one of {', '.join(map(repr, get_args(Mixture)))}; got {mixture!r}."
-            raise ValueError(msg)
-        self.reading.refuse(labels, weights=self.provenance["weights"], alpha=alpha, top_k=top_k, mixture=mixture)
+        self.refuse_unusable(labels, alpha=alpha, top_k=top_k, mixture=mixture)
         reader = adata if isinstance(adata, CountsReader) else self._reader(adata, layer, "zero_shot")
         result = self.reading.zero_shot(
             reader,

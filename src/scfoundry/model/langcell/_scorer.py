@@ -204,19 +204,20 @@ class CellTypeScorer(FoundationModule):
     def plan(self, labels: Sequence[OfferedLabel], ontology: CellOntology) -> LabelPlan:
         """Prepare labels for scoring.
 
-        A label without an id is taken to be the known type whose text is most similar, if one is similar enough.
-        Failing that, a label with markers of its own is taken to be the known types that show these markers most, of
-        those that no other label claims: cells of these types are not outside.
+        A label without an id is taken to be the known type whose text is most similar, if one is similar enough. A
+        label with markers of its own stands for the known types that show these markers most, too, of those that no
+        other label claims: cells of these types are not outside.
         """
         types, profiles, markers = self.config.types, self.config.profiles, self.profiles.markers
         texts = self.embed_texts([label.prompts for label in labels])
         known = self.embed_texts([_prompts(identifier, ontology) for identifier in types])
         ids = [label.ids or self._similar(text, known) for label, text in zip(labels, texts, strict=True)]
         rows = self._markers_of(labels, texts)
-        if any(label.markers and not terms for label, terms in zip(labels, ids, strict=True)):
+        if any(label.markers for label in labels):
             claimed, _ = claims(ids, types, ontology)
-            free = [t for t, share in zip(types, claimed.sum(0), strict=True) if not share]
-            ids = [terms or self._showing(row, free) for terms, row in zip(ids, rows, strict=True)]
+            by_others = claimed.sum(0) - claimed
+            left = [[t for t, share in zip(types, of_others, strict=True) if not share] for of_others in by_others]
+            ids = [terms + self._showing(row, own) for terms, row, own in zip(ids, rows, left, strict=True)]
         shares, _ = claims(ids, types, ontology)
         claimed_profiles, _ = claims(ids, profiles, ontology)
         for row, label, terms, claimed in zip(rows, labels, ids, claimed_profiles, strict=True):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from scipy.special import softmax
 from scfoundry.model.langcell._adaptation import adapted_log_odds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -42,6 +44,8 @@ class ZeroShot:
         The highest probability if `None`.
     moments
         Moments of the same cells' log expression, where they were gathered in passing.
+    params
+        Arguments as they took effect, defaults of the weights included.
     """
 
     probabilities: NDArray[np.float32]
@@ -49,6 +53,7 @@ class ZeroShot:
     matching: NDArray[np.float32] | None
     fit: NDArray[np.float32] | None = None
     moments: LogMoments | None = None
+    params: Mapping[str, Any] = field(default_factory=lambda: {"adapt": False})
 
     def adapted(self, components: NDArray[np.floating], *, temperature: float) -> ZeroShot:
         """The same after cells that lie together, by their principal components (n, k), have been brought to agree.
@@ -62,7 +67,8 @@ class ZeroShot:
         log_odds = adapted_log_odds(np.log(self.probabilities.clip(TINY)), components)
         log_odds /= temperature
         probabilities = (1 - OWN_SHARE) * softmax(log_odds, axis=1) + OWN_SHARE * self.probabilities
-        return replace(self, probabilities=probabilities.astype(np.float32))
+        params = {**self.params, "adapt": True}
+        return replace(self, probabilities=probabilities.astype(np.float32), params=params)
 
 
 def best_texts(similarity: Tensor, top_k: int) -> Tensor:
