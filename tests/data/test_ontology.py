@@ -120,6 +120,10 @@ def test_spellings_of_one_label_agree(ontology, labels):
         ("beta", "type B pancreatic cell"),
         ("EC arterial", "endothelial cell of artery"),
         ("Eryth", "erythroid lineage cell"),
+        ("Tcm", "memory T cell"),
+        ("TEM", "memory T cell"),
+        ("iPSCs", "pluripotent stem cell"),
+        ("NK bright", "CD16-negative, CD56-bright natural killer cell, human"),
     ],
 )
 def test_labels_of_the_field(ontology, label, name):
