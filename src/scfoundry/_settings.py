@@ -9,11 +9,14 @@ from typing import Literal, get_args
 
 from platformdirs import user_cache_path
 
+from scfoundry._said_once import not_said_before
+
 __all__ = ["logger", "settings"]
 
 Verbosity = Literal["error", "warning", "info", "debug"]
 
 logger = logging.getLogger("scfoundry")
+logger.addFilter(not_said_before)
 
 
 class Settings:

@@ -164,6 +164,22 @@ def test_an_interruption_leaves_the_data_as_they_were(
     assert slots(adata) == before
 
 
+def test_a_warning_is_said_once_in_the_words_of_the_verb(
+    model: sf.model.CellPLM, adata: AnnData, logged: list[str]
+) -> None:
+    adata.X = sparse.csr_matrix(adata.X.toarray() * (np.arange(adata.n_obs) != 3)[:, None])
+    adata.var_names = [*adata.var_names[:-1], f"{adata.var_names[0]}.2"]
+    for key in ("denoised", "again"):
+        sf.tl.denoise(adata, model, key_added=key, **QUICK)
+        [empty] = [message for message in logged if "have no counts" in message]
+        assert empty.startswith("sf.tl.denoise: 1 of 60 cells")
+        assert sum("repeat the gene of another column" in message for message in logged) == 1
+        logged.clear()
+    for _ in range(2):
+        model.denoise(adata)
+    assert sum("CellPLM.denoise: 1 of 60 cells have no counts" in message for message in logged) == 2
+
+
 def test_one_line_tells_what_is_about_to_happen(model: sf.model.CellPLM, adata: AnnData, logged: list[str]) -> None:
     sf.tl.denoise(adata, model, batch_key="batch", **QUICK)
     [line] = [message for message in logged if "cells in" in message]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._keys import Keys
+from scfoundry._said_once import said_once
 from scfoundry._settings import logger
 from scfoundry.tl._modality import modality_of, to_write
 
@@ -30,6 +31,7 @@ CALLER = "sf.tl.annotate"
 NO_LABEL = ("", Keys.UNKNOWN, "unassigned", "nan", "none", "na", "n/a", "<na>")
 
 
+@said_once()
 def annotate(
     adata: AnnData | MuData,
     reference: AnnData | MuData,

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._keys import Keys
+from scfoundry._said_once import said_once
 from scfoundry._settings import logger
 from scfoundry.tl._modality import to_write
 
@@ -28,6 +29,7 @@ __all__ = ["denoise"]
 CALLER = "sf.tl.denoise"
 
 
+@said_once()
 def denoise(
     adata: AnnData | MuData,
     model: str | Path | FoundationModel = "cellplm",
@@ -71,7 +73,8 @@ def denoise(
         Fine-tune a copy of the model on ``adata`` before.
     given_detected
         Expected count if the gene is detected in the cell, :math:`E[x \mid x > 0] = \mu / (1 - e^{-\mu})` (Poisson), at
-        least 1: what to compare with counts that are known not to be 0. The plain expectation is what analyses need.
+        least 1 in cells with counts: what to compare with counts that are known not to be 0. The plain expectation is
+        what analyses need. Genes that the model does not know keep their observed counts, zeros included.
     genes
         Names of the genes to denoise. The result is a table of them in ``obsm`` instead of a layer of all genes; the
         fit reads all genes anyway.

@@ -129,8 +129,8 @@ def impute_spatial(
         log1p of measured counts. Of log1p-normalised spots, expected values on their scale before the log1p.
     ``adata_sp.uns["imputed"]``
         ``"confidence"``: by gene, the correlation with its unseen truth to expect over all spots, ``pearson`` (log1p
-        counts) and ``partial_pearson`` (beyond library size); NaN where the panel is too small to hide genes, too high for
-        genes with very few counts (on a pancreas tumour the sparsest quarter was expected to reach 0.31 and reached
+        counts) and ``partial_pearson`` (beyond library size); NaN where the panel is too small to hide genes, too high
+        for genes with very few counts (on a pancreas tumour the sparsest quarter was expected to reach 0.31 and reached
         0.23). ``"hidden_genes"``: the genes hidden to learn this, with what they reached. ``"weights"``: the exponents.
         ``"params"``: the arguments and the scale. ``"provenance"``: weights with their checksum, licence, citation,
         versions, and how the genes of both sides were matched.

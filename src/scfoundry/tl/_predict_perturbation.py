@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._keys import Keys
+from scfoundry._said_once import said_once
 from scfoundry._settings import logger
 from scfoundry.tl._modality import to_write
 
@@ -28,6 +29,7 @@ __all__ = ["predict_perturbation"]
 CALLER = "sf.tl.predict_perturbation"
 
 
+@said_once()
 def predict_perturbation(
     adata: AnnData | MuData,
     *,

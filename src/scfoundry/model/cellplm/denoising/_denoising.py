@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self, cast
 import numpy as np
 import torch
 
+from scfoundry._said_once import said_once
 from scfoundry.data.loaders import row_blocks
 from scfoundry.model._device import resolve_device
 from scfoundry.model.cellplm._decoder import require_expected_counts
@@ -43,6 +44,7 @@ class RecoversCounts:
     validation_: dict[str, float] | None = None
     """What `fit_denoiser` found on the counts it hid."""
 
+    @said_once()
     def fit_denoiser(
         self,
         adata: AnnData,
@@ -137,6 +139,7 @@ class RecoversCounts:
         model._change_config(neighbor_weight=weight)
         return cast("Self", model)
 
+    @said_once()
     def denoise(
         self,
         adata: AnnData,
@@ -163,8 +166,8 @@ class RecoversCounts:
         columns
             Columns of ``adata`` to return; all if `None`.
         given_detected
-            Expected counts if the gene is detected in the cell, at least 1, instead of plain ones: Poisson around the
-            plain ones, without zero.
+            Expected counts if the gene is detected in the cell, at least 1 in cells with counts, instead of plain
+            ones: Poisson around the plain ones, without zero.
         layer, batch_key, spatial_key, batch_size, device, precision
             As in `get_latent_representation`.
 
