@@ -23,6 +23,7 @@ class Keys:
     """``obs``: label by texts alone; ``obs`` and ``obsm`` keys of its scores begin with it; ``uns``: how."""
 
     ANNOTATION: Final = "annotation"
+    PATHWAYS: Final = "pathways"
     """``obs``: label learned from a reference; further keys as those of `ZERO_SHOT`."""
 
     IMPUTED: Final = "imputed"

@@ -1,4 +1,4 @@
-"""What a model offers beyond embedding: to read texts, or to learn labels. `sf.tl` asks for nothing else."""
+"""What models offer beyond embedding. `sf.tl` asks for nothing else."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfoundry.data.contexts import Context
     from scfoundry.data.labels import Label
     from scfoundry.data.reader import CountsReader
-    from scfoundry.model._base import FoundationModel
     from scfoundry.model._device import Precision
     from scfoundry.model.cellplm.cell_attention._cell_attention import CellAttention
     from scfoundry.model.cellplm.cell_attention._cell_pairs import Scale
@@ -28,16 +28,11 @@ __all__ = [
     "Imputes",
     "LearnsFromSharedGenes",
     "LearnsLabels",
+    "LearnsPathways",
     "PredictsPerturbations",
     "Query",
     "ReadsTexts",
     "Train",
-    "attends_to_cells",
-    "denoises",
-    "imputes",
-    "learns_labels",
-    "predicts_perturbations",
-    "reads_texts",
 ]
 
 Train = Literal["all", "head"]
@@ -154,6 +149,38 @@ class LearnsFromSharedGenes(Protocol):
     @property
     def learns_from_shared_genes(self) -> bool:
         """Whether it does; `False` where a model of the kind reads the genes of either side."""
+
+
+@runtime_checkable
+class LearnsPathways(Protocol):
+    """A model that learns labels of which a cell may have several."""
+
+    def fit_pathways(
+        self,
+        adata: AnnData,
+        targets: pd.DataFrame,
+        *,
+        query: Query | None = None,
+        genes: NDArray[np.int64] | None = None,
+        train: Train | None = None,
+        layer: str | None = None,
+        max_epochs: int | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> Self:
+        """Return a copy that has learned which pathways are active; neither this model nor ``adata`` changes."""
+
+    def predict_pathways(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_size: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> NDArray[np.float32]:
+        """Probability of every pathway, each on its own, (n_obs, P)."""
 
 
 @runtime_checkable
@@ -279,85 +306,3 @@ class Denoises(Protocol):
         precision: Precision = "auto",
     ) -> NDArray[np.float32]:
         """Expected counts of every cell at its own depth, (n_obs, n_columns)."""
-
-
-def denoises(model: FoundationModel, *, caller: str) -> Denoises:
-    """Return the model as one that denoises.
-
-    Raises
-    ------
-    ValueError
-        If it does not, or has no decoder of counts.
-    """
-    if not isinstance(model, Denoises):
-        raise ValueError(_refusal(model, "has no decoder of counts", caller, use="CellPLM"))
-    return model
-
-
-def attends_to_cells(model: FoundationModel, *, caller: str) -> AttendsToCells:
-    """Return the model as one whose cells attend to each other.
-
-    Raises
-    ------
-    ValueError
-        If they do not.
-    """
-    if not isinstance(model, AttendsToCells):
-        raise ValueError(_refusal(model, "reads every cell by itself", caller, use="CellPLM"))
-    return model
-
-
-def imputes(model: FoundationModel, *, caller: str) -> Imputes:
-    """Return the model as one that imputes genes.
-
-    Raises
-    ------
-    ValueError
-        If it does not.
-    """
-    if not isinstance(model, Imputes):
-        raise ValueError(_refusal(model, "does not impute genes", caller, use="CellPLM"))
-    return model
-
-
-def predicts_perturbations(model: FoundationModel, *, caller: str) -> PredictsPerturbations:
-    """Return the model as one that predicts perturbations.
-
-    Raises
-    ------
-    ValueError
-        If it does not.
-    """
-    if not isinstance(model, PredictsPerturbations):
-        raise ValueError(_refusal(model, "predicts no perturbations", caller, use="CellPLM"))
-    return model
-
-
-def reads_texts(model: FoundationModel, *, caller: str) -> ReadsTexts:
-    """Return the model as one that reads texts.
-
-    Raises
-    ------
-    ValueError
-        If it does not.
-    """
-    if not isinstance(model, ReadsTexts):
-        raise ValueError(_refusal(model, "reads no texts", caller, use="LangCell"))
-    return model
-
-
-def learns_labels(model: FoundationModel, *, caller: str) -> LearnsLabels:
-    """Return the model as one that learns labels.
-
-    Raises
-    ------
-    ValueError
-        If it does not.
-    """
-    if not isinstance(model, LearnsLabels):
-        raise ValueError(_refusal(model, "does not learn labels yet", caller, use="LangCell"))
-    return model
-
-
-def _refusal(model: FoundationModel, why: str, caller: str, *, use: str) -> str:
-    return f'{caller} cannot use {type(model).__name__}, which {why}. Use {use}: {caller}(..., model="{use.lower()}").'

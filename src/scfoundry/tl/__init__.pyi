@@ -4,6 +4,7 @@ from ._denoise import denoise
 from ._describe import describe
 from ._describe_cells import describe_cells
 from ._embed import embed
+from ._identify_pathways import identify_pathways
 from ._impute_spatial import impute_spatial
 from ._predict_perturbation import predict_perturbation
 from ._retrieve import retrieve
@@ -16,6 +17,7 @@ __all__ = [
     "describe",
     "describe_cells",
     "embed",
+    "identify_pathways",
     "impute_spatial",
     "predict_perturbation",
     "retrieve",

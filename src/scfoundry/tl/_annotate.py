@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
-    from scfoundry.data.reader import CountsReader
     from scfoundry.model import FoundationModel
     from scfoundry.model._contracts import Train
     from scfoundry.model._device import Precision
@@ -148,15 +147,21 @@ def annotate(
     """
     from scfoundry.data._gene_overlap import warn_of_few_shared
     from scfoundry.data.contexts import contexts
-    from scfoundry.data.reader import CountsReader
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._contracts import LearnsFromSharedGenes, Query, ReadsTexts, learns_labels
+    from scfoundry.model._contracts import LearnsFromSharedGenes, Query, ReadsTexts
     from scfoundry.model._device import autocast, resolve_device
+    from scfoundry.model._offers import learns_labels
     from scfoundry.model._pretrained import load_pretrained
     from scfoundry.tl._label_slots import empty_cells, refuse_shared_columns, write_labels
     from scfoundry.tl._labels import classes_of, with_prompts
+    from scfoundry.tl._query_and_reference import check_training, query_and_reference
 
-    _check(n_shots, train, max_epochs, batch_size)
+    if n_shots is not None and n_shots < 1:
+        msg = (
+            f"n_shots is the number of cells per label and at least 1; got {n_shots}. To learn from all: n_shots=None."
+        )
+        raise ValueError(msg)
+    check_training(train=train, max_epochs=max_epochs, batch_size=batch_size)
     adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
     labelled = modality_of(reference, modality)
     named = _labels(labelled, labels_key)
@@ -166,17 +171,9 @@ def annotate(
     autocast(torch_device, precision)
     loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
     learner = learns_labels(loaded, caller=CALLER)
-    reader = CountsReader(cells, loaded.genes, layer=layer, caller=CALLER)
-    teacher = CountsReader(labelled, loaded.genes, layer=reference_layer, caller=f"{CALLER} (reference)")
-    _refuse_two_species(reader, teacher)
-    shared = np.intersect1d(reader.alignment.measured, teacher.alignment.measured).astype(np.int64)
-    if not len(shared):
-        msg = (
-            f"adata and reference have no gene of {loaded.provenance['weights']} in common: "
-            f"{reader.alignment.summary()} in adata, {teacher.alignment.summary()} in the reference. "
-            "Compare adata.var_names with reference.var_names."
-        )
-        raise ValueError(msg)
+    reader, teacher, shared = query_and_reference(
+        cells, labelled, loaded, layer=layer, reference_layer=reference_layer, caller=CALLER
+    )
     sides, told_by = (reader, teacher), "a gene of the model"
     if isinstance(loaded, LearnsFromSharedGenes) and loaded.learns_from_shared_genes:
         sides, told_by = (reader.only(shared), teacher.only(shared)), "a gene of the model that adata measured, too"
@@ -248,38 +245,6 @@ def annotate(
     names = [label.name for label in classes]
     write_labels(cells, key_added, names, scores=scores, decided=scores, named=there, origin=origin)
     return adata if copy else None
-
-
-def _check(n_shots: int | None, train: str | None, max_epochs: int | None, batch_size: int | None) -> None:
-    from scfoundry.model._contracts import Train
-
-    if n_shots is not None and n_shots < 1:
-        msg = (
-            f"n_shots is the number of cells per label and at least 1; got {n_shots}. To learn from all: n_shots=None."
-        )
-        raise ValueError(msg)
-    if train is not None and train not in get_args(Train):
-        msg = f"train must be one of {', '.join(map(repr, get_args(Train)))}; got {train!r}."
-        raise ValueError(msg)
-    if max_epochs is not None and max_epochs < 1:
-        msg = f"max_epochs must be at least 1; got {max_epochs}. The model's own choice: max_epochs=None."
-        raise ValueError(msg)
-    if batch_size is not None and batch_size < 1:
-        msg = f"batch_size must be at least 1 cell; got {batch_size}. What suits the device: batch_size=None."
-        raise ValueError(msg)
-
-
-def _refuse_two_species(reader: CountsReader, teacher: CountsReader) -> None:
-    query, reference = ("mouse" if r.alignment.scheme.startswith("mouse") else "human" for r in (reader, teacher))
-    if query != reference:
-        side, mouse = ("adata", reader) if query == "mouse" else ("reference", teacher)
-        msg = (
-            f"adata has {query} genes and the reference {reference} ones: labels are learned within a species. If you "
-            "mean it, call mouse genes as their human orthologs: human = sf.datasets.human_genes().assign(mouse=lambda "
-            f"table: table[{mouse.alignment.scheme!r}].str.split(',')).explode('mouse').set_index('mouse')['symbol']"
-            f".to_dict(); {side}.var_names = [human.get(gene, gene) for gene in {side}.var_names]"
-        )
-        raise ValueError(msg)
 
 
 def _warn_of_collapse(told: list[str], n_cells: int) -> None:

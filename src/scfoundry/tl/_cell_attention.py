@@ -141,8 +141,8 @@ def cell_attention(
     from scfoundry.data.contexts import contexts, coordinates
     from scfoundry.data.reader import CountsReader
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._contracts import attends_to_cells
     from scfoundry.model._device import resolve_device
+    from scfoundry.model._offers import attends_to_cells
     from scfoundry.model._pretrained import load_pretrained
 
     _check(k, scale)

@@ -139,8 +139,8 @@ def denoise(
     from scfoundry.data.checks import require_counts
     from scfoundry.data.contexts import contexts, coordinates
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._contracts import denoises
     from scfoundry.model._device import autocast, resolve_device
+    from scfoundry.model._offers import denoises
     from scfoundry.model._pretrained import load_pretrained
 
     _check(max_epochs, patience, batch_size)

@@ -162,7 +162,7 @@ def impute_spatial(
     >>> sf.pl.imputed(spots, "CD3E")  # doctest: +SKIP
     """
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._contracts import imputes
+    from scfoundry.model._offers import imputes
     from scfoundry.model._pretrained import load_pretrained
 
     for name, value in (("max_epochs", max_epochs), ("genes_per_block", genes_per_block), ("batch_size", batch_size)):

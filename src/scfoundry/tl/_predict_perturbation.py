@@ -186,8 +186,8 @@ def predict_perturbation(
     )
     from scfoundry.data.reader import CountsReader
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._contracts import predicts_perturbations
     from scfoundry.model._device import resolve_device
+    from scfoundry.model._offers import predicts_perturbations
     from scfoundry.model._pretrained import load_pretrained
 
     names = _asked(perturbations, control, sep)

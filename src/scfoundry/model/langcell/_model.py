@@ -19,11 +19,13 @@ from scfoundry.model.langcell._by_ranks import ByRanks
 from scfoundry.model.langcell._checkpoint import from_released, read_release
 from scfoundry.model.langcell._config import LangCellConfig, Mixture
 from scfoundry.model.langcell._module import LangCellModule
+from scfoundry.model.langcell._pathways import IdentifiesPathways
 from scfoundry.model.langcell._reference import LearnsReference
 from scfoundry.model.langcell._scorer import CellTypeScorer
 from scfoundry.model.langcell._teaching import Teachable
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
 from scfoundry.model.langcell._training_data import require_texts
+from scfoundry.model.langcell.scorer_training._registered import require_labels, what_is_known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +44,7 @@ __all__ = ["LangCell"]
 MAX_WORDS = 8192
 
 
-class LangCell(Teachable, LearnsReference, FoundationModel):
+class LangCell(Teachable, LearnsReference, IdentifiesPathways, FoundationModel):
     r"""Cells and texts in one space :cite:p:`zhao2024langcell`.
 
     The weights say how cells are read. As published (``cell_encoder="rank_bert"``), a cell is the list of its genes
@@ -98,9 +100,10 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
         layer: str | None = None,
         text_keys: str | Sequence[str] | None = None,
         labels_key: str | None = None,
+        batch_key: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Register training data.
+        """Register training data: texts for ranked genes, labels for standardised expression.
 
         Parameters
         ----------
@@ -112,12 +115,17 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
             Columns of ``obs`` with a cell's description (`sf.tl.describe_cells` writes one). Of several columns, every
             step draws one.
         labels_key
-            Column of ``obs`` with cell types, for classification.
+            Column of ``obs`` with cell types, from which standardised expression learns. A label that stands for a Cell
+            Ontology term (``"NK"``, ``"CD14+ Mono"``, ``"CL:0000236"``; see `sf.tl.describe`) is read as that term, any
+            other as its own type. Cells named ``"unknown"``, ``"unassigned"`` and the like have none.
+        batch_key
+            Column of ``obs`` with the study of a cell; one study if `None`. A study measured the genes of which it has
+            counts. Of standardised expression only.
 
         Raises
         ------
         ValueError
-            If a column has no text for some cells.
+            If a column has no text or no label for some cells.
         KeyError
             If there is no such column.
         """
@@ -125,12 +133,15 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
         columns = [text_keys] if isinstance(text_keys, str) else list(text_keys or ())
         for column in columns:
             require_texts(adata, column)
+        if labels_key is not None:
+            require_labels(adata, labels_key)
         if "source_registry" in kwargs:
             # No weight depends on texts and labels: other data may have others.
             kwargs["extend_categories"] = True
         data_fields = [
             fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
             fields.CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+            fields.CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             *(fields.CategoricalObsField(f"text_{i}", column) for i, column in enumerate(columns)),
         ]
         cls._register(adata, data_fields, setup_args, **kwargs)
@@ -146,8 +157,10 @@ class LangCell(Teachable, LearnsReference, FoundationModel):
         return expressed
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        if config.get("text_vocabulary") or config.get("cell_encoder") == "expression_mlp" or self.adata is None:
+        if config.get("text_vocabulary") or config.get("types") or self.adata is None:
             return config
+        if config.get("cell_encoder") == "expression_mlp":
+            return config | what_is_known(self, self.genes, config.get("markers"))
         return config | {"text_vocabulary": learn_vocabulary(self._texts().ravel(), MAX_WORDS)}
 
     def _texts(self) -> np.ndarray:

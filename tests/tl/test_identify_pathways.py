@@ -1,0 +1,139 @@
+"""Labels of which a cell may have several: what is learned, what is written, what is refused."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import scfoundry as sf
+
+
+@pytest.fixture
+def cells(make_adata):
+    """Cells to annotate and a reference: two pathways raise genes of their own, in any combination."""
+    adata = make_adata(240)
+    rng = np.random.default_rng(0)
+    active = rng.random((adata.n_obs, 2)) < 0.4
+    rates = np.full((adata.n_obs, adata.n_vars), 0.5)
+    rates[:, :6] += 6 * active[:, :1]
+    rates[:, 6:12] += 6 * active[:, 1:]
+    adata.X = sparse.csr_matrix(rng.poisson(rates).astype(np.float32))
+    adata.obsm["active"] = pd.DataFrame(active, index=adata.obs_names, columns=["interferon", "TNF/NFKB"])
+    return adata[:120].copy(), adata[120:].copy()
+
+
+def identified(cells, model, **arguments):
+    how = {"pathways_key": "active", "device": "cpu", "copy": True} | arguments
+    return sf.tl.identify_pathways(*cells, model=model, **how)
+
+
+def test_every_pathway_is_judged_on_its_own(by_expression, cells, tmp_path):
+    adata, reference = cells
+    before = adata.copy()
+    assert sf.tl.identify_pathways(adata, reference, pathways_key="active", model=by_expression, device="cpu") is None
+    assert set(adata.obsm) - set(before.obsm) == {"pathways"}
+    assert set(adata.uns) - set(before.uns) == {"pathways"}
+    told = adata.obsm["pathways"]
+    assert told.columns.tolist() == ["interferon", "TNF|NFKB"]
+    assert (told.dtypes == np.float32).all()
+    right = (told.to_numpy() > 0.5) == adata.obsm["active"].to_numpy()
+    assert right.mean() > 0.95
+    both = adata.obsm["active"].all(axis=1)
+    assert (told[both] > 0.5).all(axis=1).mean() > 0.9
+    counts = adata.uns["pathways"]["reference"]["n_cells"]
+    assert counts.tolist() == reference.obsm["active"].sum().tolist()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    pd.testing.assert_frame_equal(ad.read_h5ad(tmp_path / "cells.h5ad").obsm["pathways"], told)
+
+
+@pytest.mark.parametrize("train", [None, "head"])
+def test_a_transformer_learns_by_the_focal_loss_and_stays_as_it_was(reads_texts, cells, train):
+    before = {name: tensor.clone() for name, tensor in reads_texts.module.state_dict().items()}
+    told = identified(cells, reads_texts, train=train, max_epochs=1).obsm["pathways"]
+    assert np.isfinite(told).all(axis=None)
+    assert not np.allclose(told.sum(axis=1), 1)
+    after = reads_texts.module.state_dict()
+    assert before.keys() == after.keys()
+    assert all((tensor == after[name]).all() for name, tensor in before.items())
+
+
+def test_one_pathway_and_an_array_of_numbers(by_expression, cells):
+    adata, reference = cells
+    expected = identified(cells, by_expression).obsm["pathways"]["interferon"]
+    reference.obsm["active"] = reference.obsm["active"].to_numpy(dtype=float)[:, :1]
+    told = identified((adata, reference), by_expression).obsm["pathways"]
+    assert told.columns.tolist() == ["0"]
+    np.testing.assert_allclose(told["0"], expected, atol=1e-6)
+
+
+def test_order_of_cells_missing_values_and_empty_cells(by_expression, cells):
+    adata, reference = cells
+    expected = identified(cells, by_expression).obsm["pathways"]
+    turned = identified((adata[::-1].copy(), reference[::-1].copy()), by_expression).obsm["pathways"]
+    np.testing.assert_allclose(turned.loc[expected.index], expected, atol=1e-4)
+
+    table = reference.obsm["active"].astype(object)
+    table.iloc[:50, 0] = None
+    reference.obsm["active"] = table
+    adata.X[3] = 0
+    result = identified((adata, reference), by_expression)
+    assert result.uns["pathways"]["reference"]["n_cells"].tolist() == table.iloc[50:].sum().tolist()
+    assert (result.obsm["pathways"].iloc[3] == 0).all()
+
+
+def no_table(reference):
+    del reference.obsm["active"]
+
+
+def scores(reference):
+    reference.obsm["active"] = reference.obsm["active"] * 0.7
+
+
+def always(reference):
+    reference.obsm["active"] = reference.obsm["active"].assign(always=True)
+
+
+def twice(reference):
+    reference.obsm["active"] = reference.obsm["active"].set_axis(["a", "a"], axis=1)
+
+
+def no_column(reference):
+    reference.obsm["active"] = reference.obsm["active"].iloc[:, :0]
+
+
+def scaled(reference):
+    reference.X = reference.X.toarray() - 2.5
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "message"),
+    [
+        (no_table, {}, r"obsm has no table 'active'.*\(scores > threshold\)"),
+        (scores, {}, r"holds 0.7, but must say 0 or 1"),
+        (always, {}, r"'always' is active in all of the 120 cells"),
+        (twice, {}, r"the column 'a' more than once"),
+        (no_column, {}, r"has no column, but must say 0 or 1"),
+        (scaled, {}, r"identify_pathways \(reference\)"),
+        (None, {"train": "some"}, r"train must be one of 'all', 'head'"),
+        (None, {"train": "all"}, r"stay as they are.*Leave both out"),
+        (None, {"max_epochs": 3}, r"without epochs.*max_epochs=3"),
+        (None, {"batch_size": 0}, r"batch_size must be at least 1"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_written(by_expression, cells, damage, arguments, message):
+    adata, reference = cells
+    if damage is not None:
+        damage(reference)
+    before = set(adata.obsm), set(adata.uns)
+    with pytest.raises(ValueError, match=message):
+        sf.tl.identify_pathways(adata, reference, pathways_key="active", model=by_expression, device="cpu", **arguments)
+    assert (set(adata.obsm), set(adata.uns)) == before
+
+
+def test_models_without_pathways_are_refused(cells, make_adata):
+    model = sf.model.CellPLM(genes=make_adata().var_names, n_hidden=16, n_layers=1, n_latent=4)
+    with pytest.raises(ValueError, match=r"CellPLM, which does not learn pathways. Use LangCell"):
+        identified(cells, model)
