@@ -57,6 +57,16 @@ MEDIANS = {
 }
 
 
+def test_scaled_counts_tie_where_the_counts_do(rank: Callable[..., list[list[int]]]) -> None:
+    factors = np.random.default_rng(1).lognormal(size=(N_CELLS, 1))
+    medians = MEDIANS["whole numbers: 2/2 ties with 3/3"]
+    assert rank((COUNTS * factors).astype(np.float32), medians) == by_definition(COUNTS, medians, N_GENES)
+
+
+def test_what_is_no_multiple_of_the_smallest_value_stays_as_it_is(rank: Callable[..., list[list[int]]]) -> None:
+    assert rank([[1.0, 2.0005, 2.0], [0.5, 1.5, 1.50000001]], np.ones(3)) == [[3, 4, 2], [3, 4, 2]]
+
+
 @pytest.mark.parametrize("medians", MEDIANS.values(), ids=list(MEDIANS))
 @pytest.mark.parametrize("max_length", [1, 64, N_GENES, 5 * N_GENES])
 def test_genes_are_in_descending_order_and_ties_in_vocabulary_order(

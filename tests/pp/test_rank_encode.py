@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import scanpy as sc
 from anndata import AnnData, read_h5ad
 from scipy import sparse
 
@@ -132,6 +133,17 @@ def test_log1p_normalised_values_have_the_same_order(adata: AnnData, genes: Gene
     logged = adata.copy()
     logged.X = sparse.csr_matrix(np.log1p(adata.X.toarray() / adata.X.toarray().sum(axis=1, keepdims=True) * 1e4))
     assert ranked(logged, genes) == by_definition(adata, genes)
+
+
+@pytest.mark.parametrize("target_sum", [None, 1.0, 1e4])
+def test_counts_that_tie_still_do_after_scanpy_has_normalised_them(adata: AnnData, target_sum: float | None) -> None:
+    adata = adata.copy()
+    adata.X = adata.X.astype(np.float32)
+    genes = GeneVocabulary(adata.var_names, medians=np.random.default_rng(0).integers(1, 4, adata.n_vars).astype(float))
+    logged = adata.copy()
+    sc.pp.normalize_total(logged, target_sum=target_sum)
+    sc.pp.log1p(logged)
+    assert ranked(logged, genes) == ranked(adata, genes) == by_definition(adata, genes)
 
 
 @pytest.mark.parametrize("backing", ["h5ad", "blocks of 3 cells"])

@@ -49,9 +49,10 @@ def rank_encode(
     .. math:: \frac{c_{ij}}{m_j}
 
     in descending order, where :math:`c_{ij}` is the count and :math:`m_j` the median of gene :math:`j` over the cells
-    of a corpus that express it; equal ratios stay in vocabulary order. Sequencing depth cancels out. Genes that the
-    vocabulary does not have are left out. Gene j of the vocabulary has the token j + 2: 0 pads, 1 masks, and the one
-    after the last gene stands for the cell, which models put in front of the ranks themselves.
+    of a corpus that express it; equal ratios stay in vocabulary order. Sequencing depth cancels out: log1p-normalised
+    counts have the same order, ties included (beyond some ten thousand counts of a gene, float32 blurs them). Genes
+    that the vocabulary does not have are left out. Gene j of the vocabulary has the token j + 2: 0 pads, 1 masks, and
+    the one after the last gene stands for the cell, which models put in front of the ranks themselves.
 
     Genes are found by name. The order of genes and cells, the type of array and its chunks do not change the result.
     Backed data are read in blocks of cells. A dask array is read when the result is: chunk by chunk, in parallel, and
