@@ -17,7 +17,7 @@ endif
 .PHONY: help quickstart test lint docs clean
 
 help:
-	@echo "make quickstart   embed, cluster and score 700 real cells; writes quickstart_umap.png"
+	@echo "make quickstart   embed, cluster, score and name (zero-shot) 700 real cells; writes quickstart_umap.png"
 	@echo "make test         run the test suite; arguments for pytest in ARGS"
 	@echo "make lint         ruff (rules, format) and mypy"
 	@echo "make docs         build the documentation into docs/_build/html, warnings are errors"

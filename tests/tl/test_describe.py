@@ -151,6 +151,13 @@ def test_identities_come_in_the_published_order_whatever_that_of_obs(without_ext
     assert "sex: female." in text
 
 
+def test_what_the_missing_extra_leaves_out_is_told(without_extra, logged):
+    sf.tl.describe_cells(cells(cell_type=["NK"]))
+    assert not logged
+    sf.tl.describe_cells(cells(cell_type=["NK"], disease=["normal"], tissue=["blood"]))
+    assert "without the extra scfoundry[ontology], disease, tissue stay as written" in logged[0]
+
+
 def test_missing_and_unknown_are_left_out(without_extra):
     adata = cells(cell_type=["NK", None, "Unknown"], sex=["na", "male", np.nan])
     texts = sf.tl.describe_cells(adata, definitions=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfoundry._settings import logger
 from scfoundry.data._labels_identities import IDENTITIES, find_identity, has_ontologies
 from scfoundry.data.ontology import CellOntology
 
@@ -36,6 +37,10 @@ def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, 
     cell type, development stage, disease, ethnicity, sex, tissue, tissue general. What is missing or unknown is left
     out.
 
+    Cell types are found in the Cell Ontology, which ships with the package. The terms of the other identities are those
+    of the extra ``scfoundry[ontology]``; without it they stay as written and have no definition, so that the same data
+    give other texts on another machine. Train and annotate with the extra, or without it.
+
     Parameters
     ----------
     adata
@@ -45,8 +50,7 @@ def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, 
         CELLxGENE names: ``assay``, ``cell_type``, ``development_stage``, ``disease``, ``self_reported_ethnicity``,
         ``sex``, ``tissue``, ``tissue_general``. Ids in ``{column}_ontology_term_id`` count before the labels.
     definitions
-        Whether to add definitions: of cell types always, of the others where the extra ``scfoundry[ontology]`` is
-        installed. Assays have none.
+        Whether to add definitions: of cell types always, of the others where the extra is installed. Assays have none.
 
     Returns
     -------
@@ -73,6 +77,12 @@ def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, 
     ['cell type: natural killer cell. ; sex: female.', 'sex: male.']
     """
     columns = _checked(adata, columns)
+    if (others := [identity for identity in columns if identity != "cell type"]) and not has_ontologies():
+        logger.info(
+            "sf.tl.describe_cells: without the extra scfoundry[ontology], %s stay as written, without definitions; with "
+            "it, the texts differ. For all terms: pip install 'scfoundry[ontology]'.",
+            ", ".join(others),
+        )
     parts = {identity: _parts(adata, identity, column, definitions) for identity, column in columns.items()}
     frame = pd.DataFrame({identity: codes for identity, (codes, _) in parts.items()})
     combination = frame.groupby(list(frame), sort=False).ngroup().to_numpy()
