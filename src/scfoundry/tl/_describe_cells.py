@@ -79,7 +79,7 @@ def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, 
     columns = _checked(adata, columns)
     if (others := [identity for identity in columns if identity != "cell type"]) and not has_ontologies():
         logger.info(
-            "sf.tl.describe_cells: without the extra scfoundry[ontology], %s stay as written, without definitions; with "
+            "sf.tl.describe_cells: without the extra scfoundry[ontology], %s stay as written and undefined; with "
             "it, the texts differ. For all terms: pip install 'scfoundry[ontology]'.",
             ", ".join(others),
         )
