@@ -130,6 +130,15 @@ def cellplm(make_adata: Callable[..., AnnData]) -> sf.model.CellPLM:
     return sf.model.CellPLM(genes=make_adata().var_names, n_hidden=32, n_layers=1, n_latent=8)
 
 
+def test_each_side_is_warned_of_once(cellplm, cells, logged):
+    for side in cells:
+        side.X[3] = 0
+        side.X.eliminate_zeros()
+    annotated(cells, cellplm)
+    said = [message.split(": 1 of 60")[0] for message in logged if "have no counts" in message]
+    assert said == ["sf.tl.annotate", "sf.tl.annotate (reference)"]
+
+
 @pytest.mark.parametrize("arguments", [{}, {"train": "all", "max_epochs": 2}, {"n_shots": 5}, {"batch_key": "batch"}])
 def test_cellplm_learns_types(cellplm, cells, arguments):
     result = annotated(cells, cellplm, **arguments)

@@ -106,6 +106,14 @@ def gaps(adata):
     adata.obsm["spatial"][0] = np.nan
 
 
+def nowhere(adata):
+    adata.obsm["spatial"] = np.full((20, 2), np.nan)
+
+
+def words(adata):
+    adata.obsm["spatial"] = np.full((20, 2), "left", dtype=object)
+
+
 def scaled(adata):
     adata.X = adata.X.toarray() - 1.5
 
@@ -119,6 +127,8 @@ def scaled(adata):
         (None, {"spatial_key": "xy"}, r"adata.obsm has no 'xy'; its keys: 'spatial'"),
         (one_column, {"spatial_key": "spatial"}, r"has shape \(20, 1\), but positions need two columns"),
         (gaps, {"spatial_key": "spatial"}, r"1 of 20 cells .* missing or infinite coordinates"),
+        (nowhere, {"spatial_key": "spatial"}, r"No cell has finite coordinates in adata.obsm\['spatial'\]"),
+        (words, {"spatial_key": "spatial"}, r"values that are no numbers \(.*'left'\)"),
         (scaled, {}, r"sf.tl.cell_attention needs raw counts.*negative"),
         (None, {"k": 0}, r"k is the number of weights to keep per cell, a whole number from 1; got 0"),
         (None, {"k": 2.5}, r"a whole number from 1; got 2.5. The default: k=30"),

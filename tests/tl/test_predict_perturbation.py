@@ -74,6 +74,17 @@ def stimulated(make_adata: Callable[..., AnnData]) -> AnnData:
     return AnnData(np.vstack(counts).astype(np.float32), obs=obs, var=pd.DataFrame(index=genes))
 
 
+def test_a_warning_is_said_once_though_the_model_reads_parts_of_the_cells(
+    model: sf.model.CellPLM, screen: AnnData, logged: list[str]
+) -> None:
+    adata = screen.copy()
+    empty = np.isin(np.arange(adata.n_obs), [0, N_CELLS])
+    adata.X = sparse.csr_matrix(adata.X.toarray() * ~empty[:, None])
+    sf.tl.predict_perturbation(adata, **KEYS, perturbations=[MEASURED], model=model)
+    [warning] = [message for message in logged if "have no counts" in message]
+    assert warning.startswith("sf.tl.predict_perturbation: 2 of 420 cells")
+
+
 def changes(adata: AnnData, key: str = "perturbation") -> pd.DataFrame:
     return adata.uns[key]["profiles"].to_df("change")
 
