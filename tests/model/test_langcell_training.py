@@ -149,7 +149,7 @@ def test_cells_without_genes_of_the_vocabulary_are_left_out(logged):
         (
             lambda: sf.model.LangCell(trainable().adata, cell_encoder="expression_mlp"),
             {},
-            "trains models with cell_encoder='rank_bert'; this one has 'expression_mlp'",
+            "no labels are registered: .*labels_key=",
         ),
         (trainable, {"batch_size": 0}, "batch_size must be at least 1 cell; got 0"),
     ],

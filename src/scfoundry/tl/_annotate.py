@@ -10,6 +10,7 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry._said_once import said_once
 from scfoundry._settings import logger
+from scfoundry.data.labels import NO_LABEL
 from scfoundry.tl._modality import modality_of, to_write
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["annotate"]
 
 CALLER = "sf.tl.annotate"
-# Missing values whose column was turned into text say no more than an empty one.
-NO_LABEL = ("", Keys.UNKNOWN, "unassigned", "nan", "none", "na", "n/a", "<na>")
 
 
 @said_once()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scfoundry.data.reader import CountsReader
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._expression_inference import DataMoments
-    from scfoundry.model.langcell._scorer import CellTypeScorer
+    from scfoundry.model.langcell._scorer import CellTypeScorer, LabelPlan
 
 __all__ = ["ByExpression"]
 
@@ -53,7 +53,7 @@ class ByExpression:
 
     def unsupported(self, labels: Sequence[Label]) -> list[str]:
         """Labels for which there are neither training cells nor markers."""
-        plan = self.module.plan(self._offered(labels), CellOntology.load())
+        plan = self._plan(self._offered(labels))
         return [labels[i].name for i in plan.uninformed]
 
     def refuse(
@@ -115,11 +115,22 @@ class ByExpression:
         """Probabilities of labels, each cell judged by itself, given its z-scores within the data set."""
         with autocast(device, precision):
             cells = self._cells(reader, batch_size, device)
-            plan = self.module.plan(offered, CellOntology.load())
+            plan = self._plan(offered)
             logits, similarity, outside = score_expression(self.module, cells, plan)
         probabilities = softmax(logits, axis=1)
         fit = (1 - outside) * probabilities.max(1)
         return ZeroShot(probabilities, similarity, None, fit=fit, moments=cells.moments.normalised)
+
+    def _plan(self, offered: Sequence[OfferedLabel]) -> LabelPlan:
+        """Labels as tensors, by weights that know what to compare them with."""
+        if not self.module.n_studies.any() and not self.module.profiles.of_types.any():
+            msg = (
+                "This model has learned no cell types yet. Train it on labelled cells: LangCell.setup_anndata(adata, "
+                "labels_key=\"cell_type\"), model = LangCell(adata, cell_encoder='expression_mlp'), "
+                'model.train(stage=2). Or load weights that know them: sf.model.load_pretrained("langcell").'
+            )
+            raise ValueError(msg)
+        return self.module.plan(offered, CellOntology.load())
 
     def _cells(self, reader: CountsReader, batch_size: int | None, device: torch.device) -> ExpressionStream:
         """Blocks of cells; a reader that is read again is not gone through for its moments again."""

@@ -49,6 +49,10 @@ class ScorerConfig(PlainConfig):
         Rank of the marker profiles.
     dropout
         Share of states that training hides.
+    mask_genes
+        Share of a cell's genes that stage 1 hides and has guessed.
+    markers
+        Marker genes of the types with a profile, by ids of the vocabulary, as far as training is to go on with them.
     adapt, adapted_temperature
         As in `sf.model.LangCellConfig`.
     """
@@ -65,6 +69,8 @@ class ScorerConfig(PlainConfig):
     n_text_hidden: int = 96
     profile_rank: int = 128
     dropout: float = 0.3
+    mask_genes: float = 0.3
+    markers: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     adapt: bool = True
     adapted_temperature: float = 1.5
 

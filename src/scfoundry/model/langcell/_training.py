@@ -14,13 +14,13 @@ from scfoundry.model.langcell._pretraining import Pretraining
 from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from scfoundry.model._training import Schedule
     from scfoundry.model.langcell._model import LangCell
 
-__all__ = ["Stage", "pretrain", "require_transformer"]
+__all__ = ["OBJECTIVES", "Stage", "check", "objective_weights", "pretrain", "require_transformer"]
 
 Stage = Literal[1, 2]
 
@@ -58,23 +58,21 @@ def require_transformer(model: LangCell, caller: str) -> None:
 
 def pretrain(
     model: LangCell,
-    max_epochs: int,
     *,
     stage: Stage,
-    loss_weights: Mapping[str, float] | None,
-    batch_size: int,
+    loss_weights: Mapping[str, float],
+    max_epochs: int = 3,
+    lr: float = 1e-5,
+    weight_decay: float = 1e-3,
+    warmup_steps: int = 1000,
+    schedule: Schedule = "linear",
+    batch_size: int = 32,
     validation_size: float,
     seed: int,
-    lr: float,
-    weight_decay: float,
-    warmup_steps: int,
-    schedule: Schedule,
     checkpoint_dir: str | Path | None,
     **trainer_kwargs: Any,
 ) -> None:
     """Train a model on its registered cells; see `LangCell.train`."""
-    check(model, stage)
-    weights = objective_weights(stage, loss_weights)
     texts = CellTexts(registered_texts(model), model.reading.tokenizer) if stage == 2 else None
     cells = TrainingCells(model._reader(None, None, "LangCell.train"), model.genes, model.config.max_length)
     lengths = cells.lengths()
@@ -89,7 +87,7 @@ def pretrain(
         momentum,
         model.module,
         data,
-        Pretraining(model.module, momentum, cells, texts, weights),
+        Pretraining(model.module, momentum, cells, texts, loss_weights),
         lr=lr,
         weight_decay=weight_decay,
         warmup_steps=warmup_steps,
@@ -105,24 +103,24 @@ def check(model: LangCell, stage: int) -> None:
     if stage not in get_args(Stage):
         msg = f"stage must be 1 (cells alone) or 2 (cells and texts); got {stage!r}."
         raise ValueError(msg)
-    require_transformer(model, "LangCell.train")
     if model.adata is None:
         msg = (
             "There is nothing to train on: this model was loaded without data. Register it, LangCell.setup_anndata"
-            "(adata, text_keys=...), and load the weights with it: from_pretrained(source, adata)."
+            "(adata, text_keys=...) for ranked genes or labels_key=... for standardised expression, and load the "
+            "weights with it: from_pretrained(source, adata)."
         )
         raise ValueError(msg)
 
 
-def objective_weights(stage: Stage, given: Mapping[str, float] | None) -> dict[str, float]:
+def objective_weights(stage: Stage, objectives: Sequence[str], given: Mapping[str, float] | None) -> dict[str, float]:
     """Weight of every objective of a stage, 1 unless given."""
-    if unknown := sorted((given or {}).keys() - set(OBJECTIVES[stage])):
+    if unknown := sorted((given or {}).keys() - set(objectives)):
         msg = (
             f"loss_weights has no {', '.join(map(repr, unknown))}; the objectives of stage {stage} are "
-            f"{', '.join(map(repr, OBJECTIVES[stage]))}."
+            f"{', '.join(map(repr, objectives))}."
         )
         raise ValueError(msg)
-    return dict.fromkeys(OBJECTIVES[stage], 1.0) | dict(given or {})
+    return dict.fromkeys(objectives, 1.0) | dict(given or {})
 
 
 def registered_texts(model: LangCell) -> np.ndarray:

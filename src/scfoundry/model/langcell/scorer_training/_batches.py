@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,12 +31,29 @@ LARGE_SET = 3000
 
 @dataclass(frozen=True)
 class Batch:
-    """Z-scores (n, G), measured genes (n, G), label of real cells (r,) and marker type of made-up cells (n - r,)."""
+    """Cells as the networks see them, the made-up ones last.
+
+    Attributes
+    ----------
+    z, measured
+        Z-scores, and which genes are measured, (n, G).
+    cell
+        Which cells the real ones are, (r,): a cell may be drawn twice.
+    label
+        Label of the real cells, (r,).
+    marker_type
+        Marker type of the made-up cells, (n - r,).
+    """
 
     z: Tensor
     measured: Tensor
+    cell: NDArray[np.int64]
     label: NDArray[np.int64]
     marker_type: NDArray[np.int64]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return replace(self, z=self.z.to(device), measured=self.measured.to(device))
 
 
 def fit_scale(sets: list[LabelledSet], n_genes: int, rng: np.random.Generator) -> GeneScale:
@@ -86,7 +104,9 @@ class Batches:
     scale
         Abundance and moments of the training data.
     rng
-        Random numbers.
+        Random numbers, for what is drawn once and for all.
+    max_per_type
+        Most cells of a label of a study; all if `None`.
     """
 
     def __init__(
@@ -96,14 +116,17 @@ class Batches:
         markers: NDArray[np.bool_],
         scale: GeneScale,
         rng: np.random.Generator,
+        *,
+        max_per_type: int | None = MAX_PER_TYPE,
     ) -> None:
-        self.rng, self.scale, self.markers = rng, scale, markers
+        # Batches are made where the counts are, wherever the model goes.
+        self.scale, self.markers = copy.deepcopy(scale).cpu(), markers
         self.panels = np.stack([study.measured for study in sets])
         self.whole = np.array([study.is_counts for study in sets])
         cells, of_study, of_label, group_sizes, moments = [], [], [], [], []
         for number, study in enumerate(sets):
             for label, ids in study.types.items():
-                chosen = rng.permutation(np.flatnonzero(study.labels == label))[:MAX_PER_TYPE]
+                chosen = rng.permutation(np.flatnonzero(study.labels == label))[:max_per_type]
                 if len(chosen):
                     cells.append(study.counts[chosen])
                     of_study += [number] * len(chosen)
@@ -112,23 +135,22 @@ class Batches:
             own = GeneMoments(len(study.measured))
             some = np.sort(rng.permutation(len(study.labels))[:1500])
             measured = torch.from_numpy(study.measured)
-            own.update(scale.log_expression(SparseCounts.from_csr(study.counts[some]), measured))
+            own.update(self.scale.log_expression(SparseCounts.from_csr(study.counts[some]), measured))
             moments.append((own.mean, own.sd))
         self.counts = sparse.vstack(cells).tocsr()
         self.study, self.label = np.array(of_study), np.array(of_label)
         self.mean, self.sd = (torch.stack(values) for values in zip(*moments, strict=True))
         self.chances = _chances(group_sizes)
         self.label_chances = np.bincount(self.label, self.chances, minlength=len(labels))
-        self._spread = scale.sd.numpy() * (scale.mean.numpy() > 0)
+        self._spread = self.scale.sd.numpy() * (self.scale.mean.numpy() > 0)
 
-    def draw(self, n_cells: int, n_made_up: int) -> Batch:
+    def draw(self, n_cells: int, n_made_up: int, rng: np.random.Generator) -> Batch:
         """Draw ``n_cells`` in all, ``n_made_up`` of them made up from marker sets."""
-        rng = self.rng
         cells = rng.choice(len(self.study), n_cells, p=self.chances)
         study = self.study[cells]
-        measured = self._panel(study)
-        expression = self._expression(cells, study, measured)
-        marker_type = rng.integers(len(self.markers), size=n_made_up)
+        measured = self._panel(study, rng)
+        expression = self._expression(cells, study, measured, rng)
+        marker_type = rng.integers(max(len(self.markers), 1), size=n_made_up)
         if n_made_up:
             parts = rng.integers(n_cells, size=(3, n_made_up))
             share = rng.dirichlet(np.ones(3), n_made_up).T[:, :, None] * rng.uniform(0.3, 1, (n_made_up, 1))
@@ -143,31 +165,36 @@ class Batches:
         z = (1 - own) * standardise(values, self.scale.mean, self.scale.sd)
         z += own * standardise(values, self.mean[study], self.sd[study])
         seen = torch.from_numpy(measured)
-        return Batch(z * seen, seen, self.label[cells[: n_cells - n_made_up]], marker_type)
+        real = cells[: n_cells - n_made_up]
+        return Batch(z * seen, seen, real, self.label[real], marker_type)
 
-    def _panel(self, study: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _panel(self, study: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.bool_]:
         """Genes that each cell shows: those of its study, perhaps only part of them."""
         measured = self.panels[study]
-        kind = self.rng.random()
+        kind = rng.random()
         panel = np.ones(measured.shape[1], dtype=bool)
         if kind < 0.35:
-            panel = self.panels[self.rng.integers(len(self.panels))]
+            panel = self.panels[rng.integers(len(self.panels))]
         elif kind < 0.65:
-            size = int(np.exp(self.rng.uniform(*np.log(PANEL_SIZES))))
-            keys = self.rng.random(len(panel)) ** (1 / (self._spread + 0.02))
+            size = int(np.exp(rng.uniform(*np.log(PANEL_SIZES))))
+            keys = rng.random(len(panel)) ** (1 / (self._spread + 0.02))
             panel = keys >= np.partition(keys, -min(size, len(keys)))[-min(size, len(keys))]
         smaller = measured & panel
         return np.where((smaller.sum(1) >= MIN_PANEL)[:, None], smaller, measured)
 
     def _expression(
-        self, cells: NDArray[np.int64], study: NDArray[np.int64], measured: NDArray[np.bool_]
+        self,
+        cells: NDArray[np.int64],
+        study: NDArray[np.int64],
+        measured: NDArray[np.bool_],
+        rng: np.random.Generator,
     ) -> NDArray[np.float32]:
         """Log expression of cells over the genes they show, half of the cells thinned."""
         counts = self.counts[cells]
-        thin = (self.rng.random(len(cells)) < 0.5) & self.whole[study]
-        share = np.repeat(np.where(thin, self.rng.uniform(0.15, 1, len(cells)), 1), np.diff(counts.indptr))
+        thin = (rng.random(len(cells)) < 0.5) & self.whole[study]
+        share = np.repeat(np.where(thin, rng.uniform(0.15, 1, len(cells)), 1), np.diff(counts.indptr))
         entries = share < 1
-        counts.data[entries] = self.rng.binomial(counts.data[entries].astype(np.int64), share[entries])
+        counts.data[entries] = rng.binomial(counts.data[entries].astype(np.int64), share[entries])
         dense = counts.toarray() * measured
         size = (measured @ self.scale.abundance.numpy()) / dense.sum(1).clip(1e-9)
         dense *= size.astype(np.float32)[:, None]
