@@ -254,6 +254,15 @@ def test_the_scale_is_that_of_the_spots(model: sf.model.CellPLM, spots: AnnData,
     assert spots.uns["imputed"]["params"]["scale"].startswith("expected values before the log1p")
 
 
+def test_columns_of_one_gene_in_both_are_warned_of_once(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, logged: list[str]
+) -> None:
+    for side in (spots, cells):
+        side.var_names = [side.var_names[0], f"{side.var_names[0]}.2", *side.var_names[2:]]
+    impute(spots, cells, model)
+    assert sum("repeat the gene of another column" in message for message in logged) == 1
+
+
 def test_few_shared_genes_and_unknown_confidence_are_said(
     model: sf.model.CellPLM, spots: AnnData, cells: AnnData, logged: list[str]
 ) -> None:

@@ -110,8 +110,8 @@ def cell_attention(
     Raises
     ------
     ValueError
-        If a key does not exist or coordinates are missing or of the wrong shape; if the values are scaled, negative,
-        NaN or neither counts nor log1p-normalised; if too few genes are known; if ``k``, ``encoder_layer`` or
+        If a key does not exist or coordinates are missing, text or of the wrong shape; if the values are scaled,
+        negative, NaN or neither counts nor log1p-normalised; if too few genes are known; if ``k``, ``encoder_layer`` or
         ``batch_size`` are out of range; if the model reads every cell by itself; if a GPU is asked for that is not
         there; if ``adata`` is a view of data on disk. Nothing has been computed then, and nothing written.
     FileNotFoundError

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfoundry._keys import Keys
+from scfoundry._said_once import said_once
 from scfoundry._settings import logger
 from scfoundry.data.matrix_state import MatrixState
 from scfoundry.tl._modality import modality_of, to_write
@@ -30,6 +31,7 @@ SCALES: dict[str, str] = {
 }
 
 
+@said_once()
 def impute_spatial(
     adata_sp: AnnData | MuData,
     adata_sc: AnnData | MuData,
