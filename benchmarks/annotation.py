@@ -126,9 +126,7 @@ def main() -> None:
     surrounding = surroundings(*packages)
     head = (
         f"# Cell types by a reference of another technology or study\n\n`{command}`\n\n"
-        f"Seeds 0 to {args.seeds - 1}, one run of what does without chance; mean ± standard deviation over seeds. "
-        + ", ".join(f"{name} {number}" for name, number in surrounding["versions"].items())
-        + ".\n\n"
+        f"Seeds 0 to {args.seeds - 1}, one run of what does without chance; mean ± standard deviation over seeds.\n\n"
         + SEEN * (args.weights == DEFAULT_WEIGHTS)
         + TUNED
         + "langcell-mini is not scored: labelled cells of all three studies trained it.\n"
@@ -136,8 +134,8 @@ def main() -> None:
     size_table = markdown_table("splits", list(sizes[0]), [tuple(size.values()) for size in sizes])
     tables = [head, *(table(scores, score) for score in (*SCORES, "seconds")), size_table]
     print("\n".join(tables))
-    write_results(args.out, {"command": command, "surroundings": surrounding, "splits": sizes, "scores": rows}, tables)
-    scores.round(4).to_csv(args.out.with_suffix(".csv"), index=False)
+    about = {"command": command, "surroundings": surrounding}
+    write_results(args.out, about | {"splits": sizes, "scores": rows}, tables, rows=scores.round(4))
 
 
 if __name__ == "__main__":

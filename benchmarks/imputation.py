@@ -68,6 +68,7 @@ def scored(task: Task, predicted: NDArray[np.float32]) -> dict[str, float]:
 def run(args: argparse.Namespace, table: Path) -> pd.DataFrame:
     """Score every method on every hold-out that is not in the table yet."""
     done = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=["pair", "seed", "method"])
+    done = done.drop(columns=[name for name in done if name == "command" or name.startswith("version ")])
     model = sf.model.load_pretrained(args.weights)
     methods = {name: name for name in [*OURS, *PEERS] if args.only is None or name in args.only}
     for name in [n for n in methods if n in PACKAGE_OF and importlib.util.find_spec(PACKAGE_OF[n]) is None]:
@@ -148,14 +149,13 @@ def main() -> None:
         "settings": SETTINGS,
         "surroundings": surroundings("scvi-tools", "scikit-learn", "tangram-sc"),
     }
-    versions = ", ".join(f"{name} {number}" for name, number in facts["surroundings"]["versions"].items())
     head = (
         f"# Imputation of genes in spatial data\n\n`{facts['command']}`; hold-outs (seeds) "
-        f"{', '.join(map(str, facts['seeds']))}; {versions}.\n\n"
+        f"{', '.join(map(str, facts['seeds']))}.\n\n"
         "Mean ± standard deviation over hold-outs of up to 100 genes, on log1p counts; methods that take long have one "
         "hold-out only. Library size alone is a constant share of every spot's counts.\n"
     )
-    write_results(args.out, facts | {"rows": done.to_dict("records")}, [head, *tables(done)])
+    write_results(args.out, facts | {"rows": done.to_dict("records")}, [head, *tables(done)], rows=done)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import pandas as pd
+
 __all__ = ["markdown_table", "surroundings", "write_results"]
 
 
@@ -38,11 +40,23 @@ def surroundings(*packages: str) -> dict[str, Any]:
     }
 
 
-def write_results(out: Path, results: dict[str, Any], tables: Sequence[str]) -> None:
-    """Write all numbers to ``out`` and the tables to a markdown file beside it."""
+def write_results(
+    out: Path, results: dict[str, Any], tables: Sequence[str], *, rows: pd.DataFrame | None = None
+) -> None:
+    """Write numbers to ``out``, tables to a markdown file beside it, rows to a CSV file, all with their origin."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(results, indent=1) + "\n")
-    out.with_suffix(".md").write_text("\n".join(tables))
+    out.with_suffix(".md").write_text("\n".join([*tables, origin(results["surroundings"])]))
+    if rows is not None:
+        versions = {f"version {name}": number for name, number in results["surroundings"]["versions"].items()}
+        rows = rows.assign(command=results["command"], **versions)
+        rows.to_csv(out.with_suffix(".csv"), index=False, float_format="%.5g")
+
+
+def origin(where: dict[str, Any]) -> str:
+    """Versions and machine in a line."""
+    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    return f"{versions}; Python {where['python']}, {where['cores']} cores of {where['cpu']}.\n"
 
 
 def _cpu() -> str:

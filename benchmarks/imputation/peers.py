@@ -49,6 +49,11 @@ def _mean_shares(task: Task) -> NDArray[np.float32]:
     return np.ravel(task.cells[:, task.targets].X.sum(0)) / task.cells[:, task.shared].X.sum()
 
 
+def nothing(task: Task, seed: int) -> NDArray[np.float32]:
+    """No count anywhere: what errors and structure make of genes that most spots lack."""
+    return np.zeros(task.truth.shape, dtype=np.float32)
+
+
 def library_alone(task: Task, seed: int) -> NDArray[np.float32]:
     """The same share of every spot's library."""
     return _total(task) * _mean_shares(task)
@@ -157,6 +162,7 @@ def _variable(task: Task, n_genes: int) -> list[str]:
 
 
 PEERS: dict[str, Method] = {
+    "0 everywhere": nothing,
     "library size alone": library_alone,
     "mean of the reference": reference_mean,
     "ridge": ridge,
