@@ -77,7 +77,7 @@ def neighbors_of_logs(cells: AnnData, seed: int, weights: str) -> Expected:
     return neighbors(cells, seed, weights, of_logs=True)
 
 
-def scvi(cells: AnnData, seed: int, weights: str, *, likelihood: str = "zinb") -> Expected:
+def scvi(cells: AnnData, seed: int, weights: str) -> Expected:
     """Posterior mean of scVI, trained until its validation loss no longer improves."""
     import scvi as scvi_tools
 
@@ -86,16 +86,11 @@ def scvi(cells: AnnData, seed: int, weights: str, *, likelihood: str = "zinb") -
     torch.set_flush_denormal(True)
     cells = cells.copy()
     scvi_tools.model.SCVI.setup_anndata(cells)
-    model = scvi_tools.model.SCVI(cells, gene_likelihood=likelihood)
+    model = scvi_tools.model.SCVI(cells)
     with tempfile.TemporaryDirectory() as folder:
         model.train(**SCVI_SETTINGS, enable_progress_bar=False, accelerator="cpu", default_root_dir=folder)
     shares = model.get_normalized_expression(n_samples=SCVI_SAMPLES, return_numpy=True)
     return _at_depth(cells, shares)
-
-
-def scvi_without_zero_inflation(cells: AnnData, seed: int, weights: str) -> Expected:
-    """The same with negative binomial counts: its mean is the expected count, drop-out included."""
-    return scvi(cells, seed, weights, likelihood="nb")
 
 
 def zero_shot(cells: AnnData, seed: int, weights: str) -> Expected:
@@ -123,7 +118,6 @@ METHODS: dict[str, Callable[[AnnData, int, str], Expected]] = {
     "CellPLM, zero-shot": zero_shot,
     "CellPLM, fine-tuned": fine_tuned,
     "scVI": scvi,
-    "scVI, no zero inflation": scvi_without_zero_inflation,
     "CellPLM, from scratch": from_scratch,
 }
 
