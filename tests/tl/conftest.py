@@ -40,10 +40,12 @@ def reads_texts(make_adata: Callable[..., AnnData]) -> sf.model.LangCell:
 
 @pytest.fixture(scope="session")
 def by_expression(make_adata: Callable[..., AnnData]) -> sf.model.LangCell:
-    """An untrained LangCell that reads standardised expression, as the default weights do."""
+    """A LangCell that reads standardised expression, as the default weights do, by random weights."""
     types = ("CL:0000236", "CL:0000576")
     structure = {"types": types, "profiles": types, "n_hidden": 8, "n_latent": 8, "n_buckets": 64, "n_text_hidden": 8}
-    return sf.model.LangCell(genes=make_adata().var_names, cell_encoder="expression_mlp", **structure)
+    model = sf.model.LangCell(genes=make_adata().var_names, cell_encoder="expression_mlp", **structure)
+    model.module.n_studies.fill_(1)
+    return model
 
 
 @pytest.fixture

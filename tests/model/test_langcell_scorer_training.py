@@ -1,0 +1,251 @@
+"""The small form of LangCell, trained by its user on labelled cells."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+
+import scfoundry as sf
+from scfoundry.data.ontology import CellOntology
+from scfoundry.model.langcell.scorer_training._registered import RegisteredCells
+
+TYPES = ("B cell", "NK", "CD14+ Monocytes", "mystery cell")
+N_GENES, OWN = 80, 12
+GENES = [f"ENSG{i:011d}" for i in range(N_GENES)]
+TINY = {"n_hidden": 16, "n_latent": 16, "n_buckets": 512, "n_text_hidden": 16}
+QUICK = {"accelerator": "cpu", "batch_size": 48}
+
+
+def corpus(n_obs: int = 160, seed: int = 0, *, missing: slice | None = None) -> ad.AnnData:
+    """Cells of four types that show twelve genes each, of two studies; one lacks some genes."""
+    rng = np.random.default_rng(seed)
+    types, study = np.arange(n_obs) % 4, np.arange(n_obs) // 4 % 2
+    rates = np.full((4, N_GENES), 0.4)
+    for i in range(4):
+        rates[i, i * OWN : (i + 1) * OWN] = 3
+    counts = rng.poisson(rates[types] * rng.lognormal(sigma=0.2, size=(n_obs, 1)))
+    if missing is not None:
+        counts[np.ix_(study == 1, np.arange(N_GENES)[missing])] = 0
+    obs = pd.DataFrame(
+        {"cell_type": np.array(TYPES)[types], "study": np.array(["one", "two"])[study]},
+        index=[f"cell {i}" for i in range(n_obs)],
+    )
+    return ad.AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=pd.DataFrame(index=GENES))
+
+
+def built(adata: ad.AnnData, *, batch_key: str | None = "study", **config) -> sf.model.LangCell:
+    sf.model.LangCell.setup_anndata(adata, labels_key="cell_type", batch_key=batch_key)
+    return sf.model.LangCell(adata, cell_encoder="expression_mlp", **(TINY | config))
+
+
+def accuracy(model: sf.model.LangCell, adata: ad.AnnData, labels: tuple[str, ...] = TYPES, **kwargs) -> float:
+    sf.tl.zero_shot_annotate(adata, list(labels), model=model, unknown=None, device="cpu", **kwargs)
+    return float((adata.obs["zero_shot"].astype(str) == adata.obs["cell_type"].astype(str)).mean())
+
+
+def weights(model: sf.model.LangCell) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+MARKERS = {"B cells": GENES[:OWN], "NK": GENES[OWN : 2 * OWN], "CL:0000115": GENES[4 * OWN : 5 * OWN]}
+
+
+@pytest.fixture(scope="module")
+def trained() -> sf.model.LangCell:
+    """Without markers, the second study without the last genes."""
+    model = built(corpus(800, missing=slice(60, None)))
+    model.train(max_epochs=8, **QUICK)
+    return model
+
+
+@pytest.fixture(scope="module")
+def with_markers() -> sf.model.LangCell:
+    model = built(corpus(400), markers=MARKERS)
+    model.train(max_epochs=5, **QUICK)
+    return model
+
+
+def test_types_are_those_that_the_labels_stand_for(trained, with_markers) -> None:
+    ontology = CellOntology.load()
+    ids = {ontology.resolve(name).id for name in TYPES[:3]}
+    assert set(trained.config.types) == ids | {"mystery cell"}
+    assert trained.config.profiles == ()
+    assert set(with_markers.config.types) == ids | {"mystery cell", "CL:0000115"}
+    assert set(with_markers.config.profiles) == {"CL:0000236", "CL:0000623", "CL:0000115"}
+    assert with_markers.config.markers["CL:0000236"] == GENES[:OWN]
+
+
+def test_held_out_cells_are_named_by_texts_alone(trained) -> None:
+    assert trained.is_trained_
+    assert accuracy(trained, corpus(200, seed=1)) > 0.9
+    assert accuracy(trained, corpus(200, seed=2), adapt=False) > 0.85
+
+
+def test_embedding_retrieval_and_annotation_work_with_own_weights(trained) -> None:
+    adata, reference = corpus(80, seed=1), corpus(80, seed=2)
+    sf.tl.embed(adata, model=trained, device="cpu")
+    found = sf.tl.retrieve(adata, "cell type: B cell.", 20, model=trained, device="cpu")
+    assert found is not None
+    sf.tl.annotate(adata, reference, labels_key="cell_type", model=trained, device="cpu")
+    assert (adata.obs["annotation"].astype(str) == adata.obs["cell_type"]).mean() > 0.9
+
+
+def test_losses_fall_and_are_told_by_name(trained, with_markers) -> None:
+    assert "matching_train" not in trained.history
+    for model, names in ((trained, ()), (with_markers, ("matching",))):
+        for name in ("loss", "cell_text", "known_types", *names):
+            losses = model.history[f"{name}_train"].iloc[:, 0].astype(float)
+            assert losses.iloc[-1] < losses.iloc[0], name
+            assert f"{name}_validation" in model.history
+
+
+def test_a_type_without_cells_is_found_by_its_markers(with_markers) -> None:
+    adata = corpus(200, seed=3)
+    rows = np.arange(0, 200, 8)
+    counts = adata.X.toarray()
+    counts[rows, :OWN] = 0
+    counts[rows, 4 * OWN : 5 * OWN] = 4
+    adata.X = sparse.csr_matrix(counts)
+    adata.obs.loc[adata.obs_names[rows], "cell_type"] = "endothelial cell"
+    accuracy(with_markers, adata, (*TYPES, "endothelial cell"))
+    assert (adata.obs["zero_shot"].astype(str)[rows] == "endothelial cell").mean() > 0.8
+
+
+def test_threshold_and_temperature_are_fitted_and_stored(trained) -> None:
+    threshold = float(trained.module.unknown_threshold)
+    assert threshold == trained.unknown_threshold != pytest.approx(0.093)
+    adata = corpus(200, seed=1)
+    accuracy(trained, adata)
+    assert (adata.obs["zero_shot_fit"] >= threshold).mean() > 0.85
+    assert trained.config.adapted_temperature == trained.module.config.adapted_temperature
+    assert trained.module.n_studies.tolist() == [2] * 4
+
+
+@pytest.mark.parametrize("way", ["save", "save_pretrained"])
+def test_saved_weights_say_the_same(trained, with_markers, tmp_path, way: str) -> None:
+    for model in (trained, with_markers):
+        folder = tmp_path / f"{len(model.config.types)}"
+        getattr(model, way)(folder)
+        if way == "save":
+            loaded = sf.model.LangCell.load(folder, adata=False, accelerator="cpu")
+        else:
+            loaded = sf.model.load_pretrained(folder)
+        assert loaded.config == model.config
+        assert same(weights(loaded), weights(model))
+        first, second = corpus(60, seed=1), corpus(60, seed=1)
+        accuracy(model, first)
+        accuracy(loaded, second)
+        pd.testing.assert_frame_equal(first.obsm["zero_shot_scores"], second.obsm["zero_shot_scores"])
+
+
+def test_training_goes_on_with_loaded_weights_and_their_markers(with_markers, tmp_path) -> None:
+    with_markers.save_pretrained(tmp_path)
+    adata = corpus(80)
+    sf.model.LangCell.setup_anndata(adata, labels_key="cell_type", batch_key="study")
+    loaded = sf.model.LangCell.from_pretrained(tmp_path, adata)
+    loaded.train(max_epochs=1, **QUICK)
+    assert "matching_train" in loaded.history
+
+
+def test_the_first_stage_trains_the_networks_alone_and_needs_no_labels() -> None:
+    adata = corpus(240)
+    adata.obs.loc[adata.obs_names[::3], "cell_type"] = "Unassigned"
+    model = built(adata, batch_key=None, markers=MARKERS)
+    before = weights(model)
+    model.train(stage=1, max_epochs=6, **QUICK)
+    learned = {name.split(".")[0] for name, tensor in weights(model).items() if not torch.equal(tensor, before[name])}
+    assert learned == {"scale", "cells"}
+    for name in ("masked_genes", "cell_cell"):
+        losses = model.history[f"{name}_train"].iloc[:, 0].astype(float)
+        assert losses.iloc[-1] < losses.iloc[0]
+    with pytest.raises(ValueError, match=r"has learned no cell types yet.*model.train\(stage=2\)"):
+        accuracy(model, corpus(20))
+    model.train(stage=2, max_epochs=1, **QUICK)
+    assert len(model.history["masked_genes_train"]) == 6
+    assert len(model.history["cell_text_train"]) == 1
+
+
+def test_the_order_of_cells_plays_no_part() -> None:
+    adata = corpus()
+    models = [built(cells) for cells in (adata, adata[::-1].copy())]
+    for model in models:
+        model.train(max_epochs=1, seed=3, **QUICK)
+    assert same(*map(weights, models))
+
+
+def test_a_seed_gives_the_same_weights_and_another_one_others() -> None:
+    models = [built(corpus()) for _ in range(3)]
+    for model, seed in zip(models, [0, 0, 1], strict=True):
+        model.train(max_epochs=1, seed=seed, **QUICK)
+    first, again, other = map(weights, models)
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_interrupted_training_resumes_to_the_same_weights(tmp_path) -> None:
+    constant = {"schedule": "constant", "warmup_steps": 0} | QUICK
+    through, interrupted, resumed = (built(corpus(), markers=MARKERS, seed=seed) for seed in (0, 0, 99))
+    through.train(max_epochs=4, **constant)
+    interrupted.train(max_epochs=2, checkpoint_dir=tmp_path, **constant)
+    resumed.train(max_epochs=4, checkpoint_dir=tmp_path, **constant)
+    assert same(weights(through), weights(resumed))
+
+
+def test_a_study_measured_the_genes_of_which_it_has_counts() -> None:
+    registered = RegisteredCells(built(corpus(missing=slice(60, None))))
+    assert registered.names.tolist() == ["one", "two"]
+    assert registered.measured.sum(1).tolist() == [80, 60]
+
+
+def test_few_held_out_cells_leave_the_threshold_and_say_so(logged) -> None:
+    model = built(corpus())
+    model.train(max_epochs=1, **QUICK)
+    assert float(model.module.unknown_threshold) == pytest.approx(0.093)
+    assert any("neither the temperature" in message for message in logged)
+
+
+def test_markers_that_are_no_genes_of_the_model_are_left_out(logged) -> None:
+    model = built(corpus(), markers=MARKERS | {"mast cell": ["TPSAB1"]})
+    assert len(model.config.profiles) == 3
+    assert any("No marker of 'CL:0000097'" in message for message in logged)
+
+
+def without(column: str, values: object) -> ad.AnnData:
+    adata = corpus()
+    adata.obs[column] = values
+    return adata
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: built(without("cell_type", "B cell")), "at least two must be labelled; .* names only 'CL:0000236'"),
+        (lambda: built(without("cell_type", "unknown")), r"obs\['cell_type'\] names none"),
+        (lambda: built(without("cell_type", [None] * 3 + ["NK"] * 157)), r"no label for 3 of 160 cells.*fillna"),
+        (lambda: built(corpus()).train(stage=3), "stage must be 1"),
+        (lambda: built(corpus()).train(loss_weights={"matching": 2}), "no 'matching'; the objectives of stage 2"),
+        (lambda: built(corpus()).train(batch_size=0), "batch_size must be at least 1 cell; got 0"),
+        (lambda: accuracy(built(corpus()), corpus(20)), r"has learned no cell types yet.*stage=2"),
+        (lambda: accuracy(sf.model.LangCell(genes=GENES, cell_encoder="expression_mlp"), corpus(20)), "no cell types"),
+        (lambda: built(corpus(), types=("CL:0000236",)).train(), "3 other types, such as 'CL:0000623'.*sf.tl.annotate"),
+        (lambda: built(corpus(), types=[*TYPES]).train(), "know 4 cell types, but the registered data have"),
+    ],
+)
+def test_what_cannot_be_trained_says_why(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_values_that_are_no_counts_are_refused() -> None:
+    adata = corpus()
+    adata.X = adata.X * -1.5
+    with pytest.raises(ValueError, match="negative"):
+        built(adata)
