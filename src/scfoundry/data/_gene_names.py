@@ -112,7 +112,7 @@ def _find_as_spelled(index: Index, names: Names) -> tuple[NDArray[np.int64], Nam
 
 
 # Every look at a data set asks for the same names again.
-@functools.lru_cache(maxsize=2**17)
+@functools.lru_cache(maxsize=2**16)
 def _gene_id(name: str) -> re.Match[str] | None:
     if not name.startswith("ENS"):
         return None
