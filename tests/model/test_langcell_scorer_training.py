@@ -85,7 +85,9 @@ def test_types_are_those_that_the_labels_stand_for(trained, with_markers) -> Non
 
 def test_held_out_cells_are_named_by_texts_alone(trained) -> None:
     assert trained.is_trained_
-    assert accuracy(trained, corpus(200, seed=1)) > 0.9
+    adata = corpus(200, seed=1)
+    assert accuracy(trained, adata) > 0.9
+    assert adata.uns["zero_shot"]["provenance"]["weights"] == "own training"
     assert accuracy(trained, corpus(200, seed=2), adapt=False) > 0.85
 
 

@@ -32,6 +32,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 GENES_FILE = "genes.tsv"
 CARD_FILE = "README.md"
+# Weights without a name of their own: at random, or learned from registered data.
+UNTRAINED, OWN_TRAINING = "untrained", "own training"
 # What a file of weights says of itself, beside the configuration.
 DESCRIPTION = ("weights", "licence", "citation", "trained_on")
 
@@ -110,7 +112,7 @@ class FoundationModel(BaseModelClass):
             torch.manual_seed(seed)
             self.module = self._build_module()
         self.module.eval()
-        self.description_: dict[str, Any] = {"weights": "untrained", "citation": self.citation}
+        self.description_: dict[str, Any] = {"weights": UNTRAINED, "citation": self.citation}
         self._model_summary_string = (
             f"{type(self).__name__} with {len(self._genes):,} genes and "
             f"{sum(p.numel() for p in self.module.parameters()):,} parameters"
@@ -157,7 +159,8 @@ class FoundationModel(BaseModelClass):
     def provenance(self) -> dict[str, Any]:
         """Model, weights, licence, citation and versions, as `sf.tl` functions write it to ``uns``."""
         packages = ("scfoundry", "torch", "scvi-tools", "anndata")
-        return {"model": self.name} | self.description_ | {"versions": {p: version(p) for p in packages}}
+        own = {"weights": OWN_TRAINING} if self.is_trained_ and self.description_["weights"] == UNTRAINED else {}
+        return {"model": self.name} | self.description_ | own | {"versions": {p: version(p) for p in packages}}
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray:
         """Genes of the training data, or the vocabulary where there was none."""
@@ -296,7 +299,7 @@ class FoundationModel(BaseModelClass):
         given = {"weights": weights, "licence": licence, "trained_on": trained_on}
         description = self.description_ | {key: value for key, value in given.items() if value is not None}
         description.pop("sha256", None)
-        if description["weights"] == "untrained" and self.is_trained_:
+        if description["weights"] == UNTRAINED and self.is_trained_:
             description["weights"] = folder.name
         parameters = sum(p.numel() for p in self.module.parameters())
         saved = {"model": self.name} | description | {"parameters": parameters, "config": plain_config(self.config)}

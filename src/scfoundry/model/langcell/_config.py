@@ -30,7 +30,11 @@ class LangCellConfig(PlainConfig):
     ----------
     cell_encoder
         ``"rank_bert"``: a transformer over genes ranked by expression and one over words, as published.
-        ``"expression_mlp"``: a small network on standardised log expression and hashed words, for small corpora.
+        ``"expression_mlp"``: small networks on standardised log expression and hashed words, for small corpora. It has
+        values of its own: ``n_hidden``, ``n_latent``, ``n_members`` (networks side by side), ``dropout``,
+        ``mask_genes``, ``n_buckets`` and ``n_text_hidden`` (the table of hashed words), ``profile_rank``, ``adapt``,
+        ``adapted_temperature``, and ``markers={"B cell": ["CD79A", "MS4A1"]}``, from which it learns types beside those
+        of the registered labels.
     n_hidden, n_layers, n_heads, n_intermediate, activation, dropout
         Transformer over genes: width D, depth, heads, width between, activation, dropout.
     max_length

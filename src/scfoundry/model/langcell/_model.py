@@ -82,6 +82,13 @@ class LangCell(Teachable, LearnsReference, IdentifiesPathways, FoundationModel):
     >>> model = sf.model.LangCell(adata, n_layers=2)
     >>> model.train(stage=1, max_epochs=3, lr=3e-4)
     >>> model.train(stage=2, max_epochs=3, lr=3e-4)
+
+    Train the small form on your own labelled cells:
+
+    >>> sf.model.LangCell.setup_anndata(adata, layer="counts", labels_key="cell_type", batch_key="study")
+    >>> model = sf.model.LangCell(adata, cell_encoder="expression_mlp")
+    >>> model.train()
+    >>> sf.tl.zero_shot_annotate(other, ["B cell", "NK"], model=model)
     """
 
     name = "langcell"

@@ -102,7 +102,7 @@ class LearnsReference:
         if model.config.cell_encoder == "expression_mlp":
             if train == "all":
                 msg = (
-                    f"The weights {base.provenance['weights']!r} are learned as a whole by their recipe only; a "
+                    f"The weights {base.provenance['weights']!r} are learned as a whole by LangCell.train only; a "
                     'reference trains a head on them: train="head".'
                 )
                 raise ValueError(msg)
