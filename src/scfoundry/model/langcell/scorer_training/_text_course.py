@@ -157,7 +157,7 @@ class TextCourse(nn.Module):
         ]
         target = torch.tensor(targets, device=embedded.device)
         hidden = self.relatives[described]
-        hidden[torch.arange(len(target)), target] = False
+        hidden[torch.arange(len(target), device=target.device), target] = False
         cosine = (embedded @ texts.T / self.temperature).masked_fill(hidden, HIDDEN)
         return torch.stack([F.cross_entropy(of_member, target) for of_member in cosine]).sum()
 
