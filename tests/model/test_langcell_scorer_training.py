@@ -118,7 +118,7 @@ def test_a_type_without_cells_is_found_by_its_markers(with_markers) -> None:
     adata.X = sparse.csr_matrix(counts)
     adata.obs.loc[adata.obs_names[rows], "cell_type"] = "endothelial cell"
     accuracy(with_markers, adata, (*TYPES, "endothelial cell"))
-    assert (adata.obs["zero_shot"].astype(str)[rows] == "endothelial cell").mean() > 0.8
+    assert (adata.obs["zero_shot"].astype(str).iloc[rows] == "endothelial cell").mean() > 0.8
 
 
 def test_threshold_and_temperature_are_fitted_and_stored(trained) -> None:
@@ -205,6 +205,30 @@ def test_a_study_measured_the_genes_of_which_it_has_counts() -> None:
     registered = RegisteredCells(built(corpus(missing=slice(60, None))))
     assert registered.names.tolist() == ["one", "two"]
     assert registered.measured.sum(1).tolist() == [80, 60]
+
+
+def test_studies_without_labels_or_with_few_cells_do_no_harm() -> None:
+    adata = corpus(400)
+    adata.obs.loc[adata.obs_names[:60], "study"] = "also"
+    adata.obs.loc[adata.obs_names[:60], "cell_type"] = "unknown"
+    adata.obs.loc[adata.obs_names[60:68], "study"] = "small"
+    model = built(adata)
+    model.train(stage=1, max_epochs=1, **QUICK)
+    model.train(stage=2, max_epochs=3, **QUICK)
+    assert all(torch.isfinite(tensor).all() for tensor in weights(model).values())
+    assert model.module.n_studies.tolist() == [3] * 4
+    assert np.isfinite(model.history["loss_validation"].to_numpy(dtype=float)).all()
+
+
+def test_log_normalised_values_are_learned_from_as_well() -> None:
+    adata, other = corpus(800), corpus(100, seed=1)
+    for each in (adata, other):
+        each.X = (sparse.diags(1e4 / np.asarray(each.X.sum(1)).ravel()) @ each.X).log1p().tocsr().astype(np.float32)
+    sf.model.LangCell.setup_anndata(adata, labels_key="cell_type")
+    model = sf.model.LangCell(adata, genes=sf.pp.gene_medians(corpus()), cell_encoder="expression_mlp", **TINY)
+    model.train(max_epochs=8, **QUICK)
+    assert float(model.module.unknown_threshold) != pytest.approx(0.093)
+    assert accuracy(model, other) > 0.85
 
 
 def test_few_held_out_cells_leave_the_threshold_and_say_so(logged) -> None:

@@ -145,12 +145,12 @@ class RegisteredCells:
         """Number of the label and study of every cell, (n,)."""
         return np.unique(self.labels, return_inverse=True)[1] * len(self.names) + self.study
 
-    def sets(self, cells: NDArray[np.int64]) -> list[LabelledSet]:
-        """Some of the cells, study by study."""
-        chosen = [cells[self.study[cells] == i] for i in range(len(self.names))]
+    def sets(self, cells: NDArray[np.int64], like: NDArray[np.int64] | None = None) -> list[LabelledSet]:
+        """Some of the cells, study by study; in the studies of other cells, ``like`` which they are, if given."""
+        chosen = {i: cells[self.study[cells] == i] for i in np.unique(self.study[cells if like is None else like])}
         return [
-            LabelledSet(name, self.counts[own], measured, self.labels[own], self.types)
-            for name, own, measured in zip(self.names, chosen, self.measured, strict=True)
+            LabelledSet(self.names[i], self.counts[own], self.measured[i], self.labels[own], self.types)
+            for i, own in chosen.items()
         ]
 
     def part(self, study: int, cells: NDArray[np.int64]) -> AnnData:

@@ -123,7 +123,9 @@ def _data(
     batches = Batches(sets, number, table, model.module.scale, rng, max_per_type=None)
     validation = None
     if len(held_out):
-        validation = Batches(registered.sets(held_out), number, table, model.module.scale, rng, max_per_type=None)
+        validation = Batches(
+            registered.sets(held_out, training), number, table, model.module.scale, rng, max_per_type=None
+        )
         # Few cells do not tell what a study is like.
         validation.mean, validation.sd = batches.mean, batches.sd
     rows = (registered.rows[training], registered.rows[held_out])
