@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.model.langcell._zero_shot import ZeroShot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,3 +54,40 @@ def cells(make_adata: Callable[..., AnnData]) -> tuple[AnnData, AnnData]:
     """Cells to annotate, and a reference of the same two types."""
     both = make_adata(120)
     return both[:60].copy(), both[60:].copy()
+
+
+class Says(sf.model.LangCell):
+    """A model that says what a test wants it to say."""
+
+    result: ZeroShot
+    threshold: float | None = None
+    without_knowledge: tuple[str, ...] = ()
+    unknown_threshold = property(lambda self: self.threshold)
+
+    def unsupported(self, labels: Any) -> list[str]:
+        return [label.name for label in labels if label.name in self.without_knowledge]
+
+    def refuse_unusable(self, labels: Any, **_: Any) -> None:
+        """Whatever a test gives is of use."""
+
+    def zero_shot(self, adata: Any, labels: Any, **_: Any) -> ZeroShot:
+        self.labels = labels
+        return self.result
+
+
+@pytest.fixture
+def says(reads_texts: sf.model.LangCell) -> Callable[..., Says]:
+    """Make a model that gives these probabilities of labels sorted by name."""
+
+    def make(probabilities: Any, *, fit: Any = None, threshold: float | None = None) -> Says:
+        model = Says(
+            genes=reads_texts.genes,
+            **{name: getattr(reads_texts.config, name) for name in reads_texts.config.__dataclass_fields__},
+        )
+        model.result = ZeroShot(
+            np.array(probabilities, np.float32), np.empty(0), None, None if fit is None else np.array(fit, np.float32)
+        )
+        model.threshold = threshold
+        return model
+
+    return make
