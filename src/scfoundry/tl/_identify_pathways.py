@@ -202,9 +202,9 @@ def _active(reference: AnnData, key: str) -> pd.DataFrame:
         twice = table.columns[table.columns.duplicated()][0]
         msg = f"reference.obsm[{key!r}] has the column {twice!r} more than once. Give every pathway its own name."
         raise ValueError(msg)
-    strange = table[~table.isin([0, 1]) & table.notna()].stack()
+    strange = table.to_numpy()[(~table.isin([0, 1]) & table.notna()).to_numpy()]
     if len(strange) or not table.shape[1]:
-        found = f"holds {strange.iloc[0]}" if len(strange) else "has no column"
+        found = f"holds {strange[0]}" if len(strange) else "has no column"
         msg = (
             f"reference.obsm[{key!r}] {found}, but must say 0 or 1 (or False, True) for every cell and pathway: "
             f"reference.obsm[{key!r}] = (scores > threshold)."
