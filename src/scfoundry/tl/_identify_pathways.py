@@ -202,7 +202,7 @@ def _active(reference: AnnData, key: str) -> pd.DataFrame:
         twice = table.columns[table.columns.duplicated()][0]
         msg = f"reference.obsm[{key!r}] has the column {twice!r} more than once. Give every pathway its own name."
         raise ValueError(msg)
-    strange = table.to_numpy()[(~table.isin([0, 1]) & table.notna()).to_numpy()]
+    strange = table.to_numpy()[~table.isin([0, 1]).to_numpy(dtype=bool) & table.notna().to_numpy(dtype=bool)]
     if len(strange) or not table.shape[1]:
         found = f"holds {strange[0]}" if len(strange) else "has no column"
         msg = (
