@@ -134,7 +134,8 @@ def main() -> None:
                 (way, precision, f"{args.n_cells / taken:.2f}", f"{speed / 1e9:.1f}", f"{share:.2f}", f"{ratio:.1f}")
             )
     title = (
-        f"Cell encoder, {args.n_cells} cells of {cells.lengths.mean():,.0f} positions; peak of matrix products "
+        f"Cell encoder, {args.n_cells} cells of {cells.lengths.mean():,.0f} positions, "
+        f"{'one thread, processor time' if args.cpu_time else 'time on the wall'}; peak of matrix products "
         + ", ".join(f"{peak.flops_per_second / 1e9:.1f} GFLOP/s in {p}" for p, peak in peaks.items())
     )
     columns = ["batches", "precision", "cells/s", "GFLOP/s", "share of peak", "times the embedding"]
