@@ -30,6 +30,9 @@ _VALUES_PER_PIECE = 1 << 16
 _ROUNDING = 1e-5
 """Relative error of ratios of counts after normalisation, logarithm and back, in float32: a tenth of this."""
 
+_LOOKED_AT = 4096
+"""Values that tell whether a block holds counts."""
+
 
 def cls_token(n_genes: int) -> int:
     """Token that stands for the whole cell, the first one after those of the genes."""
@@ -175,7 +178,9 @@ def _by_lexsort(
 def _as_counted(counts: sparse.csr_matrix) -> NDArray[np.float32]:
     """Values as float32; of cells whose counts were scaled, how often they hold the smallest value."""
     values: NDArray[np.float32] = counts.data.astype(np.float32, copy=False)
-    if (values == np.rint(values)).all():
+    # Cells of a data set are counts or scaled counts alike: a look at the first tells, and costs nothing.
+    first = values[:_LOOKED_AT]
+    if (first == np.rint(first)).all():
         return values
     per_cell = np.diff(counts.indptr)
     starts = counts.indptr[:-1][per_cell > 0]
