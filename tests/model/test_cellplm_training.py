@@ -112,6 +112,15 @@ class Interruption(pl.Callback):
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """A process started in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interruption_is_one_to_the_caller_too(trainable, quick):
     handler = signal.getsignal(signal.SIGINT)
     model = trainable()
