@@ -11,7 +11,10 @@ from scipy import sparse
 
 import scfoundry as sf
 from scfoundry.data.ontology import CellOntology
+from scfoundry.model.langcell.scorer_training._course import told_apart
 from scfoundry.model.langcell.scorer_training._registered import RegisteredCells
+from scfoundry.model.langcell.scorer_training._text_course import TextCourse
+from scfoundry.model.langcell.scorer_training._train import _data
 
 TYPES = ("B cell", "NK", "CD14+ Monocytes", "mystery cell")
 N_GENES, OWN = 80, 12
@@ -89,6 +92,30 @@ def test_held_out_cells_are_named_by_texts_alone(trained) -> None:
     assert accuracy(trained, adata) > 0.9
     assert adata.uns["zero_shot"]["provenance"]["weights"] == "own training"
     assert accuracy(trained, corpus(200, seed=2), adapt=False) > 0.85
+
+
+def kinds(adata: ad.AnnData) -> dict[str, bool]:
+    """Whether cells of the broader of two types count as ones of each."""
+    model = built(adata)
+    registered, ontology = RegisteredCells(model), CellOntology.load()
+    cells = np.arange(adata.n_obs)
+    data, labels = _data(model, registered, (cells, cells[:0]), batch_size=48, stage=2, seed=0)
+    how = {"temperature": 0.07, "broader": 0.3, "made_up": 0.0}
+    apart = told_apart(registered.sets(cells), labels)
+    course = TextCourse(model.module, labels, data.training, ontology, told_apart=apart, **how)
+    ids = {name: ontology.resolve(name).id for name in ("CD14+ Mono", "FCGR3A+ Mono")}
+    row = labels.index((ids["CD14+ Mono"],))
+    return {name: bool(course.kinds[row, model.config.types.index(i)]) for name, i in ids.items()}
+
+
+def test_cells_of_a_broader_type_are_not_of_a_narrower_one_of_their_own_study() -> None:
+    # By the Cell Ontology the one with CD16 is a kind of the one with CD14.
+    adata = corpus(80)
+    adata.obs["cell_type"] = adata.obs["cell_type"].replace({"CD14+ Monocytes": "CD14+ Mono", "NK": "FCGR3A+ Mono"})
+    assert kinds(adata) == {"CD14+ Mono": True, "FCGR3A+ Mono": False}
+    in_one = adata.obs["cell_type"].eq("FCGR3A+ Mono") & adata.obs["study"].eq("one")
+    in_two = adata.obs["cell_type"].eq("CD14+ Mono") & adata.obs["study"].eq("two")
+    assert kinds(adata[~in_one & ~in_two].copy()) == {"CD14+ Mono": True, "FCGR3A+ Mono": True}
 
 
 def test_embedding_retrieval_and_annotation_work_with_own_weights(trained) -> None:

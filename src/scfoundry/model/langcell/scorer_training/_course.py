@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scfoundry.data.ontology import CellOntology
     from scfoundry.model.langcell.scorer_training._studies import LabelledSet
 
-__all__ = ["Settings", "marker_table", "n_studies", "shown_labels", "train"]
+__all__ = ["Settings", "marker_table", "n_studies", "shown_labels", "told_apart", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,15 @@ def train(
     scorer.n_studies.copy_(n_studies(types, sets, ontology))
     table = marker_table([markers[i] for i in profiles], n_genes)
     batches = Batches(sets, {ids: i for i, ids in enumerate(labels)}, table, scorer.scale, rng)
-    how = {"temperature": settings.temperature, "broader": settings.broader, "made_up": settings.made_up}
-    course = TextCourse(scorer, labels, batches, ontology, **how)
+    course = TextCourse(
+        scorer,
+        labels,
+        batches,
+        ontology,
+        temperature=settings.temperature,
+        broader=settings.broader,
+        made_up=settings.made_up,
+    )
     _run(course, batches, settings, rng)
     return scorer.eval()
 
@@ -102,6 +109,17 @@ def _run(course: TextCourse, batches: Batches, settings: Settings, rng: np.rando
 def shown_labels(sets: Sequence[LabelledSet]) -> list[tuple[str, ...]]:
     """Ids of every label that cells of some study have."""
     return sorted({ids for study in sets for label, ids in study.types.items() if label in study.labels})
+
+
+def told_apart(sets: Sequence[LabelledSet], labels: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:
+    """Which labels have cells in one and the same study, (labels, labels)."""
+    number = {ids: i for i, ids in enumerate(labels)}
+    apart = np.zeros((len(labels), len(labels)), dtype=bool)
+    for study in sets:
+        present = [number[ids] for ids in shown_labels([study])]
+        apart[np.ix_(present, present)] = True
+    np.fill_diagonal(apart, val=False)
+    return apart
 
 
 def n_studies(types: Sequence[str], sets: Sequence[LabelledSet], ontology: CellOntology) -> torch.Tensor:

@@ -48,6 +48,9 @@ class TextCourse(nn.Module):
         How often a cell is described by a broader type.
     made_up
         Share of cells that are made up from marker sets.
+    told_apart
+        Whether a study has cells of both labels, (labels, labels): what it calls by the broader one is not of the
+        narrower one. Nothing is known of it if `None`.
     """
 
     relatives: Tensor
@@ -67,6 +70,7 @@ class TextCourse(nn.Module):
         temperature: float,
         broader: float,
         made_up: float,
+        told_apart: NDArray[np.bool_] | None = None,
     ) -> None:
         super().__init__()
         self.scorer, self.temperature, self.how_often_broader = scorer, temperature, broader
@@ -83,8 +87,13 @@ class TextCourse(nn.Module):
             ontology.prompts(ontology[t], n_synonyms=4) if t in ontology else (t, f"cell type: {t}.")
             for t in candidates
         ]
-        self.register_buffer("relatives", torch.from_numpy(relatives(described, candidates, seen, ontology)))
+        related = relatives(described, candidates, seen, ontology)
         kinds = np.array([[any(is_kind_of(t, i, ontology) for i in ids) for t in types] for ids in described])
+        for row, column in [] if told_apart is None else np.argwhere(told_apart):
+            narrower = [i for i in labels[column] if any(is_kind_of(i, own, ontology) for own in labels[row])]
+            kinds[row] &= ~np.array([any(is_kind_of(t, i, ontology) for i in narrower) for t in types])
+            related[row] &= ~np.array([any(is_kind_of(t, i, ontology) for i in narrower) for t in candidates])
+        self.register_buffer("relatives", torch.from_numpy(related))
         self.register_buffer("kinds", torch.from_numpy(kinds))
         of_profiles = np.full(len(profiles), made_up / max(len(profiles), 1))
         chances = np.concatenate([batches.label_chances * (1 - made_up), of_profiles])

@@ -15,7 +15,7 @@ from scfoundry.model.langcell._classifier import stratified
 from scfoundry.model.langcell.scorer_training._batches import Batches, fit_scale
 from scfoundry.model.langcell.scorer_training._calibration import calibrate
 from scfoundry.model.langcell.scorer_training._cell_course import CellCourse
-from scfoundry.model.langcell.scorer_training._course import Settings, marker_table, n_studies, shown_labels
+from scfoundry.model.langcell.scorer_training._course import Settings, marker_table, n_studies, shown_labels, told_apart
 from scfoundry.model.langcell.scorer_training._plan import ScorerData, ScorerPlan
 from scfoundry.model.langcell.scorer_training._registered import RegisteredCells
 from scfoundry.model.langcell.scorer_training._text_course import TextCourse
@@ -77,7 +77,8 @@ def train_scorer(
         other_rates: list[tuple[nn.Module, float]] = [(course.decoders, lr)]
     else:
         how = {"temperature": RECIPE.temperature, "broader": RECIPE.broader, "made_up": data.n_made_up / batch_size}
-        course = TextCourse(scorer, labels, data.training, CellOntology.load(), **how)
+        apart = told_apart(registered.sets(split[0]), labels)
+        course = TextCourse(scorer, labels, data.training, CellOntology.load(), told_apart=apart, **how)
         other_rates = [(scorer.heads.linear, LINEAR_RATE * lr), (nn.ParameterList(course.slow), MARKER_RATE * lr)]
     steps = len(data.train_dataloader())
     max_epochs = math.ceil(RECIPE.n_steps / steps) if max_epochs is None else max_epochs
