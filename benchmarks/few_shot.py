@@ -20,8 +20,8 @@ from reporting import markdown_table, surroundings, write_results
 from sklearn.linear_model import LogisticRegression
 
 import scfoundry as sf
-from scfoundry.data.components import principal_components
-from scfoundry.data.ontology import CellOntology
+from scfoundry.data.labels.ontology import CellOntology
+from scfoundry.stats.components import principal_components
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 

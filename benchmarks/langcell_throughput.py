@@ -21,7 +21,7 @@ from throughput.clock import Clock
 from throughput.products import Peak
 from transformers import BertConfig, BertModel
 
-from scfoundry.model._device import Precision, autocast
+from scfoundry._device import Precision, autocast
 from scfoundry.model.langcell._batches import TokenLists, length_sorted
 from scfoundry.model.langcell._config import LangCellConfig
 from scfoundry.model.langcell._encoders import CellEncoder

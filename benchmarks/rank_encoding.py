@@ -27,8 +27,8 @@ from scipy import sparse
 from throughput.memory import in_fresh_process, peak_above_start
 
 import scfoundry as sf
-from scfoundry.data import tokens
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.tokens import ranks as tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

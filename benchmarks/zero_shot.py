@@ -21,9 +21,9 @@ from reporting import surroundings, write_results
 from sklearn.metrics import f1_score
 
 import scfoundry as sf
-from scfoundry.data.components import principal_components
-from scfoundry.data.ontology import CellOntology
-from scfoundry.model.langcell._scorer import OfferedLabel
+from scfoundry.data.labels.ontology import CellOntology
+from scfoundry.model.cellnamer._module import OfferedLabel
+from scfoundry.stats.components import principal_components
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from scfoundry.model.langcell._zero_shot import ZeroShot
+    from scfoundry.model.langcell._matching import ZeroShot
 
 TABLES = Path(__file__).parents[1] / "recipes" / "langcell_mini"
 RESULTS = Path(__file__).parent / "results" / "zero_shot.json"

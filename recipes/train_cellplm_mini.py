@@ -23,8 +23,8 @@ from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
 import scfoundry as sf
-from scfoundry.data.checks import MatrixState, inspect_matrix
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.matrix.checks import MatrixState, inspect_matrix
 from scfoundry.nn.counts import SparseCounts
 
 CONFIG = {

@@ -20,8 +20,8 @@ import torch
 from langcell_mini.corpus import choose_vocabulary, human_genes, read_labels, read_markers, read_sets
 from langcell_mini.saving import as_model, with_medians
 
-from scfoundry.data.ontology import CellOntology
-from scfoundry.model.langcell.scorer_training._course import Settings, train
+from scfoundry.data.labels.ontology import CellOntology
+from scfoundry.model.cellnamer._course import Settings, train
 
 TABLES = Path(__file__).parent / "langcell_mini"
 

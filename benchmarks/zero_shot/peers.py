@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from scfoundry.model.langcell._expression import standardise
-from scfoundry.model.langcell._kinship import claims, nearest
-from scfoundry.model.langcell._profiles import match
+from scfoundry.data.labels.hierarchy import claims, nearest
+from scfoundry.model.cellnamer._expression import standardise
+from scfoundry.model.cellnamer._markers import match
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from anndata import AnnData
 from langcell_mini.corpus import choose_vocabulary
 from langcell_mini.saving import as_model
 
-from scfoundry.data.reader import CountsReader
-from scfoundry.model.langcell._expression import GeneMoments
-from scfoundry.model.langcell._kinship import is_kind_of
-from scfoundry.model.langcell.scorer_training._course import Settings, train
+from scfoundry.data.labels.hierarchy import is_kind_of
+from scfoundry.data.matrix.reader import CountsReader
+from scfoundry.model.cellnamer._course import Settings, train
+from scfoundry.model.cellnamer._expression import GeneMoments
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.data.ontology import CellOntology
-    from scfoundry.model.langcell._scorer import CellTypeScorer, OfferedLabel
-    from scfoundry.model.langcell._zero_shot import ZeroShot
-    from scfoundry.model.langcell.scorer_training._studies import LabelledSet
+    from scfoundry.data.labels.ontology import CellOntology
+    from scfoundry.model.cellnamer._module import CellTypeScorer, OfferedLabel
+    from scfoundry.model.cellnamer._studies import LabelledSet
+    from scfoundry.model.langcell._matching import ZeroShot
     from zero_shot.tasks import Task
 
 __all__ = ["Corpus", "LeftOut"]

@@ -12,13 +12,13 @@ import pandas as pd
 import scanpy as sc
 from scipy import sparse
 
-from scfoundry.model.langcell._scorer import OfferedLabel
+from scfoundry.model.cellnamer._module import OfferedLabel
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfoundry.data.ontology import CellOntology
+    from scfoundry.data.labels.ontology import CellOntology
 
 __all__ = ["FOLDS", "Task", "read_tasks"]
 

@@ -11,9 +11,9 @@ import pandas as pd
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry.data.checks import MatrixState, inspect_matrix
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.model.langcell.scorer_training._studies import LabelledSet
+from scfoundry.data.matrix.checks import MatrixState, inspect_matrix
+from scfoundry.model.cellnamer._studies import LabelledSet
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ from scfoundry.data.genes import GeneVocabulary
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scfoundry.model.langcell._scorer import CellTypeScorer
-    from scfoundry.model.langcell.scorer_training._studies import LabelledSet
+    from scfoundry.model.cellnamer._module import CellTypeScorer
+    from scfoundry.model.cellnamer._studies import LabelledSet
 
 __all__ = ["as_model", "with_medians"]
 

@@ -11,7 +11,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from scfoundry.data.checks import MatrixState, require_counts
+from scfoundry.data.matrix.checks import MatrixState, require_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

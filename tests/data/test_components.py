@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from scfoundry.data import components
-from scfoundry.data.components import LogMoments, PrincipalAxes, gathered, principal_components
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.reader import CountsReader
+from scfoundry.data.matrix.reader import CountsReader
+from scfoundry.stats import components
+from scfoundry.stats.components import LogMoments, PrincipalAxes, gathered, principal_components
 
 GENES = GeneVocabulary([f"ENSG{i:011d}" for i in range(60)])
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from scfoundry.data.contexts import contexts, coordinates
+from scfoundry.data.matrix.contexts import contexts, coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -91,7 +91,7 @@ def test_scheme_of_human_data_is_named(vocabulary, names, scheme):
 
 
 def test_names_spelled_as_in_the_vocabulary_need_no_table(monkeypatch):
-    monkeypatch.setattr("scfoundry.data._gene_match.gene_names", lambda: pytest.fail("the table was loaded"))
+    monkeypatch.setattr("scfoundry.data.genes.match.gene_names", lambda: pytest.fail("the table was loaded"))
     vocabulary = GeneVocabulary(["g0", "g1", CD3E], ["first", "second", "third"], aliases={"old": "g1"})
     alignment = vocabulary.align(["second", "g0", CD3E + ".1", "old"])
     assert alignment.target.tolist() == [1, 0, 2, -1]

@@ -13,8 +13,9 @@ from anndata import AnnData
 from anndata.io import sparse_dataset
 from scipy import sparse
 
-from scfoundry.data import _row_blocks, loaders
-from scfoundry.data.loaders import matrix_of, read_rows, row_blocks
+from scfoundry.data.matrix import loaders
+from scfoundry.data.matrix import row_blocks as _row_blocks
+from scfoundry.data.matrix.loaders import matrix_of, read_rows, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

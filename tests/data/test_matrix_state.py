@@ -13,7 +13,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from scfoundry.data.checks import MatrixReport, MatrixState, inspect_matrix, to_linear
+from scfoundry.data.matrix.checks import MatrixReport, MatrixState, inspect_matrix, to_linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,6 +178,7 @@ def test_real_data_sets(shared_data: Path) -> None:
     others = {
         "a375_plx4720_response": SCALED,
         "ccle_gdsc_ic50": SCALED,
+        "celltype_profiles_human": NORMALISED,
         "gdsc2_ic50": LOG1P,
         "melanoma_tcells_550": LOG1P,
         "oligodendroglioma_184": NORMALISED,

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from anndata import read_h5ad
 
-from scfoundry.data._label_forms import label_key
-from scfoundry.data.ontology import CellOntology, CellType
+from scfoundry.data.labels.forms import label_key
+from scfoundry.data.labels.ontology import CellOntology, CellType
 
 B_CELL, T_CELL, NK, LYMPHOCYTE, CELL = "CL:0000236", "CL:0000084", "CL:0000623", "CL:0000542", "CL:0000000"
 
@@ -234,7 +234,8 @@ def test_a_synonym_of_several_terms_resolves_to_none():
 
 def test_loading_needs_neither_torch_nor_pandas():
     code = (
-        "import sys, scfoundry.data.ontology as o; o.CellOntology.load(); print({'torch', 'pandas'} & set(sys.modules))"
+        "import sys, scfoundry.data.labels.ontology as o; o.CellOntology.load(); "
+        "print({'torch', 'pandas'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert run.stdout.strip() == "set()"

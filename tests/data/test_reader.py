@@ -8,7 +8,7 @@ import scanpy as sc
 from scipy import sparse
 
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.reader import CountsReader
+from scfoundry.data.matrix.reader import CountsReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable

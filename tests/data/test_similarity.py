@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scfoundry.data.similarity import cosine, partial_pearson, pearson
+from scfoundry.stats.similarity import cosine, partial_pearson, pearson
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scfoundry.data.contexts import Context
-from scfoundry.data.spatial_neighbors import neighbor_average
+from scfoundry.data.matrix.contexts import Context
+from scfoundry.data.matrix.spatial_neighbors import neighbor_average
 
 SQUARE = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0)), axis=-1).reshape(-1, 2)
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from scipy import sparse
 
-from scfoundry.data import tokens
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.tokens import FIRST_GENE, checksum, cls_token, rank_tokens, ranked_matrix
+from scfoundry.data.tokens import ranks as tokens
+from scfoundry.data.tokens.ranks import FIRST_GENE, checksum, cls_token, rank_tokens, ranked_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable

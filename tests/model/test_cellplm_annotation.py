@@ -8,15 +8,16 @@ import torch
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry.data.contexts import contexts
 from scfoundry.data.labels import Label
-from scfoundry.data.reader import CountsReader
+from scfoundry.data.matrix.contexts import contexts
+from scfoundry.data.matrix.joint_reader import JointReader, joined
+from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model._contracts import Query
-from scfoundry.model.cellplm.annotation import _annotation, _training
-from scfoundry.model.cellplm.annotation._joint_reader import JointReader, joined
-from scfoundry.model.cellplm.annotation._read_out import AnnotationHead
-from scfoundry.model.cellplm.annotation._softmax_regression import fit_softmax
 from scfoundry.nn.counts import SparseCounts
+from scfoundry.stats.softmax_regression import fit_softmax
+from scfoundry.tasks.annotation import annotator as _annotation
+from scfoundry.tasks.annotation import fine_tune as _training
+from scfoundry.tasks.annotation.head import AnnotationHead
 
 LABELS = [Label("B cell", ()), Label("monocyte", ())]
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from scfoundry.data.contexts import contexts, coordinates
-from scfoundry.data.reader import CountsReader
+from scfoundry.data.matrix.contexts import contexts, coordinates
+from scfoundry.data.matrix.reader import CountsReader
+from scfoundry.model.cellplm import _cell_attention
 from scfoundry.model.cellplm._attention import FlowAttention, attend, flow_context
-from scfoundry.model.cellplm.cell_attention import _cell_attention
-from scfoundry.model.cellplm.cell_attention._cell_attention import attention_factors
+from scfoundry.model.cellplm._cell_attention import attention_factors
 from scfoundry.nn.counts import SparseCounts
 
 

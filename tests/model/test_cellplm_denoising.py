@@ -8,7 +8,7 @@ import torch
 from scipy import sparse, stats
 
 import scfoundry as sf
-from scfoundry.model.cellplm.denoising._expected_counts import Expectation, expected_given_detection, hold_out
+from scfoundry.tasks.denoising.expectation import Expectation, expected_given_detection, hold_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,12 +182,12 @@ def test_columns_of_one_gene_share_its_expectation(fitted: sf.model.CellPLM, ada
 
 def test_blocks_do_not_matter(fitted: sf.model.CellPLM, adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = fitted.denoise(adata, device="cpu")
-    monkeypatch.setattr("scfoundry.model.cellplm.denoising._denoising.CELLS_PER_BLOCK", 7)
+    monkeypatch.setattr("scfoundry.tasks.denoising.denoiser.CELLS_PER_BLOCK", 7)
     np.testing.assert_allclose(fitted.denoise(adata, batch_size=9, device="cpu"), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_large_pool_is_drawn_from(fitted: sf.model.CellPLM, adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scfoundry.model.cellplm.denoising._expected_counts.MAX_POOL", 20)
+    monkeypatch.setattr("scfoundry.tasks.denoising.expectation.MAX_POOL", 20)
     shuffled = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
     expected, moved = (fitted.denoise(cells, device="cpu") for cells in (adata, shuffled))
     np.testing.assert_allclose(moved, expected[adata.obs_names.get_indexer(shuffled.obs_names)], rtol=1e-4, atol=1e-5)

@@ -9,18 +9,18 @@ from scipy import sparse
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.reader import CountsReader
-from scfoundry.model.cellplm.imputation._composition import States, compositions
-from scfoundry.model.cellplm.imputation._evidence import (
+from scfoundry.data.matrix.reader import CountsReader
+from scfoundry.tasks.imputation.composition import States, compositions
+from scfoundry.tasks.imputation.evidence import (
     Confidence,
     RisingLine,
     fit_weights,
     ideal_correlation,
     rates,
 )
-from scfoundry.model.cellplm.imputation._gene_kriging import gene_directions, unit_vectors
-from scfoundry.model.cellplm.imputation._genes import genes_to_hide
-from scfoundry.model.cellplm.imputation._imputation import EVIDENCE
+from scfoundry.tasks.imputation.gene_kriging import gene_directions, unit_vectors
+from scfoundry.tasks.imputation.genes import genes_to_hide
+from scfoundry.tasks.imputation.impute import EVIDENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,11 +11,11 @@ import torch
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry.model.cellplm.perturbation._conditions import Condition, Prior, choose_prior, kernels
-from scfoundry.model.cellplm.perturbation._replaced_genes import perturbed, shifts_of
-from scfoundry.model.cellplm.perturbation._responses import Responses
-from scfoundry.model.cellplm.perturbation._shrinkage import shrink
+from scfoundry.model.cellplm._replaced_genes import perturbed, shifts_of
 from scfoundry.nn.counts import SparseCounts
+from scfoundry.tasks.perturbation.conditions import Condition, Prior, choose_prior, kernels
+from scfoundry.tasks.perturbation.responses import Responses
+from scfoundry.tasks.perturbation.shrinkage import shrink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,8 +111,8 @@ def test_asking_for_more_changes_nothing(
     tiny_model: Callable[..., sf.model.CellPLM], screen: AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     believed = Prior(several_parts=True, several_groups=True, likeness=0.7, reach=1.0)
-    monkeypatch.setattr("scfoundry.model.cellplm.perturbation._perturbation.choose_prior", lambda *_: believed)
-    monkeypatch.setattr("scfoundry.model.cellplm.perturbation._perturbation.LEAST_GROUPS", 1)
+    monkeypatch.setattr("scfoundry.tasks.perturbation.responses_model.choose_prior", lambda *_: believed)
+    monkeypatch.setattr("scfoundry.tasks.perturbation.responses_model.LEAST_GROUPS", 1)
     screen.obs["type"] = np.repeat([f"type {i}" for i in range(4)], 30)
     how: dict[str, Any] = {"device": "cpu", "group_key": "type"}
     learned = screen[screen.obs["type"] != "type 3"]
@@ -132,7 +132,7 @@ def test_asking_for_more_changes_nothing(
 def test_a_trained_network_reads_the_same_controls_in_any_order_of_cells(
     tiny_model: Callable[..., sf.model.CellPLM], screen: AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scfoundry.model.cellplm.perturbation._training.MOST_CONTROLS", 10)
+    monkeypatch.setattr("scfoundry.model.cellplm._fine_tune_perturbation.MOST_CONTROLS", 10)
     fitted = tiny_model().fit_perturbations(screen, **KEYS, fine_tune=True, max_epochs=1, device="cpu")
     controls = screen[screen.obs["guide"] == "ctrl"].copy()
     turned = controls[::-1].copy()

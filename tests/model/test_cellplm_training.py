@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import scfoundry as sf
-from scfoundry.model._training import ContextDataModule, interruptible
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._objectives import draw_mask, keep_cells
+from scfoundry.train.plan import ContextDataModule, interruptible
 
 
 def weights(model):
@@ -240,7 +240,7 @@ def test_training_needs_data(tiny_model, quick):
 
 
 def test_contexts_are_split_whole(make_adata):
-    from scfoundry.data.contexts import contexts
+    from scfoundry.data.matrix.contexts import contexts
 
     adata = make_adata(200, n_batches=10)
     groups = contexts(adata, "batch")
@@ -253,7 +253,7 @@ def test_contexts_are_split_whole(make_adata):
 
 
 def test_a_single_context_is_never_held_out(make_adata):
-    from scfoundry.data.contexts import contexts
+    from scfoundry.data.matrix.contexts import contexts
 
     data = ContextDataModule(contexts(make_adata()), cells_per_step=100, validation_size=0.5, seed=0)
     assert data.visits == [0]

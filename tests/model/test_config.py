@@ -6,7 +6,7 @@ import pytest
 
 import scfoundry as sf
 from scfoundry.model._base import plain_config
-from scfoundry.model.langcell._scorer import ScorerConfig
+from scfoundry.model.cellnamer._module import ScorerConfig
 
 CONFIGS = [
     sf.model.CellPLMConfig(latent="gmvae", n_clusters=4),

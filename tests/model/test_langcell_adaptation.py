@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from scfoundry.model.langcell import _adaptation
-from scfoundry.model.langcell._adaptation import adapted_log_odds
-from scfoundry.model.langcell._zero_shot import ZeroShot
+from scfoundry.model.langcell._matching import ZeroShot
+from scfoundry.stats import adaptation as _adaptation
+from scfoundry.stats.adaptation import adapted_log_odds
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import scfoundry as sf
-from scfoundry.model._checkpoint import CheckpointError
 from scfoundry.model.langcell._checkpoint import from_released, read_release, to_released
 from scfoundry.model.langcell._classifier import attach_head
+from scfoundry.nn.checkpoint import CheckpointError
 
 OFFICIAL = Path(__file__).parents[1] / "data" / "parity" / "langcell"
 

@@ -13,7 +13,7 @@ from scipy import sparse
 
 import scfoundry as sf
 from scfoundry.data.labels import Label
-from scfoundry.data.reader import CountsReader
+from scfoundry.data.matrix.reader import CountsReader
 
 GENES = [f"ENSG{i:011d}" for i in range(40)]
 TYPES = ("CL:0000236", "CL:0000084", "CL:0000623", "CL:0000576")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy import sparse
 
-from scfoundry.data.ontology import CellOntology
-from scfoundry.model.langcell._expression import GeneMoments, GeneScale
-from scfoundry.model.langcell._hashed_text import HashedText
-from scfoundry.model.langcell._kinship import claims, nearest
-from scfoundry.model.langcell._profiles import MarkerProfiles, showing
-from scfoundry.model.langcell._scorer import CellTypeScorer, OfferedLabel, ScorerConfig
+from scfoundry.data.labels.hierarchy import claims, nearest
+from scfoundry.data.labels.ontology import CellOntology
+from scfoundry.model.cellnamer._expression import GeneMoments, GeneScale
+from scfoundry.model.cellnamer._markers import MarkerProfiles, showing
+from scfoundry.model.cellnamer._module import CellTypeScorer, OfferedLabel, ScorerConfig
+from scfoundry.model.cellnamer._text import HashedText
 from scfoundry.nn.counts import SparseCounts
 
 B, T, CD4, CD8, NK, ILC = "CL:0000236", "CL:0000084", "CL:0000624", "CL:0000625", "CL:0000623", "CL:0001065"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scfoundry.data.tokens import FIRST_GENE, MASK
+from scfoundry.data.tokens.ranks import FIRST_GENE, MASK
 from scfoundry.model.langcell._config import LangCellConfig
 from scfoundry.model.langcell._module import LangCellModule
 from scfoundry.model.langcell._momentum import Momentum, Pairs

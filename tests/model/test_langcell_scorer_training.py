@@ -10,11 +10,11 @@ import torch
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry.data.ontology import CellOntology
-from scfoundry.model.langcell.scorer_training._course import told_apart
-from scfoundry.model.langcell.scorer_training._registered import RegisteredCells
-from scfoundry.model.langcell.scorer_training._text_course import TextCourse
-from scfoundry.model.langcell.scorer_training._train import _data
+from scfoundry.data.labels.ontology import CellOntology
+from scfoundry.model.cellnamer._corpus import RegisteredCells
+from scfoundry.model.cellnamer._course import told_apart
+from scfoundry.model.cellnamer._text_objectives import TextCourse
+from scfoundry.model.cellnamer._training import _data
 
 TYPES = ("B cell", "NK", "CD14+ Monocytes", "mystery cell")
 N_GENES, OWN = 80, 12

@@ -7,10 +7,10 @@ from scipy import sparse
 
 import scfoundry as sf
 from scfoundry.data.labels import Label
-from scfoundry.model._training_cells import CellDataModule
 from scfoundry.model.langcell._classifier import stratified
 from scfoundry.model.langcell._few_shot import draw_shots
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
+from scfoundry.train.cells import CellDataModule
 
 TYPES = np.array(["naive b cell", "natural killer cell", "classical monocyte", "plasma cell", "mast cell"])
 TINY = {

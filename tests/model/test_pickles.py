@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from scfoundry.model._checkpoint import CheckpointError
 from scfoundry.model._pickles import read_plain_pickle
+from scfoundry.nn.checkpoint import CheckpointError
 
 PARITY = Path(__file__).parents[1] / "data" / "parity" / "langcell"
 

@@ -14,9 +14,9 @@ import torch
 
 import scfoundry as sf
 from scfoundry.model import _download, _pretrained
-from scfoundry.model._checkpoint import CheckpointError
 from scfoundry.model._download import download
 from scfoundry.model.cellplm._checkpoint import from_released, to_released
+from scfoundry.nn.checkpoint import CheckpointError
 
 OFFICIAL = Path(__file__).parents[1] / "data" / "parity" / "cellplm"
 

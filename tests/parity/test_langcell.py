@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 import scfoundry as sf
 from scfoundry.data.labels import Label
-from scfoundry.model._checkpoint import read_torch_file
 from scfoundry.model.langcell._checkpoint import from_released, to_released
+from scfoundry.model.langcell._matching import mix
 from scfoundry.model.langcell._module import ClassificationHead
-from scfoundry.model.langcell._zero_shot import mix
+from scfoundry.nn.checkpoint import read_torch_file
 
 ALPHAS = ["0.0", "0.1", "0.2", "0.5", "1.0"]
 

@@ -11,8 +11,8 @@ from anndata import AnnData, read_h5ad
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry.data import tokens
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.tokens import ranks as tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

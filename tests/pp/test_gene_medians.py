@@ -8,8 +8,8 @@ from anndata import AnnData, read_h5ad
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry.data import _row_blocks
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.matrix import row_blocks as _row_blocks
 from scfoundry.pp import _gene_medians
 
 if TYPE_CHECKING:

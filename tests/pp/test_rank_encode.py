@@ -10,8 +10,9 @@ from anndata import AnnData, read_h5ad
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry.data import _row_blocks, tokens
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.matrix import row_blocks as _row_blocks
+from scfoundry.data.tokens import ranks as tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable

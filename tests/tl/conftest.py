@@ -7,7 +7,7 @@ import pytest
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.model.langcell._zero_shot import ZeroShot
+from scfoundry.model.langcell._matching import ZeroShot
 
 if TYPE_CHECKING:
     from collections.abc import Callable

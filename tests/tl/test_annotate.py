@@ -12,8 +12,8 @@ import pytest
 from mudata import MuData
 
 import scfoundry as sf
-from scfoundry.data._gene_overlap import warn_of_few_shared
-from scfoundry.data.reader import CountsReader
+from scfoundry.data.genes.overlap import warn_of_few_shared
+from scfoundry.data.matrix.reader import CountsReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

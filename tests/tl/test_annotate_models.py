@@ -9,7 +9,7 @@ import pytest
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry.model.langcell._text_prior import TextPriorHead
+from scfoundry.tasks.annotation.text_prior import TextPriorHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +158,7 @@ def test_an_interruption_leaves_the_data_as_they_were(cellplm, cells, monkeypatc
         raise KeyboardInterrupt
 
     adata, reference = cells
-    monkeypatch.setattr("scfoundry.model.cellplm.annotation._annotation.fit_softmax", interrupted)
+    monkeypatch.setattr("scfoundry.tasks.annotation.annotator.fit_softmax", interrupted)
     before = list(adata.obs), set(adata.obsm), set(adata.uns)
     with pytest.raises(KeyboardInterrupt):
         sf.tl.annotate(adata, reference, labels_key="cell_type", model=cellplm, device="cpu")

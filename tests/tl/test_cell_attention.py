@@ -10,7 +10,7 @@ import pytest
 from mudata import MuData
 
 import scfoundry as sf
-from scfoundry.model.cellplm.cell_attention._cell_pairs import CellPairs
+from scfoundry.tasks.cell_attention.pairs import CellPairs
 
 mpl.use("Agg")
 

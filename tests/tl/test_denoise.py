@@ -157,7 +157,7 @@ def test_an_interruption_leaves_the_data_as_they_were(
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scfoundry.model.cellplm.denoising._recovery.gene_rates", interrupt)
+    monkeypatch.setattr("scfoundry.tasks.denoising.recovery.gene_rates", interrupt)
     before = slots(adata)
     with pytest.raises(KeyboardInterrupt):
         sf.tl.denoise(adata, model, **QUICK)
@@ -247,7 +247,7 @@ def test_bad_input_is_refused_before_anything_is_learned(
         pytest.fail("training began")
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("scfoundry.model.cellplm.denoising._denoising.fine_tune", learn)
+    monkeypatch.setattr("scfoundry.tasks.denoising.denoiser.fine_tune", learn)
     if damage:
         damage(adata)
     before = slots(adata)

@@ -10,8 +10,8 @@ import pytest
 from anndata import AnnData
 
 import scfoundry as sf
-from scfoundry.data import _labels_identities
-from scfoundry.data.ontology import CellOntology
+from scfoundry.data.labels import identities as _labels_identities
+from scfoundry.data.labels.ontology import CellOntology
 
 NK_TEXT = "cell type: natural killer cell. A lymphocyte that can spontaneously kill"
 

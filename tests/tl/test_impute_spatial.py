@@ -231,7 +231,7 @@ def test_an_interruption_reaches_the_caller_and_leaves_the_data_as_they_were(
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scfoundry.model.cellplm.imputation._training.imputation_loss", interrupt)
+    monkeypatch.setattr("scfoundry.model.cellplm._fine_tune_imputation.imputation_loss", interrupt)
     before, handler = slots(spots), signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         impute(spots, cells, model, fine_tune=True, max_epochs=1)
@@ -365,7 +365,7 @@ def test_bad_input_is_refused_before_anything_is_computed(
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for step in ("fine_tune_on_both", "find_states"):
-        monkeypatch.setattr(f"scfoundry.model.cellplm.imputation._imputation.{step}", compute)
+        monkeypatch.setattr(f"scfoundry.tasks.imputation.impute.{step}", compute)
     named = {
         "measured": [spots.var_names[3]],
         "elsewhere": [model.genes.ids[-1]],

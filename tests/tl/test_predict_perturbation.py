@@ -287,7 +287,7 @@ def test_an_interruption_leaves_adata_as_it_was(
         raise KeyboardInterrupt
 
     adata = screen.copy()
-    monkeypatch.setattr("scfoundry.model.cellplm.perturbation._perturbation.profiles", interrupted)
+    monkeypatch.setattr("scfoundry.tasks.perturbation.responses_model.profiles", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sf.tl.predict_perturbation(adata, **KEYS, perturbations="KLF1", model=model)
     assert not adata.uns

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import scfoundry as sf
-from scfoundry.tl import _nearest
-from scfoundry.tl._nearest import nearest_cells
+from scfoundry.tasks import retrieval as _nearest
+from scfoundry.tasks.retrieval import nearest_cells
 
 QUERY = ["monocyte", "B cell", "NK"]
 

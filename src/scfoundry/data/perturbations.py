@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scfoundry.data._gene_match import match
-from scfoundry.data._gene_names import as_names, find, gene_names
+from scfoundry.data.genes.match import match
+from scfoundry.data.genes.names import as_names, find, gene_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

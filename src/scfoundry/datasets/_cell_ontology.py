@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from scfoundry.data.ontology import CellOntology
+from scfoundry.data.labels.ontology import CellOntology
 
 __all__ = ["cell_ontology"]
 

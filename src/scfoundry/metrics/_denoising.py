@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scfoundry.data.similarity import cosine, pearson
 from scfoundry.metrics._matrices import align, blocks, dense, in_memory
+from scfoundry.stats.similarity import cosine, pearson
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

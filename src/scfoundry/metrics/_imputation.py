@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from scfoundry.data.contexts import Context
-from scfoundry.data.similarity import cosine, partial_pearson, pearson
-from scfoundry.data.spatial_neighbors import neighbor_average
+from scfoundry.data.matrix.contexts import Context
+from scfoundry.data.matrix.spatial_neighbors import neighbor_average
 from scfoundry.metrics._matrices import align, blocks, dense, in_memory
+from scfoundry.stats.similarity import cosine, partial_pearson, pearson
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

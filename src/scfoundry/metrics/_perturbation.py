@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 
-from scfoundry.data.similarity import pearson
 from scfoundry.metrics._matrices import blocks, dense, in_memory
+from scfoundry.stats.similarity import pearson
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -17,7 +17,7 @@ from scvi.model.base import BaseModelClass
 from torch import nn
 
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.model._checkpoint import CheckpointError, account_for, read_safetensors
+from scfoundry.nn.checkpoint import CheckpointError, account_for, read_safetensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

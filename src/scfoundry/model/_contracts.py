@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfoundry.data.contexts import Context
+    from scfoundry._device import Precision
     from scfoundry.data.labels import Label
-    from scfoundry.data.reader import CountsReader
-    from scfoundry.model._device import Precision
-    from scfoundry.model.cellplm.cell_attention._cell_attention import CellAttention
-    from scfoundry.model.cellplm.cell_attention._cell_pairs import Scale
-    from scfoundry.model.cellplm.imputation._imputation import Imputation
+    from scfoundry.data.matrix.contexts import Context
+    from scfoundry.data.matrix.reader import CountsReader
+    from scfoundry.model.cellplm._cell_attention import CellAttention
     from scfoundry.model.langcell._config import Mixture
-    from scfoundry.model.langcell._zero_shot import ZeroShot
+    from scfoundry.model.langcell._matching import ZeroShot
+    from scfoundry.tasks.cell_attention.pairs import Scale
+    from scfoundry.tasks.imputation.impute import Imputation
 
 __all__ = [
     "AttendsToCells",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfoundry.model._checkpoint import CheckpointError
+from scfoundry.nn.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -99,7 +99,7 @@ def cell_attention(
     """
     import matplotlib.pyplot as plt
 
-    from scfoundry.tl._modality import modality_of
+    from scfoundry.data.modality import modality_of
 
     if kind is not None and kind not in get_args(Kind):
         msg = f"kind must be one of {', '.join(map(repr, get_args(Kind)))}; got {kind!r}."

@@ -203,9 +203,9 @@ def _placed(xy: Array, labels: NDArray[np.str_]) -> Array:
 
 def _measured(adata: AnnData, truth: AnnData | None, genes: list[str], *, layer: str | None) -> dict[str, Array]:
     """Log1p of the measured counts of genes, spots in the order of `adata`."""
-    from scfoundry.data.checks import require_counts
-    from scfoundry.data.loaders import read_rows
-    from scfoundry.data.matrix_state import to_linear
+    from scfoundry.data.matrix.checks import require_counts
+    from scfoundry.data.matrix.loaders import read_rows
+    from scfoundry.data.matrix.state import to_linear
 
     source = adata if truth is None else truth
     there = [gene for gene in genes if gene in source.var_names]

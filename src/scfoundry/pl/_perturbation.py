@@ -134,9 +134,9 @@ def _row(profiles: AnnData, params: dict[str, Any], perturbation: str, group: st
 
 def _measured(adata: AnnData, params: dict[str, Any], name: str, group: str) -> tuple[Array, Array] | None:
     """Measured change of every gene and its standard error; `None` without at least two perturbed cells."""
-    from scfoundry.data.checks import inspect_matrix
+    from scfoundry.data.matrix.checks import inspect_matrix
     from scfoundry.data.perturbations import group_labels, members_of, perturbation_labels
-    from scfoundry.model.cellplm.perturbation._responses import profiles
+    from scfoundry.tasks.perturbation.responses import profiles
 
     control, sep, layer = params["control"], params.get("sep"), params.get("layer")
     labels = perturbation_labels(adata, params["perturbation_key"], control=control, sep=sep)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfoundry._settings import logger
-from scfoundry.data._row_blocks import default_block_size
-from scfoundry.data.checks import require_counts
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.loaders import locate, row_blocks
+from scfoundry.data.matrix.checks import require_counts
+from scfoundry.data.matrix.loaders import locate, row_blocks
+from scfoundry.data.matrix.row_blocks import default_block_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._settings import logger
-from scfoundry.data.loaders import row_blocks
+from scfoundry.data.matrix.loaders import row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

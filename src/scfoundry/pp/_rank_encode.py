@@ -12,10 +12,10 @@ from tqdm.auto import tqdm
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger, settings
-from scfoundry.data.checks import MatrixReport, MatrixState, inspect_matrix, require_counts, to_linear
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.loaders import locate, matrix_of, row_blocks
-from scfoundry.data.tokens import checksum, rank_tokens, ranked_matrix
+from scfoundry.data.matrix.checks import MatrixReport, MatrixState, inspect_matrix, require_counts, to_linear
+from scfoundry.data.matrix.loaders import locate, matrix_of, row_blocks
+from scfoundry.data.tokens.ranks import checksum, rank_tokens, ranked_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

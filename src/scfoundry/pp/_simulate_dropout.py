@@ -9,8 +9,8 @@ from scipy import sparse
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.data.checks import require_counts
-from scfoundry.data.loaders import row_blocks
+from scfoundry.data.matrix.checks import require_counts
+from scfoundry.data.matrix.loaders import row_blocks
 
 if TYPE_CHECKING:
     from anndata import AnnData

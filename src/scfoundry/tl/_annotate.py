@@ -11,7 +11,7 @@ from scfoundry._keys import Keys
 from scfoundry._said_once import said_once
 from scfoundry._settings import logger
 from scfoundry.data.labels import NO_LABEL
-from scfoundry.tl._modality import modality_of, to_write
+from scfoundry.data.modality import modality_of, to_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
+    from scfoundry._device import Precision
     from scfoundry.model import FoundationModel
     from scfoundry.model._contracts import Train
-    from scfoundry.model._device import Precision
 
 __all__ = ["annotate"]
 
@@ -144,11 +144,11 @@ def annotate(
     >>> sf.tl.annotate(adata, reference, labels_key="bulk_labels", n_shots=9)
     >>> adata.obs["annotation"].value_counts()
     """
-    from scfoundry.data._gene_overlap import warn_of_few_shared
-    from scfoundry.data.contexts import contexts
+    from scfoundry._device import autocast, resolve_device
+    from scfoundry.data.genes.overlap import warn_of_few_shared
+    from scfoundry.data.matrix.contexts import contexts
     from scfoundry.model._base import FoundationModel
     from scfoundry.model._contracts import LearnsFromSharedGenes, Query, ReadsTexts
-    from scfoundry.model._device import autocast, resolve_device
     from scfoundry.model._offers import learns_labels
     from scfoundry.model._pretrained import load_pretrained
     from scfoundry.tl._label_slots import empty_cells, refuse_shared_columns, write_labels

@@ -9,7 +9,7 @@ import pandas as pd
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.tl._modality import to_write
+from scfoundry.data.modality import to_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfoundry.model import FoundationModel
-    from scfoundry.model.cellplm.cell_attention._cell_attention import CellAttention
-    from scfoundry.model.cellplm.cell_attention._cell_pairs import Scale
+    from scfoundry.model.cellplm._cell_attention import CellAttention
+    from scfoundry.tasks.cell_attention.pairs import Scale
 
 __all__ = ["cell_attention"]
 
@@ -138,10 +138,10 @@ def cell_attention(
     >>> sf.tl.cell_attention(adata, group_by="bulk_labels")
     >>> adata.uns["cell_attention"]["groups"].nlargest(5, "enrichment")
     """
-    from scfoundry.data.contexts import contexts, coordinates
-    from scfoundry.data.reader import CountsReader
+    from scfoundry._device import resolve_device
+    from scfoundry.data.matrix.contexts import contexts, coordinates
+    from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._device import resolve_device
     from scfoundry.model._offers import attends_to_cells
     from scfoundry.model._pretrained import load_pretrained
 
@@ -194,7 +194,7 @@ def cell_attention(
 
 
 def _check(k: int, scale: str) -> None:
-    from scfoundry.model.cellplm.cell_attention._cell_pairs import Scale
+    from scfoundry.tasks.cell_attention.pairs import Scale
 
     if not isinstance(k, int | np.integer) or k < 1:
         msg = f"k is the number of weights to keep per cell, a whole number from 1; got {k!r}. The default: k=30."

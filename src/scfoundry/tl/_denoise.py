@@ -10,7 +10,7 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry._said_once import said_once
 from scfoundry._settings import logger
-from scfoundry.tl._modality import to_write
+from scfoundry.data.modality import to_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
+    from scfoundry._device import Precision
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.model import FoundationModel
-    from scfoundry.model._device import Precision
 
 __all__ = ["denoise"]
 
@@ -136,10 +136,10 @@ def denoise(
     >>> sf.tl.denoise(adata, layer="counts", max_epochs=5)  # doctest: +SKIP
     >>> adata.layers["denoised"]  # doctest: +SKIP
     """
-    from scfoundry.data.checks import require_counts
-    from scfoundry.data.contexts import contexts, coordinates
+    from scfoundry._device import autocast, resolve_device
+    from scfoundry.data.matrix.checks import require_counts
+    from scfoundry.data.matrix.contexts import contexts, coordinates
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._device import autocast, resolve_device
     from scfoundry.model._offers import denoises
     from scfoundry.model._pretrained import load_pretrained
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from scfoundry._settings import logger
-from scfoundry.data._labels_identities import IDENTITIES, find_identity
-from scfoundry.data.ontology import CellOntology
+from scfoundry.data.labels.identities import IDENTITIES, find_identity
+from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.tl._labels import meaning_of
 
 if TYPE_CHECKING:

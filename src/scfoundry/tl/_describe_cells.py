@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._settings import logger
-from scfoundry.data._labels_identities import IDENTITIES, find_identity, has_ontologies
-from scfoundry.data.ontology import CellOntology
+from scfoundry.data.labels.identities import IDENTITIES, find_identity, has_ontologies
+from scfoundry.data.labels.ontology import CellOntology
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.tl._modality import to_write
+from scfoundry.data.modality import to_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from scfoundry._device import Precision
     from scfoundry.model import FoundationModel
-    from scfoundry.model._device import Precision
 
 __all__ = ["embed"]
 
@@ -94,10 +94,10 @@ def embed(
     >>> sf.tl.embed(adata, model="cellplm")
     >>> sc.pp.neighbors(adata, use_rep="X_cellplm")
     """
-    from scfoundry.data.contexts import contexts, coordinates
-    from scfoundry.data.reader import CountsReader
+    from scfoundry._device import resolve_device
+    from scfoundry.data.matrix.contexts import contexts, coordinates
+    from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._device import resolve_device
     from scfoundry.model._pretrained import load_pretrained
 
     adata, cells = to_write(adata, modality, copy=copy, caller="sf.tl.embed")

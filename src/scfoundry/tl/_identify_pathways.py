@@ -9,7 +9,7 @@ import pandas as pd
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.tl._modality import modality_of, to_write
+from scfoundry.data.modality import modality_of, to_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from scfoundry._device import Precision
     from scfoundry.model import FoundationModel
     from scfoundry.model._contracts import Train
-    from scfoundry.model._device import Precision
 
 __all__ = ["identify_pathways"]
 
@@ -122,9 +122,9 @@ def identify_pathways(
     >>> sf.tl.identify_pathways(adata, reference, pathways_key="active")
     >>> adata.obsm["pathways"].mean()
     """
+    from scfoundry._device import autocast, resolve_device
     from scfoundry.model._base import FoundationModel
     from scfoundry.model._contracts import Query
-    from scfoundry.model._device import autocast, resolve_device
     from scfoundry.model._offers import learns_pathways
     from scfoundry.model._pretrained import load_pretrained
     from scfoundry.tl._label_slots import column, empty_cells, refuse_shared_columns

@@ -9,8 +9,8 @@ import numpy as np
 from scfoundry._keys import Keys
 from scfoundry._said_once import said_once
 from scfoundry._settings import logger
-from scfoundry.data.matrix_state import MatrixState
-from scfoundry.tl._modality import modality_of, to_write
+from scfoundry.data.matrix.state import MatrixState
+from scfoundry.data.modality import modality_of, to_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from scfoundry._device import Precision
     from scfoundry.model import FoundationModel
-    from scfoundry.model._device import Precision
 
 __all__ = ["impute_spatial"]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfoundry.data.reader import CountsReader
+    from scfoundry.data.matrix.reader import CountsReader
 
 __all__ = ["column", "empty_cells", "refuse_shared_columns", "write_labels"]
 

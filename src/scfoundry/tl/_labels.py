@@ -12,16 +12,16 @@ import pandas as pd
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.data._gene_match import match
-from scfoundry.data._gene_names import as_names
-from scfoundry.data._labels_identities import IDENTITIES
+from scfoundry.data.genes.match import match
+from scfoundry.data.genes.names import as_names
 from scfoundry.data.labels import Label
-from scfoundry.data.ontology import CellOntology
+from scfoundry.data.labels.identities import IDENTITIES
+from scfoundry.data.labels.ontology import CellOntology
 
 if TYPE_CHECKING:
-    from scfoundry.data._gene_alignment import GeneAlignment
     from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.data.ontology import Match
+    from scfoundry.data.genes.alignment import GeneAlignment
+    from scfoundry.data.labels.ontology import Match
 
 __all__ = [
     "Markers",

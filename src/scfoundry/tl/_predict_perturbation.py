@@ -11,7 +11,7 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry._said_once import said_once
 from scfoundry._settings import logger
-from scfoundry.tl._modality import to_write
+from scfoundry.data.modality import to_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
+    from scfoundry._device import Precision
     from scfoundry.model import FoundationModel
-    from scfoundry.model._device import Precision
 
 __all__ = ["predict_perturbation"]
 
@@ -176,6 +176,8 @@ def predict_perturbation(
     ...     groups="B",
     ... )
     """
+    from scfoundry._device import resolve_device
+    from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.data.perturbations import (
         components,
         group_labels,
@@ -184,9 +186,7 @@ def predict_perturbation(
         positions_of,
         require_known,
     )
-    from scfoundry.data.reader import CountsReader
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._device import resolve_device
     from scfoundry.model._offers import predicts_perturbations
     from scfoundry.model._pretrained import load_pretrained
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfoundry.data.reader import CountsReader
+    from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.model import FoundationModel
 
 __all__ = ["check_training", "query_and_reference"]
@@ -48,7 +48,7 @@ def query_and_reference(
         If values of either are neither counts nor log1p-normalised, too few genes are known, or the two share none of
         them or are of two species.
     """
-    from scfoundry.data.reader import CountsReader
+    from scfoundry.data.matrix.reader import CountsReader
 
     reader = CountsReader(adata, model.genes, layer=layer, caller=caller)
     teacher = CountsReader(reference, model.genes, layer=reference_layer, caller=f"{caller} (reference)")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.tl._modality import modality_of
+from scfoundry.data.modality import modality_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
+    from scfoundry._device import Precision
     from scfoundry.data.labels import Label
     from scfoundry.model import FoundationModel
     from scfoundry.model._contracts import ReadsTexts
-    from scfoundry.model._device import Precision
     from scfoundry.tl._labels import Texts
 
 __all__ = ["retrieve"]
@@ -115,9 +115,9 @@ def retrieve(
     >>> sf.tl.retrieve(adata, "cytotoxic T cell", k=3)
     >>> sf.tl.retrieve(adata[:2], ["B cell", "NK", "monocyte"], find="texts", k=1)
     """
-    from scfoundry.data.reader import CountsReader
+    from scfoundry._device import resolve_device
+    from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._device import resolve_device
     from scfoundry.model._offers import reads_texts
     from scfoundry.model._pretrained import load_pretrained
     from scfoundry.tl._label_slots import empty_cells
@@ -221,7 +221,7 @@ def _best_cells(
     there: NDArray[np.int64],
     k: int,
 ) -> pd.DataFrame:
-    from scfoundry.tl._nearest import nearest_cells
+    from scfoundry.tasks.retrieval import nearest_cells
 
     rows, cosines = nearest_cells(latent, directions, min(k, len(there)))
     queries = np.repeat(np.arange(len(labels)), rows.shape[1])

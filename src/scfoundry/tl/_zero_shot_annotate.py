@@ -9,7 +9,7 @@ import pandas as pd
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.tl._modality import to_write
+from scfoundry.data.modality import to_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from scfoundry._device import Precision
     from scfoundry.data.labels import Label
     from scfoundry.model import FoundationModel
-    from scfoundry.model._device import Precision
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.tl._labels import Markers, Texts
 
@@ -161,14 +161,14 @@ def zero_shot_annotate(
     >>> sf.tl.zero_shot_annotate(adata, ["B cell", "T cell", "NK", "monocyte", "dendritic cell"])
     >>> adata.obs["zero_shot"].value_counts()
     """
-    from scfoundry.data.reader import CountsReader
+    from scfoundry._device import resolve_device
+    from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.model._base import FoundationModel
-    from scfoundry.model._device import resolve_device
     from scfoundry.model._offers import reads_texts
     from scfoundry.model._pretrained import load_pretrained
+    from scfoundry.tasks.annotation.votes import ALONE, group_means, groups_of, over_cluster
     from scfoundry.tl._label_slots import column, empty_cells, refuse_shared_columns, write_labels
     from scfoundry.tl._labels import as_table, labels_of, markers_of, with_markers, with_prompts
-    from scfoundry.tl._votes import ALONE, group_means, groups_of, over_cluster
 
     labels = tuple(sorted(labels_of(texts, caller=CALLER), key=lambda label: label.name))
     _check_ranges(alpha, top_k, unknown, len(labels))

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.model._checkpoint import CheckpointError, account_for, read_torch_file
 from scfoundry.model.cellplm._config import CellPLMConfig
+from scfoundry.nn.checkpoint import CheckpointError, account_for, read_torch_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,23 +10,23 @@ from scvi import REGISTRY_KEYS
 from scvi.data import fields
 from tqdm.auto import tqdm
 
+from scfoundry._device import Precision, autocast, resolve_device
 from scfoundry._settings import logger, settings
-from scfoundry.data.contexts import contexts, coordinates
-from scfoundry.data.reader import CountsReader
+from scfoundry.data.matrix.contexts import contexts, coordinates
+from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model._base import FoundationModel, sha256
-from scfoundry.model._device import Precision, autocast, resolve_device
-from scfoundry.model._training import ContextDataModule, ContextTrainingPlan, Schedule, fit
+from scfoundry.model.cellplm._cell_attention import ShowsAttention
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
 from scfoundry.model.cellplm._streaming import chunk_size, stream_embeddings
 from scfoundry.model.cellplm._tissues import Tissues
-from scfoundry.model.cellplm.annotation._annotation import LearnsCellTypes
-from scfoundry.model.cellplm.cell_attention._cell_attention import ShowsAttention
-from scfoundry.model.cellplm.denoising._denoising import RecoversCounts
-from scfoundry.model.cellplm.imputation._imputation import ImputesGenes
-from scfoundry.model.cellplm.perturbation._perturbation import LearnsPerturbations
+from scfoundry.tasks.annotation.annotator import LearnsCellTypes
+from scfoundry.tasks.denoising.denoiser import RecoversCounts
+from scfoundry.tasks.imputation.impute import ImputesGenes
+from scfoundry.tasks.perturbation.responses_model import LearnsPerturbations
+from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, Schedule, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor
 
-    from scfoundry.data.contexts import Context
+    from scfoundry.data.matrix.contexts import Context
 
 __all__ = ["CellPLM"]
 

@@ -13,8 +13,8 @@ from scfoundry.model.cellplm._attention import FlowAttention, Projection, attend
 from scfoundry.model.cellplm._decoder import N_GROUPS, Decoder
 from scfoundry.model.cellplm._latent import build_latent
 from scfoundry.model.cellplm._positions import PositionCode
-from scfoundry.model.cellplm.annotation._read_out import AnnotationHead
 from scfoundry.nn.heads import MLPHead
+from scfoundry.tasks.annotation.head import AnnotationHead
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from scfoundry.data.contexts import Context
     from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.data.reader import CountsReader
+    from scfoundry.data.matrix.contexts import Context
+    from scfoundry.data.matrix.reader import CountsReader
 
 __all__ = ["TissueSample", "Tissues"]
 
@@ -70,7 +70,7 @@ class Tissues:
     reader
         Checked and aligned counts.
     positions
-        Coordinates of the contexts that have some, see `scfoundry.data.contexts.coordinates`.
+        Coordinates of the contexts that have some, see `scfoundry.data.matrix.contexts.coordinates`.
     batches
         Row of the decoder's batch table for every cell, (n_obs,); `None` if the model does not know these batches.
     measured

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scfoundry.model._device import Precision, autocast
+from scfoundry._device import Precision, autocast
 from scfoundry.model.langcell._inference import CellStream, LabelTexts, embed_cells, match_cells
+from scfoundry.model.langcell._matching import ZeroShot, mix
 from scfoundry.model.langcell._tokenizer import Tokenizer
-from scfoundry.model.langcell._zero_shot import ZeroShot, mix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
-    from scfoundry.data.reader import CountsReader
+    from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._module import LangCellModule
 

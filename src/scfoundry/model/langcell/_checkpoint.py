@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.tokens import FIRST_GENE
-from scfoundry.model._checkpoint import CheckpointError, account_for, read_torch_file
+from scfoundry.data.tokens.ranks import FIRST_GENE
 from scfoundry.model._pickles import read_plain_pickle
+from scfoundry.nn.checkpoint import CheckpointError, account_for, read_torch_file
 
 if TYPE_CHECKING:
     from pathlib import Path

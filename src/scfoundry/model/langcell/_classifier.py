@@ -9,15 +9,15 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
+from scfoundry._device import autocast, resolve_device
 from scfoundry._settings import logger
-from scfoundry.model._device import autocast, resolve_device
-from scfoundry.model._training import fit, training_only
-from scfoundry.model._training_cells import BestWeights, CellDataModule, CellTrainingPlan
 from scfoundry.model.langcell._few_shot import draw_shots, labelled_cells
 from scfoundry.model.langcell._module import ClassificationHead
 from scfoundry.model.langcell._objectives import focal_loss
 from scfoundry.model.langcell._training import require_transformer
 from scfoundry.model.langcell._training_data import TrainingCells, in_obs_order
+from scfoundry.train.cells import BestWeights, CellDataModule, CellTrainingPlan
+from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor
 
-    from scfoundry.model._device import Precision
+    from scfoundry._device import Precision
     from scfoundry.model.langcell._few_shot import TunedPart
     from scfoundry.model.langcell._model import LangCell
     from scfoundry.model.langcell._module import LangCellModule

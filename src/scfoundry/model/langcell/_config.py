@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scfoundry.model._config import PlainConfig
-from scfoundry.model.langcell._scorer import ScorerConfig
+from scfoundry.model.cellnamer._module import ScorerConfig
 from scfoundry.nn.transformer import Activation
 
 __all__ = ["LangCellConfig", "Mixture"]

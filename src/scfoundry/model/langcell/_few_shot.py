@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from scfoundry._settings import logger
-from scfoundry.model._training import fit, training_only
-from scfoundry.model._training_cells import CellDataModule, CellTrainingPlan
 from scfoundry.model.langcell._encoders import unit
 from scfoundry.model.langcell._training import require_transformer
 from scfoundry.model.langcell._training_data import TrainingCells, in_obs_order
+from scfoundry.train.cells import CellDataModule, CellTrainingPlan
+from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

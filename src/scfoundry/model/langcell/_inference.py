@@ -9,10 +9,10 @@ import torch
 from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
-from scfoundry.data.tokens import PAD, cls_token, rank_tokens
+from scfoundry.data.tokens.ranks import PAD, cls_token, rank_tokens
 from scfoundry.model.langcell._batches import TokenLists, length_sorted
 from scfoundry.model.langcell._encoders import unit
-from scfoundry.model.langcell._zero_shot import best_texts
+from scfoundry.model.langcell._matching import best_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.data.reader import CountsReader
+    from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.model.langcell._batches import Batch
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._tokenizer import Tokenizer

@@ -9,23 +9,23 @@ import numpy as np
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
+from scfoundry._device import Precision, resolve_device
 from scfoundry._settings import logger
-from scfoundry.data.components import principal_components
-from scfoundry.data.reader import CountsReader
+from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model._base import FoundationModel, sha256
-from scfoundry.model._device import Precision, resolve_device
-from scfoundry.model.langcell._by_expression import ByExpression
+from scfoundry.model.cellnamer._corpus import require_labels, what_is_known
+from scfoundry.model.cellnamer._model import ByExpression
+from scfoundry.model.cellnamer._module import CellTypeScorer
 from scfoundry.model.langcell._by_ranks import ByRanks
 from scfoundry.model.langcell._checkpoint import from_released, read_release
 from scfoundry.model.langcell._config import LangCellConfig, Mixture
 from scfoundry.model.langcell._module import LangCellModule
-from scfoundry.model.langcell._pathways import IdentifiesPathways
-from scfoundry.model.langcell._reference import LearnsReference
-from scfoundry.model.langcell._scorer import CellTypeScorer
-from scfoundry.model.langcell._teaching import Teachable
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
+from scfoundry.model.langcell._train import Teachable
 from scfoundry.model.langcell._training_data import require_texts
-from scfoundry.model.langcell.scorer_training._registered import require_labels, what_is_known
+from scfoundry.stats.components import principal_components
+from scfoundry.tasks.annotation.pathways import IdentifiesPathways
+from scfoundry.tasks.annotation.reference import LearnsReference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
-    from scfoundry.data.contexts import Context
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
-    from scfoundry.model.langcell._zero_shot import ZeroShot
+    from scfoundry.data.matrix.contexts import Context
+    from scfoundry.model.langcell._matching import ZeroShot
 
 __all__ = ["LangCell"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from scfoundry.data.tokens import cls_token
+from scfoundry.data.tokens.ranks import cls_token
 from scfoundry.model._base import FoundationModule
 from scfoundry.model.langcell._encoders import CellEncoder, TextEncoder, unit
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from scfoundry.data.tokens import FIRST_GENE, MASK
+from scfoundry.data.tokens.ranks import FIRST_GENE, MASK
 
 if TYPE_CHECKING:
     from torch import Tensor

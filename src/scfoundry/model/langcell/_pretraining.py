@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scfoundry.data.tokens import FIRST_GENE, cls_token
+from scfoundry.data.tokens.ranks import FIRST_GENE, cls_token
 from scfoundry.model.langcell._encoders import unit
 from scfoundry.model.langcell._momentum import Momentum, Pairs
 from scfoundry.model.langcell._objectives import (

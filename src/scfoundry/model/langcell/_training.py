@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from scfoundry._settings import logger
-from scfoundry.model._training import fit, training_only
-from scfoundry.model._training_cells import CellDataModule, CellTrainingPlan
 from scfoundry.model.langcell._momentum import Momentum
 from scfoundry.model.langcell._pretraining import Pretraining
 from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
+from scfoundry.train.cells import CellDataModule, CellTrainingPlan
+from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from scfoundry.model._training import Schedule
     from scfoundry.model.langcell._model import LangCell
+    from scfoundry.train.plan import Schedule
 
 __all__ = ["OBJECTIVES", "Stage", "check", "objective_weights", "pretrain", "require_transformer"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scfoundry.data.tokens import PAD
+from scfoundry.data.tokens.ranks import PAD
 from scfoundry.model.langcell._batches import Batch, TokenLists
 from scfoundry.model.langcell._inference import CELLS_PER_BLOCK, ranked_cells
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.data.reader import CountsReader
+    from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.model.langcell._tokenizer import Tokenizer
 
 __all__ = ["CellTexts", "DrawnTexts", "TrainingCells", "in_obs_order", "require_texts"]

@@ -1,0 +1,136 @@
+"""Match the names of a data set with a gene vocabulary, by the most direct route that exists."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scfoundry._settings import logger
+from scfoundry.data.genes.alignment import GeneAlignment
+from scfoundry.data.genes.names import as_names, find, gene_names, is_ensembl
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scfoundry.data.genes import GeneVocabulary
+    from scfoundry.data.genes.names import Names
+
+__all__ = ["ensembl_column", "match", "warn_of_duplicates"]
+
+_ID_COLUMNS = ("gene_ids", "ensembl_id", "gene_id", "feature_id", "ensembl", "ensembl_ids")
+_INDIRECT = {"previous": 1, "alias": 2, "case": 3}  # every other route is equally direct
+_MADE_UNIQUE = re.compile(r"(.+)[-.]\d+")  # GENE-1 by scanpy, GENE.1 by R
+
+
+def ensembl_column(var: pd.DataFrame) -> str | None:
+    """Name of the first usual column of `var` whose non-empty values are mostly human or mouse Ensembl gene ids."""
+    for column in _ID_COLUMNS:
+        if column in var.columns:
+            values = as_names(var[column])
+            values = values[values != ""]
+            human_or_mouse = is_ensembl(values, "ENSG") | is_ensembl(values, "ENSMUSG")
+            if human_or_mouse.sum() > len(values) / 2:
+                return column
+    return None
+
+
+def match(vocabulary: GeneVocabulary, names: Names, *, var: pd.DataFrame | None = None) -> GeneAlignment:
+    """Match names, then a column of Ensembl ids, then names without the suffix that made them unique."""
+    target, route, known, scheme = _match_names(vocabulary, names)
+    column = None if var is None else ensembl_column(var)
+    if var is not None and column is not None:
+        ids = as_names(var[column])
+        unmatched = np.flatnonzero((target < 0) & (ids != ""))
+        by_id, _, known_id, id_scheme = _match_names(vocabulary, ids[unmatched])
+        target[unmatched] = by_id
+        route[unmatched[by_id >= 0]] = f"var['{column}']"
+        known[unmatched] |= known_id
+        scheme = id_scheme if scheme == "unknown" else scheme
+    _match_stems(names, target, route, known)
+    superseded = _drop_less_direct(target, route)
+    return GeneAlignment(
+        target=target.astype(np.int32),
+        route=route.astype(str),
+        scheme=scheme,
+        n_vocabulary=len(vocabulary),
+        names=names,
+        n_superseded=superseded,
+    )
+
+
+def _match_names(vocabulary: GeneVocabulary, names: Names) -> tuple[NDArray[np.int64], Names, NDArray[np.bool_], str]:
+    """Position and route of every name, whether the name is known at all, and the scheme of the names.
+
+    A name that the vocabulary spells in the same way needs no table. In a mouse data set the ortholog comes first all
+    the same, because a few mouse symbols are spelled like other human genes.
+    """
+    target, route = find(vocabulary.index, names)
+    literal = target >= 0
+    known = literal | is_ensembl(names)
+    if vocabulary.species != "human" or literal.all():
+        return target, route, known, _scheme_of_literal(names, literal)
+
+    table = gene_names()
+    counts = table.count_schemes(names, also_symbol=literal)
+    mouse = counts["mouse_ensembl"] + counts["mouse_symbol"] > counts["ensembl"] + counts["symbol"]
+    asked = np.arange(len(names)) if mouse else np.flatnonzero(~literal)
+    rows, row_route = find(table.mouse if mouse else table.human, names[asked])
+    found = rows >= 0
+    known[asked[found]] = True
+    position = np.where(found, vocabulary.position_of_row[rows], -1)
+    reached = position >= 0
+    target[asked[reached]] = position[reached]
+    route[asked[reached]] = row_route[reached]
+    scheme = max(counts, key=lambda name: counts[name] * (name.startswith("mouse") == mouse))
+    return target, route, known, scheme if counts[scheme] else "unknown"
+
+
+def _scheme_of_literal(names: Names, literal: NDArray[np.bool_]) -> str:
+    for scheme, prefix in (("ensembl", "ENSG"), ("mouse_ensembl", "ENSMUSG")):
+        if is_ensembl(names, prefix).sum() > len(names) / 2:
+            return scheme
+    return "symbol" if literal.any() else "unknown"
+
+
+def _match_stems(names: Names, target: NDArray[np.int64], route: Names, known: NDArray[np.bool_]) -> None:
+    """Let `GENE-1` follow `GENE`, in place, where nobody knows a gene of that name and `GENE` is there too."""
+    once = np.flatnonzero(~pd.Index(names).duplicated(keep=False))
+    column_of = dict(zip(names[once], once.tolist(), strict=True))
+    unknown = np.flatnonzero(~known & (target < 0))
+    stems = [_MADE_UNIQUE.fullmatch(name) for name in names[unknown]]
+    original = np.array([column_of.get(stem[1], -1) if stem else -1 for stem in stems], dtype=np.int64)
+    follows = original >= 0
+    target[unknown[follows]] = target[original[follows]]
+    route[unknown[follows]] = route[original[follows]]
+
+
+def _drop_less_direct(target: NDArray[np.int64], route: Names) -> int:
+    """Drop, in place, the columns whose gene another column reaches more directly; return how many."""
+    indirectness = np.array([_INDIRECT.get(name, 0) for name in route], dtype=np.int64)
+    matched = target >= 0
+    most_direct = np.full(target.max(initial=-1) + 1, len(_INDIRECT))
+    np.minimum.at(most_direct, target[matched], indirectness[matched])
+    superseded = np.flatnonzero(matched)
+    superseded = superseded[indirectness[superseded] > most_direct[target[superseded]]]
+    target[superseded], route[superseded] = -1, ""
+    return len(superseded)
+
+
+def warn_of_duplicates(vocabulary: GeneVocabulary, alignment: GeneAlignment) -> None:
+    """Say which genes are summed over several columns."""
+    names, target = alignment.names, alignment.target
+    genes, times = np.unique(target[target >= 0], return_counts=True)
+    repeated = genes[times > 1]
+    if not repeated.size:
+        return
+    examples = "; ".join(f"{vocabulary.ids[gene]} ({', '.join(names[target == gene])})" for gene in repeated[:3])
+    logger.warning(
+        "%s columns repeat the gene of another column; the counts of %s gene(s) are summed: %s%s",
+        f"{(times - 1).sum():,}",
+        f"{len(repeated):,}",
+        examples,
+        "; ..." if len(repeated) > 3 else "",
+    )

@@ -1,0 +1,103 @@
+"""What labels and known cell types have to do with each other, by the ontology."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from numpy.typing import NDArray
+
+    from scfoundry.data.labels.ontology import CellOntology
+
+    Ids = Collection[str]
+
+__all__ = ["claims", "is_kind_of", "nearest", "related"]
+
+NARROW = 25
+"""Kinds that a term may have for two of its direct children to be near relatives."""
+
+
+def is_kind_of(kind: str, of: str, ontology: CellOntology) -> bool:
+    """Whether a type is another one or one of its kinds; types that the ontology lacks are kinds of nothing else."""
+    return kind == of or (kind in ontology and of in ontology.ancestors(kind))
+
+
+def are_siblings(a: str, b: str, ontology: CellOntology) -> bool:
+    """Whether two types are direct children of one narrow type, as plasma cell and plasmablast are."""
+    if a not in ontology or b not in ontology:
+        return False
+    shared = set(ontology[a].parents) & set(ontology[b].parents)
+    return any(len(ontology.descendants(parent)) < NARROW for parent in shared)
+
+
+def related(ids: Ids, other: str, ontology: CellOntology) -> bool:
+    """Whether a label is, contains or belongs to another type, so that a cell may well be both."""
+    return any(is_kind_of(i, other, ontology) or is_kind_of(other, i, ontology) for i in ids)
+
+
+def claims(labels: Sequence[Ids], types: Sequence[str], ontology: CellOntology) -> tuple[NDArray[np.float32], set[int]]:
+    """How the probability of known types is handed to labels.
+
+    A type goes to the most specific label that it is a kind of; failing that, in equal parts to the labels that are
+    kinds of it; failing that, to its siblings.
+
+    Parameters
+    ----------
+    labels
+        Ids that each label stands for; several where it is a union of types.
+    types
+        Known types.
+    ontology
+        The Cell Ontology.
+
+    Returns
+    -------
+    Share of every type that each label claims, (P, C), columns adding up to 1 or 0; and the positions of labels that
+    have a claim of their own, not only part of a broader type.
+    """
+    shares = np.zeros((len(labels), len(types)), dtype=np.float32)
+    own: set[int] = set()
+    for column, known in enumerate(types):
+        containing = {i: [t for t in ids if is_kind_of(known, t, ontology)] for i, ids in enumerate(labels)}
+        within = [t for terms in containing.values() for t in terms]
+        specific = set(_most_specific(within, ontology))
+        claimants = [i for i, terms in containing.items() if specific.intersection(terms)]
+        own.update(claimants)
+        if not claimants:
+            claimants = [i for i, ids in enumerate(labels) if any(is_kind_of(t, known, ontology) for t in ids)]
+        if not claimants:
+            claimants = [i for i, ids in enumerate(labels) if any(are_siblings(t, known, ontology) for t in ids)]
+            own.update(claimants)
+        shares[claimants, column] = 1 / max(len(claimants), 1)
+    return shares, own
+
+
+def nearest(identifier: str, known: Ids, ontology: CellOntology) -> list[tuple[str, float]]:
+    """Known types that stand in for a type, with weights that add up to 1; none if it has no relatives among them.
+
+    The type itself; else its siblings; else its nearest broader and its broadest narrower types, half and half where
+    there are both.
+    """
+    if identifier in known:
+        return [(identifier, 1.0)]
+    if identifier not in ontology:
+        return []
+    siblings = [t for t in known if are_siblings(identifier, t, ontology)]
+    if siblings:
+        return [(t, 1 / len(siblings)) for t in siblings]
+    broader = _most_specific([t for t in known if t in ontology.ancestors(identifier)], ontology)
+    below = [t for t in known if t in ontology.descendants(identifier)]
+    narrower = [t for t in below if not any(t in ontology.descendants(other) for other in below)]
+    groups = [group for group in (broader, narrower) if group]
+    return [(t, 1 / (len(groups) * len(group))) for group in groups for t in group]
+
+
+def _most_specific(ids: Ids, ontology: CellOntology) -> list[str]:
+    listed = list(dict.fromkeys(ids))
+    return [
+        t for t in listed if t not in ontology or not any(t in ontology.ancestors(o) for o in listed if o in ontology)
+    ]

@@ -1,0 +1,1 @@
+"""Cells x genes matrices of any kind: their state, their checks, their rows."""

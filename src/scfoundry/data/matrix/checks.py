@@ -1,0 +1,157 @@
+"""Refuse a matrix that a model cannot read, and say which line makes it readable."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
+from scipy import sparse
+
+from scfoundry._compat import layer_names
+from scfoundry._settings import logger
+from scfoundry.data.matrix.loaders import locate
+from scfoundry.data.matrix.state import MatrixReport, MatrixState, inspect_matrix, to_linear
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["MatrixReport", "MatrixState", "inspect_matrix", "require_counts", "to_linear"]
+
+_COUNT_LAYERS = ("counts", "raw_counts", "raw", "count", "umi", "umis", "spliced")
+"""Names under which people keep raw counts, most telling first."""
+
+
+def require_counts(adata: AnnData, *, layer: str | None = None, caller: str, allow_log1p: bool = False) -> MatrixReport:
+    """Make sure that a matrix holds raw counts.
+
+    Cells without any count are reported in the log, not refused.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes; in memory, backed or dask.
+    layer
+        Layer to check, ``X`` if `None`.
+    caller
+        Function of the user, for the message: ``"sf.tl.embed"``.
+    allow_log1p
+        Accept log1p-normalised values too (natural logarithm).
+
+    Returns
+    -------
+    What the matrix holds, from :func:`inspect_matrix`.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is empty, holds NaN or infinite values, or anything but raw counts (or log1p-normalised values
+        if these are allowed).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anndata import AnnData
+    >>> require_counts(AnnData(np.array([[0, 3], [1, 7]])), caller="sf.tl.embed").median_total
+    5.5
+    """
+    where = _name(layer)
+    if 0 in adata.shape:
+        msg = (
+            f"{caller} needs at least one cell and one gene; adata has {adata.n_obs} cells and {adata.n_vars} genes. "
+            "Read the data again and print(adata.shape) after every filter to find the one that left nothing."
+        )
+        raise ValueError(msg)
+    report = inspect_matrix(adata, layer=layer)
+    if report.n_nan or report.n_infinite:
+        msg = (
+            f"{caller} needs finite values, but {where} holds {report.n_nan:,} NaN and {report.n_infinite:,} infinite "
+            f"values. If they stand for zeros: {_zeroing(adata, layer)}"
+        )
+        raise ValueError(msg)
+    accepted = (MatrixState.COUNTS, MatrixState.LOG1P) if allow_log1p else (MatrixState.COUNTS,)
+    if report.state not in accepted:
+        needed = " or ".join(accepted)
+        fixes = "; or: ".join(_ways_out(adata, layer, report.state, accepted)) or (
+            "No layer and no raw of this AnnData holds them. Start from the count matrix, for example: "
+            'adata = sc.read_10x_h5("filtered_feature_bc_matrix.h5")'
+        )
+        msg = f"{caller} needs {needed}, but {where} {_description(report)}. {fixes}"
+        raise ValueError(msg)
+    if report.log_base not in (None, math.e):
+        msg = (
+            f"{caller} needs natural logarithms, but {where} holds logarithms of 1 + x to base {report.log_base:.0f}. "
+            f"Convert them: {_prepared(adata, layer)}{where} = {where} * np.log({report.log_base:.0f})"
+        )
+        raise ValueError(msg)
+    if report.n_empty:
+        logger.warning(
+            f"{caller}: {report.n_empty:,} of {report.n_cells:,} cells have no counts in {where}; "
+            f"to drop them: {_dropping_empty(adata, layer)}"
+        )
+    return report
+
+
+def _name(layer: str | None) -> str:
+    return "adata.X" if layer is None else f'adata.layers["{layer}"]'
+
+
+def _description(report: MatrixReport) -> str:
+    if report.state is MatrixState.SCALED:
+        return f"looks scaled ({report.n_negative:,} negative values)"
+    if report.state is MatrixState.LOG1P:
+        return f"holds {report.state} (not integers, the largest is {report.maximum:.3g})"
+    return (
+        f"holds {report.state} such as TPM, CPM or decontaminated counts "
+        f"(the largest is {report.maximum:,.6g}, {report.integer_fraction:.0%} are integers)"
+    )
+
+
+def _ways_out(
+    adata: AnnData, layer: str | None, found: MatrixState, accepted: tuple[MatrixState, ...]
+) -> Iterator[str]:
+    """Every way to accepted values that this AnnData really has."""
+    likely = [name for name in layer_names(adata) if name.lower() in _COUNT_LAYERS and name != layer]
+    for name in sorted(likely, key=lambda name: _COUNT_LAYERS.index(name.lower())):
+        if _fits(inspect_matrix(adata, layer=name), (MatrixState.COUNTS,)):
+            yield f'{_name(name)} holds {MatrixState.COUNTS}: pass layer="{name}"'
+    if layer is not None and adata.X is not None and _fits(report := inspect_matrix(adata), accepted):
+        yield f"adata.X holds {report.state}: pass layer=None"
+    if adata.raw is not None and _fits(report := inspect_matrix(AnnData(adata.raw.X)), accepted):
+        then = "" if layer is None else ", then pass layer=None"
+        yield f"adata.raw holds {report.state}: adata = adata.raw.to_adata(){then}"
+    if found is MatrixState.NORMALISED and MatrixState.LOG1P in accepted:
+        yield f"If all cells have been scaled to one total: {_prepared(adata, layer)}{_logging(adata, layer)}"
+
+
+def _fits(report: MatrixReport, accepted: tuple[MatrixState, ...]) -> bool:
+    return report.state in accepted and report.log_base in (None, math.e) and not report.n_nan + report.n_infinite
+
+
+def _prepared(adata: AnnData, layer: str | None) -> str:
+    """Line that makes the values assignable, where they are not."""
+    matrix, _, _ = locate(adata, layer)
+    in_memory = isinstance(matrix, np.ndarray) or sparse.issparse(matrix)
+    return "" if in_memory and not adata.is_view else "adata = adata.to_memory(); "
+
+
+def _dropping_empty(adata: AnnData, layer: str | None) -> str:
+    if layer is None and not adata.isbacked:
+        return "sc.pp.filter_cells(adata, min_counts=1)"
+    return f"{_prepared(adata, layer)}adata = adata[np.ravel({_name(layer)}.sum(axis=1)) > 0].copy()"
+
+
+def _logging(adata: AnnData, layer: str | None) -> str:
+    if isinstance(locate(adata, layer)[0], sparse.sparray):  # scanpy 1.11 takes numpy and sparse matrices only
+        return f"{_name(layer)} = {_name(layer)}.log1p()"
+    return "sc.pp.log1p(adata)" if layer is None else f'sc.pp.log1p(adata, layer="{layer}")'
+
+
+def _zeroing(adata: AnnData, layer: str | None) -> str:
+    name, (matrix, _, _) = _name(layer), locate(adata, layer)
+    # What a dask array is made of shows in its _meta.
+    if isinstance(matrix, CSRDataset | CSCDataset) or sparse.issparse(getattr(matrix, "_meta", matrix)):
+        return f"{_prepared(adata, layer)}{name}.data[~np.isfinite({name}.data)] = 0"
+    return f"{_prepared(adata, layer)}{name} = np.nan_to_num({name}, nan=0, posinf=0, neginf=0)"

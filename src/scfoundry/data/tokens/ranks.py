@@ -1,0 +1,197 @@
+"""Cells as tokens: the genes of a cell, ranked by their expression relative to the median (Theodoris et al. 2023)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scfoundry.data.genes import GeneVocabulary
+
+__all__ = ["FIRST_GENE", "MASK", "PAD", "checksum", "cls_token", "rank_tokens", "ranked_matrix"]
+
+PAD = 0
+MASK = 1
+FIRST_GENE = 2
+"""Token of a vocabulary's first gene; gene i has the token i + 2."""
+
+_VALUES_PER_PIECE = 1 << 16
+"""About a millisecond of sorting: dearer than handing it to a thread, short to wait for at the end."""
+
+_ROUNDING = 1e-5
+"""Relative error of ratios of counts after normalisation, logarithm and back, in float32: a tenth of this."""
+
+_LOOKED_AT = 4096
+"""Values that tell whether a block holds counts."""
+
+
+def cls_token(n_genes: int) -> int:
+    """Token that stands for the whole cell, the first one after those of the genes."""
+    return FIRST_GENE + n_genes
+
+
+def rank_tokens(
+    counts: sparse.csr_matrix,
+    medians: NDArray[np.float64],
+    *,
+    max_length: int,
+    gene_of_column: NDArray[np.int32] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    r"""Tokens of the genes that each cell expresses, in the order of their expression.
+
+    The genes of cell :math:`i` are sorted by :math:`c_{ij} / m_j`, descending, with :math:`c_{ij}` the count and
+    :math:`m_j` the median of gene :math:`j`; equal ratios stay in vocabulary order. The total of a cell divides all of
+    its ratios alike and so plays no part. Where the values of a cell are multiples of its smallest one, up to rounding,
+    they are counts that were scaled; they are compared as these multiples, so that what tied in counts ties here.
+
+    Parameters
+    ----------
+    counts
+        Values in canonical CSR, not negative, shape ``(n_cells, n_columns)``; compared as float32.
+    medians
+        Median of every gene, shape ``(n_genes,)``.
+    max_length
+        Tokens to keep per cell.
+    gene_of_column
+        Gene of every column, -1 to leave it out, no gene twice, shape ``(n_columns,)``. Columns are genes if `None`.
+
+    Returns
+    -------
+    Where each cell starts among the tokens, shape ``(n_cells + 1,)``, and the tokens, shape ``(n_tokens,)``.
+
+    Examples
+    --------
+    >>> counts = sparse.csr_matrix([[3.0, 1.0, 8.0], [0.0, 0.0, 0.0], [2.0, 0.0, 2.0]])
+    >>> rank_tokens(counts, np.array([1.0, 1.0, 4.0]), max_length=2)
+    (array([0, 2, 2, 4]), array([2, 4, 2, 4], dtype=int32))
+    """
+    if gene_of_column is None:
+        gene_of_column = np.arange(counts.shape[1], dtype=np.int32)
+    rank = _by_radix_sort if _can_compile() else _by_lexsort
+    starts, tokens = rank(counts, gene_of_column, medians, max_length)
+    tokens += FIRST_GENE
+    return starts, tokens
+
+
+def ranked_matrix(indptr: NDArray[np.int64], tokens: NDArray[np.int32], max_length: int) -> sparse.csr_matrix:
+    """Tokens in sparse clothing: column r of a cell holds the token of rank r; nothing is stored beyond its length.
+
+    Parameters
+    ----------
+    indptr
+        Where each cell starts among the tokens, shape ``(n_cells + 1,)``.
+    tokens
+        Tokens of all cells, shape ``(n_tokens,)``.
+    max_length
+        Number of columns.
+
+    Returns
+    -------
+    int32 matrix, shape ``(n_cells, max_length)``, sharing the memory of `tokens`.
+    """
+    lengths = np.diff(indptr)
+    lengths = lengths[lengths > 0]
+    # Counted up from cell to cell in place: at a million cells, another array of this size is worth avoiding.
+    ranks = np.ones(len(tokens), dtype=np.int64 if len(tokens) > np.iinfo(np.int32).max else np.int32)
+    ranks[:1] = 0
+    ranks[np.cumsum(lengths[:-1])] = 1 - lengths[:-1]
+    np.cumsum(ranks, dtype=ranks.dtype, out=ranks)
+    return sparse.csr_matrix((tokens, ranks, indptr), shape=(len(indptr) - 1, max_length))
+
+
+def checksum(genes: GeneVocabulary) -> str:
+    """SHA-256 of what gives tokens their meaning: the ids in order, and their medians."""
+    if genes.medians is None:
+        msg = "Tokens have no order without medians. Compute them: genes = sf.pp.gene_medians(adata)"
+        raise ValueError(msg)
+    digest = hashlib.sha256("\n".join(genes.ids).encode())
+    digest.update(genes.medians.astype("<f8").tobytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _can_compile() -> bool:
+    """Whether numba can be imported."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _by_radix_sort(
+    counts: sparse.csr_matrix, gene_of_column: NDArray[np.int32], medians: NDArray[np.float64], max_length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """First genes of each cell, by numba."""
+    from numba import config
+
+    from scfoundry.data.tokens.rank_sort import count_genes, sort_genes
+
+    # One type each, so that the sort is compiled once.
+    values, indptr = _as_counted(counts), counts.indptr.astype(np.int64)
+    columns, gene_of_column = counts.indices.astype(np.int32, copy=False), gene_of_column.astype(np.int32)
+    divisors = np.where(gene_of_column < 0, np.inf, np.asarray(medians, dtype=np.float64)[gene_of_column])
+    starts = _starts(count_genes(values, columns, indptr, divisors), max_length)
+    genes = np.empty(starts[-1], dtype=np.int32)
+
+    n_pieces = -(-len(values) // _VALUES_PER_PIECE)
+    bounds = np.searchsorted(indptr, np.linspace(0, indptr[-1], n_pieces + 1))
+    bounds[:1], bounds[-1:] = 0, counts.shape[0]
+
+    def sort(piece: tuple[int, int]) -> None:
+        sort_genes(*piece, values, columns, indptr, gene_of_column, divisors, genes, starts)
+
+    # Plain threads, not those of numba: its OpenMP layer would set the number of threads that torch uses in this
+    # process. Whoever brings threads of their own, as dask does, has spread the cells over the cores already.
+    n_cores: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # numba makes its settings at import
+    n_threads = n_cores if threading.current_thread() is threading.main_thread() else 1
+    if min(n_threads, n_pieces) > 1:
+        with ThreadPoolExecutor(n_threads) as threads:
+            list(threads.map(sort, itertools.pairwise(bounds)))
+    else:
+        sort((0, counts.shape[0]))
+    return starts, genes
+
+
+def _by_lexsort(
+    counts: sparse.csr_matrix, gene_of_column: NDArray[np.int32], medians: NDArray[np.float64], max_length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """First genes of each cell, by numpy: an order of magnitude slower."""
+    genes, values = gene_of_column[counts.indices], _as_counted(counts)
+    kept = (genes >= 0) & (values > 0)
+    cells, genes = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))[kept], genes[kept]
+    order = np.lexsort((genes, -(values[kept] / np.asarray(medians, dtype=np.float64)[genes]), cells))
+    lengths = np.bincount(cells, minlength=counts.shape[0])
+    ranks = np.arange(len(cells)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return _starts(lengths, max_length), genes[order[ranks < max_length]].astype(np.int32)
+
+
+def _as_counted(counts: sparse.csr_matrix) -> NDArray[np.float32]:
+    """Values as float32; of cells whose counts were scaled, how often they hold the smallest value."""
+    values: NDArray[np.float32] = counts.data.astype(np.float32, copy=False)
+    # Cells of a data set are counts or scaled counts alike: a look at the first tells, and costs nothing.
+    first = values[:_LOOKED_AT]
+    if (first == np.rint(first)).all():
+        return values
+    per_cell = np.diff(counts.indptr)
+    starts = counts.indptr[:-1][per_cell > 0]
+    per_cell = per_cell[per_cell > 0]
+    smallest = np.minimum.reduceat(np.where(values > 0, values, np.inf), starts)
+    ratios = values / np.repeat(smallest, per_cell)
+    whole = np.rint(ratios)
+    is_fraction = np.abs(ratios - whole) > np.minimum(_ROUNDING * ratios, 0.25)
+    was_counted = ~np.logical_or.reduceat(is_fraction, starts)
+    return np.where(np.repeat(was_counted, per_cell), whole, values).astype(np.float32)
+
+
+def _starts(lengths: NDArray[np.int64], max_length: int) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(np.minimum(lengths, max_length))])

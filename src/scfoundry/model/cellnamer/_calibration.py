@@ -1,0 +1,78 @@
+"""What probabilities are worth and from when a cell is unknown, by cells that took no part in the training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scfoundry._settings import logger
+from scfoundry.data.labels import Label
+from scfoundry.data.labels.ontology import CellOntology
+from scfoundry.data.matrix.reader import CountsReader
+from scfoundry.metrics import calibration
+from scfoundry.stats.components import principal_components
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scfoundry.model.cellnamer._corpus import RegisteredCells
+    from scfoundry.model.langcell._model import LangCell
+
+__all__ = ["calibrate"]
+
+KEEP = 0.96
+"""Share of cells, all of them of types that are offered, that the threshold for unknown cells spares."""
+
+TEMPERATURES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
+MIN_CELLS = 50
+
+
+def calibrate(model: LangCell, registered: RegisteredCells, held_out: NDArray[np.int64]) -> None:
+    """Fit temperature and threshold on held-out cells, each study as a data set of its own."""
+    fits: list[NDArray[np.float32]] = []
+    errors: list[list[float]] = []
+    for study in range(len(registered.names)):
+        cells = held_out[registered.study[held_out] == study]
+        types = np.array([registered.types[label][0] for label in registered.labels[cells]])
+        offered = np.unique(types)
+        if len(offered) > 1:
+            fit, errors_here = _judged(model, registered, study, cells, offered, np.searchsorted(offered, types))
+            fits.append(fit)
+            errors.append(errors_here)
+    n_cells = sum(map(len, fits))
+    if n_cells < MIN_CELLS:
+        logger.warning(
+            "Of %d held-out cells (at least %d needed) neither the temperature of probabilities nor the threshold for "
+            "unknown cells could be fitted; both stay as they were. More cells are held out by validation_size=0.2.",
+            n_cells,
+            MIN_CELLS,
+        )
+        return
+    model._change_config(adapted_temperature=TEMPERATURES[int(np.mean(errors, axis=0).argmin())])
+    model.module.unknown_threshold.fill_(float(np.quantile(np.concatenate(fits), 1 - KEEP)))
+
+
+def _judged(
+    model: LangCell,
+    registered: RegisteredCells,
+    study: int,
+    cells: NDArray[np.int64],
+    offered: NDArray[np.str_],
+    truth: NDArray[np.int64],
+) -> tuple[NDArray[np.float32], list[float]]:
+    """How well the best label fits each cell, and the calibration error at every temperature."""
+    ontology = CellOntology.load()
+    labels = [
+        Label(i, ontology.prompts(ontology[i]), i) if i in ontology else Label(i, (f"cell type: {i}.",))
+        for i in offered.tolist()
+    ]
+    reader = CountsReader(registered.part(study, cells), model.genes, caller="LangCell.train")
+    told = model.zero_shot(reader, labels, adapt=False, device=str(model.module.device))
+    components = principal_components(reader, moments=told.moments)
+    errors = []
+    for temperature in TEMPERATURES:
+        said = told.adapted(components, temperature=temperature).probabilities
+        right = said.argmax(1) == truth
+        errors.append(float(calibration(said.max(1).clip(0, 1), right)["ece"]))
+    return np.asarray(told.fit), errors

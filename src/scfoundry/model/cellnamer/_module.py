@@ -1,0 +1,337 @@
+"""Cells against labels: similarity with the text, match with the markers, likeness to known types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from scfoundry.data.labels.hierarchy import claims, is_kind_of, nearest, related
+from scfoundry.model._base import FoundationModule
+from scfoundry.model._config import PlainConfig
+from scfoundry.model.cellnamer._expression import ExpressionMLP, GeneScale
+from scfoundry.model.cellnamer._markers import MarkerProfiles, match, showing
+from scfoundry.model.cellnamer._text import HashedText
+from scfoundry.model.cellnamer._types import TypeHeads, claimed_probability
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from scfoundry.data.labels.ontology import CellOntology
+
+__all__ = ["CellTypeScorer", "LabelPlan", "LabelScores", "OfferedLabel", "ScorerConfig"]
+
+FLOOR = 0.02
+MIN_SIMILARITY = 0.65
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerConfig(PlainConfig):
+    """Plain values that define a :class:`CellTypeScorer`.
+
+    Attributes
+    ----------
+    cell_encoder
+        Names this kind of LangCell.
+    types
+        Known types: Cell Ontology ids, or the text itself for what the ontology lacks.
+    profiles
+        Types that have a marker profile, by their ids.
+    n_hidden, n_latent, n_members
+        Width of the cell networks, width of the space shared with texts, number of networks.
+    n_buckets, n_text_hidden
+        Rows and width of the table of hashed n-grams.
+    profile_rank
+        Rank of the marker profiles.
+    dropout
+        Share of states that training hides.
+    mask_genes
+        Share of a cell's genes that stage 1 hides and has guessed.
+    markers
+        Marker genes of the types with a profile, by ids of the vocabulary, as far as training is to go on with them.
+    adapt, adapted_temperature
+        As in `sf.model.LangCellConfig`.
+    """
+
+    _of = "A LangCell with cell_encoder='expression_mlp'"
+
+    cell_encoder: Literal["expression_mlp"] = "expression_mlp"
+    types: tuple[str, ...] = field(default=(), repr=False)
+    profiles: tuple[str, ...] = field(default=(), repr=False)
+    n_hidden: int = 96
+    n_latent: int = 96
+    n_members: int = 2
+    n_buckets: int = 8192
+    n_text_hidden: int = 96
+    profile_rank: int = 128
+    dropout: float = 0.3
+    mask_genes: float = 0.3
+    markers: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    adapt: bool = True
+    adapted_temperature: float = 1.5
+
+
+@dataclass(frozen=True)
+class OfferedLabel:
+    """What a user offers as an annotation.
+
+    Attributes
+    ----------
+    prompts
+        Texts that say the same.
+    ids
+        Cell Ontology ids that it stands for; several for a union of types, none for free text.
+    markers
+        Weights of marker genes by their position in the vocabulary, in place of the model's own.
+    """
+
+    prompts: Sequence[str]
+    ids: tuple[str, ...] = ()
+    markers: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """Labels as tensors, made once by :meth:`CellTypeScorer.plan`.
+
+    Attributes
+    ----------
+    texts
+        Embeddings of the labels, (P, D), then of the known types, (C, D).
+    profiles
+        Marker profiles of the labels, (P, G), all zero where there is none.
+    shares
+        Share of every known type that each label claims, (P, C).
+    outside
+        Known types with training cells that have nothing to do with any label, (C,) bool.
+    seen
+        Labels that claim a known type, (P,) bool.
+    described
+        Labels with a marker profile, (P,) bool.
+    proven
+        Labels whose known types come from two studies or more, (P,) bool.
+    """
+
+    texts: Tensor
+    profiles: Tensor
+    shares: Tensor
+    outside: Tensor
+    seen: Tensor
+    described: Tensor
+    proven: Tensor
+
+    @property
+    def uninformed(self) -> list[int]:
+        """Labels that no training cell and no marker speaks for: only the text is left to go by."""
+        return torch.nonzero(~self.seen & ~self.described).flatten().tolist()
+
+
+class LabelScores(NamedTuple):
+    """What cells score.
+
+    Attributes
+    ----------
+    logits
+        Calibrated logits of the labels, (n, P): their softmax is a probability, given that one of them is right.
+    outside
+        Probability of a known type that has nothing to do with any label, (n,). Types known by their markers alone do
+        not count: there are many, and they fit any cell a little.
+    """
+
+    logits: Tensor
+    outside: Tensor
+
+
+class CellTypeScorer(FoundationModule):
+    r"""Scores cells against labels that need not have been in the training data.
+
+    .. math:: \text{logit}_{il} = a\,\tilde c_{il} + b_l\,\tilde k_{il} + g_l \log(p_{il} + 0.02)
+
+    with :math:`c` the cosine of cell and text, :math:`k` the match with the marker profile, both standardised within a
+    cell over all known types, and :math:`p` the probability of the known types that the label claims. Types that two
+    studies or more have shown go by :math:`p` rather than by their markers. The weights were chosen on left-out
+    studies.
+
+    Given its z-scores, every cell is scored by itself, so that neither block size nor order matters. The z-scores are
+    relative to the data set at hand (see :class:`GeneScale`): its mean and standard deviation of every gene are the one
+    thing by which cells influence each other here. Bringing neighbours to agree is a step of its own
+    (`scfoundry.stats.adaptation`).
+
+    Parameters
+    ----------
+    config
+        Structure.
+    n_genes
+        Size of the vocabulary, G.
+
+    Examples
+    --------
+    >>> from scfoundry.data.labels.ontology import CellOntology
+    >>> config = ScorerConfig(types=["CL:0000236", "CL:0000084"], profiles=["CL:0000236", "CL:0000084"])
+    >>> scorer = CellTypeScorer(config, n_genes=50).eval()
+    >>> b_cell, cd4 = OfferedLabel(["B cell"], ("CL:0000236",)), OfferedLabel(["CD4 T cell"], ("CL:0000624",))
+    >>> plan = scorer.plan([b_cell, cd4], CellOntology.load())
+    >>> scorer(torch.randn(3, 50), torch.ones(50, dtype=torch.bool), plan).logits.shape
+    torch.Size([3, 2])
+    """
+
+    weights: Tensor
+    n_studies: Tensor
+    unknown_threshold: Tensor
+
+    def __init__(self, config: ScorerConfig, n_genes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.scale = GeneScale(n_genes)
+        self.cells = ExpressionMLP(
+            n_genes, config.n_hidden, config.n_latent, n_members=config.n_members, dropout=config.dropout
+        )
+        self.text = HashedText(config.n_buckets, config.n_text_hidden, config.n_latent)
+        self.profiles = MarkerProfiles(len(config.profiles), n_genes, config.profile_rank)
+        self.heads = TypeHeads(len(config.types), len(config.profiles), n_genes, config.n_hidden, config.n_members)
+        # Cosine, marker match and log probability of any label; changes of the latter two where the known types are
+        # proven; what stands in for the log probability of a label that claims no known type.
+        self.register_buffer("weights", torch.tensor([0.6, 1.0, 0.6, -0.5, 0.5, -1.0]))
+        self.register_buffer("n_studies", torch.zeros(len(config.types)))
+        # A cell is unknown if (1 - outside) times the probability of its best label is lower: 4 % of known cells.
+        self.register_buffer("unknown_threshold", torch.tensor(0.093))
+
+    def embed_texts(self, prompts: Sequence[Sequence[str]]) -> Tensor:
+        """Mean embedding of the prompts of each text, (P, D) of unit length."""
+        lengths = torch.tensor([len(of_text) for of_text in prompts])
+        embedded = self.text([prompt for of_text in prompts for prompt in of_text])
+        return F.normalize(torch.stack([part.mean(0) for part in embedded.split(lengths.tolist())]), dim=-1)
+
+    @torch.no_grad()
+    def plan(self, labels: Sequence[OfferedLabel], ontology: CellOntology) -> LabelPlan:
+        """Prepare labels for scoring.
+
+        A label without an id is taken to be the known type whose text is most similar, if one is similar enough. A
+        label with markers of its own stands for the known types that show these markers most, too, of those that no
+        other label claims: cells of these types are not outside.
+        """
+        types, profiles, markers = self.config.types, self.config.profiles, self.profiles.markers
+        texts = self.embed_texts([label.prompts for label in labels])
+        known = self.embed_texts([_prompts(identifier, ontology) for identifier in types])
+        ids = [label.ids or self._similar(text, known) for label, text in zip(labels, texts, strict=True)]
+        rows = self._markers_of(labels, texts)
+        if any(label.markers for label in labels):
+            claimed, _ = claims(ids, types, ontology)
+            by_others = claimed.sum(0) - claimed
+            left = [[t for t, share in zip(types, of_others, strict=True) if not share] for of_others in by_others]
+            ids = [terms + self._showing(row, own) for terms, row, own in zip(ids, rows, left, strict=True)]
+        shares, _ = claims(ids, types, ontology)
+        claimed_profiles, _ = claims(ids, profiles, ontology)
+        for row, label, terms, claimed in zip(rows, labels, ids, claimed_profiles, strict=True):
+            if not label.markers:
+                # Where natural killer cell is a label too, its markers do not speak for innate lymphoid cell.
+                free = [p for p, c in zip(profiles, claimed, strict=True) if c or not _narrower(p, terms, ontology)]
+                mixed = [pair for term in terms for pair in nearest(term, free, ontology)]
+                for profile, weight in mixed:
+                    row += weight / len(terms) * markers[profiles.index(profile)]
+        outside = [
+            bool(self.n_studies[column] > 0)
+            and not shares[:, column].any()
+            and not any(related(terms, identifier, ontology) for terms in ids)
+            for column, identifier in enumerate(types)
+        ]
+        as_tensor = torch.from_numpy(shares).to(texts.device)
+        proven = ((as_tensor > 0) & (self.n_studies >= 2)).any(1)
+        return LabelPlan(
+            texts=torch.cat([texts, known]),
+            profiles=rows,
+            shares=as_tensor,
+            outside=torch.tensor(outside, dtype=torch.bool, device=texts.device),
+            seen=as_tensor.sum(1) > 0,
+            described=rows.sum(1) > 0,
+            proven=proven,
+        )
+
+    def forward(self, z: Tensor, measured: Tensor, plan: LabelPlan) -> LabelScores:
+        """Score n cells, given as z-scores (n, G) over the measured genes (G,)."""
+        terms = self.terms(z, measured, plan)
+        weights = self.weights
+        logits = combine(terms.labels, plan.seen, plan.proven, weights)
+        every = torch.ones_like(plan.outside)
+        others = combine(terms.others, every, self.n_studies >= 2, weights)[:, plan.outside]
+        # Among all known types, a label has what it claims of the whole probability.
+        rivals = torch.cat([terms.labels[:2], terms.of_all[None]])
+        rivalled = combine(rivals, plan.seen, plan.proven, weights)
+        outside = torch.cat([rivalled, others], 1).softmax(1)[:, len(plan.shares) :].sum(1)
+        return LabelScores(logits, outside)
+
+    def terms(self, z: Tensor, measured: Tensor, plan: LabelPlan) -> _Terms:
+        """What the logits are made of, for the labels and for all known types as if they had been labels."""
+        n_labels = len(plan.shares)
+        states = self.cells(z)
+        cosine = (self.cells.embed(states) @ plan.texts.T).mean(0)
+        cosine = _standardised(cosine, cosine[:, n_labels:])
+        by_profile = self.profiles(z, measured)
+        of_labels = _standardised(match(z, measured, plan.profiles), by_profile) * plan.described
+        has_profile = self.heads.profile_of_type.sum(1) > 0
+        of_types = _standardised(by_profile @ self.heads.profile_of_type.T, by_profile) * has_profile
+        logits = self.heads(states, z, by_profile)
+        every = torch.eye(len(self.config.types), device=z.device)
+        p_labels = claimed_probability(logits, plan.shares, among_all=False)
+        p_labels_of_all = claimed_probability(logits, plan.shares, among_all=True)
+        p_types = claimed_probability(logits, every, among_all=True)
+        return _Terms(
+            labels=torch.stack([cosine[:, :n_labels], of_labels, (p_labels + FLOOR).log()]),
+            others=torch.stack([cosine[:, n_labels:], of_types, (p_types + FLOOR).log()]),
+            of_all=(p_labels_of_all + FLOOR).log(),
+        )
+
+    def _markers_of(self, labels: Sequence[OfferedLabel], like: Tensor) -> Tensor:
+        """Weights of the users' own markers, (P, G), rows adding up to 1, or to 0 where there are none."""
+        rows = like.new_zeros(len(labels), self.profiles.of_genes.shape[1])
+        for row, label in zip(rows, labels, strict=True):
+            if label.markers:
+                weights = torch.tensor(list(label.markers.values()), dtype=row.dtype, device=row.device)
+                row[list(label.markers)] = weights / weights.sum()
+        return rows
+
+    def _showing(self, markers: Tensor, types: Sequence[str]) -> tuple[str, ...]:
+        if not markers.any():
+            return ()
+        columns = [self.config.types.index(t) for t in types]
+        return tuple(types[i] for i in showing(markers, self.heads.profile_of_type[columns] @ self.profiles.markers))
+
+    def _similar(self, text: Tensor, known: Tensor) -> tuple[str, ...]:
+        similarity = known @ text
+        best = int(similarity.argmax())
+        return (self.config.types[best],) if similarity[best] > MIN_SIMILARITY else ()
+
+
+class _Terms(NamedTuple):
+    labels: Tensor  # (3, n, P)
+    others: Tensor  # (3, n, C)
+    of_all: Tensor  # (n, P)
+
+
+def combine(terms: Tensor, seen: Tensor, proven: Tensor, weights: Tensor) -> Tensor:
+    """Logits (n, P) from the three terms (3, n, P).
+
+    Where several studies have shown what a type looks like, its probability weighs more and its markers less.
+    """
+    cosine, markers, log_probability = terms
+    of_markers, of_probability = weights[1] + weights[3] * proven, weights[2] + weights[4] * proven
+    return weights[0] * cosine + of_markers * markers + torch.where(seen, of_probability * log_probability, weights[5])
+
+
+def _narrower(profile: str, terms: Sequence[str], ontology: CellOntology) -> bool:
+    return profile not in terms and any(is_kind_of(profile, term, ontology) for term in terms)
+
+
+def _standardised(values: Tensor, background: Tensor) -> Tensor:
+    if background.shape[1] < 2:
+        return torch.zeros_like(values)
+    mean, sd = background.mean(1, keepdim=True), background.std(1, keepdim=True)
+    return (values - mean) / sd.clamp(min=1e-4)
+
+
+def _prompts(identifier: str, ontology: CellOntology) -> Sequence[str]:
+    return ontology.prompts(ontology[identifier]) if identifier in ontology else (identifier,)

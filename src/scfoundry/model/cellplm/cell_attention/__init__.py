@@ -1,1 +1,0 @@
-"""Which cells take from which: the weights that Flow-Attention implies."""

@@ -1,0 +1,339 @@
+"""How a LangCell learns: the methods of the model that train it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from scfoundry.model.cellnamer._training import objectives, train_scorer
+from scfoundry.model.langcell._classifier import predict_classes, train_classifier, train_multilabel
+from scfoundry.model.langcell._few_shot import fine_tune_texts
+from scfoundry.model.langcell._training import OBJECTIVES, check, objective_weights, pretrain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import pandas as pd
+    from anndata import AnnData
+
+    from scfoundry._device import Precision
+    from scfoundry.model.langcell._config import Mixture
+    from scfoundry.model.langcell._few_shot import TunedPart
+    from scfoundry.model.langcell._model import LangCell
+    from scfoundry.model.langcell._training import Stage
+    from scfoundry.train.plan import Schedule
+
+__all__ = ["Teachable"]
+
+
+class Teachable:
+    """The part of `LangCell` that trains it."""
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        stage: Stage = 2,
+        loss_weights: Mapping[str, float] | None = None,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        warmup_steps: int | None = None,
+        schedule: Schedule | None = None,
+        batch_size: int | None = None,
+        validation_size: float = 0.1,
+        seed: int = 0,
+        checkpoint_dir: str | Path | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Pre-train on the registered data: first cells alone (stage 1), then cells and texts (stage 2).
+
+        Ranked genes (``cell_encoder="rank_bert"``) learn from the registered texts. Texts that are true of a cell, in
+        any of the registered columns, are never its negatives.
+
+        Standardised expression (``cell_encoder="expression_mlp"``) learns from the registered labels, through the texts
+        of the cell types that they stand for. Broader, narrower and similar types are no negatives. Cells are shown as
+        other studies might have seen them, thinned and on smaller panels; with ``markers`` some are made up. Cells are
+        held in memory. At the end of stage 2 the temperature of probabilities and the threshold for unknown cells are
+        fitted to the held-out cells. These are of the same studies: other studies may lie further off.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over all cells. If `None`, 3 for ranked genes and as many as make 260 steps for standardised
+            expression, which draws rare types more often than others.
+        stage
+            1 trains the cell encoder by ``"masked_genes"`` and ``"cell_cell"`` contrast; 2 trains everything. Ranked
+            genes: by these, ``"cell_text"`` contrast and ``"matching"`` of hard pairs. Standardised expression: by
+            ``"cell_text"`` contrast, recognition of ``"known_types"``, and ``"matching"`` with profiles of ``markers``.
+            There stage 2 alone is enough; stage 1 reads cells without a label, too.
+        loss_weights
+            Weights of these objectives that differ from 1.
+        lr, weight_decay
+            Of AdamW; 1e-5 and 1e-3 for ranked genes, 2e-3 and 1e-4 for standardised expression if `None`. Ranked genes
+            from random weights on small data need a rate of 1e-4 to 1e-3.
+        warmup_steps
+            Steps over which the learning rate grows from zero; 1000 for ranked genes, a tenth of all for standardised
+            expression if `None`.
+        schedule
+            ``"linear"`` down to zero at the last step as published, ``"cosine"`` (that of standardised expression) or
+            ``"constant"``.
+        batch_size
+            Cells per step; 32 of ranked genes and 112 of standardised expression if `None`. With
+            ``accumulate_grad_batches`` (published: 3 cells, 32 times, on 4 GPUs) gradients add up, but negatives come
+            from a batch and the queue only.
+        validation_size
+            Share of cells held out; of standardised expression, the same share of every type of a study.
+        seed
+            Seed of everything random in training. The same seed gives the same weights.
+        checkpoint_dir
+            Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
+        **trainer_kwargs
+            ``accelerator``, ``devices``, ``strategy``, ``precision`` and further arguments of scvi-tools'
+            `~scvi.train.Trainer`.
+
+        Raises
+        ------
+        ValueError
+            If there are no data, stage 2 has no texts, or the weights know other cell types than the data have.
+
+        Notes
+        -----
+        ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
+        """
+        model = cast("LangCell", self)
+        check(model, stage)
+        by_ranks = model.config.cell_encoder == "rank_bert"
+        names = OBJECTIVES[stage] if by_ranks else objectives(stage, with_markers=bool(model.config.profiles))
+        given: dict[str, Any] = {
+            "max_epochs": max_epochs,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "warmup_steps": warmup_steps,
+            "schedule": schedule,
+            "batch_size": batch_size,
+        }
+        (pretrain if by_ranks else train_scorer)(
+            model,
+            stage=stage,
+            loss_weights=objective_weights(stage, names, loss_weights),
+            validation_size=validation_size,
+            seed=seed,
+            checkpoint_dir=checkpoint_dir,
+            **{name: value for name, value in given.items() if value is not None},
+            **trainer_kwargs,
+        )
+
+    def fine_tune_texts(
+        self,
+        adata: AnnData,
+        labels: Sequence[str | None] | np.ndarray,
+        texts: Mapping[str, str],
+        *,
+        layer: str | None = None,
+        n_shots: int | None = None,
+        train: TunedPart = "all",
+        losses: Mixture | None = None,
+        max_epochs: int = 20,
+        lr: float = 1e-5,
+        batch_size: int = 12,
+        seed: int = 0,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Fine-tune on labelled cells through the texts of their labels; `zero_shot` then annotates.
+
+        Parameters
+        ----------
+        adata
+            Any AnnData with raw counts; it is only read.
+        labels
+            Label of every cell, a Series by its index; cells where it is missing are left out.
+        texts
+            Label -> its text. All of them compete, also those without cells.
+        layer
+            Layer with the counts, ``X`` if `None`.
+        n_shots
+            Cells per label, drawn at random; all if `None`.
+        train
+            ``"all"``, or ``"head"`` for the projections alone.
+        losses
+            Beside the cross-entropy of similarities, ``"released"`` takes that of the match probabilities as if they
+            were logits, with the matching head frozen; ``"corrected"`` that of the log odds of a match, and the head
+            learns. As the model's ``mixture`` if `None`.
+        max_epochs, lr, batch_size
+            Of the training by Adam at a constant rate, as published.
+        seed
+            Of the draw of cells and everything random in training.
+        **trainer_kwargs
+            ``accelerator``, ``devices``, ``precision`` and further arguments of scvi-tools' `~scvi.train.Trainer`.
+
+        Examples
+        --------
+        >>> texts = {"B cell": "cell type: B cell.", "monocyte": "cell type: monocyte."}
+        >>> model.fine_tune_texts(reference, reference.obs["cell_type"], texts, n_shots=5)
+        """
+        fine_tune_texts(
+            cast("LangCell", self),
+            adata,
+            labels,
+            texts,
+            layer=layer,
+            n_shots=n_shots,
+            train=train,
+            losses=losses,
+            max_epochs=max_epochs,
+            lr=lr,
+            batch_size=batch_size,
+            seed=seed,
+            **trainer_kwargs,
+        )
+
+    def train_classifier(
+        self,
+        adata: AnnData,
+        labels: Sequence[str | None] | np.ndarray,
+        *,
+        layer: str | None = None,
+        n_shots: int | None = None,
+        train: TunedPart = "all",
+        max_epochs: int = 20,
+        lr: float | None = None,
+        batch_size: int = 16,
+        validation_size: float = 0.1,
+        patience: int = 5,
+        seed: int = 0,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Learn cell types from labelled cells with a classification head on the cell encoder (LangCell-CE).
+
+        A head that is already there is replaced. The head and the names of its classes are saved with the model.
+
+        Parameters
+        ----------
+        adata
+            Reference with raw counts; it is only read.
+        labels
+            Label of every cell, a Series by its index; cells where it is missing are left out.
+        layer
+            Layer with the counts, ``X`` if `None`.
+        n_shots
+            Cells per class, drawn at random; all if `None`.
+        train
+            ``"all"``, or ``"head"`` for the last layer alone on the frozen encoder.
+        max_epochs, batch_size
+            Passes over the cells, and cells per step.
+        lr
+            Of AdamW, falling linearly; 5e-5 for all and 5e-3 for the head, as published, if `None`.
+        validation_size
+            Share of every class held out (rounded down) to stop early and keep the best weights. Where nothing is held
+            out, the last weights stay.
+        patience
+            Epochs without improvement before training stops.
+        seed
+            Of the head, the draw of cells, the split and everything random in training.
+        **trainer_kwargs
+            ``accelerator``, ``devices``, ``precision`` and further arguments of scvi-tools' `~scvi.train.Trainer`.
+
+        Examples
+        --------
+        >>> model.train_classifier(reference, reference.obs["cell_type"], n_shots=9, train="head")
+        >>> model.config.classes, model.predict_classes(adata)
+        """
+        train_classifier(
+            cast("LangCell", self),
+            adata,
+            labels,
+            layer=layer,
+            n_shots=n_shots,
+            train=train,
+            max_epochs=max_epochs,
+            lr=lr,
+            batch_size=batch_size,
+            validation_size=validation_size,
+            patience=patience,
+            seed=seed,
+            **trainer_kwargs,
+        )
+
+    def train_multilabel(
+        self,
+        adata: AnnData,
+        targets: np.ndarray | pd.DataFrame,
+        *,
+        layer: str | None = None,
+        train: TunedPart = "all",
+        gamma: float = 2.0,
+        alpha: float = 0.25,
+        max_epochs: int = 20,
+        lr: float | None = None,
+        batch_size: int = 16,
+        validation_size: float = 0.1,
+        patience: int = 5,
+        seed: int = 0,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Learn labels of which a cell may have several, such as active pathways, by a focal loss.
+
+        Parameters
+        ----------
+        adata
+            Reference with raw counts; it is only read.
+        targets
+            Which labels a cell has, 0 or 1, (n_obs, C); the columns of a table name them, and its index the cells.
+        gamma, alpha
+            Of the focal loss: how little what is easy counts, and the weight of labels that are there.
+        layer, train, max_epochs, lr, batch_size, validation_size, patience, seed, **trainer_kwargs
+            As in `train_classifier`; the split is not stratified.
+
+        Examples
+        --------
+        >>> model.train_multilabel(reference, reference.obsm["active_pathways"])
+        """
+        train_multilabel(
+            cast("LangCell", self),
+            adata,
+            targets,
+            layer=layer,
+            gamma=gamma,
+            alpha=alpha,
+            train=train,
+            max_epochs=max_epochs,
+            lr=lr,
+            batch_size=batch_size,
+            validation_size=validation_size,
+            patience=patience,
+            seed=seed,
+            **trainer_kwargs,
+        )
+
+    def predict_classes(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_size: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> np.ndarray:
+        """Probability of every class by the classification head.
+
+        Parameters
+        ----------
+        adata
+            Any AnnData, in memory, backed or dask.
+        layer, batch_size, device, precision
+            As in `LangCell.get_latent_representation`.
+
+        Returns
+        -------
+        float32 array, (n_obs, C), its columns in the order of ``config.classes``. Rows sum to 1, unless the head
+        learned several labels per cell.
+
+        Raises
+        ------
+        ValueError
+            If the model has no classification head.
+        """
+        return predict_classes(
+            cast("LangCell", self), adata, layer=layer, batch_size=batch_size, device=device, precision=precision
+        )

@@ -1,1 +1,0 @@
-"""How the scorer on standardised expression is trained: labelled studies, augmented cells, texts, types, markers."""

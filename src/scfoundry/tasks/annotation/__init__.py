@@ -1,0 +1,1 @@
+"""Labels of cells, from a reference or from texts."""

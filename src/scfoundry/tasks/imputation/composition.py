@@ -1,0 +1,173 @@
+r"""What a spot is made of: cell states of a reference, mixed so that the measured counts become most likely.
+
+The counts of spot i are Poisson with mean :math:`L_i \sum_k h_{ik} w_{kj}`: a convex mixture of the profiles of states.
+A spot holds several cells, and their counts add up; so do the profiles, which no point of a latent space does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.cluster import MiniBatchKMeans
+from tqdm.auto import tqdm
+
+from scfoundry._settings import settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from scfoundry.data.matrix.reader import CountsReader
+    from scfoundry.model.cellplm._module import CellPLMModule
+
+__all__ = ["CELLS_PER_BLOCK", "States", "compositions", "find_states"]
+
+CELLS_PER_BLOCK = 256
+MIN_STATES, MAX_STATES = 8, 200
+# Counts at which the cells of a state and the decoder say equally much about its profile.
+PRIOR_COUNTS = 2000
+# Neighbouring spots weigh as much as this many counts of a spot's own.
+NEIGHBOR_COUNTS = 100
+FIRST_STEPS, LATER_STEPS, ROUNDS = 30, 12, 2
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class States:
+    """Cell states of a reference.
+
+    Attributes
+    ----------
+    profiles
+        Share of every gene in the counts of a state, (K, g), over ``genes``; rows sum to 1.
+    genes
+        Vocabulary positions of the genes measured in the reference, ascending, (g,).
+    """
+
+    profiles: NDArray[np.float32]
+    genes: NDArray[np.int64]
+
+    def of(self, genes: NDArray[np.int64], panel: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Counts of ``genes`` per count of the ``panel``, (K, len(genes)); all measured in the reference."""
+        total = self.profiles[:, np.searchsorted(self.genes, panel)].sum(1, keepdims=True)
+        return self.profiles[:, np.searchsorted(self.genes, genes)] / np.maximum(total, TINY)
+
+
+@torch.no_grad()
+def find_states(
+    module: CellPLMModule, reader: CountsReader, latent: NDArray[np.float32], by_name: NDArray[np.int64], *, seed: int
+) -> States:
+    r"""Divide reference cells into states by their latent, and estimate the profile of each.
+
+    There are :math:`\sqrt{m}` states for m cells, between 8 and 200. The profile is the posterior mean of Poisson
+    counts whose prior is what the decoder expects of the state's mean latent, brought to the level of every gene in the
+    reference: rare states and genes lean on the decoder, common ones on their own cells.
+
+    Parameters
+    ----------
+    module
+        The model.
+    reader
+        Counts of the reference.
+    latent
+        Embedding of its cells, (m, Z).
+    by_name
+        Order of the cells by name, so that the order in which they lie plays no part.
+    seed
+        Of the division.
+    """
+    genes = reader.alignment.measured.astype(np.int64)
+    n_states = min(max(MIN_STATES, round(np.sqrt(len(latent)))), MAX_STATES, len(latent))
+    division = MiniBatchKMeans(n_states, batch_size=4096, n_init=3, random_state=seed).fit(latent[by_name])
+    state = division.predict(latent)
+    counts = np.zeros((n_states, len(genes)))
+    for start in range(0, reader.n_obs, CELLS_PER_BLOCK):
+        rows = np.arange(start, min(start + CELLS_PER_BLOCK, reader.n_obs))
+        member = sparse.csr_matrix(
+            (np.ones(len(rows)), (state[rows], np.arange(len(rows)))), shape=(n_states, len(rows))
+        )
+        counts += (member @ reader.read(rows)[:, genes]).toarray()
+    occupied = counts.sum(1) > 0
+    counts = counts[occupied]
+    centres = torch.from_numpy(division.cluster_centers_[occupied].astype(np.float32)).to(module.device)
+    totals = counts.sum(1, keepdims=True)
+    expected = decoded_shares(module, centres, torch.from_numpy(genes).to(module.device)).cpu().numpy()
+    weights = totals[:, 0] / totals.sum()
+    level = counts.sum(0) / totals.sum()  # share of every gene in the reference
+    expected = expected * (level / np.maximum(weights @ expected, TINY))
+    profiles = (counts + PRIOR_COUNTS * expected) / (totals + PRIOR_COUNTS)
+    return States((profiles / profiles.sum(1, keepdims=True)).astype(np.float32), genes)
+
+
+def decoded_shares(module: CellPLMModule, latent: Tensor, genes: Tensor) -> Tensor:
+    """What share of a cell's counts the decoder expects of every gene, (n, g)."""
+    mean, _ = module.decoder(latent, genes=genes)
+    return mean / mean.sum(1, keepdim=True).clamp(min=TINY)
+
+
+def compositions(
+    reader: CountsReader,
+    states: States,
+    panel: NDArray[np.int64],
+    neighbors: sparse.csr_matrix | None,
+) -> NDArray[np.float32]:
+    r"""Share of every state in every spot.
+
+    Expectation maximisation from equal shares,
+    :math:`h_{ik} \propto h_{ik} \sum_j w_{kj}\, x_{ij} / \sum_l h_{il} w_{lj} + a\, \bar h_{ik}`, stopped early;
+    after a first fit the mean composition :math:`\bar h` of the neighbourhood counts like a = 100 further counts.
+
+    Parameters
+    ----------
+    reader
+        Counts of n spots.
+    states
+        Of the reference.
+    panel
+        Vocabulary positions of genes measured on both sides.
+    neighbors
+        Average over neighbouring spots, (n, n); `None` for spots without positions.
+
+    Returns
+    -------
+    float32, (n, K), rows sum to 1; equal shares for a spot without counts.
+    """
+    profiles = np.ascontiguousarray(states.of(panel, panel).T)  # (g, K)
+    shares = np.full((reader.n_obs, profiles.shape[1]), 1 / profiles.shape[1], dtype=np.float32)
+    rounds = [FIRST_STEPS] if neighbors is None else [FIRST_STEPS, *[LATER_STEPS] * ROUNDS]
+    bar = tqdm(desc="composition", total=reader.n_obs * len(rounds), unit="spot", disable=not settings.show_progress)
+    with bar:
+        for i, n_steps in enumerate(rounds):
+            pull = NEIGHBOR_COUNTS * (neighbors @ shares) if neighbors is not None and i else None
+            for start in range(0, reader.n_obs, CELLS_PER_BLOCK):
+                rows = np.arange(start, min(start + CELLS_PER_BLOCK, reader.n_obs))
+                counts = reader.read(rows)[:, panel]
+                own = None if pull is None else pull[rows]
+                shares[rows] = _maximised(counts, profiles, shares[rows], own, n_steps)
+                bar.update(len(rows))
+    return shares
+
+
+def _maximised(
+    counts: sparse.csr_matrix,
+    profiles: NDArray[np.float32],
+    shares: NDArray[np.float32],
+    pull: NDArray[np.float32] | None,
+    n_steps: int,
+) -> NDArray[np.float32]:
+    """Shares after some steps; detected genes alone count, as zeros say the same of all mixtures."""
+    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    for _ in range(n_steps):
+        # One product of all spots and genes takes a fraction of the time of products at the detected ones alone.
+        expected = (shares @ profiles.T)[rows, counts.indices] + TINY
+        ratio = sparse.csr_matrix((counts.data / expected, counts.indices, counts.indptr), shape=counts.shape)
+        shares = shares * (ratio @ profiles)
+        if pull is not None:
+            shares = shares + pull
+        total = shares.sum(1, keepdims=True)
+        shares = np.where(total > 0, shares / np.maximum(total, TINY), np.float32(1 / shares.shape[1]))
+    return shares

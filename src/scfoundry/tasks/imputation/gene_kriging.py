@@ -1,0 +1,87 @@
+r"""Unmeasured genes from measured ones by the model's gene vectors: kriging over genes instead of places.
+
+Pre-training placed genes that vary together side by side. With unit vectors :math:`e_j` of genes and Pearson residuals
+:math:`r_{ij}` of the panel, an unmeasured gene t of spot i is expected to deviate by
+
+.. math:: e_t^\top (E^\top E + \lambda I)^{-1} E^\top r_i,
+
+the best linear prediction where residuals have the covariance :math:`e_j^\top e_{j'}` plus noise. No reference enters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scfoundry.tasks.imputation.composition import CELLS_PER_BLOCK
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+    from scfoundry.data.matrix.reader import CountsReader
+
+__all__ = ["gene_directions", "unit_vectors"]
+
+MAX_RESIDUAL = 5.0
+# Keeps the residual of a gene that is hardly ever expected from exploding at its first count.
+LEAST_VARIANCE = 0.01
+# Noise beside the mean eigenvalue of the vectors' covariance.
+NOISE = 1.0
+# What the neighbourhood says of a spot beside the spot itself.
+NEIGHBOR_SHARE = 0.5
+
+
+def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length 1, (G, D)."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def gene_directions(
+    reader: CountsReader,
+    vectors: NDArray[np.float32],
+    panel: NDArray[np.int64],
+    neighbors: sparse.csr_matrix | None,
+) -> NDArray[np.float32]:
+    r"""In which direction of gene space every spot deviates from the mean spot.
+
+    Residuals are :math:`(x_{ij} - L_i p_j) / \sqrt{L_i p_j + 0.01}`, clipped at 5, with the share :math:`p_j` of a
+    gene in all counts. Directions, not residuals, are averaged with those of
+    neighbouring spots: it is the same, and cheaper.
+
+    Parameters
+    ----------
+    reader
+        Counts of n spots.
+    vectors
+        Unit vectors of all genes, (G, D).
+    panel
+        Vocabulary positions of the measured genes.
+    neighbors
+        Average over neighbouring spots, (n, n); `None` for spots without positions.
+
+    Returns
+    -------
+    float32, (n, D), scaled to a mean squared length of 1. Its product with the vector of a gene says how much more of
+    it than in a mean spot is expected.
+    """
+    blocks = [np.arange(i, min(i + CELLS_PER_BLOCK, reader.n_obs)) for i in range(0, reader.n_obs, CELLS_PER_BLOCK)]
+    of_genes = np.zeros(len(panel))
+    for rows in blocks:
+        of_genes += np.asarray(reader.read(rows)[:, panel].sum(0)).ravel()
+    shares = (of_genes / max(of_genes.sum(), 1)).astype(np.float32)
+    measured = vectors[panel]
+    directions = np.empty((reader.n_obs, vectors.shape[1]), dtype=np.float32)
+    for rows in blocks:
+        counts = reader.read(rows)[:, panel].toarray()
+        expected = counts.sum(1, keepdims=True) * shares
+        residuals = (counts - expected) / np.sqrt(expected + LEAST_VARIANCE)
+        directions[rows] = residuals.clip(-MAX_RESIDUAL, MAX_RESIDUAL) @ measured
+    if neighbors is not None:
+        directions = (1 - NEIGHBOR_SHARE) * directions + NEIGHBOR_SHARE * (neighbors @ directions)
+    covariance = measured.T @ measured
+    noise = NOISE * np.trace(covariance) / len(covariance)
+    directions = np.linalg.solve(covariance + noise * np.eye(len(covariance)), directions.T).T
+    length = np.sqrt(np.mean((directions**2).sum(1)))
+    return (directions / max(length, 1e-12)).astype(np.float32)

@@ -1,0 +1,136 @@
+"""Training on batches of cells that are read one by one, and stopping where it no longer helps."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import numpy as np
+
+from scfoundry.train.plan import TrainingPlan, positions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+    from torch.utils.data import DataLoader
+
+__all__ = ["BestWeights", "CellDataModule", "CellTrainingPlan"]
+
+# Batches that are sorted by length together: enough to save most padding, few enough to keep their cells mixed.
+BATCHES_PER_POOL = 16
+
+
+class CellDataModule(pl.LightningDataModule):
+    """Cells for training and validation, in batches of similar length.
+
+    Similar length saves padding, and leaves a contrastive loss no way to tell cells apart by their depth.
+
+    Parameters
+    ----------
+    train, validation
+        Row numbers.
+    lengths
+        Length of every cell of the data, whose order by length is what counts.
+    batch_size
+        Most cells per batch; the batches of an epoch differ by one cell at most.
+    """
+
+    def __init__(self, train: np.ndarray, validation: np.ndarray, *, lengths: np.ndarray, batch_size: int) -> None:
+        super().__init__()
+        if batch_size < 1:
+            msg = f"batch_size must be at least 1 cell; got {batch_size}."
+            raise ValueError(msg)
+        self.train_idx, self.val_idx = train, validation
+        self.lengths, self.batch_size = lengths, batch_size
+        self.validation_batches = self._cut(validation[np.argsort(lengths[validation], kind="stable")])
+
+    def epoch(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Batches in random order; cells of a batch are alike in length, but otherwise drawn at random."""
+        rows = rng.permutation(self.train_idx)
+        pool = np.arange(len(rows)) // (self.batch_size * BATCHES_PER_POOL)
+        batches = self._cut(rows[np.lexsort((self.lengths[rows], pool))])
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
+        return np.array_split(rows, math.ceil(len(rows) / self.batch_size)) if len(rows) else []
+
+    def train_dataloader(self) -> DataLoader:
+        """Positions in the order of an epoch, which the training plan draws."""
+        return positions(range(math.ceil(len(self.train_idx) / self.batch_size)))
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Numbers of the held-out batches."""
+        return positions(range(len(self.validation_batches))) if self.validation_batches else []
+
+
+class CellTrainingPlan(TrainingPlan):
+    """One batch of cells per step.
+
+    Parameters
+    ----------
+    module
+        The model.
+    data
+        The batches.
+    loss
+        Maps the row numbers of a batch and the number of the step to ``loss`` and its parts.
+    **how
+        Further arguments of `TrainingPlan`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        data: CellDataModule,
+        loss: Callable[[np.ndarray, int], dict[str, Tensor]],
+        **how: Any,
+    ) -> None:
+        super().__init__(module, loss, **how)
+        self.data = data
+
+    def on_train_epoch_start(self) -> None:
+        """Draw the batches of the epoch."""
+        self.batches = self.data.epoch(np.random.default_rng([self.seed, self.current_epoch]))
+
+    def example(self, position: int) -> np.ndarray:
+        """Row numbers of a batch."""
+        return self.batches[position]
+
+    def held_out(self, number: int) -> np.ndarray:
+        """Row numbers of a held-out batch."""
+        return self.data.validation_batches[number]
+
+
+class BestWeights(pl.Callback):
+    """Stop where the validation loss no longer falls, and go back to the weights where it was lowest.
+
+    Parameters
+    ----------
+    module
+        The model.
+    patience
+        Epochs without improvement before training stops.
+    """
+
+    def __init__(self, module: nn.Module, patience: int) -> None:
+        self.module, self.patience = module, patience
+        self.lowest, self.epoch = math.inf, -1
+        self._keep()
+
+    def _keep(self) -> None:
+        self.weights = {name: tensor.clone() for name, tensor in self.module.state_dict().items()}
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the weights if they are the best so far."""
+        loss = float(trainer.callback_metrics["loss_validation"])
+        if loss < self.lowest:
+            self.lowest, self.epoch = loss, trainer.current_epoch
+            self._keep()
+        elif trainer.current_epoch - self.epoch >= self.patience:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore the best weights."""
+        self.module.load_state_dict(self.weights)

@@ -1,0 +1,138 @@
+"""Fine-tuning of a CellPLM: chosen parts, whole contexts, the best weights by what is held out within them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+import numpy as np
+
+from scfoundry._device import trainer_arguments
+from scfoundry.train.cells import BestWeights
+from scfoundry.train.plan import ContextTrainingPlan, Schedule, fit, positions, training_only
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import torch
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+    from scfoundry._device import Precision
+    from scfoundry.data.matrix.contexts import Context
+    from scfoundry.model.cellplm._model import CellPLM
+
+__all__ = ["fine_tune"]
+
+# Published for every fine-tuned task.
+MAX_GRADIENT_NORM = 2.0
+
+
+class WholeContexts(pl.LightningDataModule):
+    """Every context in every epoch, to train on and to validate on: what is held out are cells or entries of it.
+
+    Parameters
+    ----------
+    contexts
+        All contexts.
+    cells_per_step
+        Most cells of a context that a step sees. Larger contexts come several times per epoch.
+    validated
+        Numbers of the contexts that every epoch ends with a validation on.
+    """
+
+    def __init__(self, contexts: Sequence[Context], *, cells_per_step: int, validated: Sequence[int]) -> None:
+        super().__init__()
+        sizes = [len(context.rows) for context in contexts]
+        self.visits = np.repeat(np.arange(len(sizes)), [math.ceil(n / cells_per_step) for n in sizes]).tolist()
+        self.validated = list(validated)
+        self.train_idx = self.val_idx = np.sort(np.concatenate([context.rows for context in contexts]))
+
+    def train_dataloader(self) -> DataLoader:
+        """Positions in the order of an epoch, which the training plan draws."""
+        return positions(range(len(self.visits)))
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Numbers of the contexts."""
+        return positions(self.validated) if self.validated else []
+
+
+def fine_tune(
+    model: CellPLM,
+    contexts: Sequence[Context],
+    loss: Callable[[Context, int], dict[str, Tensor]],
+    *,
+    parts: Sequence[str],
+    max_epochs: int,
+    lr: float,
+    part_lrs: Mapping[str, float] | None = None,
+    weight_decay: float = 0.0,
+    warmup_steps: int = 0,
+    schedule: Schedule = "constant",
+    patience: int | None = None,
+    validate_on: Sequence[int] | None = None,
+    cells_per_step: int | None = None,
+    seed: int = 0,
+    device: torch.device,
+    precision: Precision = "auto",
+) -> None:
+    """Train parts of a model on whole contexts.
+
+    Parameters
+    ----------
+    model
+        Is changed: pass a `_twin`.
+    contexts
+        What a step is given one of.
+    loss
+        Maps a context and the number of optimiser steps so far to ``loss`` and its parts, named tensors. It reads the
+        cells itself and moves them to ``model.module.device``. While ``model.module.training`` is false it gives the
+        loss of what is held out. Random numbers come from torch's default generators, which are seeded for every step.
+    parts
+        Submodules that learn, such as ``"layers"`` or ``"classifier"``; all others are frozen.
+    max_epochs
+        Passes over all contexts.
+    lr, weight_decay, warmup_steps, schedule
+        Of AdamW.
+    part_lrs
+        Learning rates of submodules that differ.
+    patience
+        Epochs without a lower validation loss before training stops and the best weights return; without it nothing is
+        validated, and the last weights stay.
+    validate_on
+        Numbers of the contexts whose validation loss counts, all if `None`.
+    cells_per_step
+        Most cells that a step sees, the configuration's ``max_cells`` if `None`; how many epochs mean how many steps.
+    seed
+        Of everything random. The same seed gives the same weights.
+    device, precision
+        Where and how to compute.
+    """
+    size = model.config.max_cells if cells_per_step is None else cells_per_step
+    validated = range(len(contexts)) if validate_on is None else validate_on
+    data = WholeContexts(contexts, cells_per_step=size, validated=[] if patience is None else validated)
+    callbacks = [] if patience is None else [BestWeights(model.module, patience)]
+    with training_only(model.module, parts):
+        plan = ContextTrainingPlan(
+            model.module,
+            contexts,
+            data.visits,
+            loss,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            schedule=schedule,
+            seed=seed,
+            other_rates=[(model.module.get_submodule(part), rate) for part, rate in (part_lrs or {}).items()],
+        )
+        fit(
+            model,
+            plan,
+            data,
+            max_epochs=max_epochs,
+            callbacks=callbacks,
+            gradient_clip_val=MAX_GRADIENT_NORM,
+            **trainer_arguments(device, precision),
+        )
+    model.module.eval()

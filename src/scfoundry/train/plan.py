@@ -1,0 +1,356 @@
+"""Training of any model: seeded steps, AdamW with warm-up, checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+from abc import abstractmethod
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import torch
+from scvi.train import TrainRunner
+from torch.utils.data import DataLoader
+
+from scfoundry._settings import logger, settings
+from scfoundry.nn.checkpoint import read_torch_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch import Tensor, nn
+
+    from scfoundry.data.matrix.contexts import Context
+    from scfoundry.model._base import FoundationModel
+
+__all__ = [
+    "ContextDataModule",
+    "ContextTrainingPlan",
+    "Resumable",
+    "Schedule",
+    "TrainingPlan",
+    "fit",
+    "interruptible",
+    "positions",
+    "quiet_lightning",
+    "seeded",
+    "training_only",
+]
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+VALIDATION_SEED = 1 << 32
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from torch's generators as if freshly seeded, and leave the caller's as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning from reporting devices and advertising, unless the package is to tell everything."""
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    if not logger.isEnabledFor(logging.DEBUG):
+        lightning.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        lightning.setLevel(level)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Hand an interruption on as one.
+
+    Lightning would end the process, a notebook's kernel too, and leave the process deaf to the next interruption.
+    """
+    # Only the main thread may say what a signal does.
+    handler = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+    try:
+        yield
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from ended
+        raise
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def training_only(module: nn.Module, parts: Iterable[str]) -> Iterator[None]:
+    """Freeze everything but the named parts of a module."""
+    learned = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    module.requires_grad_(False)
+    for part in parts:
+        module.get_submodule(part).requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, learns in learned.items():
+            parameter.requires_grad_(learns)
+
+
+class TrainingPlan(pl.LightningModule):
+    """One example (a context, a batch of cells) per step.
+
+    Every random number of a step derives from the seed and the number of the step, the order of examples from the seed
+    and the epoch: the same seed gives the same weights, also when training was interrupted in between.
+
+    Parameters
+    ----------
+    module
+        The model. Parameters that are frozen when training starts are left as they are.
+    loss
+        Maps an example and the number of optimiser steps so far to ``loss`` and its parts.
+    lr, weight_decay
+        Of AdamW; without weight decay it is Adam.
+    warmup_steps
+        Steps over which the learning rate grows linearly from zero.
+    schedule
+        Learning rate after the warm-up: constant, or down to zero at the last step, linearly or as a cosine.
+    seed
+        Seed of the training.
+    other_rates
+        Parts of the model that learn at a rate of their own.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Callable[[Any, int], dict[str, Tensor]],
+        *,
+        lr: float,
+        weight_decay: float,
+        warmup_steps: int,
+        schedule: Schedule,
+        seed: int,
+        other_rates: Sequence[tuple[nn.Module, float]] = (),
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.loss = loss
+        self.lr, self.weight_decay, self.warmup_steps, self.schedule = lr, weight_decay, warmup_steps, schedule
+        self.seed = seed
+        self.other_rates = other_rates
+
+    @abstractmethod
+    def example(self, position: int) -> Any:
+        """Example at a position of this epoch's order."""
+
+    @abstractmethod
+    def held_out(self, number: int) -> Any:
+        """Example of a number for validation."""
+
+    def training_step(self, position: int, batch_index: int) -> Tensor:
+        """Loss of one example."""
+        # Not the number of optimiser steps: where gradients accumulate, several examples share one.
+        step = self.current_epoch * int(self.trainer.num_training_batches) + batch_index
+        with seeded(self.seed + step * self.trainer.world_size + self.global_rank, self.device):
+            losses = self.loss(self.example(position), self.global_step)
+        for name, value in losses.items():
+            self.log(f"{name}_train", value, on_step=False, on_epoch=True, batch_size=1, prog_bar=name == "loss")
+        return losses["loss"]
+
+    def validation_step(self, number: int, batch_index: int) -> None:
+        """Loss of one held-out example, with the same masks at every epoch."""
+        with seeded(self.seed + VALIDATION_SEED + batch_index, self.device):
+            losses = self.loss(self.held_out(number), self.global_step)
+        for name, value in losses.items():
+            self.log(f"{name}_validation", value, on_epoch=True, batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with the learning rate set at every step."""
+        groups: list[dict[str, Any]]
+        groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in self.other_rates]
+        apart = {id(p) for group in groups for p in group["params"]}
+        others = [p for p in self.module.parameters() if p.requires_grad and id(p) not in apart]
+        groups.append({"params": others, "lr": self.lr})
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay, fused=True)
+        n_steps = max(1, int(self.trainer.estimated_stepping_batches))
+
+        def factor(step: int) -> float:
+            warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+            progress = min(1.0, max(0, step - self.warmup_steps) / max(1, n_steps - self.warmup_steps))
+            falling = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
+            return warm * falling[self.schedule]
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class ContextTrainingPlan(TrainingPlan):
+    """One context per step.
+
+    Parameters
+    ----------
+    module
+        The model.
+    contexts
+        All contexts.
+    visits
+        Numbers of the contexts that an epoch visits.
+    loss
+        Maps a context and the number of the step to ``loss`` and its parts.
+    **how
+        Further arguments of `TrainingPlan`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        contexts: Sequence[Context],
+        visits: Sequence[int],
+        loss: Callable[[Context, int], dict[str, Tensor]],
+        **how: Any,
+    ) -> None:
+        super().__init__(module, loss, **how)
+        self.contexts, self.visits = contexts, visits
+
+    def example(self, position: int) -> Context:
+        """Context at a position of this epoch's order."""
+        order = np.random.default_rng([self.seed, self.current_epoch]).permutation(len(self.visits))
+        return self.contexts[self.visits[order[position]]]
+
+    def held_out(self, number: int) -> Context:
+        """Context of a number."""
+        return self.contexts[number]
+
+
+class ContextDataModule(pl.LightningDataModule):
+    """Contexts for training and validation, split by context, never by cell.
+
+    Parameters
+    ----------
+    contexts
+        All contexts.
+    cells_per_step
+        Most cells of a context that a step sees. Larger contexts come several times per epoch, so that an epoch sees
+        about every cell.
+    validation_size
+        Share of contexts held out, rounded; none is held out if there is only one.
+    seed
+        Seed of the split.
+    """
+
+    def __init__(self, contexts: Sequence[Context], *, cells_per_step: int, validation_size: float, seed: int) -> None:
+        super().__init__()
+        n_held_out = min(round(validation_size * len(contexts)), len(contexts) - 1)
+        order = np.random.default_rng(seed).permutation(len(contexts))
+        train, validation = np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+        self.visits = np.repeat(train, [math.ceil(len(contexts[i].rows) / cells_per_step) for i in train]).tolist()
+        self.held_out = validation.tolist()
+        self.train_idx, self.val_idx = _rows(contexts, train), _rows(contexts, validation)
+
+    def train_dataloader(self) -> DataLoader:
+        """Positions in the order of an epoch, which the training plan draws."""
+        return positions(range(len(self.visits)))
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Numbers of the held-out contexts."""
+        return positions(self.held_out) if self.held_out else []
+
+
+def positions(numbers: Sequence[int]) -> DataLoader:
+    """A loader of plain numbers: what they stand for is read by the step itself."""
+    # A loader without a generator of its own draws from torch's global one.
+    return DataLoader(numbers, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
+
+
+def _rows(contexts: Sequence[Context], numbers: np.ndarray) -> np.ndarray:
+    return np.sort(np.concatenate([np.array([], dtype=np.int64), *(contexts[i].rows for i in numbers)]))
+
+
+class Resumable(pl.Callback):
+    """Write the state of the training after every epoch, so that the same call can go on from it.
+
+    Attributes
+    ----------
+    path
+        The checkpoint.
+
+    Parameters
+    ----------
+    folder
+        Folder of the checkpoint.
+    """
+
+    FILE = "last.ckpt"
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / self.FILE
+
+    def check(self) -> None:
+        """Refuse a damaged checkpoint before the training is set up."""
+        read_torch_file(self.path)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Replace the checkpoint in one move: an interruption leaves the old one whole."""
+        unfinished = self.path.with_suffix(".part")
+        trainer.save_checkpoint(unfinished)
+        if trainer.is_global_zero:
+            unfinished.replace(self.path)
+
+
+def fit(
+    model: FoundationModel,
+    plan: TrainingPlan,
+    data: pl.LightningDataModule,
+    *,
+    max_epochs: int,
+    checkpoint_dir: str | Path | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    **trainer_kwargs: Any,
+) -> None:
+    """Run a training through scvi-tools, from its last checkpoint if there is one.
+
+    Parameters
+    ----------
+    model
+        Whose module is trained and whose history grows.
+    plan, data
+        What to train on, and how.
+    max_epochs
+        Passes over the data.
+    checkpoint_dir
+        Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
+    callbacks
+        To run beside those of ``trainer_kwargs``.
+    **trainer_kwargs
+        ``accelerator``, ``devices`` and further arguments of scvi-tools' trainer.
+    """
+    if data.val_dataloader():
+        trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
+    trainer_kwargs.setdefault("enable_progress_bar", settings.show_progress)
+    trainer_kwargs.setdefault("log_every_n_steps", 1)
+    trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), *callbacks]
+    if checkpoint_dir is not None:
+        resumable = Resumable(checkpoint_dir)
+        trainer_kwargs["callbacks"].append(resumable)
+        if resumable.path.exists():
+            resumable.check()
+            logger.info("Resuming the training from %s.", resumable.path)
+            trainer_kwargs["ckpt_path"] = resumable.path
+    plan.train()
+    # scvi-tools would only lengthen losses that the history already has; a second stage has others.
+    past, model.is_trained_ = model.history_ or {}, False
+    with quiet_lightning(), interruptible():
+        TrainRunner(model, training_plan=plan, data_splitter=data, max_epochs=max_epochs, **trainer_kwargs)()
+    new = model.history_ or {}
+    model.history_ = past | {
+        name: pd.concat([past[name], frame], ignore_index=True).rename_axis("epoch") if name in past else frame
+        for name, frame in new.items()
+    }
