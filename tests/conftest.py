@@ -13,6 +13,9 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
+import scfoundry.model.cellplm
+import scfoundry.model.langcell  # noqa: F401 (tasks and models still import each other)
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
