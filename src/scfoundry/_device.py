@@ -3,13 +3,71 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
 
 import torch
 
-__all__ = ["Precision", "autocast", "resolve_device", "trainer_arguments"]
+__all__ = ["Compute", "Precision", "resolve_device"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
+
+# Cells on the device at a time where a model reads cells independently of their number of genes.
+DEFAULT_CHUNK = {"cpu": 2048, "mps": 4096, "cuda": 8192}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how precisely to compute, resolved once per call of a user.
+
+    Attributes
+    ----------
+    device
+        Device that exists.
+    precision
+        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+    batch_size
+        Cells on the device at a time; what suits model and device if `None`. Never changes a result.
+    """
+
+    device: torch.device
+    precision: Precision = "auto"
+    batch_size: int | None = None
+
+    @classmethod
+    def resolve(
+        cls,
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+        batch_size: int | None = None,
+    ) -> Self:
+        """Check what a user asked for.
+
+        Raises
+        ------
+        ValueError
+            If a GPU is asked for that is not there, the precision is unknown, or the batch size is not positive.
+        """
+        if precision not in get_args(Precision):
+            msg = f"precision must be one of {', '.join(map(repr, get_args(Precision)))}; got {precision!r}."
+            raise ValueError(msg)
+        if batch_size is not None and batch_size < 1:
+            msg = f"batch_size must be at least 1 cell; got {batch_size}. What suits the device: batch_size=None."
+            raise ValueError(msg)
+        return cls(resolve_device(device), precision, batch_size)
+
+    @property
+    def cells_at_once(self) -> int:
+        """Cells on the device at a time: as asked for, or what suits it."""
+        return self.batch_size or DEFAULT_CHUNK.get(self.device.type, DEFAULT_CHUNK["cpu"])
+
+    def autocast(self) -> AbstractContextManager:
+        """Context in which matrix products run in this precision."""
+        return autocast(self.device, self.precision)
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Device and precision in the words of Lightning."""
+        return trainer_arguments(self.device, self.precision)
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:

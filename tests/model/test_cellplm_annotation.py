@@ -10,13 +10,14 @@ from scipy import sparse
 import scfoundry as sf
 from scfoundry.data.labels import Label
 from scfoundry.data.matrix.contexts import contexts
-from scfoundry.data.matrix.joint_reader import JointReader, joined
+from scfoundry.data.matrix.joint_reader import JointReader
 from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model._contracts import Query
 from scfoundry.nn.counts import SparseCounts
 from scfoundry.stats.softmax_regression import fit_softmax
 from scfoundry.tasks.annotation import annotator as _annotation
 from scfoundry.tasks.annotation import fine_tune as _training
+from scfoundry.tasks.annotation.annotator import joined
 from scfoundry.tasks.annotation.head import AnnotationHead
 
 LABELS = [Label("B cell", ()), Label("monocyte", ())]

@@ -7,8 +7,10 @@ import torch
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry.model.cellplm import _streaming
-from scfoundry.model.cellplm._streaming import ChunkStore
+from scfoundry._device import Compute
+from scfoundry.data.matrix.cells import Cells
+from scfoundry.nn import chunk_store
+from scfoundry.nn.chunk_store import ChunkStore
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -37,7 +39,7 @@ def test_chunks_do_not_matter(tiny_model, adata, latent, batch_size, batch_key):
 
 def test_states_that_rest_on_disk_give_the_same(model, adata, monkeypatch):
     resident = embed(model, adata, batch_size=7)
-    monkeypatch.setattr(_streaming, "CPU_RESIDENT_BYTES", 0)
+    monkeypatch.setattr(chunk_store, "CPU_RESIDENT_BYTES", 0)
     np.testing.assert_allclose(embed(model, adata, batch_size=7), resident, **CLOSE)
 
 
@@ -136,11 +138,11 @@ def test_samples_without_coordinates_stand_beside_spatial_ones(tiny_model, adata
 
 
 def test_released_noise_only_on_request(tiny_model, adata):
-    calm = tiny_model(latent="gmvae")
-    np.testing.assert_array_equal(embed(calm, adata, rng=1), embed(calm, adata, rng=2))
-    noisy = tiny_model(latent="gmvae", latent_embedding="gumbel")
-    np.testing.assert_array_equal(embed(noisy, adata, rng=1), embed(noisy, adata, rng=1))
-    assert np.abs(embed(noisy, adata, rng=1) - embed(noisy, adata, rng=2)).max() > 1e-3
+    calm, noisy = tiny_model(latent="gmvae"), tiny_model(latent="gmvae", latent_embedding="gumbel")
+    cells, cpu = Cells.of(adata, calm.genes, caller="a test"), Compute.resolve("cpu")
+    np.testing.assert_array_equal(calm.embed(cells, cpu, rng=1), calm.embed(cells, cpu, rng=2))
+    np.testing.assert_array_equal(noisy.embed(cells, cpu, rng=1), noisy.embed(cells, cpu, rng=1))
+    assert np.abs(noisy.embed(cells, cpu, rng=1) - noisy.embed(cells, cpu, rng=2)).max() > 1e-3
 
 
 def test_bfloat16_is_close(model, adata):

@@ -1,5 +1,6 @@
 from ._base import FoundationModel
-from ._pretrained import list_pretrained, load_pretrained
+from ._load import load_pretrained
+from ._pretrained import list_pretrained
 from .cellplm import CellPLM, CellPLMConfig
 from .langcell import LangCell, LangCellConfig
 

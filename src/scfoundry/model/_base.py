@@ -11,20 +11,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 import torch
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 from torch import nn
 
+from scfoundry._device import Compute
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.matrix.cells import Cells
+from scfoundry.model._pretrained import locate
 from scfoundry.nn.checkpoint import CheckpointError, account_for, read_safetensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from dataclasses import Field
 
-    import numpy as np
     from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfoundry._device import Precision
 
 __all__ = ["FoundationModel", "FoundationModule"]
 
@@ -56,7 +62,8 @@ class FoundationModel(BaseModelClass):
     """Base of all models: an AnnData or nothing, a vocabulary of genes, a configuration of plain values.
 
     A subclass names its configuration and module, registers training data in ``setup_anndata``, and implements
-    ``train``, ``get_latent_representation`` and, where the authors released weights, ``_read_release``.
+    ``train``, ``embed`` and, where the authors released weights, ``_read_release``. What else a model can do stands in
+    ``model/_capabilities.py``.
 
     Parameters
     ----------
@@ -128,19 +135,23 @@ class FoundationModel(BaseModelClass):
         self.config = self.module.config = replace(self.config, **values)
         self.init_params_["kwargs"]["config"] |= values
 
-    def _twin(self, **config: Any) -> Self:
+    def copy(self, **config: Any) -> Self:
         """A model with weights of its own and without the training data, to be fine-tuned.
 
         Parts that only the changed configuration has, such as a head, start with fresh weights.
         """
-        twin = type(self)(genes=self.genes, **(plain_config(self.config) | config))
-        fresh = twin.module.state_dict()
-        twin.module.load_state_dict(fresh | {k: v for k, v in self.module.state_dict().items() if k in fresh})
+        copied = type(self)(genes=self.genes, **(plain_config(self.config) | config))
+        fresh = copied.module.state_dict()
+        copied.module.load_state_dict(fresh | {k: v for k, v in self.module.state_dict().items() if k in fresh})
         # They are no longer the weights that the checksum stands for.
-        twin.description_ = {k: v for k, v in self.description_.items() if k != "sha256"}
-        twin.description_["weights"] = f"{self.description_['weights']}, fine-tuned"
-        twin.is_trained_ = True
-        return twin
+        copied.description_ = {k: v for k, v in self.description_.items() if k != "sha256"}
+        copied.description_["weights"] = f"{self.description_['weights']}, fine-tuned"
+        copied.is_trained_ = True
+        return copied
+
+    def lacks(self, capability: type) -> str | None:
+        """Why these weights cannot do what the class can, in one sentence; `None` if they can."""
+        return None
 
     def _build_module(self) -> FoundationModule:
         """Module of the configuration, with fresh weights."""
@@ -168,9 +179,66 @@ class FoundationModel(BaseModelClass):
             return super().get_var_names(legacy_mudata_format)
         return self._genes.ids
 
+    # ---- embedding ---------------------------------------------------------------------------------------------
+
     @abstractmethod
-    def get_latent_representation(self, adata: AnnData | None = None, *args: Any, **kwargs: Any) -> np.ndarray:
-        """Embed cells, rows in obs order."""
+    def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Embed checked and aligned cells, (n_obs, n_latent), rows in their order."""
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        spatial_key: str | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> NDArray[np.float32]:
+        """Embed cells.
+
+        Parameters
+        ----------
+        adata
+            Any AnnData, in memory, backed or dask; it need not be registered and is not changed. The training data
+            with its registered keys if `None`.
+        layer
+            Layer with raw counts (or log1p-normalised values), ``X`` if `None`.
+        batch_key
+            Column of ``obs`` that names the context of a cell, for models whose unit is a group of cells; all cells are
+            one context if `None`.
+        spatial_key
+            Key of ``obsm`` with coordinates, for models with positions. They are scaled to [0, 1] per context.
+        indices
+            Cells to return, all if `None`. They are still embedded among all cells of their context.
+        batch_size
+            Cells on the device at a time. Does not change the result.
+        device
+            ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        precision
+            ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+
+        Returns
+        -------
+        float32 array, (n_cells, n_latent), rows in obs order (or as in ``indices``).
+
+        Raises
+        ------
+        ValueError
+            If there are no data, the values are neither counts nor log1p-normalised, too few genes are known, a key
+            does not exist, or a GPU is asked for that is not there.
+        """
+        keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
+        if adata is None:
+            if self.adata is None:
+                msg = "This model was loaded without data: pass it, get_latent_representation(adata)."
+                raise ValueError(msg)
+            adata, keys = self.adata, {key: self.registry["setup_args"].get(key) for key in keys}
+        compute = Compute.resolve(device, precision, batch_size)
+        latent = self.embed(Cells.of(adata, self.genes, **keys, caller="get_latent_representation"), compute)
+        return latent if indices is None else latent[np.asarray(indices)]
 
     @classmethod
     def _register(cls, adata: AnnData, fields: list[Any], setup_args: dict[str, Any], **kwargs: Any) -> None:
@@ -217,8 +285,6 @@ class FoundationModel(BaseModelClass):
         >>> import scfoundry as sf
         >>> model = sf.model.CellPLM.from_pretrained("cellplm-mini")
         """
-        from scfoundry.model._pretrained import locate
-
         folder = locate(source)
         if (folder / CONFIG_FILE).exists() and not cls._is_release(folder):
             model = cls._read_folder(folder, adata, config)

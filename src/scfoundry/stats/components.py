@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import linalg
 
+from scfoundry.data.matrix.log_normalisation import log_cp10k
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["LogMoments", "PrincipalAxes", "gathered", "principal_components"]
 
 CELLS_PER_BLOCK = 4096
-TARGET_SUM = 1e4
 N_GENES = 2000
 # Genes that hardly vary are not blown up, and single outliers do not make a component.
 MIN_VARIANCE = 0.05
@@ -210,9 +211,5 @@ def _blocks(reader: CountsReader) -> Iterator[sparse.csr_matrix]:
 
 
 def _log_expression(counts: sparse.csr_matrix) -> tuple[sparse.csr_matrix, NDArray[np.bool_]]:
-    """Log1p of counts per 10,000, (n, G), and which cells have no counts, (n,)."""
-    block = counts.astype(np.float64)
-    totals = np.asarray(block.sum(1)).ravel()
-    empty = totals == 0
-    block.data = np.log1p(block.data * np.repeat(TARGET_SUM / np.where(empty, 1, totals), np.diff(block.indptr)))
-    return block, empty
+    """Log expression, (n, G), and which cells have no counts, (n,)."""
+    return log_cp10k(counts), np.asarray(counts.sum(1)).ravel() == 0

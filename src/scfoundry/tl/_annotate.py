@@ -149,8 +149,8 @@ def annotate(
     from scfoundry.data.matrix.contexts import contexts
     from scfoundry.model._base import FoundationModel
     from scfoundry.model._contracts import LearnsFromSharedGenes, Query, ReadsTexts
+    from scfoundry.model._load import load_pretrained
     from scfoundry.model._offers import learns_labels
-    from scfoundry.model._pretrained import load_pretrained
     from scfoundry.tl._label_slots import empty_cells, refuse_shared_columns, write_labels
     from scfoundry.tl._labels import classes_of, with_prompts
     from scfoundry.tl._query_and_reference import check_training, query_and_reference

@@ -142,8 +142,8 @@ def cell_attention(
     from scfoundry.data.matrix.contexts import contexts, coordinates
     from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.model._base import FoundationModel
+    from scfoundry.model._load import load_pretrained
     from scfoundry.model._offers import attends_to_cells
-    from scfoundry.model._pretrained import load_pretrained
 
     _check(k, scale)
     adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)

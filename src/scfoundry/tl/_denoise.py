@@ -140,8 +140,8 @@ def denoise(
     from scfoundry.data.matrix.checks import require_counts
     from scfoundry.data.matrix.contexts import contexts, coordinates
     from scfoundry.model._base import FoundationModel
+    from scfoundry.model._load import load_pretrained
     from scfoundry.model._offers import denoises
-    from scfoundry.model._pretrained import load_pretrained
 
     _check(max_epochs, patience, batch_size)
     adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from scfoundry.model import FoundationModel
 
 __all__ = ["embed"]
+
+CALLER = "sf.tl.embed"
 
 
 def embed(
@@ -94,30 +96,20 @@ def embed(
     >>> sf.tl.embed(adata, model="cellplm")
     >>> sc.pp.neighbors(adata, use_rep="X_cellplm")
     """
-    from scfoundry._device import resolve_device
-    from scfoundry.data.matrix.contexts import contexts, coordinates
-    from scfoundry.data.matrix.reader import CountsReader
-    from scfoundry.model._base import FoundationModel
-    from scfoundry.model._pretrained import load_pretrained
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.tl._opening import open_model, record
 
-    adata, cells = to_write(adata, modality, copy=copy, caller="sf.tl.embed")
-    groups = contexts(cells, batch_key)
-    xy = coordinates(cells, spatial_key, groups)
-    torch_device = resolve_device(device)
-    loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
-    reader = CountsReader(cells, loaded.genes, layer=layer, caller="sf.tl.embed")
+    adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
+    compute = Compute.resolve(device, precision, batch_size)
+    loaded = open_model(model, caller=CALLER)
+    keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
+    cells = Cells.of(target, loaded.genes, **keys, caller=CALLER)
 
-    samples = f"{len(groups)} contexts" if len(groups) > 1 else "one context"
-    logger.info(
-        f"{loaded.provenance['weights']} on {torch_device}: {cells.n_obs:,} cells in {samples}, "
-        f"{reader.report.state}; {reader.alignment.summary()}"
-    )
-    latent = loaded._embed(reader, groups, xy, batch_size=batch_size, device=torch_device, precision=precision)
+    logger.info(f"{loaded.provenance['weights']} on {compute.device}: {cells.summary()}")
+    latent = loaded.embed(cells, compute)
 
-    params = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key, "precision": precision}
-    cells.obsm[key_added or Keys.embedding(loaded.name)] = latent
-    cells.uns[key_added or loaded.name] = {
-        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
-        Keys.PROVENANCE: loaded.provenance | {"values": str(reader.report.state), "genes": reader.alignment.report()},
-    }
+    name = loaded.provenance["model"]
+    target.obsm[key_added or Keys.embedding(name)] = latent
+    target.uns[key_added or name] = record(loaded, cells, keys | {"precision": precision})
     return adata if copy else None

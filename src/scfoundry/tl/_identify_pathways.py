@@ -125,8 +125,8 @@ def identify_pathways(
     from scfoundry._device import autocast, resolve_device
     from scfoundry.model._base import FoundationModel
     from scfoundry.model._contracts import Query
+    from scfoundry.model._load import load_pretrained
     from scfoundry.model._offers import learns_pathways
-    from scfoundry.model._pretrained import load_pretrained
     from scfoundry.tl._label_slots import column, empty_cells, refuse_shared_columns
     from scfoundry.tl._query_and_reference import check_training, query_and_reference
 

@@ -164,8 +164,8 @@ def impute_spatial(
     >>> sf.pl.imputed(spots, "CD3E")  # doctest: +SKIP
     """
     from scfoundry.model._base import FoundationModel
+    from scfoundry.model._load import load_pretrained
     from scfoundry.model._offers import imputes
-    from scfoundry.model._pretrained import load_pretrained
 
     for name, value in (("max_epochs", max_epochs), ("genes_per_block", genes_per_block), ("batch_size", batch_size)):
         if value is not None and value < 1:

@@ -187,8 +187,8 @@ def predict_perturbation(
         require_known,
     )
     from scfoundry.model._base import FoundationModel
+    from scfoundry.model._load import load_pretrained
     from scfoundry.model._offers import predicts_perturbations
-    from scfoundry.model._pretrained import load_pretrained
 
     names = _asked(perturbations, control, sep)
     _check_numbers(value, n_genes, max_epochs, fine_tune=fine_tune)

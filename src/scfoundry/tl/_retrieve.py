@@ -118,8 +118,8 @@ def retrieve(
     from scfoundry._device import resolve_device
     from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.model._base import FoundationModel
+    from scfoundry.model._load import load_pretrained
     from scfoundry.model._offers import reads_texts
-    from scfoundry.model._pretrained import load_pretrained
     from scfoundry.tl._label_slots import empty_cells
     from scfoundry.tl._labels import labels_of, with_prompts
 

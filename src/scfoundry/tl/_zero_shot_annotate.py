@@ -164,8 +164,8 @@ def zero_shot_annotate(
     from scfoundry._device import resolve_device
     from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.model._base import FoundationModel
+    from scfoundry.model._load import load_pretrained
     from scfoundry.model._offers import reads_texts
-    from scfoundry.model._pretrained import load_pretrained
     from scfoundry.tasks.annotation.votes import ALONE, group_means, groups_of, over_cluster
     from scfoundry.tl._label_slots import column, empty_cells, refuse_shared_columns, write_labels
     from scfoundry.tl._labels import as_table, labels_of, markers_of, with_markers, with_prompts

@@ -82,7 +82,7 @@ def fine_tune(
     Parameters
     ----------
     model
-        Is changed: pass a `_twin`.
+        Is changed: pass a copy.
     contexts
         What a step is given one of.
     loss

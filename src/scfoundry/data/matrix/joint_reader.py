@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from scipy import sparse
 
-from scfoundry.data.matrix.contexts import Context
+from scfoundry.data.matrix.reader import keep_genes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from scfoundry.data.matrix.reader import CountsReader
+    from scfoundry.data.matrix.reader import Reader
 
-__all__ = ["JointReader", "joined"]
+__all__ = ["JointReader"]
 
 
 class JointReader:
@@ -30,17 +31,30 @@ class JointReader:
         Vocabulary positions of the genes to read, (g,); the others count as not measured.
     """
 
-    def __init__(self, readers: Sequence[CountsReader], genes: NDArray[np.int64]) -> None:
+    def __init__(self, readers: Sequence[Reader], genes: NDArray[np.int64]) -> None:
         self.readers = readers
         self.starts = np.cumsum([0, *(reader.n_obs for reader in readers)])
         self.n_obs = int(self.starts[-1])
-        self.n_vocabulary = readers[0].alignment.n_vocabulary
-        shown = np.zeros(self.n_vocabulary, dtype=np.float32)
-        shown[genes] = 1
-        self._shown = sparse.diags(shown).tocsr()
+        self.n_vocabulary = readers[0].n_vocabulary
+        self.measured = np.unique(genes)
+        self._rows: NDArray[np.int64] | None = None
+
+    def only(self, genes: NDArray[np.integer]) -> Self:
+        """The same cells on a smaller panel."""
+        smaller = copy.copy(self)
+        smaller.measured = np.intersect1d(self.measured, genes)
+        return smaller
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Some of the cells."""
+        fewer = copy.copy(self)
+        fewer._rows = rows if self._rows is None else self._rows[rows]
+        fewer.n_obs = len(rows)
+        return fewer
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
         """Counts of some cells over the vocabulary, (len(rows), G) float32."""
+        rows = rows if self._rows is None else self._rows[rows]
         owner = np.searchsorted(self.starts, rows, side="right") - 1
         order = np.argsort(owner, kind="stable")
         parts = [
@@ -50,30 +64,11 @@ class JointReader:
         ]
         if not parts:
             return sparse.csr_matrix((0, self.n_vocabulary), dtype=np.float32)
-        counts = sparse.vstack(parts, format="csr")[np.argsort(order, kind="stable")]
-        counts = sparse.csr_matrix(counts @ self._shown)
-        counts.eliminate_zeros()
-        return counts
+        shown = np.zeros(self.n_vocabulary, dtype=bool)
+        shown[self.measured] = True
+        return keep_genes(sparse.vstack(parts, format="csr")[np.argsort(order, kind="stable")], shown)
 
     def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
         """Counts of consecutive blocks of ``rows``."""
         for start in range(0, len(rows), block_size):
             yield self.read(rows[start : start + block_size])
-
-
-def joined(labelled: Sequence[Context], query: Sequence[Context], n_labelled: int) -> list[Context]:
-    """Contexts of two data sets that stand one after the other; those of the same name are one.
-
-    Parameters
-    ----------
-    labelled, query
-        Contexts of each.
-    n_labelled
-        Cells of the first.
-    """
-    later = {context.name: context.rows + n_labelled for context in query}
-    both = [
-        Context(context.name, np.concatenate([context.rows, later.pop(context.name, context.rows[:0])]))
-        for context in labelled
-    ]
-    return both + [Context(name, rows) for name, rows in later.items()]

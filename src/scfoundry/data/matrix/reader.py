@@ -1,9 +1,10 @@
-"""The counts of an AnnData in a model's gene order, read cell by cell or block by block."""
+"""Counts in a model's gene order, read cell by cell or block by block."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from anndata import AnnData
@@ -19,7 +20,35 @@ if TYPE_CHECKING:
 
     from scfoundry.data.genes import GeneVocabulary
 
-__all__ = ["CountsReader"]
+__all__ = ["CountsInMemory", "CountsReader", "Reader"]
+
+
+class Reader(Protocol):
+    """Counts of n_obs cells over the G genes of a vocabulary."""
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+
+    @property
+    def n_vocabulary(self) -> int:
+        """Genes of the vocabulary, G."""
+
+    @property
+    def measured(self) -> NDArray[np.int64]:
+        """Vocabulary positions of the genes that are read, ascending."""
+
+    def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+        """Counts of some cells, (len(rows), G) float32."""
+
+    def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
+        """Counts of consecutive blocks of ``rows``."""
+
+    def only(self, genes: NDArray[np.integer]) -> Self:
+        """The same cells on a smaller panel: counts of genes at other vocabulary positions read as 0."""
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Some of the cells."""
 
 
 class CountsReader:
@@ -37,6 +66,8 @@ class CountsReader:
         Layer with the counts, ``X`` if `None`.
     caller
         The user's function, for messages.
+    allow_log1p
+        Whether log1p-normalised values will do.
 
     Attributes
     ----------
@@ -51,8 +82,16 @@ class CountsReader:
         If the values are neither counts nor log1p-normalised, or too few genes are in the vocabulary.
     """
 
-    def __init__(self, adata: AnnData, vocabulary: GeneVocabulary, *, layer: str | None = None, caller: str) -> None:
-        self.report = require_counts(adata, layer=layer, caller=caller, allow_log1p=True)
+    def __init__(
+        self,
+        adata: AnnData,
+        vocabulary: GeneVocabulary,
+        *,
+        layer: str | None = None,
+        caller: str,
+        allow_log1p: bool = True,
+    ) -> None:
+        self.report = require_counts(adata, layer=layer, caller=caller, allow_log1p=allow_log1p)
         self.alignment = vocabulary.align(adata)
         self.n_obs = adata.n_obs
         matrix: Any = None if adata.isbacked else matrix_of(adata, layer)
@@ -62,26 +101,108 @@ class CountsReader:
         else:
             self._adata, self._layer = adata, layer
         self._shown: NDArray[np.bool_] | None = None
+        self._rows: NDArray[np.int64] | None = None
+
+    @property
+    def n_vocabulary(self) -> int:
+        """Genes of the vocabulary, G."""
+        return self.alignment.n_vocabulary
+
+    @property
+    def measured(self) -> NDArray[np.int64]:
+        """Vocabulary positions of the genes that are read, ascending."""
+        measured = self.alignment.measured.astype(np.int64)
+        return measured if self._shown is None else measured[self._shown[measured]]
 
     def only(self, genes: NDArray[np.integer]) -> Self:
         """The same cells on a smaller panel: counts of genes at other vocabulary positions read as 0."""
         smaller = copy.copy(self)
-        smaller._shown = np.zeros(self.alignment.n_vocabulary, dtype=bool)
+        smaller._shown = np.zeros(self.n_vocabulary, dtype=bool)
         smaller._shown[genes] = True
         return smaller
 
-    def read(self, rows: np.ndarray) -> sparse.csr_matrix:
-        """Counts of some cells over the vocabulary, (len(rows), G) float32."""
-        return self._aligned(read_rows(self._adata, rows, layer=self._layer))
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Some of the cells."""
+        fewer = copy.copy(self)
+        fewer._rows = self._stored(rows)
+        fewer.n_obs = len(rows)
+        return fewer
 
-    def blocks(self, rows: np.ndarray, block_size: int) -> Iterator[sparse.csr_matrix]:
+    def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+        """Counts of some cells over the vocabulary, (len(rows), G) float32."""
+        return self._aligned(read_rows(self._adata, self._stored(rows), layer=self._layer))
+
+    def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
         """Counts of consecutive blocks of ``rows``."""
-        for _, block in row_blocks(self._adata, layer=self._layer, rows=rows, block_size=block_size):
+        blocks = row_blocks(self._adata, layer=self._layer, rows=self._stored(rows), block_size=block_size)
+        for _, block in blocks:
             yield self._aligned(block)
+
+    def own_blocks(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], sparse.csr_matrix]]:
+        """Row numbers and counts of blocks of cells over the data set's own genes, (n, n_vars)."""
+        start = 0
+        for _, block in row_blocks(self._adata, layer=self._layer, rows=self._stored(rows)):
+            here = rows[start : start + block.shape[0]]
+            yield here, to_linear(block, self.report.state)
+            start += len(here)
+
+    def _stored(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row numbers of the AnnData."""
+        return rows if self._rows is None else self._rows[rows]
 
     def _aligned(self, block: sparse.csr_matrix) -> sparse.csr_matrix:
         counts = self.alignment.apply(to_linear(block, self.report.state))
-        if self._shown is not None:
-            counts.data[~self._shown[counts.indices]] = 0
-            counts.eliminate_zeros()
-        return counts
+        return counts if self._shown is None else keep_genes(counts, self._shown)
+
+
+@dataclass(frozen=True, eq=False)
+class CountsInMemory:
+    """Counts that are held in memory and read as those of a `CountsReader`.
+
+    Attributes
+    ----------
+    counts
+        (n_obs, G).
+    measured
+        Vocabulary positions of the measured genes, ascending.
+    """
+
+    counts: sparse.csr_matrix
+    measured: NDArray[np.int64]
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return self.counts.shape[0]
+
+    @property
+    def n_vocabulary(self) -> int:
+        """Genes of the vocabulary, G."""
+        return self.counts.shape[1]
+
+    def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+        """Counts of some cells, (len(rows), G)."""
+        return self.counts[rows]
+
+    def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
+        """Counts of consecutive blocks of ``rows``."""
+        for start in range(0, len(rows), block_size):
+            yield self.counts[rows[start : start + block_size]]
+
+    def only(self, genes: NDArray[np.integer]) -> Self:
+        """The same cells on a smaller panel: counts of other genes read as 0."""
+        shown = np.zeros(self.n_vocabulary, dtype=bool)
+        shown[genes] = True
+        return replace(self, counts=keep_genes(self.counts, shown), measured=self.measured[shown[self.measured]])
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Some of the cells."""
+        return replace(self, counts=self.counts[rows])
+
+
+def keep_genes(counts: sparse.csr_matrix, shown: NDArray[np.bool_]) -> sparse.csr_matrix:
+    """Counts of the genes ``shown`` (G,), without stored zeros for the others."""
+    kept = counts.copy()
+    kept.data[~shown[kept.indices]] = 0
+    kept.eliminate_zeros()
+    return kept

@@ -13,9 +13,11 @@ from tqdm.auto import tqdm
 from scfoundry._device import resolve_device
 from scfoundry._settings import logger, settings
 from scfoundry.model.cellplm._attention import flow, flow_context, total
-from scfoundry.model.cellplm._streaming import ChunkStore, chunk_size, resident_bytes
+from scfoundry.model.cellplm._streaming import chunk_size
 from scfoundry.model.cellplm._tissues import Tissues
-from scfoundry.tasks.cell_attention.pairs import AttentionFactors, CellPairs, GroupTable, LargestWeights
+from scfoundry.nn.attention_factors import AttentionFactors
+from scfoundry.nn.chunk_store import ChunkStore, resident_bytes
+from scfoundry.tasks.cell_attention.pairs import CellPairs, GroupTable, LargestWeights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

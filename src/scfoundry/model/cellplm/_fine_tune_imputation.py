@@ -95,7 +95,7 @@ def fine_tune_on_both(
     Parameters
     ----------
     model
-        Is changed: pass a `_twin`.
+        Is changed: pass a copy.
     spots
         Their counts, contexts and coordinates.
     cells

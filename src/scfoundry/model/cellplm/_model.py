@@ -10,18 +10,21 @@ from scvi import REGISTRY_KEYS
 from scvi.data import fields
 from tqdm.auto import tqdm
 
-from scfoundry._device import Precision, autocast, resolve_device
+from scfoundry._device import Compute, Precision
 from scfoundry._settings import logger, settings
+from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.matrix.contexts import contexts, coordinates
 from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model._base import FoundationModel, sha256
+from scfoundry.model._capabilities import PredictsRates
 from scfoundry.model.cellplm._cell_attention import ShowsAttention
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
-from scfoundry.model.cellplm._streaming import chunk_size, stream_embeddings
-from scfoundry.model.cellplm._tissues import Tissues
+from scfoundry.model.cellplm._streaming import stream_embeddings
+from scfoundry.model.cellplm._tissues import ContextBatch, Tissues
+from scfoundry.nn.counts import SparseCounts
 from scfoundry.tasks.annotation.annotator import LearnsCellTypes
 from scfoundry.tasks.denoising.denoiser import RecoversCounts
 from scfoundry.tasks.imputation.impute import ImputesGenes
@@ -33,9 +36,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
     from torch import Tensor
 
     from scfoundry.data.matrix.contexts import Context
+    from scfoundry.data.matrix.reader import Reader
+    from scfoundry.model.cellplm._decoder import Decoder
 
 __all__ = ["CellPLM"]
 
@@ -129,102 +135,100 @@ class CellPLM(ImputesGenes, LearnsCellTypes, ShowsAttention, RecoversCounts, Lea
 
     # ---- embedding ---------------------------------------------------------------------------------------------
 
-    def get_latent_representation(
-        self,
-        adata: AnnData | None = None,
-        *,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        spatial_key: str | None = None,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
-        device: str = "auto",
-        precision: Precision = "auto",
-        rng: int | np.random.Generator | None = 0,
-    ) -> np.ndarray:
+    def embed(self, cells: Cells, compute: Compute, *, rng: int | np.random.Generator | None = 0) -> np.ndarray:
         """Embed cells: the posterior mean, in the context of all cells of their sample.
 
         Parameters
         ----------
-        adata
-            Any AnnData, in memory, backed or dask; it need not be registered and is not changed. The training data
-            with its registered keys if `None`.
-        layer
-            Layer with raw counts (or log1p-normalised values), ``X`` if `None`.
-        batch_key
-            Column of ``obs`` that names the context of a cell; all cells are one context if `None`.
-        spatial_key
-            Key of ``obsm`` with coordinates, for models with positions. They are scaled to [0, 1] per context.
-        indices
-            Cells to return. They are still embedded among all cells of their context.
-        batch_size
-            Cells on the device at a time. Does not change the result.
-        device
-            ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-        precision
-            ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+        cells
+            Checked and aligned cells.
+        compute
+            Where and how precisely.
         rng
             Seed of the noise, which only ``latent_embedding="gumbel"`` has.
 
         Returns
         -------
-        float32 array, (n_cells, n_latent), rows in obs order (or as in ``indices``).
-
-        Raises
-        ------
-        ValueError
-            If the values are neither counts nor log1p-normalised, if too few genes are known, if a key does not
-            exist, or if a GPU is asked for that is not there.
+        float32, (n_obs, n_latent), rows in the order of the cells.
         """
-        if adata is None:
-            if self.adata is None:
-                msg = "This model was loaded without data: pass it, get_latent_representation(adata)."
-                raise ValueError(msg)
-            adata, setup = self.adata, self.registry["setup_args"]
-            layer, batch_key, spatial_key = setup["layer"], setup["batch_key"], setup["spatial_key"]
-        reader = CountsReader(adata, self.genes, layer=layer, caller="get_latent_representation")
-        groups = contexts(adata, batch_key)
-        latent = self._embed(
-            reader,
-            groups,
-            coordinates(adata, spatial_key, groups),
-            batch_size=batch_size,
-            device=resolve_device(device),
-            precision=precision,
-            rng=rng,
-        )
-        return latent if indices is None else latent[np.asarray(indices)]
-
-    def _embed(
-        self,
-        reader: CountsReader,
-        groups: Sequence[Context],
-        xy: Mapping[str, np.ndarray],
-        *,
-        batch_size: int | None,
-        device: torch.device,
-        precision: Precision,
-        rng: int | np.random.Generator | None = 0,
-    ) -> np.ndarray:
-        """Embed all contexts of checked and aligned data."""
-        if xy and self.config.positions == "none":
+        if cells.coordinates and self.config.positions == "none":
             logger.warning('These weights use no positions (positions="none"): the coordinates have no effect.')
-        size = chunk_size(batch_size, device)
         generator = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
-        latent = np.empty((reader.n_obs, self.config.n_latent), dtype=np.float32)
-        self.module.to(device).eval()
-        bar = tqdm(desc="cellplm", total=reader.n_obs, unit="cell", disable=not settings.show_progress)
-        tissues = Tissues(reader, xy)
-        with bar, autocast(device, precision):
-            for context in groups:
-                chunks = tissues.chunks(context, size)
-                embedded = stream_embeddings(self.module, chunks, len(context.rows), device=device, generator=generator)
+        latent = np.empty((cells.n_obs, self.config.n_latent), dtype=np.float32)
+        self.module.to(compute.device).eval()
+        bar = tqdm(desc=self.name, total=cells.n_obs, unit="cell", disable=not settings.show_progress)
+        tissues = Tissues(cells.reader, cells.coordinates)
+        with bar, compute.autocast():
+            for context in cells.contexts:
+                chunks = tissues.chunks(context, compute.cells_at_once)
+                embedded = stream_embeddings(
+                    self.module, chunks, len(context.rows), device=compute.device, generator=generator
+                )
                 start = 0
                 for chunk in embedded:
                     latent[context.rows[start : start + len(chunk)]] = chunk.numpy()
                     start += len(chunk)
                     bar.update(len(chunk))
         return latent
+
+    def gene_vectors(self) -> np.ndarray:
+        """Vectors of the vocabulary's genes, float32, (G, n_hidden)."""
+        return self.module.embedder.genes.detach().float().cpu().numpy()
+
+    @property
+    def decoder(self) -> Decoder:
+        """What maps a latent to rates."""
+        return self.module.decoder
+
+    def expected_rates(self, latent: Tensor, genes: Tensor | None = None) -> Tensor:
+        """Unscaled expected counts by the decoder, for a cell of an unknown batch.
+
+        Parameters
+        ----------
+        latent
+            Of n cells, (n, n_latent), on the model's device.
+        genes
+            Vocabulary positions, (g,); all if `None`.
+
+        Returns
+        -------
+        (n, g), with gradient. Only their ratios within a cell mean something.
+        """
+        # Half precision would round rates by a percent.
+        with torch.autocast(latent.device.type, enabled=False):
+            return self.module.decoder(latent.float(), genes=genes)[0]
+
+    def lacks(self, capability: type) -> str | None:
+        """Why these weights cannot do what others can."""
+        if capability is PredictsRates and self.config.likelihood != "nb":
+            return (
+                f"The decoder of {self.provenance['weights']!r} was trained on log expression "
+                f'(likelihood="{self.config.likelihood}") and has no expected counts.'
+            )
+        return None
+
+    @property
+    def part_rates(self) -> Mapping[str, float]:
+        """The embedder keeps what its gene vectors know, as the released fine-tuning has it."""
+        return {"embedder": 0.1}
+
+    def batch(self, counts: csr_matrix, coordinates: Tensor | None = None) -> ContextBatch:
+        """Cells of one context as the module reads them: counts (n, G), x and y in [0, 1], (n, 2)."""
+        return ContextBatch(SparseCounts.from_csr(counts), coordinates).to(self.module.device)
+
+    def _embed(
+        self,
+        reader: Reader,
+        groups: Sequence[Context],
+        xy: Mapping[str, np.ndarray],
+        *,
+        batch_size: int | None,
+        device: torch.device,
+        precision: Precision,
+    ) -> np.ndarray:
+        """Embed all contexts of checked and aligned data."""
+        cells = Cells(reader, groups, xy, np.empty(reader.n_obs, dtype=str))
+        return self.embed(cells, Compute.resolve(device, precision, batch_size))
 
     # ---- training ----------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model.cellplm._attention import FlowContext
     from scfoundry.model.cellplm._config import CellPLMConfig
+    from scfoundry.model.cellplm._tissues import ContextBatch
     from scfoundry.nn.counts import SparseCounts
 
 __all__ = ["CellPLMModule"]
@@ -137,6 +138,10 @@ class CellPLMModule(FoundationModule):
         for layer in self.layers:
             h = layer(h)
         return self.norm(h)
+
+    def embed(self, batch: ContextBatch) -> Tensor:
+        """Cell embeddings of one context, (n, Z), with gradient."""
+        return self(batch.counts, batch.coordinates)
 
     def forward(self, counts: SparseCounts, coordinates: Tensor | None = None) -> Tensor:
         """Cell embeddings of one context, (n, Z)."""

@@ -7,12 +7,13 @@ temporary file beyond that.
 
 from __future__ import annotations
 
-import tempfile
 from typing import TYPE_CHECKING, cast
 
 import torch
 
+from scfoundry._device import Compute
 from scfoundry.model.cellplm._attention import flow_context
+from scfoundry.nn.chunk_store import ChunkStore, resident_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,82 +24,12 @@ if TYPE_CHECKING:
     from scfoundry.model.cellplm._module import CellPLMModule, EncoderLayer
     from scfoundry.nn.counts import SparseCounts
 
-__all__ = ["ChunkStore", "chunk_size", "resident_bytes", "stream_embeddings"]
-
-CPU_RESIDENT_BYTES = 1 << 30
-DEFAULT_CHUNK = {"cpu": 2048, "mps": 4096, "cuda": 8192}
+__all__ = ["chunk_size", "stream_embeddings"]
 
 
 def chunk_size(batch_size: int | None, device: torch.device) -> int:
-    """Cells on the device at a time: as asked for, or what suits it.
-
-    Raises
-    ------
-    ValueError
-        If it is not positive.
-    """
-    if batch_size is not None and batch_size < 1:
-        msg = f"batch_size must be at least 1 cell; got {batch_size}."
-        raise ValueError(msg)
-    return DEFAULT_CHUNK.get(device.type, 2048) if batch_size is None else batch_size
-
-
-def resident_bytes(device: torch.device) -> int:
-    """Bytes of states that may stay on the compute device: half of a GPU's free memory, 1 GiB otherwise."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
-    return CPU_RESIDENT_BYTES
-
-
-class ChunkStore:
-    """Float tensors of a fixed number of rows each (the last may be shorter), kept on a device or in a file.
-
-    Parameters
-    ----------
-    device
-        Where chunks are handed out.
-    on_disk
-        Keep them in an unnamed temporary file. The operating system caches it in memory that is free.
-    """
-
-    def __init__(self, device: torch.device, *, on_disk: bool) -> None:
-        self.device = device
-        self._shapes: list[torch.Size] = []
-        self._resident: list[Tensor] = []
-        self._slot_bytes = 0
-        self._file = tempfile.TemporaryFile() if on_disk else None  # noqa: SIM115 (closed by `close`)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
-
-    def append(self, chunk: Tensor) -> None:
-        """Add a chunk at the end."""
-        self._slot_bytes = self._slot_bytes or chunk.nbytes
-        self._shapes.append(chunk.shape)
-        if self._file is None:
-            self._resident.append(chunk)
-        else:
-            self[len(self) - 1] = chunk
-
-    def __setitem__(self, index: int, chunk: Tensor) -> None:
-        if self._file is None:
-            self._resident[index] = chunk
-        else:
-            self._file.seek(index * self._slot_bytes)
-            self._file.write(chunk.cpu().contiguous().numpy().data)
-
-    def __getitem__(self, index: int) -> Tensor:
-        if self._file is None:
-            return self._resident[index]
-        chunk = torch.empty(self._shapes[index])
-        self._file.seek(index * self._slot_bytes)
-        self._file.readinto(chunk.numpy().data)
-        return chunk.to(self.device)
-
-    def close(self) -> None:
-        """Release the file."""
-        if self._file is not None:
-            self._file.close()
+    """Cells on the device at a time: as asked for, or what suits it."""
+    return Compute.resolve(device, batch_size=batch_size).cells_at_once
 
 
 # Not inference_mode: there autocast would cast every weight anew at every chunk.

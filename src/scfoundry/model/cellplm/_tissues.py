@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,20 @@ if TYPE_CHECKING:
 
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.matrix.contexts import Context
-    from scfoundry.data.matrix.reader import CountsReader
+    from scfoundry.data.matrix.reader import Reader
 
-__all__ = ["TissueSample", "Tissues"]
+__all__ = ["ContextBatch", "TissueSample", "Tissues"]
+
+
+class ContextBatch(NamedTuple):
+    """Cells of one context that the module embeds together."""
+
+    counts: SparseCounts
+    coordinates: Tensor | None = None  # x and y in [0, 1], (n, 2)
+
+    def to(self, device: torch.device) -> ContextBatch:
+        """Move to a device."""
+        return ContextBatch(self.counts.to(device), None if self.coordinates is None else self.coordinates.to(device))
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class Tissues:
 
     def __init__(
         self,
-        reader: CountsReader,
+        reader: Reader,
         positions: Mapping[str, np.ndarray],
         *,
         batches: np.ndarray | None = None,

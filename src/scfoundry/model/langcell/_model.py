@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, get_args
 
-import numpy as np
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
-from scfoundry._device import Precision, resolve_device
+from scfoundry._device import Compute, Precision, resolve_device
 from scfoundry._settings import logger
 from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model._base import FoundationModel, sha256
@@ -31,11 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     import torch
     from anndata import AnnData
 
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
+    from scfoundry.data.matrix.cells import Cells
     from scfoundry.data.matrix.contexts import Context
     from scfoundry.model.langcell._matching import ZeroShot
 
@@ -189,47 +190,13 @@ class LangCell(Teachable, LearnsReference, IdentifiesPathways, FoundationModel):
 
     # ---- embedding ---------------------------------------------------------------------------------------------
 
-    def get_latent_representation(
-        self,
-        adata: AnnData | None = None,
-        *,
-        layer: str | None = None,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
-        device: str = "auto",
-        precision: Precision = "auto",
-    ) -> np.ndarray:
-        """Embed cells in the space they share with texts.
-
-        Parameters
-        ----------
-        adata
-            Any AnnData, in memory, backed or dask; it need not be registered and is not changed. The training data
-            if `None`.
-        layer
-            Layer with raw counts (or log1p-normalised values), ``X`` if `None`.
-        indices
-            Cells to embed, all if `None`.
-        batch_size
-            Cells on the device at a time; by the length of their gene lists if `None`. Does not change the result.
-        device
-            ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-        precision
-            ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-
-        Returns
-        -------
-        float32 array of unit vectors, (n_cells, n_latent), rows in obs order (or as in ``indices``).
-
-        Raises
-        ------
-        ValueError
-            If the values are neither counts nor log1p-normalised, if too few genes are known, or if a GPU is asked for
-            that is not there.
-        """
-        reader = self._reader(adata, layer, "get_latent_representation")
-        latent = self._embed(reader, batch_size=batch_size, device=resolve_device(device), precision=precision)
-        return latent if indices is None else latent[np.asarray(indices)]
+    def embed(self, cells: Cells, compute: Compute) -> np.ndarray:
+        """Embed cells in the space they share with texts: unit vectors, float32, (n_obs, n_latent)."""
+        if cells.coordinates:
+            logger.warning("LangCell knows no positions: the coordinates have no effect.")
+        return self.reading.embed(
+            cells.reader, batch_size=compute.batch_size, device=compute.device, precision=compute.precision
+        )
 
     def get_text_embedding(
         self, texts: Sequence[str], *, device: str = "auto", precision: Precision = "auto"

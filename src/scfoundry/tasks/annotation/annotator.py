@@ -11,7 +11,7 @@ from scipy import sparse
 from scfoundry._device import autocast, resolve_device
 from scfoundry._settings import logger
 from scfoundry.data.matrix.contexts import Context, contexts
-from scfoundry.data.matrix.joint_reader import JointReader, joined
+from scfoundry.data.matrix.joint_reader import JointReader
 from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model.cellplm._streaming import chunk_size
 from scfoundry.nn.counts import SparseCounts
@@ -137,7 +137,7 @@ class LearnsCellTypes:
             names = np.concatenate([names, query.adata.obs_names.to_numpy().astype(str)])
 
         # A head for other labels does not fit these.
-        model = cast("CellPLM", self)._twin(classes=())._twin(classes=tuple(label.name for label in labels))
+        model = cast("CellPLM", self).copy(classes=()).copy(classes=tuple(label.name for label in labels))
         head = model.module.classifier
         head.measured.fill_(False)
         head.measured[torch.from_numpy(shown)] = True
@@ -203,6 +203,16 @@ class LearnsCellTypes:
                 own = torch.from_numpy(latent[start : start + size]).to(torch_device)
                 told[start : start + size] = head(own, expression, absent).float().cpu().numpy()
         return told
+
+
+def joined(labelled: Sequence[Context], query: Sequence[Context], n_labelled: int) -> list[Context]:
+    """Contexts of two data sets that stand one after the other; those of the same name are one."""
+    later = {context.name: context.rows + n_labelled for context in query}
+    both = [
+        Context(context.name, np.concatenate([context.rows, later.pop(context.name, context.rows[:0])]))
+        for context in labelled
+    ]
+    return both + [Context(name, rows) for name, rows in later.items()]
 
 
 def _embedded(

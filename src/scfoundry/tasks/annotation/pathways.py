@@ -73,7 +73,7 @@ class IdentifiesPathways:
             If targets are not 0 or 1, or weights that learn by a head alone are to be trained as a whole.
         """
         base = cast("LangCell", self)
-        model = base._twin()
+        model = base.copy()
         if model.config.cell_encoder == "rank_bert":
             how: dict[str, Any] = {} if max_epochs is None else {"max_epochs": max_epochs}
             how |= {"layer": layer, "seed": seed} | trainer_arguments(resolve_device(device), precision)

@@ -95,7 +95,7 @@ class LearnsReference:
             If all weights are to be trained of a model that has no way to, or passes are asked of one that makes none.
         """
         base = cast("LangCell", self)
-        model = base._twin()
+        model = base.copy()
         model._labels = tuple(labels)
         # Cells are read as they lie, which is fast on disk, and learned by name: their order plays no part.
         by_name = np.argsort(adata.obs_names.to_numpy().astype(str), kind="stable")

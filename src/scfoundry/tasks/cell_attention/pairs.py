@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from scfoundry.model.cellplm._streaming import ChunkStore
+from scfoundry.nn.chunk_store import ChunkStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,24 +16,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["AttentionFactors", "CellPairs", "GroupTable", "LargestWeights", "Scale"]
+    from scfoundry.nn.attention_factors import AttentionFactors
+
+__all__ = ["CellPairs", "GroupTable", "LargestWeights", "Scale"]
 
 Scale = Literal["shares", "specific", "raw"]
-
-
-class AttentionFactors(NamedTuple):
-    r"""Weights of a context as a product, :math:`w^h_{ij} = a^h_i \cdot b^h_j` for every head :math:`h`.
-
-    Attributes
-    ----------
-    receiving
-        :math:`a_i`, what cell i asks for, (n, H, d).
-    sending
-        :math:`b_j`, what cell j offers, (n, H, d).
-    """
-
-    receiving: Tensor
-    sending: Tensor
 
 
 class CellPairs:

@@ -95,7 +95,7 @@ class RecoversCounts:
         ValueError
             If the values are not raw counts, too few genes are known, or no cell has enough expressed genes.
         """
-        model = cast("CellPLM", self)._twin(neighbor_weight=0.0)
+        model = cast("CellPLM", self).copy(neighbor_weight=0.0)
         require_expected_counts(model)
         cells = CountsInMemory.of(
             model,

@@ -11,10 +11,10 @@ import torch
 
 from scfoundry.data.matrix.checks import require_counts
 from scfoundry.data.matrix.contexts import Context, contexts, coordinates
+from scfoundry.data.matrix.log_normalisation import TARGET_SUM
 from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model.cellplm._positions import unit_coordinates
 from scfoundry.nn.counts import SparseCounts
-from scfoundry.stats.components import TARGET_SUM
 from scfoundry.tasks.denoising.expectation import (
     Expectation,
     expected_given_detection,

@@ -231,7 +231,7 @@ class ImputesGenes:
         visible = np.setdiff1d(panel, hidden)
 
         if fine_tune:
-            model = model._twin()
+            model = model.copy()
             model.module.to(torch_device)
             fine_tune_on_both(
                 model,

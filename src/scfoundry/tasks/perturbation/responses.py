@@ -10,7 +10,7 @@ from scipy import sparse
 
 from scfoundry.data.matrix.checks import to_linear
 from scfoundry.data.matrix.loaders import row_blocks
-from scfoundry.stats.components import TARGET_SUM
+from scfoundry.data.matrix.log_normalisation import TARGET_SUM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -114,7 +114,7 @@ class LearnsPerturbations:
             If a column or the control is missing, a group has perturbed cells but no controls, or ``fine_tune=True``
             has fewer than two perturbations of genes that the model knows.
         """
-        model = cast("CellPLM", self)._twin(**({"expression_head": True} if fine_tune else {}))
+        model = cast("CellPLM", self).copy(**({"expression_head": True} if fine_tune else {}))
         how: dict[str, Any] = {"device": resolve_device(device), "precision": precision}
         reader = CountsReader(adata, model.genes, layer=layer, caller="CellPLM.fit_perturbations")
         conditions = conditions_of(adata, perturbation_key, control, group_key, sep)

@@ -1,0 +1,195 @@
+"""Cells of a data set as models and tasks read them: checked and aligned once, with their samples and places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from scfoundry.data.matrix.contexts import Context, contexts, coordinates
+from scfoundry.data.matrix.joint_reader import JointReader
+from scfoundry.data.matrix.reader import CountsInMemory, CountsReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+    from scfoundry.data.genes import GeneVocabulary
+    from scfoundry.data.matrix.reader import Reader
+
+__all__ = ["Cells"]
+
+CELLS_PER_BLOCK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Cells, their counts in a model's gene order, and how they belong together.
+
+    Attributes
+    ----------
+    reader
+        Reads counts.
+    contexts
+        Groups of cells that a model sees together; every cell is in exactly one.
+    coordinates
+        Context -> x and y of its cells, of those contexts that have positions.
+    names
+        Names of the cells, (n_obs,).
+    source
+        The reader of the AnnData that all of this comes from, for the record; `None` for cells of several.
+    """
+
+    reader: Reader
+    contexts: Sequence[Context]
+    coordinates: Mapping[str, NDArray[np.float32]]
+    names: NDArray[np.str_]
+    source: CountsReader | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        adata: AnnData,
+        vocabulary: GeneVocabulary,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        spatial_key: str | None = None,
+        caller: str,
+        name: str = "adata",
+        batch_argument: str = "batch_key",
+        allow_log1p: bool = True,
+    ) -> Self:
+        """Check an AnnData and align it; it is only read.
+
+        Parameters
+        ----------
+        adata
+            Cells x genes; in memory, backed or dask.
+        vocabulary
+            The model's genes.
+        layer, batch_key, spatial_key
+            Layer with the counts, column of ``obs`` that names the context of a cell, key of ``obsm`` with coordinates.
+        caller, name, batch_argument
+            The user's function, and what it calls ``adata`` and ``batch_key``, for messages.
+        allow_log1p
+            Whether log1p-normalised values will do.
+
+        Raises
+        ------
+        ValueError
+            If a key does not exist, the values are unusable, or too few genes are in the vocabulary.
+        """
+        groups = contexts(adata, batch_key, name=name, argument=batch_argument)
+        xy = coordinates(adata, spatial_key, groups, name=name)
+        reader = CountsReader(adata, vocabulary, layer=layer, caller=caller, allow_log1p=allow_log1p)
+        return cls(reader, groups, xy, adata.obs_names.to_numpy().astype(str), reader)
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return len(self.names)
+
+    @property
+    def measured(self) -> NDArray[np.int64]:
+        """Vocabulary positions of the measured genes, ascending."""
+        return self.reader.measured
+
+    @cached_property
+    def by_name(self) -> NDArray[np.int64]:
+        """Rows in the order of the names of cells: what follows it does not depend on the order of the data."""
+        return np.argsort(self.names, kind="stable")
+
+    @cached_property
+    def empty(self) -> NDArray[np.bool_]:
+        """Which cells express none of the measured genes, (n_obs,)."""
+        return np.concatenate([np.zeros(0, dtype=bool), *(np.diff(block.indptr) == 0 for block in self.blocks())])
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """State of the values and how genes were matched, for ``uns``."""
+        if self.source is None:
+            return {}
+        return {"values": str(self.source.report.state), "genes": self.source.alignment.report()}
+
+    def summary(self) -> str:
+        """One line for the log."""
+        if self.source is None:
+            return f"{self.n_obs:,} cells"
+        samples = f" in {len(self.contexts)} contexts" if len(self.contexts) > 1 else ""
+        return f"{self.n_obs:,} cells{samples}, {self.source.report.state}; {self.source.alignment.summary()}"
+
+    def read(self, rows: NDArray[np.int64] | None = None) -> sparse.csr_matrix:
+        """Counts of some cells over the vocabulary, all if `None`, (n, G) float32."""
+        return self.reader.read(np.arange(self.n_obs) if rows is None else rows)
+
+    def blocks(self, size: int = CELLS_PER_BLOCK, rows: NDArray[np.int64] | None = None) -> Iterator[sparse.csr_matrix]:
+        """Counts of consecutive blocks of cells."""
+        return self.reader.blocks(np.arange(self.n_obs) if rows is None else rows, size)
+
+    def only(self, genes: NDArray[np.integer]) -> Self:
+        """The same cells on a smaller panel, given by vocabulary positions; other genes read as 0."""
+        return replace(self, reader=self.reader.only(genes))
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Some of the cells, in this order; contexts keep those of their cells that are left."""
+        position = np.full(self.n_obs, -1)
+        position[rows] = np.arange(len(rows))
+        kept = {context.name: position[context.rows] >= 0 for context in self.contexts}
+        return replace(
+            self,
+            reader=self.reader.take(rows),
+            contexts=[
+                Context(context.name, position[context.rows[kept[context.name]]])
+                for context in self.contexts
+                if kept[context.name].any()
+            ],
+            coordinates={name: xy[kept[name]] for name, xy in self.coordinates.items() if kept[name].any()},
+            names=self.names[rows],
+        )
+
+    def as_one_context(self, name: str = "all") -> Self:
+        """The same cells as one context without positions."""
+        return replace(self, contexts=[Context(name, np.arange(self.n_obs))], coordinates={})
+
+    def ordered(self) -> Self:
+        """The same rows with contexts by name, and the cells within by theirs: the order of the data plays no part."""
+        order = {context.name: np.argsort(self.names[context.rows], kind="stable") for context in self.contexts}
+        groups = sorted(self.contexts, key=lambda context: context.name)
+        return replace(
+            self,
+            contexts=[Context(context.name, context.rows[order[context.name]]) for context in groups],
+            coordinates={name: xy[order[name]] for name, xy in self.coordinates.items()},
+        )
+
+    def in_memory(self) -> Self:
+        """The same with all counts read."""
+        return self.with_counts(self.read())
+
+    def with_counts(self, counts: sparse.csr_matrix) -> Self:
+        """The same cells with other counts, (n_obs, G)."""
+        return replace(self, reader=CountsInMemory(counts, self.measured))
+
+    def followed_by(self, other: Cells, genes: NDArray[np.integer]) -> Self:
+        """The cells of two data sets one after the other, over ``genes``; contexts of the same name are one.
+
+        Coordinates of the two are not on one scale, and are left out.
+        """
+        later = {context.name: context.rows + self.n_obs for context in other.contexts}
+        both = [
+            Context(context.name, np.concatenate([context.rows, later.pop(context.name, context.rows[:0])]))
+            for context in self.contexts
+        ]
+        return replace(
+            self,
+            reader=JointReader([self.reader, other.reader], np.asarray(genes, dtype=np.int64)),
+            contexts=both + [Context(name, rows) for name, rows in later.items()],
+            coordinates={},
+            names=np.concatenate([self.names, other.names]),
+            source=None,
+        )

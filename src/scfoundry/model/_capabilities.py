@@ -1,0 +1,313 @@
+"""What models can do beyond embedding. Tasks ask for these, never for the name of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+    from scipy import sparse
+    from torch import Tensor, nn
+
+    from scfoundry._device import Compute
+    from scfoundry.data.genes import GeneVocabulary
+    from scfoundry.data.labels import Label
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.nn.attention_factors import AttentionFactors
+    from scfoundry.stats.components import LogMoments
+
+__all__ = [
+    "AttendsToCells",
+    "Embeds",
+    "FineTunesImputation",
+    "FineTunesLabels",
+    "FineTunesPathways",
+    "FineTunesPerturbations",
+    "HasGeneVectors",
+    "PredictsRates",
+    "ReadsTexts",
+    "ReplacesGenes",
+    "TextScores",
+    "Tunable",
+    "can",
+    "require",
+]
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """A model of cells. Nothing else is asked of one before it takes part in a task."""
+
+    @property
+    def genes(self) -> GeneVocabulary:
+        """Vocabulary of G genes."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Model, weights, licence, citation and versions, for ``uns``."""
+
+    def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Embeddings, (n_obs, Z), rows in the order of the cells."""
+
+
+@runtime_checkable
+class HasGeneVectors(Protocol):
+    """A model that learned a vector for every gene."""
+
+    def gene_vectors(self) -> NDArray[np.float32]:
+        """Vectors, (G, D): genes that vary together lie in similar directions."""
+
+
+@runtime_checkable
+class PredictsRates(Protocol):
+    """A model whose latent of a cell says which share of its counts each gene takes."""
+
+    @property
+    def decoder(self) -> nn.Module:
+        """What maps a latent to rates."""
+
+    def expected_rates(self, latent: Tensor, genes: Tensor | None = None) -> Tensor:
+        """Positive rates, (n, g), for latents (n, Z) and vocabulary positions (g,), with gradient.
+
+        Only their ratios within a cell mean something.
+        """
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A model that can be fine-tuned through its embedding: ``module.embed(batch)`` carries gradients."""
+
+    @property
+    def module(self) -> Any:
+        """Torch module with ``embed(batch) -> Tensor``, (n, Z)."""
+
+    @property
+    def part_rates(self) -> Mapping[str, float]:
+        """Submodules that learn slower than the others when fine-tuned, with their share of the learning rate."""
+
+    def copy(self, **config: Any) -> Self:
+        """Model with weights of its own."""
+
+    def batch(self, counts: sparse.csr_matrix, coordinates: Tensor | None = None) -> Any:
+        """What the module reads of the n cells of one context: counts (n, G), and x and y in [0, 1], (n, 2)."""
+
+
+@runtime_checkable
+class ReadsTexts(Protocol):
+    """A model with cells and texts in one space."""
+
+    @property
+    def unknown_threshold(self) -> float | None:
+        """Cells whose `TextScores.fit` is below are unknown; `None` where nobody has fitted one."""
+
+    @property
+    def averages_prompts(self) -> bool:
+        """Whether a cell type is read by several texts (name, synonyms, parents), or by name and definition alone."""
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the weights were calibrated for labels that cells lying together have been brought to agree on."""
+
+    @property
+    def adapted_temperature(self) -> float:
+        """Divisor that calibrates log probabilities after that."""
+
+    def check_labels(self, labels: Sequence[Label]) -> list[str]:
+        """Names of the labels for which the weights know neither cells nor markers.
+
+        Raises
+        ------
+        ValueError
+            If the weights cannot use what a label brings along.
+        """
+
+    def embed_texts(self, texts: Sequence[str], compute: Compute) -> NDArray[np.float32]:
+        """Unit vectors in the space of the cells, (L, Z)."""
+
+    def score_texts(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> TextScores:
+        """What the texts (and markers) of L labels say of every cell, each cell judged by itself."""
+
+
+@runtime_checkable
+class AttendsToCells(Protocol):
+    """A model whose cells attend to each other."""
+
+    n_layers: int
+
+    def attention_factors(
+        self, cells: Cells, layer: int, compute: Compute
+    ) -> Iterator[tuple[NDArray[np.int64], Iterator[AttentionFactors]]]:
+        """For every context its rows, and factors of the weights of a layer, chunk by chunk."""
+
+
+@runtime_checkable
+class ReplacesGenes(Protocol):
+    """A model that can be shown cells in which the value of a gene was replaced."""
+
+    def replaced_gene_shifts(
+        self, cells: Cells, genes: Mapping[str, int], value: float, compute: Compute
+    ) -> dict[str, NDArray[np.float64]]:
+        """Mean change of the embedding of cells when the log expression of a gene is ``value``, (Z,) by name."""
+
+
+@runtime_checkable
+class FineTunesImputation(Protocol):
+    """A model whose paper fine-tunes it on spots and cells together."""
+
+    def fine_tune_imputation(
+        self,
+        spots: Cells,
+        reference: Cells,
+        *,
+        panel: NDArray[np.int64],
+        hidden: NDArray[np.int64],
+        max_epochs: int | None,
+        seed: int,
+        compute: Compute,
+    ) -> Self:
+        """Copy that learned to predict genes from the ``panel`` of the spots; ``hidden`` genes say when to stop."""
+
+
+@runtime_checkable
+class FineTunesLabels(Protocol):
+    """A model whose paper fine-tunes it on labelled cells in a way of its own, so that the copy itself tells labels."""
+
+    def fine_tune_labels(
+        self,
+        cells: Cells,
+        labels: Sequence[Label],
+        codes: NDArray[np.int64],
+        *,
+        max_epochs: int | None,
+        seed: int,
+        compute: Compute,
+    ) -> Self:
+        """Copy that learned the label of every cell, numbered by ``codes`` (n_obs,)."""
+
+    def label_probabilities(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
+        """Probability of every label that was learned, (n_obs, L)."""
+
+
+@runtime_checkable
+class FineTunesPathways(Protocol):
+    """A model whose paper fine-tunes it on labels of which a cell may have several."""
+
+    def fine_tune_pathways(
+        self, cells: Cells, targets: pd.DataFrame, *, max_epochs: int | None, seed: int, compute: Compute
+    ) -> Self:
+        """Copy that learned which pathways are active, 0 or 1, (n_obs, P)."""
+
+    def pathway_probabilities(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Probability of every pathway that was learned, each on its own, (n_obs, P)."""
+
+
+@runtime_checkable
+class FineTunesPerturbations(Protocol):
+    """A model whose paper trains it to turn controls into perturbed profiles."""
+
+    def fine_tune_perturbations(
+        self,
+        cells: Cells,
+        profiles: NDArray[np.float64],
+        conditions: Sequence[tuple[NDArray[np.int64], Sequence[int]]],
+        *,
+        value: float,
+        max_epochs: int | None,
+        seed: int,
+        compute: Compute,
+    ) -> tuple[Self, nn.Module]:
+        """Copy and head that turn controls into profiles (n, G) of conditions, each control rows and replaced genes."""
+
+    def replaced_gene_profiles(
+        self, cells: Cells, head: nn.Module, genes: Sequence[int], value: float, compute: Compute
+    ) -> NDArray[np.float64]:
+        """Mean profile over the vocabulary, (G,), that the head reads off cells with replaced genes."""
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """What a model says of n cells and L labels by the texts of the labels.
+
+    Attributes
+    ----------
+    probabilities
+        float32, (n, L), rows sum to 1.
+    similarity
+        Cosine of cell and label, float32, (n, L).
+    matching
+        Probability that cell and label match, each pair judged on its own, float32, (n, L); NaN where a label was not
+        considered for a cell. `None` if the weights have no matching head or it was left out.
+    fit
+        How well the best label fits at all, between 0 and 1, float32, (n,); by it cells are found that no label fits.
+        The highest probability if `None`.
+    moments
+        Moments of the same cells' log expression, where they were gathered in passing.
+    params
+        Settings of the weights that took effect, for the record.
+    """
+
+    probabilities: NDArray[np.float32]
+    similarity: NDArray[np.float32]
+    matching: NDArray[np.float32] | None
+    fit: NDArray[np.float32] | None = None
+    moments: LogMoments | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Ability(NamedTuple):
+    """What a model lacks, and weights that have it."""
+
+    lack: str
+    weights: str
+
+
+ABILITIES: dict[type, _Ability] = {
+    Embeds: _Ability("does not embed cells", "cellplm"),
+    HasGeneVectors: _Ability("has no vectors of genes", "cellplm"),
+    PredictsRates: _Ability("has no decoder of counts", "cellplm"),
+    Tunable: _Ability("cannot be fine-tuned through its embedding", "cellplm"),
+    ReadsTexts: _Ability("reads no texts", "langcell"),
+    AttendsToCells: _Ability("reads every cell by itself", "cellplm"),
+    ReplacesGenes: _Ability("cannot be shown a replaced gene", "cellplm"),
+    FineTunesImputation: _Ability("has no published fine-tuning for imputation", "cellplm"),
+    FineTunesLabels: _Ability("has no published fine-tuning on labels", "langcell"),
+    FineTunesPathways: _Ability("has no published fine-tuning on pathways", "langcell"),
+    FineTunesPerturbations: _Ability("has no published training on perturbations", "cellplm"),
+}
+
+
+def can(model: object, capability: type) -> bool:
+    """Whether a model, with the weights it has, can do something."""
+    return isinstance(model, capability) and lack_of(model, capability) is None
+
+
+def require(model: Any, capability: type, *, caller: str) -> Any:
+    """Return the model as one that can do something.
+
+    Raises
+    ------
+    ValueError
+        If it cannot; the message names weights that can.
+    """
+    if not isinstance(model, capability):
+        lack, weights = ABILITIES[capability]
+        msg = (
+            f"{caller} cannot use {type(model).__name__}, which {lack}. Use weights that can: "
+            f'{caller}(..., model="{weights}").'
+        )
+        raise ValueError(msg)
+    if why := lack_of(model, capability):
+        msg = f'{why} Use weights that can: {caller}(..., model="{ABILITIES[capability].weights}").'
+        raise ValueError(msg)
+    return model
+
+
+def lack_of(model: object, capability: type) -> str | None:
+    """Why these weights of a model cannot do what others of its kind can."""
+    lacks = getattr(model, "lacks", None)
+    return None if lacks is None else lacks(capability)

@@ -1,0 +1,71 @@
+"""Load weights of any model: which class reads them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import TYPE_CHECKING
+
+from scfoundry.model._pretrained import DEFAULTS, REGISTRY, locate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scfoundry.model._base import FoundationModel
+
+__all__ = ["CLASSES", "load_pretrained"]
+
+# Model -> where its class is.
+CLASSES = {
+    "cellplm": ("scfoundry.model.cellplm", "CellPLM"),
+    "langcell": ("scfoundry.model.langcell", "LangCell"),
+}
+
+
+def load_pretrained(source: str | Path) -> FoundationModel:
+    """Load weights of any model.
+
+    Parameters
+    ----------
+    source
+        A model (``"cellplm"``: its default weights), a name of `list_pretrained`, or a folder.
+
+    Returns
+    -------
+    The model on the CPU, in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no such weights, or their files have to be downloaded by hand; the message says from where.
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> model = sf.model.load_pretrained("cellplm")
+    """
+    folder = locate(source)
+    name = DEFAULTS.get(str(source), str(source))
+    model = REGISTRY[name].model if name in REGISTRY else _model_of(folder)
+    return _class_of(model).from_pretrained(source)
+
+
+def _class_of(model: str) -> type[FoundationModel]:
+    module, cls = CLASSES[model]
+    return getattr(importlib.import_module(module), cls)
+
+
+def _model_of(folder: Path) -> str:
+    """Model whose weights a folder holds."""
+    config = folder / "config.json"
+    model = json.loads(config.read_text()).get("model") if config.exists() else None
+    if model in CLASSES:
+        return model
+    released = [name for name in CLASSES if _class_of(name)._is_release(folder)]
+    if not released:
+        msg = (
+            f"{folder} does not say which model it holds. Name the class: "
+            f"sf.model.CellPLM.from_pretrained({str(folder)!r})."
+        )
+        raise FileNotFoundError(msg)
+    return released[0]

@@ -1,0 +1,25 @@
+"""Attention between cells as a product of two factors: cells x cells weights that never stand in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["AttentionFactors"]
+
+
+class AttentionFactors(NamedTuple):
+    r"""Weights of a context as a product, :math:`w^h_{ij} = a^h_i \cdot b^h_j` for every head :math:`h`.
+
+    Attributes
+    ----------
+    receiving
+        :math:`a_i`, what cell i asks for, (n, H, d).
+    sending
+        :math:`b_j`, what cell j offers, (n, H, d).
+    """
+
+    receiving: Tensor
+    sending: Tensor

@@ -1,0 +1,74 @@
+"""How fitted objects rest on disk: plain values, arrays, and the model beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfoundry.model._load import load_pretrained
+from scfoundry.nn.checkpoint import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["read_fitted", "write_fitted"]
+
+VALUES_FILE, ARRAYS_FILE, MODEL_FOLDER = "fitted.json", "fitted.npz", "model"
+
+
+def write_fitted(
+    folder: str | Path, kind: str, model: Any, *, arrays: Mapping[str, NDArray], values: Mapping[str, Any]
+) -> None:
+    """Write what was learned, and the model it was learned with.
+
+    Parameters
+    ----------
+    folder
+        Created if it does not exist.
+    kind
+        Class of the fitted object.
+    model
+        Has `save_pretrained`.
+    arrays
+        Numbers and texts; nothing has to be unpickled to read them.
+    values
+        As JSON holds them.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder / MODEL_FOLDER, weights=model.provenance["weights"])
+    np.savez_compressed(folder / ARRAYS_FILE, allow_pickle=False, **arrays)
+    (folder / VALUES_FILE).write_text(json.dumps({"kind": kind} | dict(values), indent=2) + "\n")
+
+
+def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray], dict[str, Any]]:
+    """Read what `write_fitted` wrote: model, arrays, values.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no fitted object.
+    CheckpointError
+        If it holds one of another kind, or is damaged.
+    """
+    folder = Path(folder)
+    path = folder / VALUES_FILE
+    if not path.exists():
+        msg = f"{folder} holds no {VALUES_FILE}: it was not written by {kind}.save."
+        raise FileNotFoundError(msg)
+    try:
+        values = json.loads(path.read_text())
+        with np.load(folder / ARRAYS_FILE, allow_pickle=False) as stored:
+            arrays = dict(stored)
+    except (ValueError, OSError) as error:
+        msg = f"{folder} is damaged ({error}). Save the {kind} again."
+        raise CheckpointError(msg) from error
+    if values.pop("kind", None) != kind:
+        msg = f"{folder} holds a fitted object of another kind than {kind}: {path.read_text()[:60]!r}."
+        raise CheckpointError(msg)
+    return load_pretrained(folder / MODEL_FOLDER), arrays, values
