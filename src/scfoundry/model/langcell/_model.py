@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
@@ -331,6 +332,40 @@ class LangCell(Teachable, LearnsReference, IdentifiesPathways, FoundationModel):
             components = principal_components(reader, moments=result.moments)
             return result.adapted(components, temperature=self.config.adapted_temperature)
         return result
+
+    # ---- capabilities ------------------------------------------------------------------------------------------
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the weights were calibrated for labels that cells lying together have been brought to agree on."""
+        return self.config.adapt
+
+    @property
+    def adapted_temperature(self) -> float:
+        """Divisor that calibrates log probabilities after that."""
+        return self.config.adapted_temperature
+
+    def check_labels(self, labels: Sequence[Label]) -> list[str]:
+        """Names of the labels for which the weights know neither cells nor markers; refuse what they cannot use."""
+        self.refuse_unusable(labels)
+        return self.unsupported(labels)
+
+    def embed_texts(self, texts: Sequence[str], compute: Compute) -> NDArray[np.float32]:
+        """Embed texts in the space they share with cells: unit vectors, (n_texts, n_latent)."""
+        return self.reading.embed_texts(texts, device=compute.device, precision=compute.precision)
+
+    def score_texts(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> ZeroShot:
+        """Probability of every label for every cell, each cell judged by itself."""
+        return self.reading.zero_shot(
+            cells.reader,
+            labels,
+            alpha=None,
+            top_k=None,
+            mixture=None,
+            batch_size=compute.batch_size,
+            device=compute.device,
+            precision=compute.precision,
+        )
 
     # ---- official files ----------------------------------------------------------------------------------------
 
