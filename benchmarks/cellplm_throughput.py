@@ -23,8 +23,7 @@ from throughput.memory import embedding_memory, in_fresh_process
 from throughput.products import Peak
 from throughput.published import aligned_counts, chunks_of, flops, published_model
 
-from scfoundry._device import Precision, autocast
-from scfoundry.model.cellplm._model import DEFAULT_CHUNK
+from scfoundry._device import DEFAULT_CHUNK, Precision, autocast
 from scfoundry.model.cellplm._streaming import stream_embeddings
 
 if TYPE_CHECKING:
