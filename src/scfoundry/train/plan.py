@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from scvi.model.base import BaseModelClass
     from torch import Tensor, nn
 
     from scfoundry.data.matrix.contexts import Context
-    from scfoundry.model._base import FoundationModel
 
 __all__ = [
     "ContextDataModule",
@@ -306,7 +306,7 @@ class Resumable(pl.Callback):
 
 
 def fit(
-    model: FoundationModel,
+    model: BaseModelClass,
     plan: TrainingPlan,
     data: pl.LightningDataModule,
     *,
