@@ -15,7 +15,7 @@ from scfoundry._settings import logger, settings
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.matrix.contexts import contexts, coordinates
 from scfoundry.data.matrix.reader import CountsReader
-from scfoundry.model._base import FoundationModel, sha256
+from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import PredictsRates
 from scfoundry.model.cellplm._cell_attention import ShowsAttention
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
@@ -24,6 +24,7 @@ from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
 from scfoundry.model.cellplm._streaming import stream_embeddings
 from scfoundry.model.cellplm._tissues import ContextBatch, Tissues
+from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.counts import SparseCounts
 from scfoundry.tasks.annotation.annotator import LearnsCellTypes
 from scfoundry.tasks.denoising.denoiser import RecoversCounts
