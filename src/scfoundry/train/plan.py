@@ -9,7 +9,7 @@ import threading
 from abc import abstractmethod
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
-    from scvi.model.base import BaseModelClass
     from torch import Tensor, nn
 
     from scfoundry.data.matrix.contexts import Context
@@ -35,6 +34,7 @@ __all__ = [
     "ContextTrainingPlan",
     "Resumable",
     "Schedule",
+    "Trainable",
     "TrainingPlan",
     "fit",
     "interruptible",
@@ -47,6 +47,22 @@ __all__ = [
 Schedule = Literal["constant", "linear", "cosine"]
 
 VALIDATION_SEED = 1 << 32
+
+Module_co = TypeVar("Module_co", bound="nn.Module", covariant=True)
+
+
+class Trainable(Protocol[Module_co]):
+    """A model in the manner of scvi-tools, as far as its runner changes one."""
+
+    history_: dict[str, pd.DataFrame] | None
+    is_trained_: bool
+
+    @property
+    def module(self) -> Module_co:
+        """What is trained."""
+
+    def to_device(self, device: Any) -> None:
+        """Move the module."""
 
 
 @contextmanager
@@ -306,7 +322,7 @@ class Resumable(pl.Callback):
 
 
 def fit(
-    model: BaseModelClass,
+    model: Trainable,
     plan: TrainingPlan,
     data: pl.LightningDataModule,
     *,
