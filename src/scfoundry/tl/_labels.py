@@ -232,7 +232,7 @@ def _known(label: str, markers: Sequence[str], genes: GeneVocabulary, there: set
     if isinstance(markers, str):
         msg = f'{caller}: the markers of {label!r} must be a list of genes: markers={{"{label}": ["{markers}"]}}.'
         raise ValueError(msg)
-    found = match(genes, as_names(markers))
+    found = match(genes.index, as_names(markers))
     ids = dict.fromkeys(genes.ids[found.target[found.kept]].tolist())
     known = tuple(gene for gene in ids if gene in there)
     if not known:

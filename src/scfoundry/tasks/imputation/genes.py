@@ -90,7 +90,7 @@ def genes_to_impute(
     if not names:
         msg = f"{caller}: genes is empty. Name the genes to impute, or pass genes=None for all that the spots lack."
         raise ValueError(msg)
-    positions = match(vocabulary, as_names(names)).target.astype(np.int64)
+    positions = match(vocabulary.index, as_names(names)).target.astype(np.int64)
     # A few names do not tell their scheme; those of the reference do.
     as_there = dict(zip(there.names.tolist(), there.target.tolist(), strict=True))
     positions = np.array([as_there.get(n, p) for n, p in zip(names, positions.tolist(), strict=True)], dtype=np.int64)
