@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 __all__ = ["NO_LABEL", "Label"]
 
 NO_LABEL = ("", "unknown", "unassigned", "nan", "none", "na", "n/a", "<na>")
