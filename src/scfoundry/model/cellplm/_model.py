@@ -17,7 +17,7 @@ from scfoundry.data.matrix.contexts import contexts, coordinates
 from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
-from scfoundry.model.cellplm._cell_attention import ShowsAttention
+from scfoundry.model.cellplm._cell_attention import stream_factors
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._fine_tune_imputation import fine_tune_on_both
@@ -33,7 +33,7 @@ from scfoundry.tasks.perturbation.responses_model import LearnsPerturbations
 from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, Schedule, fit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -44,11 +44,12 @@ if TYPE_CHECKING:
     from scfoundry.data.matrix.contexts import Context
     from scfoundry.data.matrix.reader import Reader
     from scfoundry.model.cellplm._decoder import Decoder
+    from scfoundry.nn.attention_factors import AttentionFactors
 
 __all__ = ["CellPLM"]
 
 
-class CellPLM(LearnsCellTypes, ShowsAttention, RecoversCounts, LearnsPerturbations, FoundationModel):
+class CellPLM(LearnsCellTypes, RecoversCounts, LearnsPerturbations, FoundationModel):
     r"""Cells are tokens, a tissue is a sentence :cite:p:`wen2024cellplm`.
 
     A cell enters as the sum of its genes' vectors weighted by log expression. A transformer whose attention is linear
@@ -153,8 +154,7 @@ class CellPLM(LearnsCellTypes, ShowsAttention, RecoversCounts, LearnsPerturbatio
         -------
         float32, (n_obs, n_latent), rows in the order of the cells.
         """
-        if cells.coordinates and self.config.positions == "none":
-            logger.warning('These weights use no positions (positions="none"): the coordinates have no effect.')
+        self._warn_of_positions(cells)
         generator = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
         latent = np.empty((cells.n_obs, self.config.n_latent), dtype=np.float32)
         self.module.to(compute.device).eval()
@@ -172,6 +172,36 @@ class CellPLM(LearnsCellTypes, ShowsAttention, RecoversCounts, LearnsPerturbatio
                     start += len(chunk)
                     bar.update(len(chunk))
         return latent
+
+    @property
+    def n_layers(self) -> int:
+        """Layers in which cells attend to each other."""
+        return self.config.n_layers
+
+    def attention_factors(
+        self, cells: Cells, layer: int, compute: Compute
+    ) -> Iterator[tuple[NDArray[np.int64], Iterator[AttentionFactors]]]:
+        """For every context its rows, and factors of the weights of a layer, chunk by chunk.
+
+        Parameters
+        ----------
+        cells
+            Checked and aligned cells.
+        layer
+            Number of the layer, from the end if negative.
+        compute
+            Where; the precision is that of the caller's autocast.
+        """
+        self._warn_of_positions(cells)
+        self.module.to(compute.device).eval()
+        tissues, depth = Tissues(cells.reader, cells.coordinates), range(self.n_layers)[layer]
+        for context in cells.contexts:
+            n_cells, chunks = len(context.rows), tissues.chunks(context, compute.cells_at_once)
+            yield context.rows, stream_factors(self.module, chunks, n_cells, depth=depth, device=compute.device)
+
+    def _warn_of_positions(self, cells: Cells) -> None:
+        if cells.coordinates and self.config.positions == "none":
+            logger.warning('These weights use no positions (positions="none"): the coordinates have no effect.')
 
     def gene_vectors(self) -> np.ndarray:
         """Vectors of the vocabulary's genes, float32, (G, n_hidden)."""
