@@ -152,6 +152,7 @@ class Cells:
             ],
             coordinates={name: xy[kept[name]] for name, xy in self.coordinates.items() if kept[name].any()},
             names=self.names[rows],
+            source=None if self.source is None else self.source.take(rows),
         )
 
     def as_one_context(self, name: str = "all") -> Self:

@@ -75,8 +75,6 @@ class CellPLMConfig(PlainConfig):
         (published).
     expression_head
         Whether a network from the latent to the expression of all genes stands beside the decoder.
-    neighbor_weight
-        Weight of the mean of a cell's nearest cells beside the decoder when denoising; `CellPLM.fit_denoiser` sets it.
 
     Examples
     --------
@@ -117,7 +115,6 @@ class CellPLMConfig(PlainConfig):
     classes: tuple[str, ...] = field(default=(), repr=False)
     classifier_reads_genes: bool = True
     expression_head: bool = False
-    neighbor_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,7 +28,6 @@ from scfoundry.model.cellplm._tissues import ContextBatch, Tissues
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.counts import SparseCounts
 from scfoundry.tasks.annotation.annotator import LearnsCellTypes
-from scfoundry.tasks.denoising.denoiser import RecoversCounts
 from scfoundry.tasks.perturbation.responses_model import LearnsPerturbations
 from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, Schedule, fit
 
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["CellPLM"]
 
 
-class CellPLM(LearnsCellTypes, RecoversCounts, LearnsPerturbations, FoundationModel):
+class CellPLM(LearnsCellTypes, LearnsPerturbations, FoundationModel):
     r"""Cells are tokens, a tissue is a sentence :cite:p:`wen2024cellplm`.
 
     A cell enters as the sum of its genes' vectors weighted by log expression. A transformer whose attention is linear

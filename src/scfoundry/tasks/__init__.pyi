@@ -1,0 +1,3 @@
+from .denoising.denoiser import Denoiser
+
+__all__ = ["Denoiser"]
