@@ -15,9 +15,14 @@ from scipy import sparse
 
 import scfoundry.model.cellplm
 import scfoundry.model.langcell  # noqa: F401 (tasks and models still import each other)
+from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.matrix.log_normalisation import log_cp10k
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
 
 # Human protein-coding genes, the digits of their Ensembl identifiers.
 GENES = """
@@ -102,6 +107,24 @@ def make_adata() -> Callable[..., AnnData]:
         )
 
     return make
+
+
+class SmallModel:
+    """The least that a model is: log expression times a fixed random matrix."""
+
+    def __init__(self, genes: GeneVocabulary) -> None:
+        self.genes = genes
+        self.provenance = {"model": "small", "weights": "small-random"}
+
+    def embed(self, cells: Cells, compute: Compute) -> np.ndarray:
+        matrix = np.random.default_rng(0).normal(size=(len(self.genes), 8))
+        return (log_cp10k(cells.read()) @ matrix).astype(np.float32)
+
+
+@pytest.fixture
+def small_model(make_adata: Callable[..., AnnData]) -> SmallModel:
+    """A model over the genes of `make_adata` that embeds cells and can do nothing else."""
+    return SmallModel(GeneVocabulary(make_adata().var_names))
 
 
 @pytest.fixture(scope="session")

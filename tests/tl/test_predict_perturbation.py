@@ -287,11 +287,10 @@ def test_an_interruption_leaves_adata_as_it_was(
         raise KeyboardInterrupt
 
     adata = screen.copy()
-    monkeypatch.setattr("scfoundry.tasks.perturbation.responses_model.profiles", interrupted)
+    monkeypatch.setattr("scfoundry.tasks.perturbation.responses.profiles", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sf.tl.predict_perturbation(adata, **KEYS, perturbations="KLF1", model=model)
     assert not adata.uns
-    assert model._responses is None
 
 
 class TestBadInputIsRefusedBeforeAnythingIsComputed:
@@ -300,7 +299,7 @@ class TestBadInputIsRefusedBeforeAnythingIsComputed:
         def computed(*args: object, **kwargs: object) -> None:
             pytest.fail("something was computed")
 
-        monkeypatch.setattr(sf.model.CellPLM, "fit_perturbations", computed)
+        monkeypatch.setattr("scfoundry.tasks.perturbation.responses.measure_responses", computed)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -1,0 +1,3 @@
+from .perturbation.responses import Responses
+
+__all__ = ["Responses"]
