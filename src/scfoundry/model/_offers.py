@@ -9,7 +9,6 @@ from scfoundry.model._contracts import (
     Imputes,
     LearnsLabels,
     LearnsPathways,
-    PredictsPerturbations,
     ReadsTexts,
 )
 
@@ -21,7 +20,6 @@ __all__ = [
     "imputes",
     "learns_labels",
     "learns_pathways",
-    "predicts_perturbations",
     "reads_texts",
 ]
 
@@ -49,19 +47,6 @@ def imputes(model: FoundationModel, *, caller: str) -> Imputes:
     """
     if not isinstance(model, Imputes):
         raise ValueError(_refusal(model, "does not impute genes", caller, use="CellPLM"))
-    return model
-
-
-def predicts_perturbations(model: FoundationModel, *, caller: str) -> PredictsPerturbations:
-    """Return the model as one that predicts perturbations.
-
-    Raises
-    ------
-    ValueError
-        If it does not.
-    """
-    if not isinstance(model, PredictsPerturbations):
-        raise ValueError(_refusal(model, "predicts no perturbations", caller, use="CellPLM"))
     return model
 
 

@@ -73,8 +73,6 @@ class CellPLMConfig(PlainConfig):
     classifier_reads_genes
         Whether that head has a second opinion, by log expression of single genes, beside the one by the embedding
         (published).
-    expression_head
-        Whether a network from the latent to the expression of all genes stands beside the decoder.
 
     Examples
     --------
@@ -114,7 +112,6 @@ class CellPLMConfig(PlainConfig):
     categorical_weight: float = 5.0
     classes: tuple[str, ...] = field(default=(), repr=False)
     classifier_reads_genes: bool = True
-    expression_head: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,14 +21,15 @@ from scfoundry.model.cellplm._cell_attention import stream_factors
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._fine_tune_imputation import fine_tune_on_both
+from scfoundry.model.cellplm._fine_tune_perturbation import fine_tune_perturbations, replaced_gene_changes
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
+from scfoundry.model.cellplm._replaced_genes import replaced_gene_shifts
 from scfoundry.model.cellplm._streaming import stream_embeddings
 from scfoundry.model.cellplm._tissues import ContextBatch, Tissues
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.counts import SparseCounts
 from scfoundry.tasks.annotation.annotator import LearnsCellTypes
-from scfoundry.tasks.perturbation.responses_model import LearnsPerturbations
 from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, Schedule, fit
 
 if TYPE_CHECKING:
@@ -43,12 +44,13 @@ if TYPE_CHECKING:
     from scfoundry.data.matrix.contexts import Context
     from scfoundry.data.matrix.reader import Reader
     from scfoundry.model.cellplm._decoder import Decoder
+    from scfoundry.model.cellplm._fine_tune_perturbation import Head
     from scfoundry.nn.attention_factors import AttentionFactors
 
 __all__ = ["CellPLM"]
 
 
-class CellPLM(LearnsCellTypes, LearnsPerturbations, FoundationModel):
+class CellPLM(LearnsCellTypes, FoundationModel):
     r"""Cells are tokens, a tissue is a sentence :cite:p:`wen2024cellplm`.
 
     A cell enters as the sum of its genes' vectors weighted by log expression. A transformer whose attention is linear
@@ -406,6 +408,34 @@ class CellPLM(LearnsCellTypes, LearnsPerturbations, FoundationModel):
             model, spots, reference, panel=panel, hidden=hidden, max_epochs=max_epochs, seed=seed, compute=compute
         )
         return model
+
+    def replaced_gene_shifts(
+        self, cells: Cells, genes: Mapping[str, int], value: float, compute: Compute
+    ) -> dict[str, NDArray[np.float64]]:
+        """Mean change of the embedding of cells of one context when the log expression of a gene is ``value``."""
+        return replaced_gene_shifts(self.module, cells, genes, value, compute)
+
+    def fine_tune_perturbations(
+        self,
+        controls: Cells,
+        conditions: Sequence[tuple[str, Sequence[int]]],
+        profiles: NDArray[np.float64],
+        genes: NDArray[np.int64],
+        *,
+        value: float = -100.0,
+        max_epochs: int | None = None,
+        seed: int = 0,
+        compute: Compute,
+    ) -> tuple[CellPLM, Head]:
+        """Copy, and weights of an expression head by name, that turn controls into profiles (section 4.5)."""
+        how: dict[str, Any] = {"value": value, "max_epochs": max_epochs, "seed": seed, "compute": compute}
+        return fine_tune_perturbations(self.copy(), controls, conditions, profiles, genes, **how)
+
+    def replaced_gene_changes(
+        self, controls: Cells, head: Head, conditions: Sequence[Sequence[int]], value: float, compute: Compute
+    ) -> NDArray[np.float64]:
+        """Mean change that the head predicts for controls of one context with genes replaced, (n, n_genes)."""
+        return replaced_gene_changes(self, controls, head, conditions, value, compute)
 
     # ---- official files ----------------------------------------------------------------------------------------
 
