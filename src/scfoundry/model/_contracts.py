@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     import pandas as pd
@@ -14,16 +14,12 @@ if TYPE_CHECKING:
 
     from scfoundry._device import Precision
     from scfoundry.data.labels import Label
-    from scfoundry.data.matrix.contexts import Context
     from scfoundry.data.matrix.reader import CountsReader
-    from scfoundry.model.cellplm._cell_attention import CellAttention
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._matching import ZeroShot
-    from scfoundry.tasks.cell_attention.pairs import Scale
     from scfoundry.tasks.imputation.impute import Imputation
 
 __all__ = [
-    "AttendsToCells",
     "Denoises",
     "Imputes",
     "LearnsFromSharedGenes",
@@ -181,27 +177,6 @@ class LearnsPathways(Protocol):
         precision: Precision = "auto",
     ) -> NDArray[np.float32]:
         """Probability of every pathway, each on its own, (n_obs, P)."""
-
-
-@runtime_checkable
-class AttendsToCells(Protocol):
-    """A model whose cells attend to each other."""
-
-    def cell_attention(
-        self,
-        reader: CountsReader,
-        groups: Sequence[Context],
-        xy: Mapping[str, NDArray[np.float32]],
-        codes: NDArray[np.int64],
-        n_codes: int,
-        *,
-        k: int,
-        encoder_layer: int = -1,
-        scale: Scale = "shares",
-        batch_size: int | None = None,
-        device: str = "auto",
-    ) -> CellAttention:
-        """Weights of the cells of a context for each other: the ``k`` largest, and all of them between groups."""
 
 
 @runtime_checkable

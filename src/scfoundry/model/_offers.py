@@ -5,26 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scfoundry.model._contracts import (
-    AttendsToCells,
     Denoises,
     Imputes,
     LearnsLabels,
     LearnsPathways,
     PredictsPerturbations,
-    ReadsTexts,
 )
 
 if TYPE_CHECKING:
     from scfoundry.model._base import FoundationModel
 
 __all__ = [
-    "attends_to_cells",
     "denoises",
     "imputes",
     "learns_labels",
     "learns_pathways",
     "predicts_perturbations",
-    "reads_texts",
 ]
 
 
@@ -38,19 +34,6 @@ def denoises(model: FoundationModel, *, caller: str) -> Denoises:
     """
     if not isinstance(model, Denoises):
         raise ValueError(_refusal(model, "has no decoder of counts", caller, use="CellPLM"))
-    return model
-
-
-def attends_to_cells(model: FoundationModel, *, caller: str) -> AttendsToCells:
-    """Return the model as one whose cells attend to each other.
-
-    Raises
-    ------
-    ValueError
-        If they do not.
-    """
-    if not isinstance(model, AttendsToCells):
-        raise ValueError(_refusal(model, "reads every cell by itself", caller, use="CellPLM"))
     return model
 
 
@@ -77,19 +60,6 @@ def predicts_perturbations(model: FoundationModel, *, caller: str) -> PredictsPe
     """
     if not isinstance(model, PredictsPerturbations):
         raise ValueError(_refusal(model, "predicts no perturbations", caller, use="CellPLM"))
-    return model
-
-
-def reads_texts(model: FoundationModel, *, caller: str) -> ReadsTexts:
-    """Return the model as one that reads texts.
-
-    Raises
-    ------
-    ValueError
-        If it does not.
-    """
-    if not isinstance(model, ReadsTexts):
-        raise ValueError(_refusal(model, "reads no texts", caller, use="LangCell"))
     return model
 
 
