@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.model.cellplm._objectives import keep_cells, mask_rates
 from scfoundry.model.cellplm._streaming import chunk_size, stream_embeddings
@@ -127,6 +128,7 @@ def fine_tune_encoder(
         groups,
         lambda context, step: {"loss": learned(context) if module.training else held_out_loss(context)},
         parts=("embedder", "layers", "latent", "classifier.latent"),
+        cells_per_step=config.max_cells,
         max_epochs=max_epochs,
         lr=LR,
         part_lrs=PART_LRS,
@@ -134,8 +136,7 @@ def fine_tune_encoder(
         warmup_steps=WARMUP_STEPS * len(groups),
         patience=PATIENCE if held_out.any() else None,
         seed=seed,
-        device=device,
-        precision=precision,
+        compute=Compute(device, precision),
     )
 
 
