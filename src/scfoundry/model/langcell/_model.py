@@ -13,7 +13,7 @@ from scvi.data import fields
 from scfoundry._device import Compute, Precision, resolve_device
 from scfoundry._settings import logger
 from scfoundry.data.matrix.reader import CountsReader
-from scfoundry.model._base import FoundationModel, sha256
+from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import FineTunesLabels, FineTunesPathways
 from scfoundry.model.cellnamer._corpus import require_labels, what_is_known
 from scfoundry.model.cellnamer._model import ByExpression
@@ -26,6 +26,7 @@ from scfoundry.model.langcell._module import LangCellModule
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
 from scfoundry.model.langcell._train import Teachable
 from scfoundry.model.langcell._training_data import require_texts
+from scfoundry.nn.checkpoint import sha256
 from scfoundry.stats.components import principal_components
 
 if TYPE_CHECKING:
