@@ -175,6 +175,17 @@ class PrincipalAxes:
             start += len(z)
         return scores
 
+    def arrays(self) -> dict[str, NDArray]:
+        """What `from_arrays` makes the same axes of."""
+        known = {name: getattr(self._standardised, name) for name in ("genes", "mean", "variance")}
+        return known | {"loadings": self.loadings, "spread": np.array(self.spread)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> PrincipalAxes:
+        """Axes that were stored."""
+        standardised = _Standardised(arrays["genes"], arrays["mean"], arrays["variance"])
+        return cls(standardised, arrays["loadings"], float(arrays["spread"]))
+
 
 @dataclass(frozen=True)
 class _Standardised:

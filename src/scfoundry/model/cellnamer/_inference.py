@@ -72,7 +72,7 @@ class ExpressionStream:
         self.size = batch_size or CELLS_PER_STEP
         device = scorer.device
         self.measured = torch.zeros(len(scorer.scale.mean), dtype=torch.bool, device=device)
-        self.measured[torch.from_numpy(reader.alignment.measured).to(device)] = True
+        self.measured[torch.from_numpy(reader.measured).to(device)] = True
         self.moments = self._gathered() if moments is None else moments
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:

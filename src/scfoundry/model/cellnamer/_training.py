@@ -17,7 +17,7 @@ from scfoundry.model.cellnamer._corpus import RegisteredCells
 from scfoundry.model.cellnamer._course import Settings, marker_table, n_studies, shown_labels, told_apart
 from scfoundry.model.cellnamer._plan import ScorerData, ScorerPlan
 from scfoundry.model.cellnamer._text_objectives import TextCourse
-from scfoundry.model.langcell._classifier import stratified
+from scfoundry.stats.splits import stratified_split
 from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def train_scorer(
     if n_empty := int(registered.empty.sum()):
         logger.warning("%d cells without a gene of the vocabulary are left out.", n_empty)
     readable = ~registered.empty if stage == 1 else ~registered.empty & registered.labelled
-    split = stratified(registered.groups, np.flatnonzero(readable), validation_size, seed)
+    rng = np.random.default_rng(seed)
+    split = stratified_split(registered.groups, validation_size, np.flatnonzero(readable), rng)
     data, labels = _data(model, registered, split, batch_size=batch_size, stage=stage, seed=seed)
     course: CellCourse | TextCourse
     if stage == 1:

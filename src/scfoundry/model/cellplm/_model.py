@@ -29,7 +29,6 @@ from scfoundry.model.cellplm._streaming import stream_embeddings
 from scfoundry.model.cellplm._tissues import ContextBatch, Tissues
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.counts import SparseCounts
-from scfoundry.tasks.annotation.annotator import LearnsCellTypes
 from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, Schedule, fit
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["CellPLM"]
 
 
-class CellPLM(LearnsCellTypes, FoundationModel):
+class CellPLM(FoundationModel):
     r"""Cells are tokens, a tissue is a sentence :cite:p:`wen2024cellplm`.
 
     A cell enters as the sum of its genes' vectors weighted by log expression. A transformer whose attention is linear

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, get_args
 
+import numpy as np
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
@@ -12,11 +14,13 @@ from scfoundry._device import Compute, Precision, resolve_device
 from scfoundry._settings import logger
 from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model._base import FoundationModel
+from scfoundry.model._capabilities import FineTunesLabels, FineTunesPathways
 from scfoundry.model.cellnamer._corpus import require_labels, what_is_known
 from scfoundry.model.cellnamer._model import ByExpression
 from scfoundry.model.cellnamer._module import CellTypeScorer
 from scfoundry.model.langcell._by_ranks import ByRanks
 from scfoundry.model.langcell._checkpoint import from_released, read_release
+from scfoundry.model.langcell._classifier import class_probabilities
 from scfoundry.model.langcell._config import LangCellConfig, Mixture
 from scfoundry.model.langcell._module import LangCellModule
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
@@ -24,14 +28,12 @@ from scfoundry.model.langcell._train import Teachable
 from scfoundry.model.langcell._training_data import require_texts
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.stats.components import principal_components
-from scfoundry.tasks.annotation.pathways import IdentifiesPathways
-from scfoundry.tasks.annotation.reference import LearnsReference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
+    import pandas as pd
     import torch
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -45,9 +47,11 @@ if TYPE_CHECKING:
 __all__ = ["LangCell"]
 
 MAX_WORDS = 8192
+# Up to this many cells per label, learning through the texts of the labels is better than a head (Zhao et al. 2024).
+FEW_CELLS = 9
 
 
-class LangCell(Teachable, LearnsReference, IdentifiesPathways, FoundationModel):
+class LangCell(Teachable, FoundationModel):
     r"""Cells and texts in one space :cite:p:`zhao2024langcell`.
 
     The weights say how cells are read. As published (``cell_encoder="rank_bert"``), a cell is the list of its genes
@@ -387,3 +391,54 @@ class LangCell(Teachable, LearnsReference, IdentifiesPathways, FoundationModel):
             "sha256": sha256(folder / "cell_bert" / "pytorch_model.bin"),
         }
         return model
+
+    # ---- labels and pathways of a reference --------------------------------------------------------------------
+
+    def lacks(self, capability: type) -> str | None:
+        """Why these weights cannot do what others can."""
+        if capability in (FineTunesLabels, FineTunesPathways) and self.config.cell_encoder != "rank_bert":
+            return f"The weights {self.provenance['weights']!r} are learned as a whole by LangCell.train only."
+        return super().lacks(capability)
+
+    def fine_tune_labels(
+        self,
+        cells: Cells,
+        labels: Sequence[Label],
+        codes: NDArray[np.int64],
+        *,
+        max_epochs: int | None,
+        seed: int,
+        compute: Compute,
+    ) -> Self:
+        """Copy that learned the labels: of few cells per label through their texts, of many by a head (LangCell-CE)."""
+        tuned, order = self.copy(n_classes=0, classes=(), multilabel=False), cells.by_name
+        names = np.array([label.name for label in labels], dtype=object)[codes[order]]
+        how: dict[str, Any] = ({} if max_epochs is None else {"max_epochs": max_epochs}) | {"seed": seed}
+        if np.bincount(codes).max() <= FEW_CELLS:
+            texts = {label.name: label.texts[0] for label in labels}
+            tuned.fine_tune_texts(cells.take(order), names, texts, **how, **compute.trainer_arguments())
+        else:
+            tuned.train_classifier(cells.take(order), names, **how, **compute.trainer_arguments())
+        return tuned
+
+    def label_probabilities(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
+        """Probability of every label that was learned, (n_obs, L)."""
+        if not self.config.n_classes:
+            # The text that was learned by.
+            labels = [replace(label, texts=label.texts[:1]) for label in labels]
+            return self.score_texts(cells, labels, compute).probabilities
+        columns = [self.config.classes.index(label.name) for label in labels]
+        return class_probabilities(self, cells, compute)[:, columns]
+
+    def fine_tune_pathways(
+        self, cells: Cells, targets: pd.DataFrame, *, max_epochs: int | None, seed: int, compute: Compute
+    ) -> Self:
+        """Copy that learned which pathways are active, by a focal loss."""
+        tuned, order = self.copy(), cells.by_name
+        how: dict[str, Any] = ({} if max_epochs is None else {"max_epochs": max_epochs}) | {"seed": seed}
+        tuned.train_multilabel(cells.take(order), targets.iloc[order], **how, **compute.trainer_arguments())
+        return tuned
+
+    def pathway_probabilities(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Probability of every pathway that was learned, each on its own, (n_obs, P)."""
+        return class_probabilities(self, cells, compute)
