@@ -21,8 +21,6 @@ from scfoundry.data.matrix.log_normalisation import log_cp10k
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scfoundry._device import Compute
-    from scfoundry.data.matrix.cells import Cells
 
 # Human protein-coding genes, the digits of their Ensembl identifiers.
 GENES = """
@@ -110,21 +108,20 @@ def make_adata() -> Callable[..., AnnData]:
 
 
 class SmallModel:
-    """The least that a model is: log expression times a fixed random matrix."""
+    """As little as a model can be: log-normalised counts times a fixed random matrix."""
 
     def __init__(self, genes: GeneVocabulary) -> None:
-        self.genes = genes
-        self.provenance = {"model": "small", "weights": "small-random"}
+        self.genes, self.provenance = genes, {"model": "small", "weights": "small"}
+        self.projection = np.random.default_rng(0).normal(size=(len(genes), 8))
 
-    def embed(self, cells: Cells, compute: Compute) -> np.ndarray:
-        matrix = np.random.default_rng(0).normal(size=(len(self.genes), 8))
-        return (log_cp10k(cells.read()) @ matrix).astype(np.float32)
+    def embed(self, cells: Any, compute: Any) -> np.ndarray:
+        return np.concatenate([log_cp10k(block) @ self.projection for block in cells.blocks()]).astype(np.float32)
 
 
 @pytest.fixture
 def small_model(make_adata: Callable[..., AnnData]) -> SmallModel:
-    """A model over the genes of `make_adata` that embeds cells and can do nothing else."""
-    return SmallModel(GeneVocabulary(make_adata().var_names))
+    """A model that can embed and nothing else, over the genes of ``make_adata(n_vars=160)``."""
+    return SmallModel(GeneVocabulary(make_adata(n_vars=160).var_names))
 
 
 @pytest.fixture(scope="session")

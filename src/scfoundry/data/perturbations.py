@@ -287,7 +287,7 @@ def positions_of(vocabulary: GeneVocabulary, names: Iterable[str]) -> dict[str, 
     listed = sorted(set(names))
     if not listed:
         return {}
-    target = match(vocabulary, as_names(listed), var=None).target
+    target = match(vocabulary.index, as_names(listed), var=None).target
     return {name: int(position) for name, position in zip(listed, target, strict=True) if position >= 0}
 
 

@@ -98,7 +98,7 @@ class Tunable(Protocol):
 
 
 @runtime_checkable
-class ReadsTexts(Protocol):
+class ReadsTexts(Embeds, Protocol):
     """A model with cells and texts in one space."""
 
     @property
@@ -134,10 +134,12 @@ class ReadsTexts(Protocol):
 
 
 @runtime_checkable
-class AttendsToCells(Protocol):
+class AttendsToCells(Embeds, Protocol):
     """A model whose cells attend to each other."""
 
-    n_layers: int
+    @property
+    def n_layers(self) -> int:
+        """Layers in which they do."""
 
     def attention_factors(
         self, cells: Cells, layer: int, compute: Compute

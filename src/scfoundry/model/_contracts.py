@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttendsToCells",
-    "Denoises",
     "Imputes",
     "LearnsFromSharedGenes",
     "LearnsLabels",
@@ -228,40 +227,3 @@ class Imputes(Protocol):
         precision: Precision = "auto",
     ) -> Imputation:
         """Expected counts of the genes, after all arguments were checked; nothing changes."""
-
-
-@runtime_checkable
-class Denoises(Protocol):
-    """A model that learns expected counts."""
-
-    validation_: dict[str, float] | None
-
-    def fit_denoiser(
-        self,
-        adata: AnnData,
-        *,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        spatial_key: str | None = None,
-        max_epochs: int | None = None,
-        patience: int = 20,
-        seed: int = 0,
-        device: str = "auto",
-        precision: Precision = "auto",
-    ) -> Self:
-        """Return a copy fine-tuned to the counts of a data set; neither this model nor ``adata`` changes."""
-
-    def denoise(
-        self,
-        adata: AnnData,
-        *,
-        columns: Sequence[int] | NDArray[np.int64] | None = None,
-        given_detected: bool = False,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        spatial_key: str | None = None,
-        batch_size: int | None = None,
-        device: str = "auto",
-        precision: Precision = "auto",
-    ) -> NDArray[np.float32]:
-        """Expected counts of every cell at its own depth, (n_obs, n_columns)."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from scfoundry.model._contracts import (
     AttendsToCells,
-    Denoises,
     Imputes,
     LearnsLabels,
     LearnsPathways,
@@ -18,25 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "attends_to_cells",
-    "denoises",
     "imputes",
     "learns_labels",
     "learns_pathways",
     "reads_texts",
 ]
-
-
-def denoises(model: FoundationModel, *, caller: str) -> Denoises:
-    """Return the model as one that denoises.
-
-    Raises
-    ------
-    ValueError
-        If it does not, or has no decoder of counts.
-    """
-    if not isinstance(model, Denoises):
-        raise ValueError(_refusal(model, "has no decoder of counts", caller, use="CellPLM"))
-    return model
 
 
 def attends_to_cells(model: FoundationModel, *, caller: str) -> AttendsToCells:

@@ -1,3 +1,4 @@
+from .denoising.denoiser import Denoiser
 from .perturbation.responses import Responses
 
-__all__ = ["Responses"]
+__all__ = ["Denoiser", "Responses"]

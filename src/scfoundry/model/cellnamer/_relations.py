@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfoundry.data.labels.hierarchy import are_siblings, is_kind_of, nearest, related
+from scfoundry.data.labels.hierarchy import is_kind_of, nearest, related, siblings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -38,12 +38,12 @@ def relatives(
     """
     table = np.zeros((len(labels), len(candidates)), dtype=bool)
     for row, ids in enumerate(labels):
+        table[row] = related(ids, candidates, ontology)
+        near = set[str]().union(*(siblings(i, ontology) for i in ids))
         for column, other in enumerate(candidates):
-            table[row, column] = (
-                related(ids, other, ontology)
-                or any(_tumour_and_tissue(i, other, ontology) or _tumour_and_tissue(other, i, ontology) for i in ids)
-                or (other not in seen and any(are_siblings(i, other, ontology) for i in ids))
-            )
+            table[row, column] |= any(
+                _tumour_and_tissue(i, other, ontology) or _tumour_and_tissue(other, i, ontology) for i in ids
+            ) or (other not in seen and other in near)
     return table
 
 

@@ -73,8 +73,6 @@ class CellPLMConfig(PlainConfig):
     classifier_reads_genes
         Whether that head has a second opinion, by log expression of single genes, beside the one by the embedding
         (published).
-    neighbor_weight
-        Weight of the mean of a cell's nearest cells beside the decoder when denoising; `CellPLM.fit_denoiser` sets it.
 
     Examples
     --------
@@ -114,7 +112,6 @@ class CellPLMConfig(PlainConfig):
     categorical_weight: float = 5.0
     classes: tuple[str, ...] = field(default=(), repr=False)
     classifier_reads_genes: bool = True
-    neighbor_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

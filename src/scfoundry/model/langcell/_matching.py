@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from scipy.special import softmax
 
-from scfoundry.stats.adaptation import adapted_log_odds
+from scfoundry.stats.adaptation import adapted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from scfoundry.stats.components import LogMoments
 
 __all__ = ["ZeroShot", "best_texts", "mix"]
-
-TINY = 1e-12
-OWN_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -58,17 +54,12 @@ class ZeroShot:
     def adapted(self, components: NDArray[np.floating], *, temperature: float) -> ZeroShot:
         """The same after cells that lie together, by their principal components (n, k), have been brought to agree.
 
-        Every cell keeps three tenths of its own opinion: cells that lie together can be wrong together, and agreement
-        would look like certainty. Fewer than two cells with a place among others, or cells that are all alike, are
-        left as they are.
+        Fewer than two cells with a place among others, or cells that are all alike, are left as they are.
         """
-        if components.shape[1] == 0 or np.count_nonzero(np.isfinite(components).all(1)) < 2:
+        probabilities = adapted(self.probabilities, components, temperature)
+        if probabilities is self.probabilities:
             return self
-        log_odds = adapted_log_odds(np.log(self.probabilities.clip(TINY)), components)
-        log_odds /= temperature
-        probabilities = (1 - OWN_SHARE) * softmax(log_odds, axis=1) + OWN_SHARE * self.probabilities
-        params = {**self.params, "adapt": True}
-        return replace(self, probabilities=probabilities.astype(np.float32), params=params)
+        return replace(self, probabilities=probabilities, params={**self.params, "adapt": True})
 
 
 def best_texts(similarity: Tensor, top_k: int) -> Tensor:

@@ -11,7 +11,7 @@ from scvi.data import fields
 from scfoundry._device import Compute, Precision, resolve_device
 from scfoundry._settings import logger
 from scfoundry.data.matrix.reader import CountsReader
-from scfoundry.model._base import FoundationModel, sha256
+from scfoundry.model._base import FoundationModel
 from scfoundry.model.cellnamer._corpus import require_labels, what_is_known
 from scfoundry.model.cellnamer._model import ByExpression
 from scfoundry.model.cellnamer._module import CellTypeScorer
@@ -22,6 +22,7 @@ from scfoundry.model.langcell._module import LangCellModule
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
 from scfoundry.model.langcell._train import Teachable
 from scfoundry.model.langcell._training_data import require_texts
+from scfoundry.nn.checkpoint import sha256
 from scfoundry.stats.components import principal_components
 from scfoundry.tasks.annotation.pathways import IdentifiesPathways
 from scfoundry.tasks.annotation.reference import LearnsReference
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
@@ -331,6 +333,40 @@ class LangCell(Teachable, LearnsReference, IdentifiesPathways, FoundationModel):
             components = principal_components(reader, moments=result.moments)
             return result.adapted(components, temperature=self.config.adapted_temperature)
         return result
+
+    # ---- capabilities ------------------------------------------------------------------------------------------
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the weights were calibrated for labels that cells lying together have been brought to agree on."""
+        return self.config.adapt
+
+    @property
+    def adapted_temperature(self) -> float:
+        """Divisor that calibrates log probabilities after that."""
+        return self.config.adapted_temperature
+
+    def check_labels(self, labels: Sequence[Label]) -> list[str]:
+        """Names of the labels for which the weights know neither cells nor markers; refuse what they cannot use."""
+        self.refuse_unusable(labels)
+        return self.unsupported(labels)
+
+    def embed_texts(self, texts: Sequence[str], compute: Compute) -> NDArray[np.float32]:
+        """Embed texts in the space they share with cells: unit vectors, (n_texts, n_latent)."""
+        return self.reading.embed_texts(texts, device=compute.device, precision=compute.precision)
+
+    def score_texts(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> ZeroShot:
+        """Probability of every label for every cell, each cell judged by itself."""
+        return self.reading.zero_shot(
+            cells.reader,
+            labels,
+            alpha=None,
+            top_k=None,
+            mixture=None,
+            batch_size=compute.batch_size,
+            device=compute.device,
+            precision=compute.precision,
+        )
 
     # ---- official files ----------------------------------------------------------------------------------------
 
