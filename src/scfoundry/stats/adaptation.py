@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import linalg
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-__all__ = ["adapted_log_odds"]
+__all__ = ["adapted", "adapted_log_odds"]
 
 N_STEPS = 8
 PRIOR_WEIGHT = 0.4
@@ -24,6 +24,35 @@ SHRINKAGE = 0.2
 # Cells that a label needs before its place counts as much as what the model says of it.
 PRIOR_CELLS = 5.0
 CELLS_PER_BLOCK = 4096
+# What a cell keeps of its own: cells that lie together can be wrong together, and agreement would look like certainty.
+OWN_SHARE = 0.3
+TINY = 1e-12
+
+
+def adapted(
+    probabilities: NDArray[np.float32], components: NDArray[np.floating], temperature: float
+) -> NDArray[np.float32]:
+    """Bring cells that lie together to agree on their labels.
+
+    Parameters
+    ----------
+    probabilities
+        Of P labels, each cell judged by itself, (n, P).
+    components
+        Principal components of the same cells, (n, k); NaN for cells without a place among the others.
+    temperature
+        Divisor that calibrates the log probabilities after `adapted_log_odds`.
+
+    Returns
+    -------
+    Probabilities, float32, (n, P). The very array that was given where fewer than two cells have a place, or the cells
+    are all alike (k = 0): nothing is there to agree by.
+    """
+    if components.shape[1] == 0 or np.count_nonzero(_placed(components)) < 2:
+        return probabilities
+    log_odds = adapted_log_odds(np.log(probabilities.clip(TINY)), components)
+    log_odds /= temperature
+    return ((1 - OWN_SHARE) * softmax(log_odds, axis=1) + OWN_SHARE * probabilities).astype(np.float32)
 
 
 def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -35,7 +35,7 @@ def annotate(
     reference: AnnData | MuData,
     *,
     labels_key: str,
-    model: str | Path | FoundationModel = "langcell",
+    model: str | Path | FoundationModel = "cellnamer",
     n_shots: int | None = None,
     train: Train | None = None,
     max_epochs: int | None = None,
@@ -72,7 +72,7 @@ def annotate(
         Column of the reference's ``obs`` with the labels. Cells without one are left out: missing, empty, or a word
         for it (``"unknown"``, ``"unassigned"``, ``"nan"``, ``"none"``, ``"na"``, ``"n/a"``, in upper or lower case).
     model
-        A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
+        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
     n_shots
         Learn from this many cells per label, drawn at random; from all if `None`.

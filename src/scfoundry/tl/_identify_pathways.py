@@ -31,7 +31,7 @@ def identify_pathways(
     reference: AnnData | MuData,
     *,
     pathways_key: str,
-    model: str | Path | FoundationModel = "langcell",
+    model: str | Path | FoundationModel = "cellnamer",
     train: Train | None = None,
     max_epochs: int | None = None,
     layer: str | None = None,
@@ -62,7 +62,7 @@ def identify_pathways(
         Table in the reference's ``obsm`` that says which pathways are active: 0 or 1 (or bool), (n_obs, P). Cells with
         a missing value are left out.
     model
-        A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
+        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
     train
         ``"all"`` weights of a transformer (its way if `None`) or a ``"head"`` on the others.

@@ -33,7 +33,7 @@ def zero_shot_annotate(
     adata: AnnData | MuData,
     texts: Texts,
     *,
-    model: str | Path | FoundationModel = "langcell",
+    model: str | Path | FoundationModel = "cellnamer",
     alpha: float | None = None,
     top_k: int | None = None,
     mixture: Mixture | None = None,
@@ -72,7 +72,7 @@ def zero_shot_annotate(
         occur. A text that names a term (``"cell type: monocyte. ..."``) counts before its
         label.
     model
-        A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
+        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
     alpha
         Official weights only: weight of similarity against matching, between 0 and 1; their own if `None` (0.2 as

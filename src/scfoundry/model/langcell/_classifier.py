@@ -9,12 +9,11 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from scfoundry._device import autocast, resolve_device
+from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.model.langcell._few_shot import draw_shots, labelled_cells
 from scfoundry.model.langcell._module import ClassificationHead
 from scfoundry.model.langcell._objectives import focal_loss
-from scfoundry.model.langcell._training import require_transformer
 from scfoundry.model.langcell._training_data import TrainingCells, in_obs_order
 from scfoundry.train.cells import BestWeights, CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
@@ -141,7 +140,6 @@ def train_classifier(
     **how: Any,
 ) -> None:
     """Learn cell types; see `LangCell.train_classifier`."""
-    require_transformer(model, "LangCell.train_classifier")
     labels = in_obs_order(labels, adata, "labels")
     classes = sorted(pd.Series(labels).dropna().astype(str).unique())
     if len(classes) < 2:
@@ -177,7 +175,6 @@ def train_multilabel(
     **how: Any,
 ) -> None:
     """Learn labels of which a cell may have several; see `LangCell.train_multilabel`."""
-    require_transformer(model, "LangCell.train_multilabel")
     targets = in_obs_order(targets, adata, "targets")
     values = np.asarray(targets, dtype=np.float32)
     shape_fits = values.ndim == 2 and len(values) == adata.n_obs and values.shape[1] > 0
@@ -218,10 +215,10 @@ def predict_classes(
     if not model.config.n_classes:
         msg = "This model has no classification head yet: model.train_classifier(reference, labels) makes one."
         raise ValueError(msg)
-    torch_device = resolve_device(device)
-    stream = model.reading.stream(model._reader(adata, layer, "LangCell.predict_classes"), batch_size, torch_device)
+    compute = Compute.resolve(device, precision, batch_size)
+    stream = model.stream(model._reader(adata, layer, "LangCell.predict_classes"), compute)
     probabilities = np.empty((adata.n_obs, model.config.n_classes), dtype=np.float32)
-    with autocast(torch_device, precision):
+    with compute.autocast():
         for batch in stream:
             logits = model.module.classifier(model.module.cell(batch.tokens, batch.present, n_wanted=1)).float()
             given = logits.sigmoid() if model.config.multilabel else logits.softmax(1)

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from scfoundry._settings import logger
 from scfoundry.model.langcell._encoders import unit
-from scfoundry.model.langcell._training import require_transformer
 from scfoundry.model.langcell._training_data import TrainingCells, in_obs_order
 from scfoundry.train.cells import CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
@@ -149,13 +148,12 @@ def fine_tune_texts(
     **trainer_kwargs: Any,
 ) -> None:
     """Fine-tune a model; see `LangCell.fine_tune_texts`."""
-    require_transformer(model, "LangCell.fine_tune_texts")
     kind = model.config.mixture if losses is None else losses
     labels = in_obs_order(labels, adata, "labels")
     coded, rows = labelled_cells(labels, list(texts), adata, n_shots, seed)
     cells = TrainingCells(model._reader(adata, layer, "LangCell.fine_tune_texts"), model.genes, model.config.max_length)
     data = CellDataModule(rows, rows[:0], lengths=cells.lengths(), batch_size=batch_size)
-    words = model.reading.tokenizer(list(texts.values()))
+    words = model.tokenizer(list(texts.values()))
     # Adam without weight decay: the released two optimisers, one per encoder, amount to one.
     plan = CellTrainingPlan(
         model.module,
