@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from platformdirs import user_cache_path
 
 from scfoundry._said_once import not_said_before
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["logger", "settings"]
 
@@ -40,6 +44,7 @@ class Settings:
             logger.addHandler(logging.StreamHandler())
             logger.propagate = False
         self.verbosity = "info"
+        self._progress = True
         self.cache_dir = Path(os.environ.get("SCFOUNDRY_CACHE") or user_cache_path("scfoundry"))
 
     @property
@@ -67,7 +72,16 @@ class Settings:
     @property
     def show_progress(self) -> bool:
         """Whether long work shows a progress bar."""
-        return logger.isEnabledFor(logging.INFO)
+        return self._progress and logger.isEnabledFor(logging.INFO)
+
+    @contextmanager
+    def without_progress(self) -> Iterator[None]:
+        """Work that is a step of longer work shows no bar of its own."""
+        shown, self._progress = self._progress, False
+        try:
+            yield
+        finally:
+            self._progress = shown
 
     def __repr__(self) -> str:
         return f"Settings(verbosity={self.verbosity!r}, cache_dir={str(self.cache_dir)!r})"

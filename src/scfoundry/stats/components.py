@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from scfoundry.data.matrix.reader import CountsReader
+    from scfoundry.data.matrix.reader import Reader
 
 __all__ = ["LogMoments", "PrincipalAxes", "gathered", "principal_components"]
 
@@ -87,16 +87,16 @@ class LogMoments:
         return np.where(variance > ROUNDING, variance, 0)
 
 
-def gathered(reader: CountsReader) -> LogMoments:
+def gathered(reader: Reader) -> LogMoments:
     """Moments of all cells of a data set, in one pass."""
-    moments = LogMoments(reader.alignment.n_vocabulary)
+    moments = LogMoments(reader.n_vocabulary)
     for counts in _blocks(reader):
         moments.update(counts)
     return moments
 
 
 def principal_components(
-    reader: CountsReader, n_components: int = 30, *, moments: LogMoments | None = None
+    reader: Reader, n_components: int = 30, *, moments: LogMoments | None = None
 ) -> NDArray[np.float64]:
     """Project cells on the main axes along which they differ.
 
@@ -143,7 +143,7 @@ class PrincipalAxes:
     spread: float
 
     @classmethod
-    def of(cls, data: Mapping[CountsReader, LogMoments], n_components: int = 30) -> PrincipalAxes:
+    def of(cls, data: Mapping[Reader, LogMoments], n_components: int = 30) -> PrincipalAxes:
         """Axes of all cells of data sets that share a vocabulary, each with its moments."""
         together = LogMoments.pooled(data.values())
         standardised = _Standardised.of(together)
@@ -162,7 +162,7 @@ class PrincipalAxes:
         loadings *= np.sign(loadings[np.abs(loadings).argmax(0), np.arange(k)])
         return cls(standardised, loadings, float(np.sqrt(lengths.sum() / together.n_cells)))
 
-    def project(self, reader: CountsReader, moments: LogMoments | None = None) -> NDArray[np.float64]:
+    def project(self, reader: Reader, moments: LogMoments | None = None) -> NDArray[np.float64]:
         """Scores of the cells of a data set, (n_obs, k), NaN for cells without counts."""
         scores = np.empty((reader.n_obs, self.loadings.shape[1]))
         if not scores.size:
@@ -174,6 +174,17 @@ class PrincipalAxes:
             scores[start : start + len(z)] = np.where(empty[:, None], np.nan, z @ self.loadings)
             start += len(z)
         return scores
+
+    def arrays(self) -> dict[str, NDArray]:
+        """What `from_arrays` makes the same axes of."""
+        known = {name: getattr(self._standardised, name) for name in ("genes", "mean", "variance")}
+        return known | {"loadings": self.loadings, "spread": np.array(self.spread)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> PrincipalAxes:
+        """Axes that were stored."""
+        standardised = _Standardised(arrays["genes"], arrays["mean"], arrays["variance"])
+        return cls(standardised, arrays["loadings"], float(arrays["spread"]))
 
 
 @dataclass(frozen=True)
@@ -206,7 +217,7 @@ class _Standardised:
         return z.clip(*Z_RANGE), empty
 
 
-def _blocks(reader: CountsReader) -> Iterator[sparse.csr_matrix]:
+def _blocks(reader: Reader) -> Iterator[sparse.csr_matrix]:
     return reader.blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK)
 
 

@@ -5,25 +5,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import optimize, special
+from scipy import optimize, sparse, special
+
+from scfoundry._settings import logger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from scipy import sparse
 
-__all__ = ["fit_softmax"]
+__all__ = ["softmax_regression"]
 
-MAX_STEPS = 300
-# Of the loss: a step that gains less is the last.
-TOLERANCE = 1e-6
+MAX_STEPS = 2000
+# Largest entry of the gradient at which the fit has converged.
+GRADIENT = 1e-6
 
 
-def fit_softmax(
-    features: NDArray[np.float64] | sparse.csr_matrix, codes: NDArray[np.int64], n_classes: int, *, ridge: float
+def softmax_regression(
+    features: NDArray[np.floating] | sparse.csr_matrix,
+    codes: NDArray[np.int64],
+    n_classes: int,
+    *,
+    ridge: float,
+    bias_ridge: float = 0.0,
+    offset: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     r"""Fit weights and bias of every class.
 
-    .. math:: \min_{W, b} \sum_i -\log \operatorname{softmax}(W^\top x_i + b)_{y_i} + \tfrac{r}{2} \lVert W \rVert^2
+    .. math:: \min_{W, b} \sum_i -\log \operatorname{softmax}(o_i + W^\top x_i + b)_{y_i}
+        + \tfrac{r}{2} \lVert W \rVert^2 + \tfrac{r_b}{2} \lVert b \rVert^2
+
+    It is our own because neither scikit-learn nor statsmodels fits such a regression with an offset. Where the bias is
+    free, features are centred in passing, without making them dense: the optimum is the same, and found in a tenth of
+    the steps.
 
     Parameters
     ----------
@@ -33,8 +45,10 @@ def fit_softmax(
         Class of every example, (n,).
     n_classes
         Number of classes C.
-    ridge
-        :math:`r`. The bias is free.
+    ridge, bias_ridge
+        :math:`r` and :math:`r_b`; the bias is free if 0.
+    offset
+        Logits :math:`o` to start from, (n, C); none if `None`.
 
     Returns
     -------
@@ -43,24 +57,36 @@ def fit_softmax(
     Examples
     --------
     >>> import numpy as np
-    >>> weights, bias = fit_softmax(np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1]), 2, ridge=0.1)
+    >>> features, codes = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1])
+    >>> weights, bias = softmax_regression(features, codes, 2, ridge=0.1)
     >>> (np.array([[0.5], [2.5]]) @ weights + bias).argmax(1)
     array([0, 1])
     """
     n, n_features = features.shape
     rows = np.arange(n)
-    turned = features.T
+    turned = sparse.csr_matrix(features.T) if sparse.issparse(features) else features.T
+    free = bias_ridge == 0 and n > 0
+    center = np.asarray(features.mean(0), dtype=np.float64).ravel() if free else np.zeros(n_features)
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weights, bias = flat[n_classes:].reshape(n_features, n_classes), flat[:n_classes]
-        log_p = special.log_softmax(features @ weights + bias, axis=1)
+        logits = features @ weights + (bias - center @ weights)
+        log_p = special.log_softmax(logits if offset is None else logits + offset, axis=1)
         excess = np.exp(log_p)
         excess[rows, codes] -= 1
-        value = ridge / 2 * float(np.square(weights).sum()) - float(log_p[rows, codes].sum())
-        return value, np.concatenate([excess.sum(0), (turned @ excess + ridge * weights).ravel()])
+        summed = excess.sum(0)
+        value = ridge / 2 * float(np.square(weights).sum()) + bias_ridge / 2 * float(np.square(bias).sum())
+        slopes = turned @ excess - np.outer(center, summed) + ridge * weights
+        return value - float(log_p[rows, codes].sum()), np.concatenate([summed + bias_ridge * bias, slopes.ravel()])
 
-    start = np.zeros((n_features + 1) * n_classes)
     found = optimize.minimize(
-        loss, start, jac=True, method="L-BFGS-B", options={"maxiter": MAX_STEPS, "ftol": TOLERANCE}
+        loss,
+        np.zeros((n_features + 1) * n_classes),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS, "ftol": 0.0, "gtol": GRADIENT},
     )
-    return found.x[n_classes:].reshape(n_features, n_classes), found.x[:n_classes]
+    if found.nit >= MAX_STEPS:
+        logger.warning("A softmax regression was stopped after %d steps, before it had converged.", MAX_STEPS)
+    weights = found.x[n_classes:].reshape(n_features, n_classes)
+    return weights, found.x[:n_classes] - center @ weights

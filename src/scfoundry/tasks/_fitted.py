@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["read_fitted", "write_fitted"]
+__all__ = ["is_fitted", "read_fitted", "write_fitted"]
 
 VALUES_FILE, ARRAYS_FILE, MODEL_FOLDER = "fitted.json", "fitted.npz", "model"
+
+
+def is_fitted(folder: str | Path) -> bool:
+    """Whether a folder holds a fitted object."""
+    return (Path(folder) / VALUES_FILE).exists()
 
 
 def write_fitted(
@@ -58,7 +63,7 @@ def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray],
     """
     folder = Path(folder)
     path = folder / VALUES_FILE
-    if not path.exists():
+    if not is_fitted(folder):
         msg = f"{folder} holds no {VALUES_FILE}: it was not written by {kind}.save."
         raise FileNotFoundError(msg)
     try:

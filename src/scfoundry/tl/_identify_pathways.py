@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,9 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of, to_write
+from scfoundry.tl._label_slots import column, refuse_shared_columns
+from scfoundry.tl._opening import check_return, open_fitted, record, seed_of
+from scfoundry.tl._query_and_reference import check_training, reference_given, shared_genes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
 
     from scfoundry._device import Precision
     from scfoundry.model import FoundationModel
-    from scfoundry.model._contracts import Train
+    from scfoundry.tasks.annotation.annotator import Train
+    from scfoundry.tasks.annotation.pathways import Pathways
 
 __all__ = ["identify_pathways"]
 
@@ -28,10 +32,10 @@ CALLER = "sf.tl.identify_pathways"
 
 def identify_pathways(
     adata: AnnData | MuData,
-    reference: AnnData | MuData,
+    reference: AnnData | MuData | None = None,
     *,
-    pathways_key: str,
-    model: str | Path | FoundationModel = "cellnamer",
+    pathways_key: str | None = None,
+    model: str | Path | FoundationModel | Pathways = "cellnamer",
     train: Train | None = None,
     max_epochs: int | None = None,
     layer: str | None = None,
@@ -43,13 +47,13 @@ def identify_pathways(
     precision: Precision = "auto",
     batch_size: int | None = None,
     copy: bool = False,
-) -> AnnData | MuData | None:
+    return_fitted: bool = False,
+) -> AnnData | MuData | Pathways | None:
     """Say which pathways are active in every cell, as learned from cells where it is known.
 
-    A cell may have several, or none: every pathway is judged on its own. A copy of a LangCell that is a transformer is
-    fine-tuned by a focal loss :cite:p:`zhao2024langcell`; the default weights stay as they are, and every pathway gets
-    a logistic regression on the embedding and on the principal components of both data sets together. Any other labels
-    of which a cell may have several are learned alike.
+    A cell may have several, or none: every pathway is read on its own, by a logistic regression on the embedding of
+    any model and on the principal components of both data sets together, or by LangCell's transformer as published
+    :cite:p:`zhao2024langcell`. Any other labels of which a cell may have several are learned alike.
 
     Parameters
     ----------
@@ -57,17 +61,18 @@ def identify_pathways(
         Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
         Of a `MuData`, one modality is annotated.
     reference
-        Cells to learn from, in the same forms.
+        Cells to learn from, in the same forms; not with a fitted ``model``.
     pathways_key
         Table in the reference's ``obsm`` that says which pathways are active: 0 or 1 (or bool), (n_obs, P). Cells with
         a missing value are left out.
     model
         A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
-        model.
+        model; or a `sf.tasks.Pathways`, or the folder of one, which identifies what it has learned before.
     train
-        ``"all"`` weights of a transformer (its way if `None`) or a ``"head"`` on the others.
+        A ``"head"`` on the weights as they are, or ``"all"`` of them in a copy, as the model's authors published;
+        ``"all"`` if `None` for models with a published way (LangCell's transformer), else a ``"head"``.
     max_epochs
-        Passes over the cells, for transformers; 20 if `None`.
+        Passes over the cells, for ``train="all"``; the published number if `None`. A head is fitted until it is best.
     layer
         Layer with the values, ``X`` if `None`.
     reference_layer
@@ -86,10 +91,13 @@ def identify_pathways(
         Cells on the device at a time when annotating; chosen for the device if `None`.
     copy
         Return a changed copy, in memory, instead of changing ``adata``.
+    return_fitted
+        Return what was learned, to save it or to look at other cells with it.
 
     Returns
     -------
-    `None`, or the copy if ``copy=True``. With ``key_added`` for ``pathways``, sets:
+    `None`, the copy if ``copy=True``, or the `sf.tasks.Pathways` if ``return_fitted=True``. With ``key_added`` for
+    ``pathways``, sets:
 
     ``adata.obsm["pathways"]``
         Probability that a pathway is active, float32, (n_obs, P); 0 for cells that express no gene of the model. Of a
@@ -103,8 +111,8 @@ def identify_pathways(
     ValueError
         If the reference has no such table, its values are not 0 or 1, or a pathway is active in all of its cells or in
         none; if values of either data set are neither counts nor log1p-normalised; if too few genes are known, or the
-        two data sets share none of them or are of two species; if an argument is out of range or unknown to the
-        weights, or the model does not learn pathways. Nothing has been computed then, and nothing written.
+        two data sets share none of them or are of two species; if an argument is out of range, unknown to the weights
+        or of no effect. Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
@@ -122,67 +130,56 @@ def identify_pathways(
     >>> sf.tl.identify_pathways(adata, reference, pathways_key="active")
     >>> adata.obsm["pathways"].mean()
     """
-    from scfoundry._device import autocast, resolve_device
-    from scfoundry.model._base import FoundationModel
-    from scfoundry.model._contracts import Query
-    from scfoundry.model._load import load_pretrained
-    from scfoundry.model._offers import learns_pathways
-    from scfoundry.tl._label_slots import column, empty_cells, refuse_shared_columns
-    from scfoundry.tl._query_and_reference import check_training, query_and_reference
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.tasks.annotation.pathways import Pathways, check_learning
 
-    check_training(train=train, max_epochs=max_epochs, batch_size=batch_size)
-    adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
-    labelled = modality_of(reference, modality)
-    active = _active(labelled, pathways_key)
-    refuse_shared_columns(active.columns.tolist(), caller=CALLER)
-    torch_device = resolve_device(device)
-    autocast(torch_device, precision)
-    loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
-    learner = learns_pathways(loaded, caller=CALLER)
-    reader, teacher, shared = query_and_reference(
-        cells, labelled, loaded, layer=layer, reference_layer=reference_layer, caller=CALLER
-    )
-    there, teaches = (~empty_cells(side) for side in (reader, teacher))
-    rows = np.flatnonzero(teaches & active.notna().all(axis=1).to_numpy())
-    targets = active.iloc[rows].astype(np.int8)
-    _refuse_constant(targets)
-    logger.info(
-        f"{loaded.provenance['weights']} on {torch_device}: {cells.n_obs:,} cells, {targets.shape[1]} pathways learned "
-        f"from {len(rows):,} cells, {reader.report.state}; {reader.alignment.summary()}, {len(shared):,} of them in "
-        "the reference, too"
-    )
-    fitted = learner.fit_pathways(
-        labelled[rows],
-        targets,
-        query=Query(cells, reader, None),
-        genes=shared,
-        train=train,
-        layer=reference_layer,
-        max_epochs=max_epochs,
-        seed=int(np.random.default_rng(rng).integers(2**31)),
-        device=device,
-        precision=precision,
-    )
-    told = fitted.predict_pathways(cells, layer=layer, batch_size=batch_size, device=device, precision=precision)
-
-    params = {
+    check_training(train=train, max_epochs=max_epochs)
+    check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
+    learning = {
+        "reference": reference,
         "pathways_key": pathways_key,
         "train": train,
         "max_epochs": max_epochs,
-        "layer": layer,
         "reference_layer": reference_layer,
-        "rng": rng if isinstance(rng, int | np.integer) else None,
-        "precision": precision,
     }
-    names = list(map(column, targets.columns))
-    scores = np.where(there[:, None], told, np.float32(0)).astype(np.float32)
-    cells.obsm[key_added] = pd.DataFrame(scores, index=cells.obs_names, columns=names)
-    cells.uns[key_added] = {
-        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
-        Keys.REFERENCE: pd.DataFrame({"n_cells": targets.sum().to_numpy()}, index=pd.Index(names)),
-        Keys.PROVENANCE: loaded.provenance
-        | {"values": str(reader.report.state), "genes": reader.alignment.report(), "shared_genes": len(shared)},
+    adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
+    compute = Compute.resolve(device, precision, batch_size)
+    opened = open_fitted(model, Pathways, caller=CALLER)
+    reference_given(isinstance(opened, Pathways), learning, "pathways_key", caller=CALLER)
+    if isinstance(opened, Pathways):
+        pathways, weights = opened, opened.model
+        cells = Cells.of(target, weights.genes, layer=layer, caller=CALLER)
+        logger.info(f"{weights.provenance['weights']} on {compute.device}, as fitted: {cells.summary()}")
+    else:
+        weights, labelled = opened, modality_of(cast("AnnData | MuData", reference), modality)
+        active = _active(labelled, cast("str", pathways_key))
+        refuse_shared_columns(active.columns.tolist(), caller=CALLER)
+        check_learning(weights, train=train, max_epochs=max_epochs)
+        cells = Cells.of(target, weights.genes, layer=layer, caller=CALLER)
+        to_learn = Cells.of(labelled, weights.genes, layer=reference_layer, caller=f"{CALLER} (reference)")
+        shared = shared_genes(cells, to_learn, weights)
+        rows = np.flatnonzero(~to_learn.empty & active.notna().all(axis=1).to_numpy())
+        targets = active.iloc[rows].astype(np.int8)
+        _refuse_constant(targets)
+        logger.info(
+            f"{weights.provenance['weights']} on {compute.device}, {targets.shape[1]} pathways learned from "
+            f"{len(rows):,} cells: {cells.summary()}, {len(shared):,} of them in the reference, too"
+        )
+        how: dict[str, Any] = {"query": cells, "train": train, "max_epochs": max_epochs, "compute": compute}
+        seed = int(np.random.default_rng(rng).integers(2**31))
+        pathways = Pathways.fit(weights, to_learn.take(rows), targets, seed=seed, **how)
+    scores = pathways.predict(cells, compute)
+
+    params = {name: value for name, value in learning.items() if name != "reference"}
+    params |= {"layer": layer, "rng": seed_of(rng), "precision": precision}
+    names, n_shared = list(map(column, pathways.names)), int(np.isin(pathways.genes, cells.measured).sum())
+    target.obsm[key_added] = pd.DataFrame(scores, index=target.obs_names, columns=names)
+    target.uns[key_added] = record(weights, cells, params, shared_genes=n_shared) | {
+        Keys.REFERENCE: pd.DataFrame({"n_cells": pathways.n_cells}, index=pd.Index(names))
     }
+    if return_fitted:
+        return pathways
     return adata if copy else None
 
 

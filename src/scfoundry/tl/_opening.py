@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import Embeds
 
-__all__ = ["at_least_one", "open_model", "quoted", "record", "seed_of"]
+__all__ = ["at_least_one", "check_return", "open_fitted", "open_model", "quoted", "record", "seed_of"]
 
 
 def open_model(model: str | Path | Any, *, caller: str) -> Any:
@@ -32,6 +32,40 @@ def open_model(model: str | Path | Any, *, caller: str) -> Any:
     from scfoundry.model._load import load_pretrained
 
     return require(load_pretrained(model) if isinstance(model, str | Path) else model, Embeds, caller=caller)
+
+
+def open_fitted(model: str | Path | Any, kind: type[Any], *, caller: str) -> Any:
+    """A fitted object of a kind, given or in the folder where it was saved; a model where it is none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no such weights.
+    CheckpointError
+        If the folder holds a fitted object of another kind.
+    ValueError
+        If it is neither.
+    """
+    from scfoundry.tasks._fitted import is_fitted
+
+    fitted = kind.load(model) if isinstance(model, str | Path) and is_fitted(model) else model
+    return fitted if isinstance(fitted, kind) else open_model(model, caller=caller)
+
+
+def check_return(*, copy: bool, return_fitted: bool, caller: str) -> None:
+    """Refuse to return two things.
+
+    Raises
+    ------
+    ValueError
+        If both a copy and the fitted object are asked for.
+    """
+    if copy and return_fitted:
+        msg = (
+            f"{caller} can return a copy of adata or the fitted object, not both. For both: copied = adata.copy(); "
+            f"fitted = {caller}(copied, ..., return_fitted=True)."
+        )
+        raise ValueError(msg)
 
 
 def at_least_one(**numbers: int | None) -> None:

@@ -73,7 +73,7 @@ def retrieve(
         A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
     use_rep
-        Key of ``obsm`` with this model's embedding, if `sf.tl.embed` has computed it (``"X_langcell"``): searching
+        Key of ``obsm`` with this model's embedding, if `sf.tl.embed` has computed it (``"X_cellnamer"``): searching
         all cells again then takes a moment. Rows are brought to length 1.
     top_k
         Official weights only, when finding texts: match the ``top_k`` most similar ones with a cell, 20 as published,

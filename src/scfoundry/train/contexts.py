@@ -1,4 +1,4 @@
-"""Fine-tuning of a CellPLM: chosen parts, whole contexts, the best weights by what is held out within them."""
+"""Fine-tuning: chosen parts of a model, whole contexts, the best weights by what is held out within them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 import numpy as np
+from torch import nn
 
-from scfoundry._device import trainer_arguments
 from scfoundry.train.cells import BestWeights
 from scfoundry.train.plan import ContextTrainingPlan, Schedule, fit, positions, training_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import torch
     from torch import Tensor
     from torch.utils.data import DataLoader
 
-    from scfoundry._device import Precision
+    from scfoundry._device import Compute
     from scfoundry.data.matrix.contexts import Context
-    from scfoundry.model.cellplm._model import CellPLM
+    from scfoundry.train.plan import Trainable
 
 __all__ = ["fine_tune"]
 
@@ -59,11 +58,13 @@ class WholeContexts(pl.LightningDataModule):
 
 
 def fine_tune(
-    model: CellPLM,
+    model: Trainable,
     contexts: Sequence[Context],
     loss: Callable[[Context, int], dict[str, Tensor]],
     *,
     parts: Sequence[str],
+    head: nn.Module | None = None,
+    cells_per_step: int,
     max_epochs: int,
     lr: float,
     part_lrs: Mapping[str, float] | None = None,
@@ -72,10 +73,8 @@ def fine_tune(
     schedule: Schedule = "constant",
     patience: int | None = None,
     validate_on: Sequence[int] | None = None,
-    cells_per_step: int | None = None,
-    seed: int = 0,
-    device: torch.device,
-    precision: Precision = "auto",
+    seed: int,
+    compute: Compute,
 ) -> None:
     """Train parts of a model on whole contexts.
 
@@ -90,7 +89,11 @@ def fine_tune(
         cells itself and moves them to ``model.module.device``. While ``model.module.training`` is false it gives the
         loss of what is held out. Random numbers come from torch's default generators, which are seeded for every step.
     parts
-        Submodules that learn, such as ``"layers"`` or ``"classifier"``; all others are frozen.
+        Submodules that learn, such as ``"layers"`` or ``"decoder"``; all others are frozen.
+    head
+        What a task sets on top of the model and trains with it, at ``lr``; its weights change in place.
+    cells_per_step
+        Most cells of a context that a step sees; how many epochs mean how many steps.
     max_epochs
         Passes over all contexts.
     lr, weight_decay, warmup_steps, schedule
@@ -102,20 +105,18 @@ def fine_tune(
         validated, and the last weights stay.
     validate_on
         Numbers of the contexts whose validation loss counts, all if `None`.
-    cells_per_step
-        Most cells that a step sees, the configuration's ``max_cells`` if `None`; how many epochs mean how many steps.
     seed
         Of everything random. The same seed gives the same weights.
-    device, precision
-        Where and how to compute.
+    compute
+        Where and how precisely.
     """
-    size = model.config.max_cells if cells_per_step is None else cells_per_step
+    trained = model.module if head is None else nn.ModuleList([model.module, head])
     validated = range(len(contexts)) if validate_on is None else validate_on
-    data = WholeContexts(contexts, cells_per_step=size, validated=[] if patience is None else validated)
-    callbacks = [] if patience is None else [BestWeights(model.module, patience)]
+    data = WholeContexts(contexts, cells_per_step=cells_per_step, validated=[] if patience is None else validated)
+    callbacks = [] if patience is None else [BestWeights(trained, patience)]
     with training_only(model.module, parts):
         plan = ContextTrainingPlan(
-            model.module,
+            trained,
             contexts,
             data.visits,
             loss,
@@ -133,6 +134,6 @@ def fine_tune(
             max_epochs=max_epochs,
             callbacks=callbacks,
             gradient_clip_val=MAX_GRADIENT_NORM,
-            **trainer_arguments(device, precision),
+            **compute.trainer_arguments(),
         )
-    model.module.eval()
+    trained.eval()

@@ -9,7 +9,7 @@ import threading
 from abc import abstractmethod
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import lightning.pytorch as pl
 import numpy as np
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from scfoundry.data.matrix.contexts import Context
-    from scfoundry.model._base import FoundationModel
 
 __all__ = [
     "ContextDataModule",
     "ContextTrainingPlan",
     "Resumable",
     "Schedule",
+    "Trainable",
     "TrainingPlan",
     "fit",
     "interruptible",
@@ -47,6 +47,20 @@ __all__ = [
 Schedule = Literal["constant", "linear", "cosine"]
 
 VALIDATION_SEED = 1 << 32
+
+
+class Trainable(Protocol):
+    """A model in the manner of scvi-tools, as far as its runner changes one."""
+
+    history_: dict[str, pd.DataFrame] | None
+    is_trained_: bool
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained."""
+
+    def to_device(self, device: Any) -> None:
+        """Move the module."""
 
 
 @contextmanager
@@ -306,7 +320,7 @@ class Resumable(pl.Callback):
 
 
 def fit(
-    model: FoundationModel,
+    model: Trainable,
     plan: TrainingPlan,
     data: pl.LightningDataModule,
     *,

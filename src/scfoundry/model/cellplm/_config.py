@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from scfoundry.model._config import PlainConfig
@@ -68,11 +68,6 @@ class CellPLMConfig(PlainConfig):
         Gaussian only. Training steps over which the weight of the KL term grows from 0 to 1; 10,000 as released.
     latent_floor, prior_weight, categorical_weight
         Mixture only. Floor and weights of its two terms.
-    classes
-        Names of the cell types that an annotation head tells apart; no head if empty.
-    classifier_reads_genes
-        Whether that head has a second opinion, by log expression of single genes, beside the one by the embedding
-        (published).
     expression_head
         Whether a network from the latent to the expression of all genes stands beside the decoder.
     neighbor_weight
@@ -114,8 +109,6 @@ class CellPLMConfig(PlainConfig):
     latent_floor: float = 5.0
     prior_weight: float = 5.0
     categorical_weight: float = 5.0
-    classes: tuple[str, ...] = field(default=(), repr=False)
-    classifier_reads_genes: bool = True
     expression_head: bool = False
     neighbor_weight: float = 0.0
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scfoundry._device import Compute
 from scfoundry.data.matrix.contexts import Context
 from scfoundry.model.cellplm._objectives import draw_mask, keep_cells
 from scfoundry.model.cellplm._tissues import Tissues
@@ -135,6 +136,7 @@ def fine_tune_on_both(
         contexts,
         loss,
         parts=("embedder", "layers", "norm", "latent", "decoder"),
+        cells_per_step=config.max_cells,
         max_epochs=math.ceil(N_STEPS / steps) if max_epochs is None else max_epochs,
         lr=LR,
         part_lrs={"decoder": DECODER_LR},
@@ -144,6 +146,5 @@ def fine_tune_on_both(
         patience=PATIENCE if len(hidden) else None,
         validate_on=range(len(groups)),
         seed=seed,
-        device=device,
-        precision=precision,
+        compute=Compute(device, precision),
     )

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from scfoundry._device import autocast
+from scfoundry._device import Compute, autocast
 from scfoundry._settings import settings
 from scfoundry.data.matrix.contexts import Context
 from scfoundry.model.cellplm._replaced_genes import perturbed
@@ -128,8 +128,7 @@ def train_on_responses(
         patience=PATIENCE if validation else None,
         cells_per_step=max(1, len(everything) // len(training)),
         seed=seed,
-        device=device,
-        precision=precision,
+        compute=Compute(device, precision),
     )
 
 

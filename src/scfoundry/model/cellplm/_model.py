@@ -25,7 +25,6 @@ from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
 from scfoundry.model.cellplm._streaming import stream_embeddings
 from scfoundry.model.cellplm._tissues import ContextBatch, Tissues
 from scfoundry.nn.counts import SparseCounts
-from scfoundry.tasks.annotation.annotator import LearnsCellTypes
 from scfoundry.tasks.denoising.denoiser import RecoversCounts
 from scfoundry.tasks.imputation.impute import ImputesGenes
 from scfoundry.tasks.perturbation.responses_model import LearnsPerturbations
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["CellPLM"]
 
 
-class CellPLM(ImputesGenes, LearnsCellTypes, ShowsAttention, RecoversCounts, LearnsPerturbations, FoundationModel):
+class CellPLM(ImputesGenes, ShowsAttention, RecoversCounts, LearnsPerturbations, FoundationModel):
     r"""Cells are tokens, a tissue is a sentence :cite:p:`wen2024cellplm`.
 
     A cell enters as the sum of its genes' vectors weighted by log expression. A transformer whose attention is linear

@@ -7,29 +7,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional as F
 
 from scfoundry._device import Compute
 from scfoundry._settings import logger
-from scfoundry.model.langcell._few_shot import draw_shots, labelled_cells
+from scfoundry.model.langcell._few_shot import draw_shots
 from scfoundry.model.langcell._module import ClassificationHead
-from scfoundry.model.langcell._objectives import focal_loss
-from scfoundry.model.langcell._training_data import TrainingCells, in_obs_order
 from scfoundry.train.cells import BestWeights, CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from anndata import AnnData
     from torch import Tensor
 
-    from scfoundry._device import Precision
+    from scfoundry.data.matrix.cells import Cells
     from scfoundry.model.langcell._few_shot import TunedPart
     from scfoundry.model.langcell._model import LangCell
     from scfoundry.model.langcell._module import LangCellModule
+    from scfoundry.model.langcell._training_data import TrainingCells
 
-__all__ = ["predict_classes", "train_classifier", "train_multilabel"]
+__all__ = ["ClassLoss", "attach_head", "class_probabilities", "labels_of_cells", "learn", "warn_of_one_class"]
 
 # Published: everything at a small rate with warm-up, or the last layer alone at a large one.
 LEARNING: dict[TunedPart, dict[str, Any]] = {
@@ -38,7 +35,7 @@ LEARNING: dict[TunedPart, dict[str, Any]] = {
 }
 WEIGHT_DECAY = 1e-3
 # Cells that are looked at to see whether all get the same class.
-N_JUDGED = 500
+N_LOOKED_AT = 500
 
 
 class ClassLoss:
@@ -83,22 +80,10 @@ def attach_head(model: LangCell, classes: Sequence[str], *, multilabel: bool, se
     model.module.classifier = head.to(model.module.device)
 
 
-def stratified(classes: np.ndarray, rows: np.ndarray, validation_size: float, seed: int) -> tuple[np.ndarray, ...]:
-    """Rows for training and validation: of every class the same share, rounded down."""
-    rng = np.random.default_rng(seed)
-    held_out: list[np.ndarray] = [rows[:0]]
-    for label in np.unique(classes[rows]):
-        own = rng.permutation(rows[classes[rows] == label])
-        held_out.append(own[: int(validation_size * len(own))])
-    validation = np.sort(np.concatenate(held_out))
-    return np.setdiff1d(rows, validation), validation
-
-
 def learn(
     model: LangCell,
-    cells: TrainingCells,
     loss: ClassLoss,
-    rows: tuple[np.ndarray, ...],
+    rows: tuple[np.ndarray, np.ndarray],
     *,
     train: TunedPart,
     max_epochs: int,
@@ -108,9 +93,9 @@ def learn(
     seed: int,
     **trainer_kwargs: Any,
 ) -> None:
-    """Train the head, and the encoder with it if asked for."""
+    """Train the head, and the encoder with it if asked for; rows to learn from, and rows held out."""
     how = LEARNING[train]
-    data = CellDataModule(*rows, lengths=cells.lengths(), batch_size=batch_size)
+    data = CellDataModule(*rows, lengths=loss.cells.lengths(), batch_size=batch_size)
     n_steps = max_epochs * len(data.train_dataloader())
     plan = CellTrainingPlan(
         model.module,
@@ -128,59 +113,32 @@ def learn(
         fit(model, plan, data, max_epochs=max_epochs, callbacks=callbacks, **trainer_kwargs)
 
 
-def train_classifier(
-    model: LangCell,
-    adata: AnnData,
-    labels: Sequence[str | None] | np.ndarray,
-    *,
-    layer: str | None,
-    n_shots: int | None,
-    validation_size: float,
-    seed: int,
-    **how: Any,
-) -> None:
-    """Learn cell types; see `LangCell.train_classifier`."""
-    labels = in_obs_order(labels, adata, "labels")
-    classes = sorted(pd.Series(labels).dropna().astype(str).unique())
-    if len(classes) < 2:
-        msg = f"A classifier tells at least 2 classes apart; the labels have {len(classes)}: {classes}."
-        raise ValueError(msg)
-    coded, chosen = labelled_cells(labels, classes, adata, n_shots, seed)
-    cells = TrainingCells(
-        model._reader(adata, layer, "LangCell.train_classifier"), model.genes, model.config.max_length
-    )
-    rows = stratified(coded, chosen, validation_size, seed)
-    attach_head(model, classes, multilabel=False, seed=seed)
-    learn(model, cells, ClassLoss(model.module, cells, coded, F.cross_entropy), rows, seed=seed, **how)
-    judged = draw_shots(coded, max(1, N_JUDGED // len(classes)), seed)
-    judged = judged[np.isin(judged, chosen)]
-    predicted = np.unique(predict_classes(model, adata[judged], layer=layer).argmax(1))
-    if len(predicted) == 1 and len(np.unique(coded[judged])) > 1:
+def warn_of_one_class(model: LangCell, cells: Cells, coded: np.ndarray, rows: np.ndarray, seed: int) -> None:
+    """Warn of a trained model that gives one class to all of some cells it learned from, although they have several."""
+    classes = model.config.classes
+    looked_at = draw_shots(coded, max(1, N_LOOKED_AT // len(classes)), seed)
+    looked_at = looked_at[np.isin(looked_at, rows)]
+    given = np.unique(class_probabilities(model, cells.take(looked_at), Compute.resolve()).argmax(1))
+    if len(given) == 1 and len(np.unique(coded[looked_at])) > 1:
         logger.warning(
             "The classifier calls every cell %r: it learned nothing. Try a larger lr, more epochs, or train='head'.",
-            classes[predicted[0]],
+            classes[given[0]],
         )
 
 
-def train_multilabel(
-    model: LangCell,
-    adata: AnnData,
-    targets: np.ndarray | pd.DataFrame,
-    *,
-    layer: str | None,
-    gamma: float,
-    alpha: float,
-    validation_size: float,
-    seed: int,
-    **how: Any,
-) -> None:
-    """Learn labels of which a cell may have several; see `LangCell.train_multilabel`."""
-    targets = in_obs_order(targets, adata, "targets")
+def labels_of_cells(targets: Any, n_obs: int) -> tuple[np.ndarray, list[str]]:
+    """Which labels a cell has, float32 (n_obs, C), and their names.
+
+    Raises
+    ------
+    ValueError
+        If there is not 0 or 1 for every cell and label, or two labels share a name.
+    """
     values = np.asarray(targets, dtype=np.float32)
-    shape_fits = values.ndim == 2 and len(values) == adata.n_obs and values.shape[1] > 0
+    shape_fits = values.ndim == 2 and len(values) == n_obs and values.shape[1] > 0
     if not shape_fits or not np.isin(values, (0, 1)).all():
         msg = (
-            f"targets must be 0 or 1 for every cell and label, of shape ({adata.n_obs}, number of labels); got shape "
+            f"targets must be 0 or 1 for every cell and label, of shape ({n_obs}, number of labels); got shape "
             f"{values.shape} with values {np.unique(values)[:3].tolist()}."
         )
         raise ValueError(msg)
@@ -188,38 +146,25 @@ def train_multilabel(
     if not names.is_unique:
         msg = f"targets has the column {names[names.duplicated()][0]!r} more than once. Give every label its own name."
         raise ValueError(msg)
-    cells = TrainingCells(
-        model._reader(adata, layer, "LangCell.train_multilabel"), model.genes, model.config.max_length
-    )
-    rows = stratified(np.zeros(adata.n_obs), np.arange(adata.n_obs), validation_size, seed)
-    attach_head(model, names.tolist(), multilabel=True, seed=seed)
-
-    def loss(logits: Tensor, present: Tensor) -> Tensor:
-        return focal_loss(logits, present, gamma=gamma, alpha=alpha)
-
-    learn(model, cells, ClassLoss(model.module, cells, values, loss), rows, seed=seed, **how)
+    return values, names.tolist()
 
 
 # Not inference_mode: there autocast would cast every weight anew at every batch.
 @torch.no_grad()
-def predict_classes(
-    model: LangCell,
-    adata: AnnData,
-    *,
-    layer: str | None = None,
-    batch_size: int | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-) -> np.ndarray:
-    """Probabilities of the classes; see `LangCell.predict_classes`."""
+def class_probabilities(model: LangCell, cells: Cells, compute: Compute) -> np.ndarray:
+    """Probabilities of the classes, float32, (n_obs, C).
+
+    Raises
+    ------
+    ValueError
+        If the model has no classification head.
+    """
     if not model.config.n_classes:
         msg = "This model has no classification head yet: model.train_classifier(reference, labels) makes one."
         raise ValueError(msg)
-    compute = Compute.resolve(device, precision, batch_size)
-    stream = model.stream(model._reader(adata, layer, "LangCell.predict_classes"), compute)
-    probabilities = np.empty((adata.n_obs, model.config.n_classes), dtype=np.float32)
+    probabilities = np.empty((cells.n_obs, model.config.n_classes), dtype=np.float32)
     with compute.autocast():
-        for batch in stream:
+        for batch in model.stream(cells.reader, compute):
             logits = model.module.classifier(model.module.cell(batch.tokens, batch.present, n_wanted=1)).float()
             given = logits.sigmoid() if model.config.multilabel else logits.softmax(1)
             probabilities[batch.rows] = given.cpu().numpy()

@@ -10,22 +10,21 @@ from torch.nn import functional as F
 
 from scfoundry._settings import logger
 from scfoundry.model.langcell._encoders import unit
-from scfoundry.model.langcell._training_data import TrainingCells, in_obs_order
 from scfoundry.train.cells import CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from anndata import AnnData
     from torch import Tensor
 
     from scfoundry.model.langcell._batches import TokenLists
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._model import LangCell
     from scfoundry.model.langcell._module import LangCellModule
+    from scfoundry.model.langcell._training_data import TrainingCells
 
-__all__ = ["TunedPart", "draw_shots", "fine_tune_texts", "labelled_cells"]
+__all__ = ["LabelTextLosses", "TunedPart", "draw_shots", "labelled_cells", "learn_texts"]
 
 TunedPart = Literal["all", "head"]
 
@@ -66,8 +65,8 @@ class LabelTextLosses:
         cells = self.cells.batch(rows, device)
         labels = self.labels[torch.from_numpy(rows)].to(device)
         states = self.module.cell(cells.tokens, cells.present)
-        told = unit(self.module.text_projection(text(words, words_present)[:, 0]))
-        cosine = self.module.project_cells(states).float() @ told.float().T
+        read = unit(self.module.text_projection(text(words, words_present)[:, 0]))
+        cosine = self.module.project_cells(states).float() @ read.float().T
         similarity = F.cross_entropy(cosine / self.module.config.temperature, labels)
 
         begun = text.begin(words, words_present)
@@ -95,7 +94,7 @@ def draw_shots(labels: np.ndarray, n_shots: int, seed: int) -> np.ndarray:
 
 
 def labelled_cells(
-    labels: Sequence[str | None] | np.ndarray, classes: Sequence[str], adata: AnnData, n_shots: int | None, seed: int
+    labels: Any, classes: Sequence[str], names: np.ndarray, n_shots: int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class number of every cell, -1 where it is missing, and the rows to learn from.
 
@@ -105,8 +104,8 @@ def labelled_cells(
         If there is not one label per cell, or a label is none of the classes.
     """
     given = np.asarray(labels, dtype=object)
-    if len(given) != adata.n_obs:
-        msg = f"{len(given)} labels for {adata.n_obs} cells; one per cell is needed: adata.obs['cell_type'].to_numpy()."
+    if len(given) != len(names):
+        msg = f"{len(given)} labels for {len(names)} cells; one per cell is needed: adata.obs['cell_type'].to_numpy()."
         raise ValueError(msg)
     missing = np.array([label is None or label != label for label in given])
     numbers = {name: i for i, name in enumerate(classes)}
@@ -131,42 +130,25 @@ def labelled_cells(
     return coded, rows
 
 
-def fine_tune_texts(
+def learn_texts(
     model: LangCell,
-    adata: AnnData,
-    labels: Sequence[str | None] | np.ndarray,
-    texts: Mapping[str, str],
+    loss: LabelTextLosses,
+    rows: np.ndarray,
     *,
-    layer: str | None,
-    n_shots: int | None,
     train: TunedPart,
-    losses: Mixture | None,
-    max_epochs: int,
     lr: float,
     batch_size: int,
     seed: int,
     **trainer_kwargs: Any,
 ) -> None:
-    """Fine-tune a model; see `LangCell.fine_tune_texts`."""
-    kind = model.config.mixture if losses is None else losses
-    labels = in_obs_order(labels, adata, "labels")
-    coded, rows = labelled_cells(labels, list(texts), adata, n_shots, seed)
-    cells = TrainingCells(model._reader(adata, layer, "LangCell.fine_tune_texts"), model.genes, model.config.max_length)
-    data = CellDataModule(rows, rows[:0], lengths=cells.lengths(), batch_size=batch_size)
-    words = model.tokenizer(list(texts.values()))
+    """Train encoders and projections, or the projections alone, on the cells in some rows."""
+    data = CellDataModule(rows, rows[:0], lengths=loss.cells.lengths(), batch_size=batch_size)
     # Adam without weight decay: the released two optimisers, one per encoder, amount to one.
     plan = CellTrainingPlan(
-        model.module,
-        data,
-        LabelTextLosses(model.module, cells, coded, words, losses=kind),
-        lr=lr,
-        weight_decay=0.0,
-        warmup_steps=0,
-        schedule="constant",
-        seed=seed,
+        model.module, data, loss, lr=lr, weight_decay=0.0, warmup_steps=0, schedule="constant", seed=seed
     )
     parts = [*PROJECTIONS, *(ENCODERS if train == "all" else ())]
-    if kind == "corrected":
+    if loss.losses == "corrected":
         parts.append("match_head")
     with training_only(model.module, parts):
-        fit(model, plan, data, max_epochs=max_epochs, **trainer_kwargs)
+        fit(model, plan, data, **trainer_kwargs)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
 from scfoundry._device import Compute
 from scfoundry._settings import logger
-from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.data.tokens.medians import nonzero_medians
 from scfoundry.model._base import FoundationModel, sha256
 from scfoundry.model._capabilities import TextScores
 from scfoundry.model.langcell._checkpoint import from_released, read_release
+from scfoundry.model.langcell._classifier import class_probabilities
 from scfoundry.model.langcell._config import LangCellConfig
 from scfoundry.model.langcell._inference import CellStream, LabelTexts, embed_cells, match_cells
 from scfoundry.model.langcell._matching import mix
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["LangCell"]
 
 MAX_WORDS = 8192
+# Up to this many cells per label, learning through the texts of the labels is better than a head (Zhao et al. 2024).
+FEW_CELLS = 9
 
 
 class LangCell(Teachable, FoundationModel):
@@ -155,15 +159,6 @@ class LangCell(Teachable, FoundationModel):
         """Cuts texts into the word pieces of these weights."""
         return Tokenizer(self.config.text_vocabulary, max_length=self.config.max_text_length)
 
-    def _reader(self, adata: AnnData | None, layer: str | None, caller: str) -> CountsReader:
-        """Checked and aligned data; the registered ones if there are no others."""
-        if adata is None:
-            if self.adata is None:
-                msg = f"This model was loaded without data: pass it, {caller}(adata)."
-                raise ValueError(msg)
-            adata, layer = self.adata, self.registry["setup_args"]["layer"]
-        return CountsReader(adata, self.genes, layer=layer, caller=caller)
-
     def stream(self, reader: Reader, compute: Compute) -> CellStream:
         """Cells as batches of tokens, with the model where they go."""
         self.module.to(compute.device).eval()
@@ -239,6 +234,51 @@ class LangCell(Teachable, FoundationModel):
             )
             raise ValueError(msg)
         return []
+
+    # ---- labels and pathways of a reference --------------------------------------------------------------------
+
+    def fine_tune_labels(
+        self,
+        cells: Cells,
+        labels: Sequence[Label],
+        codes: NDArray[np.int64],
+        *,
+        max_epochs: int | None,
+        seed: int,
+        compute: Compute,
+    ) -> Self:
+        """Copy that learned the labels: of few cells per label through their texts, of many by a head (LangCell-CE)."""
+        tuned, order = self.copy(n_classes=0, classes=(), multilabel=False), cells.by_name
+        names = np.array([label.name for label in labels], dtype=object)[codes[order]]
+        how: dict[str, Any] = ({} if max_epochs is None else {"max_epochs": max_epochs}) | {"seed": seed}
+        if np.bincount(codes).max() <= FEW_CELLS:
+            texts = {label.name: label.texts[0] for label in labels}
+            tuned.fine_tune_texts(cells.take(order), names, texts, **how, **compute.trainer_arguments())
+        else:
+            tuned.train_classifier(cells.take(order), names, **how, **compute.trainer_arguments())
+        return tuned
+
+    def label_probabilities(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
+        """Probability of every label that was learned, (n_obs, L)."""
+        if not self.config.n_classes:
+            # The text that was learned by.
+            labels = [replace(label, texts=label.texts[:1]) for label in labels]
+            return self.score_texts(cells, labels, compute).probabilities
+        columns = [self.config.classes.index(label.name) for label in labels]
+        return class_probabilities(self, cells, compute)[:, columns]
+
+    def fine_tune_pathways(
+        self, cells: Cells, targets: pd.DataFrame, *, max_epochs: int | None, seed: int, compute: Compute
+    ) -> Self:
+        """Copy that learned which pathways are active, by a focal loss."""
+        tuned, order = self.copy(), cells.by_name
+        how: dict[str, Any] = ({} if max_epochs is None else {"max_epochs": max_epochs}) | {"seed": seed}
+        tuned.train_multilabel(cells.take(order), targets.iloc[order], **how, **compute.trainer_arguments())
+        return tuned
+
+    def pathway_probabilities(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Probability of every pathway that was learned, each on its own, (n_obs, P)."""
+        return class_probabilities(self, cells, compute)
 
     # ---- official files ----------------------------------------------------------------------------------------
 

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from scfoundry.model.langcell._classifier import predict_classes, train_classifier, train_multilabel
-from scfoundry.model.langcell._few_shot import fine_tune_texts
+import numpy as np
+import pandas as pd
+from torch.nn import functional as F
+
+from scfoundry._device import Compute
+from scfoundry.data.matrix.cells import Cells
+from scfoundry.model.langcell._classifier import (
+    ClassLoss,
+    attach_head,
+    class_probabilities,
+    labels_of_cells,
+    learn,
+    warn_of_one_class,
+)
+from scfoundry.model.langcell._few_shot import LabelTextLosses, labelled_cells, learn_texts
+from scfoundry.model.langcell._objectives import focal_loss
 from scfoundry.model.langcell._training import pretrain
+from scfoundry.model.langcell._training_data import TrainingCells, in_obs_order
+from scfoundry.stats.splits import stratified_split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
-    import pandas as pd
     from anndata import AnnData
 
     from scfoundry._device import Precision
@@ -104,7 +119,7 @@ class Teachable:
 
     def fine_tune_texts(
         self,
-        adata: AnnData,
+        adata: AnnData | Cells,
         labels: Sequence[str | None] | np.ndarray,
         texts: Mapping[str, str],
         *,
@@ -118,12 +133,12 @@ class Teachable:
         seed: int = 0,
         **trainer_kwargs: Any,
     ) -> None:
-        """Fine-tune on labelled cells through the texts of their labels; `zero_shot` then annotates.
+        """Fine-tune on labelled cells through the texts of their labels; `sf.tl.zero_shot_annotate` then uses them.
 
         Parameters
         ----------
         adata
-            Any AnnData with raw counts; it is only read.
+            Any AnnData with raw counts, or the `Cells` of one; it is only read.
         labels
             Label of every cell, a Series by its index; cells where it is missing are left out.
         texts
@@ -150,25 +165,19 @@ class Teachable:
         >>> texts = {"B cell": "cell type: B cell.", "monocyte": "cell type: monocyte."}
         >>> model.fine_tune_texts(reference, reference.obs["cell_type"], texts, n_shots=5)
         """
-        fine_tune_texts(
-            cast("LangCell", self),
-            adata,
-            labels,
-            texts,
-            layer=layer,
-            n_shots=n_shots,
-            train=train,
-            losses=losses,
-            max_epochs=max_epochs,
-            lr=lr,
-            batch_size=batch_size,
-            seed=seed,
-            **trainer_kwargs,
-        )
+        model = cast("LangCell", self)
+        read = model._cells(adata, layer, "LangCell.fine_tune_texts")
+        coded, rows = labelled_cells(in_obs_order(labels, read.names, "labels"), list(texts), read.names, n_shots, seed)
+        cells = TrainingCells(read.reader, model.genes, model.config.max_length)
+        words = model.tokenizer(list(texts.values()))
+        kind = model.config.mixture if losses is None else losses
+        loss = LabelTextLosses(model.module, cells, coded, words, losses=kind)
+        how: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "seed": seed, "max_epochs": max_epochs}
+        learn_texts(model, loss, rows, train=train, **how, **trainer_kwargs)
 
     def train_classifier(
         self,
-        adata: AnnData,
+        adata: AnnData | Cells,
         labels: Sequence[str | None] | np.ndarray,
         *,
         layer: str | None = None,
@@ -189,7 +198,7 @@ class Teachable:
         Parameters
         ----------
         adata
-            Reference with raw counts; it is only read.
+            Reference with raw counts, or the `Cells` of one; it is only read.
         labels
             Label of every cell, a Series by its index; cells where it is missing are left out.
         layer
@@ -217,25 +226,25 @@ class Teachable:
         >>> model.train_classifier(reference, reference.obs["cell_type"], n_shots=9, train="head")
         >>> model.config.classes, model.predict_classes(adata)
         """
-        train_classifier(
-            cast("LangCell", self),
-            adata,
-            labels,
-            layer=layer,
-            n_shots=n_shots,
-            train=train,
-            max_epochs=max_epochs,
-            lr=lr,
-            batch_size=batch_size,
-            validation_size=validation_size,
-            patience=patience,
-            seed=seed,
-            **trainer_kwargs,
-        )
+        model = cast("LangCell", self)
+        read = model._cells(adata, layer, "LangCell.train_classifier")
+        labels = in_obs_order(labels, read.names, "labels")
+        classes = sorted(pd.Series(labels).dropna().astype(str).unique())
+        if len(classes) < 2:
+            msg = f"A classifier tells at least 2 classes apart; the labels have {len(classes)}: {classes}."
+            raise ValueError(msg)
+        coded, rows = labelled_cells(labels, classes, read.names, n_shots, seed)
+        attach_head(model, classes, multilabel=False, seed=seed)
+        cells = TrainingCells(read.reader, model.genes, model.config.max_length)
+        loss = ClassLoss(model.module, cells, coded, F.cross_entropy)
+        split = stratified_split(coded, validation_size, rows, np.random.default_rng(seed))
+        how: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
+        learn(model, loss, split, train=train, seed=seed, **how, **trainer_kwargs)
+        warn_of_one_class(model, read, coded, rows, seed)
 
     def train_multilabel(
         self,
-        adata: AnnData,
+        adata: AnnData | Cells,
         targets: np.ndarray | pd.DataFrame,
         *,
         layer: str | None = None,
@@ -255,7 +264,7 @@ class Teachable:
         Parameters
         ----------
         adata
-            Reference with raw counts; it is only read.
+            Reference with raw counts, or the `Cells` of one; it is only read.
         targets
             Which labels a cell has, 0 or 1, (n_obs, C); the columns of a table name them, and its index the cells.
         gamma, alpha
@@ -267,26 +276,20 @@ class Teachable:
         --------
         >>> model.train_multilabel(reference, reference.obsm["active_pathways"])
         """
-        train_multilabel(
-            cast("LangCell", self),
-            adata,
-            targets,
-            layer=layer,
-            gamma=gamma,
-            alpha=alpha,
-            train=train,
-            max_epochs=max_epochs,
-            lr=lr,
-            batch_size=batch_size,
-            validation_size=validation_size,
-            patience=patience,
-            seed=seed,
-            **trainer_kwargs,
-        )
+        model = cast("LangCell", self)
+        read = model._cells(adata, layer, "LangCell.train_multilabel")
+        values, names = labels_of_cells(in_obs_order(targets, read.names, "targets"), read.n_obs)
+        attach_head(model, names, multilabel=True, seed=seed)
+        cells = TrainingCells(read.reader, model.genes, model.config.max_length)
+        loss = ClassLoss(model.module, cells, values, partial(focal_loss, gamma=gamma, alpha=alpha))
+        alike, rows = np.zeros(read.n_obs, dtype=np.int64), np.arange(read.n_obs)
+        split = stratified_split(alike, validation_size, rows, np.random.default_rng(seed))
+        how: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
+        learn(model, loss, split, train=train, seed=seed, **how, **trainer_kwargs)
 
     def predict_classes(
         self,
-        adata: AnnData,
+        adata: AnnData | Cells,
         *,
         layer: str | None = None,
         batch_size: int | None = None,
@@ -298,7 +301,7 @@ class Teachable:
         Parameters
         ----------
         adata
-            Any AnnData, in memory, backed or dask.
+            Any AnnData, in memory, backed or dask, or the `Cells` of one.
         layer, batch_size, device, precision
             As in `LangCell.get_latent_representation`.
 
@@ -312,6 +315,12 @@ class Teachable:
         ValueError
             If the model has no classification head.
         """
-        return predict_classes(
-            cast("LangCell", self), adata, layer=layer, batch_size=batch_size, device=device, precision=precision
-        )
+        model = cast("LangCell", self)
+        cells = model._cells(adata, layer, "LangCell.predict_classes")
+        return class_probabilities(model, cells, Compute.resolve(device, precision, batch_size))
+
+    def _cells(self, adata: AnnData | Cells, layer: str | None, caller: str) -> Cells:
+        """Cells as they are, or those of an AnnData, checked and aligned."""
+        if isinstance(adata, Cells):
+            return adata
+        return Cells.of(adata, cast("LangCell", self).genes, layer=layer, caller=caller)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from scfoundry._settings import logger
+from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model.langcell._momentum import Momentum
 from scfoundry.model.langcell._pretraining import Pretraining
 from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
@@ -66,7 +67,9 @@ def pretrain(
     check(model, stage)
     weights = objective_weights(stage, loss_weights)
     texts = CellTexts(registered_texts(model), model.tokenizer) if stage == 2 else None
-    cells = TrainingCells(model._reader(None, None, "LangCell.train"), model.genes, model.config.max_length)
+    layer = model.registry["setup_args"]["layer"]
+    reader = CountsReader(model.adata, model.genes, layer=layer, caller="LangCell.train")
+    cells = TrainingCells(reader, model.genes, model.config.max_length)
     lengths = cells.lengths()
     train, validation = split(np.flatnonzero(lengths), validation_size, seed)
     if len(train) < len(lengths) - len(validation):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.data.matrix.reader import CountsReader
+    from scfoundry.data.matrix.reader import Reader
     from scfoundry.model.langcell._tokenizer import Tokenizer
 
 __all__ = ["CellTexts", "DrawnTexts", "TrainingCells", "in_obs_order", "require_texts"]
@@ -38,28 +38,29 @@ def require_texts(adata: AnnData, column: str) -> None:
         raise ValueError(msg)
 
 
-def in_obs_order(values: Any, adata: AnnData, what: str) -> Any:
-    """Bring what is given for every cell into the order of ``adata``: a table by its index, others as they are.
+def in_obs_order(values: Any, names: np.ndarray, what: str) -> Any:
+    """Bring what is given for every cell into the order of their names: a table by its index, others as they are.
 
     Raises
     ------
     ValueError
         If the index of a table lacks cells, or names one of them twice.
     """
-    if not isinstance(values, pd.Series | pd.DataFrame) or values.index.equals(adata.obs_names):
+    obs_names = pd.Index(names)
+    if not isinstance(values, pd.Series | pd.DataFrame) or values.index.equals(obs_names):
         return values
-    missing = adata.obs_names[~adata.obs_names.isin(values.index)]
+    missing = obs_names[~obs_names.isin(values.index)]
     if len(missing):
         msg = (
-            f"{what} says nothing of {len(missing):,} of {adata.n_obs:,} cells, for example {missing[0]!r}: its index "
-            f"must hold adata.obs_names. If its rows are the cells in order: {what}.set_axis(adata.obs_names)."
+            f"{what} says nothing of {len(missing):,} of {len(obs_names):,} cells, for example {missing[0]!r}: its "
+            f"index must hold adata.obs_names. If its rows are the cells in order: {what}.set_axis(adata.obs_names)."
         )
         raise ValueError(msg)
-    wanted = values[values.index.isin(adata.obs_names)]
-    if not wanted.index.is_unique or not adata.obs_names.is_unique:
+    wanted = values[values.index.isin(obs_names)]
+    if not wanted.index.is_unique or not obs_names.is_unique:
         msg = f"{what} is in another order than adata, and cells share a name. Make names unique before."
         raise ValueError(msg)
-    return wanted.loc[adata.obs_names]
+    return wanted.loc[obs_names]
 
 
 class TrainingCells:
@@ -75,7 +76,7 @@ class TrainingCells:
         Most tokens of a cell.
     """
 
-    def __init__(self, reader: CountsReader, genes: GeneVocabulary, max_length: int) -> None:
+    def __init__(self, reader: Reader, genes: GeneVocabulary, max_length: int) -> None:
         self.reader, self.genes, self.max_length = reader, genes, max_length
 
     def lengths(self) -> np.ndarray:

@@ -1,27 +1,33 @@
-"""What heads on standardised expression read of a cell: its embedding, and its place among all cells at hand."""
+"""What linear heads read of a cell: its embedding, and its place among all cells at hand."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from scfoundry.model._capabilities import ReadsTexts, can
 from scfoundry.stats.components import PrincipalAxes, gathered
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-    from scfoundry.data.matrix.reader import CountsReader
-    from scfoundry.model._contracts import Query
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
 
 __all__ = ["CellFeatures"]
 
-# Lengths as a head reads them, of components on average: what a data set shows of itself counts for more than what
-# other data sets have taught.
+# Lengths as a head reads them, on average: what a data set shows of itself counts for more than what other data sets
+# have taught.
 LATENT_LENGTH, COMPONENTS_LENGTH = 10.0, 20.0
+TINY = 1e-9
 
 
-class CellFeatures(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class CellFeatures:
     """Embeddings beside the principal components of reference and query together.
 
     Attributes
@@ -30,27 +36,48 @@ class CellFeatures(NamedTuple):
         Of the components.
     genes
         Vocabulary positions of the genes they were found by.
+    center, length
+        Of embeddings, (Z,) and (): those that share a space with texts have length 1 and count from the origin.
     """
 
     axes: PrincipalAxes
     genes: NDArray[np.int64]
+    center: NDArray[np.float64]
+    length: float
 
     @classmethod
-    def of(
-        cls, reference: CountsReader, query: Query | None, genes: NDArray[np.int64] | None
-    ) -> tuple[Self, NDArray[np.float64]]:
-        """Axes of reference and query, by ``genes`` or all that the reference measured; components of the former."""
-        panel = np.asarray(reference.alignment.measured if genes is None else genes, dtype=np.int64)
-        sides = [reference.only(panel), *([] if query is None else [query.reader.only(panel)])]
-        moments = {side: gathered(side) for side in sides}
-        axes = PrincipalAxes.of(moments)
-        return cls(axes, panel), axes.project(sides[0], moments[sides[0]])
+    def fit(
+        cls, model: Any, reference: Cells, query: Cells | None, genes: NDArray[np.int64], compute: Compute
+    ) -> tuple[Self, NDArray[np.float32]]:
+        """Scales and axes by the cells at hand; features of the reference, (n_obs, Z + k)."""
+        latent = model.embed(reference, compute)
+        center, length = np.zeros(latent.shape[1]), 1.0
+        if not can(model, ReadsTexts):
+            center = latent.mean(0, dtype=np.float64)
+            length = float(np.sqrt(np.square(latent - center).sum(1).mean()))
+        datasets = [cells.reader.only(genes) for cells in (reference, query) if cells is not None]
+        moments = {reader: gathered(reader) for reader in datasets}
+        features = cls(PrincipalAxes.of(moments), genes, center, length)
+        return features, features._scaled(latent, features.axes.project(datasets[0], moments[datasets[0]]))
 
-    def components(self, reader: CountsReader) -> NDArray[np.float64]:
-        """Components of cells, (n_obs, k), NaN for those without counts of the genes."""
-        return self.axes.project(reader.only(self.genes))
+    def __call__(self, model: Any, cells: Cells, compute: Compute) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Features of cells, (n_obs, Z + k), and their components, (n_obs, k), NaN for those without counts."""
+        components = self.axes.project(cells.reader.only(self.genes))
+        return self._scaled(model.embed(cells, compute), components), components
 
-    def __call__(self, latent: NDArray[np.float32], components: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Both on their scales, (n_obs, Z + k); cells without a place among others have the mean one."""
-        placed = np.nan_to_num(components) / max(self.axes.spread, 1e-9)
-        return np.c_[LATENT_LENGTH * latent, COMPONENTS_LENGTH * placed].astype(np.float32)
+    def _scaled(self, latent: NDArray[np.float32], components: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Both on their scales; cells without a place among others have the mean one."""
+        embedded = LATENT_LENGTH * ((latent - self.center) / max(self.length, TINY))
+        placed = np.nan_to_num(components) / max(self.axes.spread, TINY)
+        return np.c_[embedded, COMPONENTS_LENGTH * placed].astype(np.float32)
+
+    def arrays(self) -> dict[str, NDArray]:
+        """What `from_arrays` makes the same features of."""
+        axes = {f"axes_{name}": values for name, values in self.axes.arrays().items()}
+        return axes | {"panel": self.genes, "center": self.center, "length": np.array(self.length)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Self:
+        """Features that were stored."""
+        axes = {name.removeprefix("axes_"): values for name, values in arrays.items() if name.startswith("axes_")}
+        return cls(PrincipalAxes.from_arrays(axes), arrays["panel"], arrays["center"], float(arrays["length"]))

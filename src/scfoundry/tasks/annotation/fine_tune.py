@@ -1,149 +1,153 @@
-"""Fine-tuning of a CellPLM to cell types: the whole encoder, until cells that are held out are named no better."""
+"""Fine-tuning of an encoder to labels, until cells that are held out are named no better."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from scfoundry._settings import logger
-from scfoundry.model.cellplm._objectives import keep_cells, mask_rates
-from scfoundry.model.cellplm._streaming import chunk_size, stream_embeddings
-from scfoundry.model.cellplm._tissues import Tissues
-from scfoundry.nn.counts import SparseCounts
+from scfoundry._settings import logger, settings
 from scfoundry.train.contexts import fine_tune
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
+    from scipy import sparse
     from torch import Tensor
 
-    from scfoundry._device import Precision
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
     from scfoundry.data.matrix.contexts import Context
-    from scfoundry.data.matrix.joint_reader import JointReader
-    from scfoundry.data.matrix.reader import CountsReader
-    from scfoundry.model.cellplm._config import CellPLMConfig
-    from scfoundry.model.cellplm._model import CellPLM
+    from scfoundry.tasks.annotation.linear_heads import EmbeddingHead
 
-__all__ = ["MAX_EPOCHS", "fine_tune_encoder", "hold_out"]
+__all__ = ["fine_tune_encoder"]
 
-# The encoder keeps what it knows.
+# The encoder keeps what it knows: it learns slower than the head, and some of its parts slower still.
+HEAD_LR, LR, WEIGHT_DECAY = 1e-3, 1e-4, 1e-4
 MAX_EPOCHS, PATIENCE, WARMUP_STEPS = 60, 15, 5
-LR, PART_LRS, WEIGHT_DECAY = 1e-3, {"embedder": 1e-5, "layers": 1e-4, "latent": 1e-4}, 1e-4
-VALIDATION_SIZE = 0.1
+HEAD_DROPOUT = 0.5
+# Cells of a context that a step sees.
+SHARE_KEPT, MOST_KEPT = 0.7, 512
+# Cells of which some genes are hidden, each a share drawn from a Beta distribution whose mode is a quarter.
+SHARE_HIDING, HIDDEN_BETA, MOST_HIDDEN = 0.75, (5.0, 13.0), 0.9
 
 
-def hold_out(codes: NDArray[np.int64], by_name: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Mark cells to judge by: the same share of every label, at least one cell of each that has two or more.
+class _Head(nn.Module):
+    """An `EmbeddingHead` that learns."""
 
-    Parameters
-    ----------
-    codes
-        Number of the label of every cell, (n,).
-    by_name
-        Cells in the order of their names, so that the order they lie in plays no part.
-    rng
-        Draws them.
-    """
-    held_out = np.zeros(len(codes), dtype=bool)
-    for code in np.unique(codes):
-        own = rng.permutation(by_name[codes[by_name] == code])
-        held_out[own[: min(max(int(VALIDATION_SIZE * len(own)), 1), len(own) - 1)]] = True
-    if not held_out.any():
-        logger.warning(
-            "CellPLM.fit_labels: no label has two cells, so nothing is held out to stop by: all epochs are run, and "
-            'the last weights stay. With so few cells, learn a head alone: train="head".'
-        )
-    return held_out
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, fitted: EmbeddingHead) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.from_numpy(fitted.mean).float())
+        self.register_buffer("scale", torch.from_numpy(fitted.scale).float())
+        self.layer = nn.Linear(*fitted.weights.shape)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.from_numpy(fitted.weights.T))
+            self.layer.bias.copy_(torch.from_numpy(fitted.bias))
+        self.dropout = nn.Dropout(HEAD_DROPOUT)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Logits, (n, Z) to (n, L)."""
+        return self.layer(self.dropout((latent - self.mean) / self.scale))
+
+    def learned(self, fitted: EmbeddingHead) -> EmbeddingHead:
+        """The weights as they are now."""
+        weights, bias = (p.detach().cpu().double().numpy() for p in (self.layer.weight.T, self.layer.bias))
+        return fitted._replace(weights=weights, bias=bias)
 
 
 def fine_tune_encoder(
-    model: CellPLM,
-    cells: JointReader,
-    groups: Sequence[Context],
+    model: Any,
+    cells: Cells,
     codes: NDArray[np.int64],
-    held_out: NDArray[np.bool_],
+    held_out: NDArray[np.int64],
+    fitted: EmbeddingHead,
     *,
-    max_epochs: int,
+    max_epochs: int | None,
     seed: int,
-    device: torch.device,
-    precision: Precision,
-) -> None:
-    """Fine-tune the encoder together with the opinion by the embedding.
+    compute: Compute,
+) -> tuple[Any, EmbeddingHead]:
+    """Fine-tune the encoder in a copy of a model together with a head that was fitted to its embedding.
 
     Parameters
     ----------
     model
-        Is changed; its opinion by the embedding has been fitted.
+        A `Tunable` one.
     cells
         Labelled cells, and after them any others.
-    groups
-        Their contexts.
     codes, held_out
-        Label of every labelled cell, and whether it is judged by instead of learned from, (n,).
-    max_epochs, seed, device, precision
+        Label of every labelled cell, and rows of those that say when to stop instead of being learned from.
+    fitted
+        What to begin with.
+    max_epochs
+        Passes over the contexts at most, 60 if `None`.
+    seed, compute
         As in `fine_tune`.
+
+    Returns
+    -------
+    The copy and the head, with the best weights by held-out cells.
     """
-    module, config = model.module, model.config
-    head = module.classifier
-    groups = [context for context in groups if np.any(context.rows < len(codes))]
+    if not len(held_out):
+        logger.warning(
+            "Annotator.fit: no label has two cells, so nothing is held out to stop by: all epochs are run, and "
+            'the last weights stay. With so few cells, learn a head alone: train="head".'
+        )
+    tuned, head = model.copy(), _Head(fitted)
+    module = tuned.module
+    groups = [context for context in cells.ordered().contexts if np.any(context.rows < len(codes))]
     targets = np.full(cells.n_obs, -1)
     targets[: len(codes)] = codes
-    judged = np.zeros(cells.n_obs, dtype=bool)
-    judged[: len(codes)] = held_out
+    is_held_out = np.isin(np.arange(cells.n_obs), held_out)
     # Every context counts for as many cells as are held out in it.
-    share = len(groups) / max(int(held_out.sum()), 1)
-    tissues = Tissues(cast("CountsReader", cells), {})
+    share = len(groups) / max(len(held_out), 1)
 
     def learned(context: Context) -> Tensor:
-        rows = context.rows[keep_cells(len(context.rows), config).numpy()]
-        counts = SparseCounts.from_csr(cells.read(rows)).to(module.device)
-        expression = _input_dropout(counts.log_normalised(config.library_size), config)
-        latent = module.latent.embedding(module.encode(expression))
-        counting = (targets[rows] >= 0) & ~judged[rows]
+        n_kept = min(MOST_KEPT, max(1, int(SHARE_KEPT * len(context.rows))))
+        rows = context.rows[torch.randperm(len(context.rows))[:n_kept].sort().values.numpy()]
+        latent = module.embed(tuned.batch(_input_dropout(cells.read(rows))))
+        counting = (targets[rows] >= 0) & ~is_held_out[rows]
         return cross_entropy(latent, rows, counting) / max(int(counting.sum()), 1)
 
     def held_out_loss(context: Context) -> Tensor:
-        # A whole context may not fit on the device at once.
-        chunks = tissues.chunks(context, chunk_size(None, module.device))
-        total, start = torch.zeros((), device=module.device), 0
-        for latent in stream_embeddings(module, chunks, len(context.rows), device=module.device):
-            rows = context.rows[start : start + len(latent)]
-            total += cross_entropy(latent.to(module.device), rows, judged[rows])
-            start += len(latent)
-        return total * share
+        with settings.without_progress():
+            latent = torch.from_numpy(tuned.embed(cells.take(context.rows), compute)).to(module.device)
+        return cross_entropy(latent, context.rows, is_held_out[context.rows]) * share
 
     def cross_entropy(latent: Tensor, rows: NDArray[np.int64], counting: NDArray[np.bool_]) -> Tensor:
-        logits = head.by_latent(latent[torch.from_numpy(counting).to(latent.device)])
+        logits = head(latent[torch.from_numpy(counting).to(latent.device)])
         truth = torch.from_numpy(targets[rows[counting]]).to(latent.device)
         return F.cross_entropy(logits.float(), truth, reduction="sum")
 
     fine_tune(
-        model,
+        tuned,
         groups,
         lambda context, step: {"loss": learned(context) if module.training else held_out_loss(context)},
-        parts=("embedder", "layers", "latent", "classifier.latent"),
-        max_epochs=max_epochs,
-        lr=LR,
-        part_lrs=PART_LRS,
+        parts=[""],
+        head=head,
+        cells_per_step=MOST_KEPT,
+        max_epochs=MAX_EPOCHS if max_epochs is None else max_epochs,
+        lr=HEAD_LR,
+        part_lrs={name: LR * tuned.part_rates.get(name, 1.0) for name, _ in module.named_children()},
         weight_decay=WEIGHT_DECAY,
         warmup_steps=WARMUP_STEPS * len(groups),
-        patience=PATIENCE if held_out.any() else None,
+        patience=PATIENCE if len(held_out) else None,
         seed=seed,
-        device=device,
-        precision=precision,
+        compute=compute,
     )
+    return tuned, head.learned(fitted)
 
 
-def _input_dropout(expression: SparseCounts, config: CellPLMConfig) -> SparseCounts:
-    """Hide some detected genes of most cells, as in pretraining; none if the configuration masks none."""
-    if not config.mask_cells or not config.mask_genes:
-        return expression
-    chosen = torch.rand(expression.n_cells) < config.mask_cells
-    rate = torch.where(chosen, mask_rates(expression.n_cells, config), 0.0).to(expression.values.device)
-    hidden = torch.rand_like(expression.values) < rate[expression.rows]
-    return replace(expression, values=expression.values.masked_fill(hidden, 0.0))
+def _input_dropout(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Hide some detected genes of most cells, (n, G)."""
+    n_cells = counts.shape[0]
+    hiding = torch.rand(n_cells) < SHARE_HIDING
+    rates = torch.distributions.Beta(*HIDDEN_BETA).sample((n_cells,)).clamp(max=MOST_HIDDEN)
+    rates = torch.where(hiding, rates, 0.0).repeat_interleave(torch.from_numpy(np.diff(counts.indptr)).long())
+    shown = counts.copy()
+    shown.data[(torch.rand(len(rates)) < rates).numpy()] = 0
+    return shown

@@ -1,122 +1,185 @@
-"""Pathway identification: labels of which a cell may have several (Zhao et al. 2024, section 4.4)."""
+"""Pathways: labels of which a cell may have several, learned with any model that embeds (cf. Zhao et al. 2024)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+from scipy.special import expit
 
-from scfoundry._device import resolve_device, trainer_arguments
+from scfoundry.model._capabilities import Embeds, FineTunesPathways, can, require
+from scfoundry.stats.softmax_regression import softmax_regression
+from scfoundry.tasks._fitted import read_fitted, write_fitted
 from scfoundry.tasks.annotation.features import CellFeatures
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
-    from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfoundry._device import Precision
-    from scfoundry.model._contracts import Query, Train
-    from scfoundry.model.langcell._model import LangCell
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.tasks.annotation.annotator import Train
 
-__all__ = ["IdentifiesPathways"]
+__all__ = ["Pathways", "check_learning"]
 
-MAX_STEPS = 1000
+# Of two classes whose weights are opposite; of their difference it is 1.
+RIDGE = 2.0
 
 
-class IdentifiesPathways:
-    """The part of `LangCell` that `sf.tl.identify_pathways` uses."""
+class PathwayHeads(NamedTuple):
+    """One logistic regression per pathway on the embedding and the principal components of both data sets.
 
-    _pathways: tuple[list[LogisticRegression], CellFeatures] | None = None
+    Attributes
+    ----------
+    weights, bias
+        (F, P) and (P,).
+    features
+        What they read of a cell.
+    """
 
-    def fit_pathways(
-        self,
-        adata: AnnData,
+    weights: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    features: CellFeatures
+
+
+def check_learning(model: Any, *, train: Train | None, max_epochs: int | None) -> bool:
+    """Whether a model learns pathways by its own published fine-tuning.
+
+    Raises
+    ------
+    ValueError
+        If epochs are asked of heads, or all weights are to be trained of a model that has no way to.
+    """
+    own = can(model, FineTunesPathways) and train != "head"
+    if not own and (train == "all" or max_epochs is not None):
+        msg = (
+            f"The weights {model.provenance['weights']!r} stay as they are: a head on them is fitted until it is "
+            f"best, without epochs; got train={train!r}, max_epochs={max_epochs}. Leave both out."
+        )
+        raise ValueError(msg)
+    return own
+
+
+@dataclass(frozen=True, eq=False)
+class Pathways:
+    """What a model has learned of pathways that are active in cells.
+
+    Attributes
+    ----------
+    model
+        The model that was given, or the copy of it that was fine-tuned.
+    names
+        P pathways.
+    genes
+        Vocabulary positions of the genes that both data sets measured when it was learned.
+    n_cells
+        Cells in which each pathway was active, (P,).
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> pathways = sf.tl.identify_pathways(adata, reference, pathways_key="active", return_fitted=True)
+    >>> pathways.save("my_pathways")
+    >>> sf.tl.identify_pathways(other, model="my_pathways")
+    """
+
+    model: Any
+    names: tuple[str, ...]
+    genes: NDArray[np.int64]
+    n_cells: NDArray[np.int64]
+    _heads: PathwayHeads | None = field(repr=False)
+
+    @classmethod
+    def fit(
+        cls,
+        model: Any,
+        reference: Cells,
         targets: pd.DataFrame,
         *,
-        query: Query | None = None,
-        genes: NDArray[np.int64] | None = None,
+        query: Cells | None = None,
         train: Train | None = None,
-        layer: str | None = None,
         max_epochs: int | None = None,
         seed: int = 0,
-        device: str = "auto",
-        precision: Precision = "auto",
+        compute: Compute,
     ) -> Self:
-        """Learn which pathways are active, in a copy of this model.
-
-        Ranked genes: `train_multilabel`, by a focal loss. Standardised expression: one logistic regression per pathway
-        on the embedding and on the principal components of reference and query together.
+        """Learn which pathways are active.
 
         Parameters
         ----------
-        adata
-            Cells to learn from; it is only read.
+        model
+            Any that embeds. It stays as it is.
+        reference
+            Cells to learn from.
         targets
-            0 or 1 for every cell and pathway, (n_obs, P).
-        query, genes, layer, device, precision
-            As in `fit_labels`.
+            0 or 1 for every cell and pathway, (n_obs, P), both of them for every pathway.
+        query
+            Cells to annotate, by which axes along which cells differ are found, too.
         train
-            ``"all"`` weights (a transformer's way if `None`) or the ``"head"``.
+            ``"all"`` weights as the model's authors published (if `None`, where there is a published way), or a
+            ``"head"``.
         max_epochs
-            Passes over the cells, 20 if `None`; of ranked genes only.
+            Passes over the cells, for ``train="all"``; the published number if `None`.
         seed
-            Of everything random in training.
-
-        Returns
-        -------
-        The copy, whose `predict_pathways` identifies them.
+            Of everything random.
+        compute
+            Where and how precisely.
 
         Raises
         ------
         ValueError
-            If targets are not 0 or 1, or weights that learn by a head alone are to be trained as a whole.
+            If the model cannot learn so.
         """
-        base = cast("LangCell", self)
-        model = base.copy()
-        if model.config.cell_encoder == "rank_bert":
-            how: dict[str, Any] = {} if max_epochs is None else {"max_epochs": max_epochs}
-            how |= {"layer": layer, "seed": seed} | trainer_arguments(resolve_device(device), precision)
-            model.train_multilabel(adata, targets, train=train or "all", **how)
-            return cast("Self", model)
-        if train == "all" or max_epochs is not None:
-            msg = (
-                f"The weights {base.provenance['weights']!r} stay as they are: a head on them is fitted until it is "
-                f"best, without epochs; got train={train!r}, max_epochs={max_epochs}. Leave both out."
-            )
-            raise ValueError(msg)
-        by_name = np.argsort(adata.obs_names.to_numpy().astype(str), kind="stable")
-        reader = model._reader(adata, layer, "LangCell.fit_pathways")
-        latent = model._embed(reader, batch_size=None, device=resolve_device(device), precision=precision)
-        features, components = CellFeatures.of(reader, query, genes)
-        cells = features(latent, components)[by_name]
-        active = targets.to_numpy(dtype=np.int64)[by_name]
-        heads = [LogisticRegression(max_iter=MAX_STEPS).fit(cells, of_pathway) for of_pathway in active.T]
-        model._pathways = heads, features
-        return cast("Self", model)
+        require(model, Embeds, caller="Pathways.fit")
+        own = check_learning(model, train=train, max_epochs=max_epochs)
+        genes = reference.measured if query is None else np.intersect1d(reference.measured, query.measured)
+        heads = None
+        if own:
+            model = model.fine_tune_pathways(reference, targets, max_epochs=max_epochs, seed=seed, compute=compute)
+        else:
+            features, values = CellFeatures.fit(model, reference, query, genes, compute)
+            order = reference.by_name
+            inputs = values[order].astype(np.float64)
+            active = targets.to_numpy(dtype=np.int64)[order]
+            fitted = [softmax_regression(inputs, of_pathway, 2, ridge=RIDGE) for of_pathway in active.T]
+            weights = np.stack([weights[:, 1] - weights[:, 0] for weights, _ in fitted], axis=1)
+            heads = PathwayHeads(weights, np.array([bias[1] - bias[0] for _, bias in fitted]), features)
+        return cls(model, tuple(map(str, targets.columns)), genes, targets.sum().to_numpy(dtype=np.int64), heads)
 
-    def predict_pathways(
-        self,
-        adata: AnnData,
-        *,
-        layer: str | None = None,
-        batch_size: int | None = None,
-        device: str = "auto",
-        precision: Precision = "auto",
-    ) -> NDArray[np.float32]:
-        """Probability that each pathway is active in each cell, (n_obs, P), each on its own.
+    def predict(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Probability that each pathway is active in each cell, each on its own, float32, (n_obs, P).
+
+        All 0 for cells that express no gene of the model.
+        """
+        if self._heads is None:
+            probabilities = self.model.pathway_probabilities(cells, compute)
+        else:
+            values, _ = self._heads.features(self.model, cells, compute)
+            probabilities = expit(values @ self._heads.weights + self._heads.bias).astype(np.float32)
+        return np.where(cells.empty[:, None], np.float32(0), probabilities)
+
+    def save(self, folder: str | Path) -> None:
+        """Write to a folder, the model with it; what `load` reads predicts bit for bit the same."""
+        arrays = {"genes": self.genes, "n_cells": self.n_cells}
+        if self._heads is not None:
+            arrays |= {"weights": self._heads.weights, "bias": self._heads.bias} | self._heads.features.arrays()
+        write_fitted(folder, type(self).__name__, self.model, arrays=arrays, values={"names": list(self.names)})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote.
 
         Raises
         ------
-        ValueError
-            If none were learned.
+        FileNotFoundError
+            If the folder holds no fitted object.
+        CheckpointError
+            If it holds one of another kind, or is damaged.
         """
-        model = cast("LangCell", self)
-        how: dict[str, Any] = {"batch_size": batch_size, "precision": precision}
-        if self._pathways is None:
-            return model.predict_classes(adata, layer=layer, device=device, **how)
-        heads, features = self._pathways
-        reader = model._reader(adata, layer, "LangCell.predict_pathways")
-        latent = model._embed(reader, device=resolve_device(device), **how)
-        cells = features(latent, features.components(reader))
-        return np.stack([head.predict_proba(cells)[:, 1] for head in heads], axis=1).astype(np.float32)
+        model, arrays, values = read_fitted(folder, cls.__name__)
+        heads = None
+        if "weights" in arrays:
+            heads = PathwayHeads(arrays["weights"], arrays["bias"], CellFeatures.from_arrays(arrays))
+        return cls(model, tuple(values["names"]), arrays["genes"], arrays["n_cells"], heads)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self, cast
 import numpy as np
 import torch
 
-from scfoundry._device import resolve_device
+from scfoundry._device import Compute, resolve_device
 from scfoundry._said_once import said_once
 from scfoundry.data.matrix.loaders import row_blocks
 from scfoundry.model.cellplm._decoder import require_expected_counts
@@ -131,8 +131,7 @@ class RecoversCounts:
             patience=patience,
             cells_per_step=size,
             seed=seed,
-            device=torch_device,
-            precision=precision,
+            compute=Compute(torch_device, precision),
         )
         weight, found = task.choose_neighbor_weight(torch_device, precision)
         model.validation_ = found | {"epochs": float(len(model.history["loss_validation"]))}
