@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scanpy as sc
+from annotation.splits import LABEL
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-
-from annotation.splits import LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anndata import AnnData
-    from numpy.typing import NDArray
-
     from annotation.splits import Split
+    from numpy.typing import NDArray
 
 __all__ = ["peers"]
 

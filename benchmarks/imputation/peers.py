@@ -11,9 +11,8 @@ from sklearn.utils.extmath import randomized_svd
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
     from imputation.tasks import Task
+    from numpy.typing import NDArray
 
     Method = Callable[[Task, int], NDArray[np.float32]]
 

@@ -9,9 +9,9 @@ from sklearn.linear_model import RidgeCV
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from perturbation.screens import Screen
 
     import scfoundry as sf
-    from perturbation.screens import Screen
 
     Array = NDArray[np.float64]
     Changes = dict[str, Array]

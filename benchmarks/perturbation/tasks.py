@@ -6,15 +6,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from perturbation.baselines import from_other_groups, from_other_perturbations
 
 import scfoundry as sf
-from perturbation.baselines import from_other_groups, from_other_perturbations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
-
     from perturbation.screens import Screen
 
     Array = NDArray[np.float64]

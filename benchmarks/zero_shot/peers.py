@@ -16,7 +16,6 @@ from scfoundry.nn.counts import SparseCounts
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
     from zero_shot.studies import LeftOut
     from zero_shot.tasks import Task
 

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from scfoundry.model.cellnamer._studies import LabelledSet
     from scipy.sparse import csr_matrix
     from torch import Tensor
+    from zero_shot.tasks import Task
 
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels.ontology import CellOntology
     from scfoundry.model.cellnamer._module import CellTypeScorer, OfferedLabel
     from scfoundry.model.langcell._matching import ZeroShot
-    from zero_shot.tasks import Task
 
 __all__ = ["Corpus", "LeftOut"]
 

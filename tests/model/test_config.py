@@ -5,7 +5,6 @@ import json
 import pytest
 
 import scfoundry as sf
-from scfoundry.model._base import plain_config
 
 CONFIGS = [
     sf.model.CellPLMConfig(latent="gmvae", n_clusters=4),
@@ -16,7 +15,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
 def test_json_and_back(config):
-    assert type(config).from_dict(json.loads(json.dumps(plain_config(config)))) == config
+    assert type(config).from_dict(json.loads(json.dumps(config.as_dict()))) == config
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)

@@ -101,11 +101,15 @@ def test_names_are_those_of_the_reference(model: sf.model.CellPLM, spots: AnnDat
     np.testing.assert_array_equal(versioned, expected)
 
 
-def test_the_order_of_cells_and_genes_plays_no_part(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
-    expected = imputed(spots, cells, model, context_key="batch", reference_context_key="batch")
+@pytest.mark.parametrize("training", [{}, {"fine_tune": True, "max_epochs": 2}])
+def test_the_order_of_cells_and_genes_plays_no_part(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, training: dict[str, Any]
+) -> None:
+    how = {"context_key": "batch", "reference_context_key": "batch"} | training
+    expected = imputed(spots, cells, model, **how)
     rng = np.random.default_rng(0)
     shuffled = [side[rng.permutation(side.n_obs), rng.permutation(side.n_vars)].copy() for side in (spots, cells)]
-    moved = imputed(*shuffled, model, context_key="batch", reference_context_key="batch")
+    moved = imputed(*shuffled, model, **how)
     np.testing.assert_allclose(moved.loc[expected.index, expected.columns], expected, rtol=2e-3)
 
 
@@ -254,13 +258,13 @@ def test_the_scale_is_that_of_the_spots(model: sf.model.CellPLM, spots: AnnData,
     assert spots.uns["imputed"]["params"]["scale"].startswith("expected values before the log1p")
 
 
-def test_columns_of_one_gene_in_both_are_warned_of_once(
+def test_columns_of_one_gene_are_warned_of_once_for_each_data_set(
     model: sf.model.CellPLM, spots: AnnData, cells: AnnData, logged: list[str]
 ) -> None:
     for side in (spots, cells):
         side.var_names = [side.var_names[0], f"{side.var_names[0]}.2", *side.var_names[2:]]
     impute(spots, cells, model)
-    assert sum("repeat the gene of another column" in message for message in logged) == 1
+    assert sum("repeat the gene of another column" in message for message in logged) == 2
 
 
 def test_few_shared_genes_and_unknown_confidence_are_said(
@@ -364,8 +368,8 @@ def test_bad_input_is_refused_before_anything_is_computed(
         pytest.fail("computing began")
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for step in ("fine_tune_on_both", "find_states"):
-        monkeypatch.setattr(f"scfoundry.tasks.imputation.impute.{step}", compute)
+    monkeypatch.setattr(model, "fine_tune_imputation", compute)
+    monkeypatch.setattr("scfoundry.tasks.imputation.impute.find_states", compute)
     named = {
         "measured": [spots.var_names[3]],
         "elsewhere": [model.genes.ids[-1]],
@@ -389,9 +393,66 @@ def test_a_mudata_needs_the_modality(model: sf.model.CellPLM, spots: AnnData, ce
     assert "imputed" not in spots.obsm
 
 
-def test_other_models_are_refused(by_expression: sf.model.LangCell, spots: AnnData, cells: AnnData) -> None:
-    with pytest.raises(ValueError, match=r'cannot use LangCell, which does not impute genes.*model="cellplm"'):
-        impute(spots, cells, by_expression)
-    by_log_expression = sf.model.CellPLM(genes=cells.var_names, likelihood="mse", **TINY)
+@pytest.mark.parametrize("which", ["reads_texts", "small_model"])
+def test_a_model_that_can_only_embed_imputes_by_library_and_composition(
+    which: str, make_adata: Callable[..., AnnData], request: pytest.FixtureRequest
+) -> None:
+    counts = make_adata(120, 40)
+    spots, cells = counts[:60, :30].copy(), counts[60:].copy()
+    model = request.getfixturevalue(which)
+    impute(spots, cells, model)
+    assert spots.obsm["imputed"].shape == (60, 10)
+    assert (spots.obsm["imputed"].to_numpy() > 0).all()
+    uns = spots.uns["imputed"]
+    assert uns["params"]["evidence"] == ["library", "composition"]
+    assert uns["params"]["evidence_unavailable"] == ["gene_vectors", "decoder"]
+    assert uns["weights"]["gene_vectors"] == uns["weights"]["decoder"] == 0
+    assert uns["provenance"]["model"] == model.provenance["model"]
+
+
+def test_the_record_names_what_was_used(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    impute(spots, cells, model)
+    params = spots.uns["imputed"]["params"]
+    assert params["evidence"] == ["library", "composition", "gene_vectors", "decoder"]
+    assert "evidence_unavailable" not in params
+    impute(spots, cells, model, evidence=["decoder", "library"])
+    assert spots.uns["imputed"]["params"]["evidence"] == ["library", "decoder"]
+
+
+def test_a_decoder_of_log_expression_is_left_out(spots: AnnData, cells: AnnData) -> None:
+    model = sf.model.CellPLM(genes=cells.var_names, likelihood="mse", **TINY)
+    impute(spots, cells, model)
+    assert spots.uns["imputed"]["params"]["evidence_unavailable"] == ["decoder"]
+    with pytest.raises(ValueError, match=r"evidence 'decoder' was asked for, but the weights 'untrained' of CellPLM"):
+        impute(spots, cells, model, evidence=["decoder"])
     with pytest.raises(ValueError, match=r'trained on log expression.*model="cellplm"'):
-        impute(spots, cells, by_log_expression)
+        impute(spots, cells, model, fine_tune=True)
+
+
+def test_what_a_model_cannot_do_is_refused(small_model: Any, spots: AnnData, cells: AnnData) -> None:
+    with pytest.raises(ValueError, match=r"cannot use SmallModel, which has no published fine-tuning for imputation"):
+        impute(spots, cells, small_model, fine_tune=True)
+    with pytest.raises(ValueError, match=r"evidence 'gene_vectors', 'decoder' was asked for"):
+        impute(spots, cells, small_model, evidence=["library", "gene_vectors", "decoder"])
+    with pytest.raises(ValueError, match="cannot use AnnData, which does not embed cells"):
+        impute(spots, cells, cells)
+    assert "imputed" not in spots.obsm
+
+
+@pytest.mark.parametrize("why", ["unknown", "elsewhere", "measured", "twice"])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_the_line_that_leaves_out_wrong_genes_works(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, why: str, monkeypatch: pytest.MonkeyPatch, *, by_name: bool
+) -> None:
+    for place in ("scfoundry.model.load_pretrained", "scfoundry.model._load.load_pretrained"):
+        monkeypatch.setattr(place, lambda name: model)
+    cells.var_names = [*cells.var_names[:-1], "spike-in"]
+    good = cells.var_names[-4:-1].tolist()
+    wrong = {"unknown": "spike-in", "elsewhere": model.genes.ids[-1], "measured": spots.var_names[0], "twice": good[0]}
+    genes = [*good, wrong[why]]
+    with pytest.raises(ValueError, match="To leave them out: ") as error:
+        impute(spots, cells, "tiny" if by_name else model, genes=genes)
+    fix = str(error.value).split("To leave them out: ")[1].removesuffix("; genes=None takes all that can be imputed.")
+    scope = {"sf": sf, "adata_sp": spots, "adata_sc": cells, "genes": genes} | ({} if by_name else {"model": model})
+    exec(fix, scope)  # noqa: S102
+    assert scope["genes"] == good

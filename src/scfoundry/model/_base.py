@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,12 +18,12 @@ from torch import nn
 from scfoundry._device import Compute
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.cells import Cells
+from scfoundry.model._folder import CONFIG_FILE, read_folder, write_folder
 from scfoundry.model._pretrained import locate
-from scfoundry.nn.checkpoint import CheckpointError, account_for, read_safetensors
+from scfoundry.nn.checkpoint import account_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from dataclasses import Field
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -34,14 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FoundationModel", "FoundationModule"]
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-GENES_FILE = "genes.tsv"
-CARD_FILE = "README.md"
 # Weights without a name of their own: at random, or learned from registered data.
 UNTRAINED, OWN_TRAINING = "untrained", "own training"
-# What a file of weights says of itself, beside the configuration.
-DESCRIPTION = ("weights", "licence", "citation", "trained_on")
 
 
 class FoundationModule(nn.Module):
@@ -140,7 +132,7 @@ class FoundationModel(BaseModelClass):
 
         Parts that only the changed configuration has, such as a head, start with fresh weights.
         """
-        copied = type(self)(genes=self.genes, **(plain_config(self.config) | config))
+        copied = type(self)(genes=self.genes, **(self.config.as_dict() | config))
         fresh = copied.module.state_dict()
         copied.module.load_state_dict(fresh | {k: v for k, v in self.module.state_dict().items() if k in fresh})
         # They are no longer the weights that the checksum stands for.
@@ -296,24 +288,10 @@ class FoundationModel(BaseModelClass):
     @classmethod
     def _read_folder(cls, folder: Path, adata: AnnData | None, config: dict[str, Any]) -> Self:
         """Load what `save_pretrained` wrote."""
-        try:
-            saved = json.loads((folder / CONFIG_FILE).read_text())
-        except json.JSONDecodeError as error:
-            msg = f"{folder / CONFIG_FILE} is damaged: {error}. Download or save the model again."
-            raise CheckpointError(msg) from error
-        if saved.get("model") != cls.name:
-            msg = (
-                f"{folder} holds a {saved.get('model')!r} model, not {cls.name!r}. "
-                f"Load it with sf.model.load_pretrained({str(folder)!r})."
-            )
-            raise CheckpointError(msg)
-        weights = folder / WEIGHTS_FILE
-        if not weights.exists():
-            msg = f"{weights} is missing: a model folder holds {CONFIG_FILE}, {WEIGHTS_FILE} and {GENES_FILE}."
-            raise FileNotFoundError(msg)
-        model = cls(adata, genes=GeneVocabulary.read(folder / GENES_FILE), **(saved["config"] | config))
-        model.module.load_state_dict(account_for(read_safetensors(weights), model.module, source=str(weights)))
-        model.description_ = {key: saved[key] for key in DESCRIPTION if key in saved} | {"sha256": sha256(weights)}
+        saved = read_folder(folder, cls.name)
+        model = cls(adata, genes=saved.genes, **(saved.config | config))
+        model.module.load_state_dict(account_for(saved.tensors, model.module, source=str(saved.weights)))
+        model.description_ = saved.description
         return model
 
     @classmethod
@@ -358,23 +336,16 @@ class FoundationModel(BaseModelClass):
         >>> model = sf.model.CellPLM(genes=["ENSG00000198851", "ENSG00000111640"])
         >>> model.save_pretrained("my_model")
         """
-        from safetensors.torch import save_file
-
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         given = {"weights": weights, "licence": licence, "trained_on": trained_on}
         description = self.description_ | {key: value for key, value in given.items() if value is not None}
         description.pop("sha256", None)
         if description["weights"] == UNTRAINED and self.is_trained_:
             description["weights"] = folder.name
         parameters = sum(p.numel() for p in self.module.parameters())
-        saved = {"model": self.name} | description | {"parameters": parameters, "config": plain_config(self.config)}
-        (folder / CONFIG_FILE).write_text(json.dumps(saved, indent=2) + "\n")
-        state = self.module.state_dict()
-        stored = {k: t.cpu().to(dtype if t.is_floating_point() else t.dtype) for k, t in state.items()}
-        save_file({k: t.contiguous() for k, t in stored.items()}, folder / WEIGHTS_FILE)
-        self.genes.write(folder / GENES_FILE)
-        (folder / CARD_FILE).write_text(card or self._default_card(description))
+        saved = {"model": self.name} | description | {"parameters": parameters, "config": self.config.as_dict()}
+        card = card or self._default_card(description)
+        write_folder(folder, saved, self.module.state_dict(), self.genes, card, dtype=dtype)
 
     def _default_card(self, description: dict[str, Any]) -> str:
         """Say the least a card must say."""
@@ -388,15 +359,3 @@ def vocabulary_of(genes: GeneVocabulary | Sequence[str] | Mapping[str, Any]) -> 
     if isinstance(genes, GeneVocabulary):
         return genes
     return GeneVocabulary(**genes) if isinstance(genes, Mapping) else GeneVocabulary(genes)
-
-
-def plain_config(config: Any) -> dict[str, Any]:
-    """Values of a config dataclass as they stand in JSON."""
-    fields: dict[str, Field[Any]] = config.__dataclass_fields__
-    return {name: getattr(config, name) for name in fields}
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

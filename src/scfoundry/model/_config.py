@@ -33,3 +33,7 @@ class PlainConfig:
             msg = f"{cls._of} has no config value {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}."
             raise ValueError(msg)
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in JSON."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["CheckpointError", "account_for", "read_safetensors", "read_torch_file"]
+__all__ = ["CheckpointError", "account_for", "read_safetensors", "read_torch_file", "sha256"]
 
 N_SHOWN = 5
 
@@ -105,3 +106,9 @@ def account_for(
         msg = f"{source} does not fit {type(module).__name__}: {listed}. Is it the checkpoint of another model?"
         raise CheckpointError(msg)
     return {name: found[name].to(tensor.dtype) for name, tensor in expected.items()}
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,7 @@ import pandas as pd
 
 from scfoundry._settings import logger
 from scfoundry.data.matrix.loaders import row_blocks
+from scfoundry.stats.strata import stratum_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,9 +78,8 @@ def holdout_genes(
         n_expressing += np.bincount(block.indices[block.data != 0], minlength=adata.n_vars)
     zero_rate = 1 - n_expressing / adata.n_obs
     names = [f"({low:g}, {high:g}]" for low, high in pairwise(edges)]
-    genes = pd.DataFrame(
-        {"stratum": pd.cut(zero_rate, edges, labels=names), "zero_rate": zero_rate}, index=adata.var_names
-    )
+    stratum = pd.Categorical.from_codes(stratum_of(zero_rate, edges), names, ordered=True)
+    genes = pd.DataFrame({"stratum": stratum, "zero_rate": zero_rate}, index=adata.var_names)
     if genes["stratum"].isna().all():
         msg = (
             f"None of the {adata.n_vars} genes has a zero rate above {edges[0]:g} and up to {edges[-1]:g}; rates run "

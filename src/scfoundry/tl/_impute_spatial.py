@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scfoundry._keys import Keys
-from scfoundry._said_once import said_once
 from scfoundry._settings import logger
 from scfoundry.data.matrix.state import MatrixState
 from scfoundry.data.modality import modality_of, to_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from anndata import AnnData
     from mudata import MuData
@@ -31,7 +30,6 @@ SCALES: dict[str, str] = {
 }
 
 
-@said_once()
 def impute_spatial(
     adata_sp: AnnData | MuData,
     adata_sc: AnnData | MuData,
@@ -43,7 +41,7 @@ def impute_spatial(
     reference_context_key: str | None = None,
     layer: str | None = None,
     reference_layer: str | None = None,
-    evidence: Sequence[str] = ("library", "composition", "gene_vectors", "decoder"),
+    evidence: Sequence[str] | None = None,
     fine_tune: bool = False,
     max_epochs: int | None = None,
     genes_per_block: int | None = None,
@@ -55,28 +53,12 @@ def impute_spatial(
     batch_size: int | None = None,
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    r"""Impute genes that spots were not measured for, from single cells of the same kind of tissue.
+    """Impute genes that spots were not measured for, from single cells of the same kind of tissue.
 
-    The expected count of gene t in spot i is a product of four kinds of evidence,
-
-    .. math::
-
-        \mu_{it} \propto L_i^{b_0} \, c_{it}^{b_1} \, \exp(b_2\, e_t^\top d_i) \, \rho_{it}^{b_3} ,
-
-    all but the first relative to their mean over spots:
-
-    - the library size :math:`L_i` of the spot;
-    - its composition: the states of the reference, found in the latent of the model, are mixed so that the counts of
-      the shared genes become most likely, neighbouring spots helping; their profiles, with the pretrained decoder as
-      prior, give :math:`c_{it}`;
-    - the gene vectors of the model: pre-training placed genes that vary together side by side, so that the direction
-      :math:`d_i` in which the panel of a spot deviates tells of genes it lacks (kriging over genes);
-    - the decoder's expectation :math:`\rho_{it}` for the spot's own latent, which is what CellPLM reports as published
-      :cite:p:`wen2024cellplm`.
-
-    How much each is worth is asked of genes hidden on purpose: up to 100 genes of the panel, from all strata of
-    sparsity, are imputed first, and the exponents :math:`b` maximise the likelihood of where their counts lie. The same
-    genes say how far to trust every imputed one.
+    The expected count of a gene in a spot is a product of up to four kinds of evidence: the library size of the spot,
+    the cell states that it is composed of, the model's vectors of genes that vary together, and the model's decoder.
+    Up to 100 genes of the panel are hidden and imputed first; how well that goes decides how much each kind is worth,
+    and how far to trust every imputed gene. The guide :doc:`/guide/impute` has the equations.
 
     Parameters
     ----------
@@ -89,7 +71,7 @@ def impute_spatial(
         Names of the genes to impute, or one name; all that reference and model know and the spots lack if `None`.
     model
         A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
-        model, which stays as it is.
+        model, which stays as it is. Any model that embeds cells will do; see ``evidence``.
     spatial_key
         Key of ``adata_sp.obsm`` with coordinates; `None` for cells without any, each of which then stands for itself.
     context_key
@@ -99,10 +81,12 @@ def impute_spatial(
     layer, reference_layer
         Layers with the counts, ``X`` if `None`.
     evidence
-        Which of the four kinds to use.
+        Which kinds to use: ``"library"``, ``"composition"``, ``"gene_vectors"``, ``"decoder"``. All that the model has
+        if `None`: the first two need nothing but an embedding.
     fine_tune
-        Train a copy of the model on spots and cells first, each with its own measured genes, as published. It improves
-        the decoder, which then rarely adds to the other evidence: see Notes.
+        Train a copy of the model on spots and cells first, each with its own measured genes, as published for
+        CellPLM :cite:p:`wen2024cellplm`. It improves the decoder, which then rarely adds to the other evidence: see
+        Notes.
     max_epochs
         Most passes of that training; as many as make about 300 steps if `None`. Refused without ``fine_tune``.
     genes_per_block
@@ -134,7 +118,8 @@ def impute_spatial(
         counts) and ``partial_pearson`` (beyond library size); NaN where the panel is too small to hide genes, too high
         for genes with very few counts (on a pancreas tumour the sparsest quarter was expected to reach 0.31 and reached
         0.23). ``"hidden_genes"``: the genes hidden to learn this, with what they reached. ``"weights"``: the exponents.
-        ``"params"``: the arguments and the scale. ``"provenance"``: weights with their checksum, licence, citation,
+        ``"params"``: the arguments, the scale, the ``"evidence"`` used, and ``"evidence_unavailable"``: the kinds that
+        the model does not have, if there are any. ``"provenance"``: weights with their checksum, licence, citation,
         versions, and how the genes of both sides were matched.
 
     Raises
@@ -143,7 +128,8 @@ def impute_spatial(
         If the values of either side are scaled, negative, NaN or neither counts nor log1p-normalised; if the two share
         no gene or are of different species; if a gene is unknown, not in the reference, measured already or named
         twice; if coordinates are missing, text or of the wrong shape; if a key does not exist, or an argument is out of
-        range or has no effect. Nothing has been computed then, and nothing written.
+        range or has no effect; if the model lacks a kind of evidence that was asked for, or has no published
+        fine-tuning. Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
@@ -163,61 +149,75 @@ def impute_spatial(
     >>> spots.uns["imputed"]["confidence"]  # doctest: +SKIP
     >>> sf.pl.imputed(spots, "CD3E")  # doctest: +SKIP
     """
-    from scfoundry.model._base import FoundationModel
-    from scfoundry.model._load import load_pretrained
-    from scfoundry.model._offers import imputes
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.model._capabilities import FineTunesImputation, require
+    from scfoundry.tasks.imputation.evidence import choose_evidence
+    from scfoundry.tasks.imputation.genes import genes_to_impute
+    from scfoundry.tasks.imputation.impute import ImputationOptions, impute
+    from scfoundry.tl._opening import at_least_one, open_model, record, seed_of
 
-    for name, value in (("max_epochs", max_epochs), ("genes_per_block", genes_per_block), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            msg = f"{name} must be at least 1; got {value}. To leave the choice to the model: {name}=None."
-            raise ValueError(msg)
+    at_least_one(max_epochs=max_epochs, genes_per_block=genes_per_block, batch_size=batch_size)
     if max_epochs is not None and not fine_tune:
         msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
         raise ValueError(msg)
-    result, spots = to_write(adata_sp, modality, copy=copy, caller=CALLER)
-    loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
-    imputed = imputes(loaded, caller=CALLER).impute(
-        spots,
-        modality_of(adata_sc, modality),
-        genes,
-        context_key=context_key,
-        spatial_key=spatial_key,
-        reference_context_key=reference_context_key,
+    result, target = to_write(adata_sp, modality, copy=copy, caller=CALLER)
+    compute = Compute.resolve(device, precision, batch_size)
+    loaded = open_model(model, caller=CALLER)
+    used, lacking = choose_evidence(loaded, evidence, caller=CALLER)
+    if fine_tune:
+        require(loaded, FineTunesImputation, caller=CALLER)
+    spots = Cells.of(
+        target,
+        loaded.genes,
         layer=layer,
-        reference_layer=reference_layer,
-        evidence=evidence,
-        fine_tune=fine_tune,
-        max_epochs=max_epochs,
-        genes_per_block=genes_per_block,
-        seed=int(np.random.default_rng(rng).integers(2**31)),
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
+        batch_key=context_key,
+        spatial_key=spatial_key,
+        caller=CALLER,
+        name="adata_sp",
+        batch_argument="context_key",
     )
+    reference = Cells.of(
+        modality_of(adata_sc, modality),
+        loaded.genes,
+        layer=reference_layer,
+        batch_key=reference_context_key,
+        caller=f"{CALLER} (reference)",
+        name="adata_sc",
+        batch_argument="reference_context_key",
+    )
+    load = f"model = sf.model.load_pretrained({str(model)!r}); " if isinstance(model, str | Path) else ""
+    wanted = genes_to_impute(spots, reference, genes, vocabulary=loaded.genes, caller=CALLER, load=load)
+    options = ImputationOptions(
+        used, fine_tune, max_epochs, genes_per_block, seed=int(np.random.default_rng(rng).integers(2**31))
+    )
+
+    imputed = impute(loaded, spots, reference, wanted, options=options, compute=compute)
+
     params = {
-        "scale": SCALES[str(imputed.values["values"])],
+        "scale": SCALES[spots.provenance["values"]],
         "spatial_key": spatial_key,
         "context_key": context_key,
         "reference_context_key": reference_context_key,
         "layer": layer,
         "reference_layer": reference_layer,
-        "evidence": list(evidence),
+        "evidence": list(used),
+        "evidence_unavailable": list(lacking) or None,
         "fine_tune": fine_tune,
         "max_epochs": max_epochs,
-        "rng": rng if isinstance(rng, int | np.integer) else None,
+        "rng": seed_of(rng),
         "precision": precision,
     }
-    spots.obsm[key_added] = imputed.counts
-    spots.uns[key_added] = {
-        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
+    of_reference = {f"reference_{name}": value for name, value in reference.provenance.items()}
+    target.obsm[key_added] = imputed.counts.set_axis(target.obs_names)
+    target.uns[key_added] = record(loaded, spots, params, **of_reference) | {
         Keys.CONFIDENCE: imputed.confidence,
         Keys.HIDDEN: imputed.hidden,
         Keys.WEIGHTS: imputed.weights,
-        Keys.PROVENANCE: loaded.provenance | imputed.values,
     }
     expected = imputed.confidence.mean()
     logger.info(
-        f"{loaded.provenance['weights']}: imputed {imputed.counts.shape[1]:,} genes of {spots.n_obs:,} spots; "
+        f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes of {spots.n_obs:,} spots; "
         + (
             f"expected correlation {expected['pearson']:.2f}, beyond library size {expected['partial_pearson']:.2f} "
             "(means over genes)."

@@ -9,7 +9,7 @@ import threading
 from abc import abstractmethod
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -48,15 +48,17 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 VALIDATION_SEED = 1 << 32
 
+Module_co = TypeVar("Module_co", bound="nn.Module", covariant=True)
 
-class Trainable(Protocol):
+
+class Trainable(Protocol[Module_co]):
     """A model in the manner of scvi-tools, as far as its runner changes one."""
 
     history_: dict[str, pd.DataFrame] | None
     is_trained_: bool
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> Module_co:
         """What is trained."""
 
     def to_device(self, device: Any) -> None:

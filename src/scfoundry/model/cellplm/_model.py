@@ -15,18 +15,19 @@ from scfoundry._settings import logger, settings
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.matrix.contexts import contexts, coordinates
 from scfoundry.data.matrix.reader import CountsReader
-from scfoundry.model._base import FoundationModel, sha256
-from scfoundry.model._capabilities import PredictsRates
+from scfoundry.model._base import FoundationModel
+from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
 from scfoundry.model.cellplm._cell_attention import ShowsAttention
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
+from scfoundry.model.cellplm._fine_tune_imputation import fine_tune_on_both
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
 from scfoundry.model.cellplm._streaming import stream_embeddings
 from scfoundry.model.cellplm._tissues import ContextBatch, Tissues
+from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.counts import SparseCounts
 from scfoundry.tasks.denoising.denoiser import RecoversCounts
-from scfoundry.tasks.imputation.impute import ImputesGenes
 from scfoundry.tasks.perturbation.responses_model import LearnsPerturbations
 from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, Schedule, fit
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
+    from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from torch import Tensor
 
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["CellPLM"]
 
 
-class CellPLM(ImputesGenes, ShowsAttention, RecoversCounts, LearnsPerturbations, FoundationModel):
+class CellPLM(ShowsAttention, RecoversCounts, LearnsPerturbations, FoundationModel):
     r"""Cells are tokens, a tissue is a sentence :cite:p:`wen2024cellplm`.
 
     A cell enters as the sum of its genes' vectors weighted by log expression. A transformer whose attention is linear
@@ -199,7 +201,7 @@ class CellPLM(ImputesGenes, ShowsAttention, RecoversCounts, LearnsPerturbations,
 
     def lacks(self, capability: type) -> str | None:
         """Why these weights cannot do what others can."""
-        if capability is PredictsRates and self.config.likelihood != "nb":
+        if capability in (PredictsRates, FineTunesImputation) and self.config.likelihood != "nb":
             return (
                 f"The decoder of {self.provenance['weights']!r} was trained on log expression "
                 f'(likelihood="{self.config.likelihood}") and has no expected counts.'
@@ -352,6 +354,28 @@ class CellPLM(ImputesGenes, ShowsAttention, RecoversCounts, LearnsPerturbations,
             return pretraining_loss(self.module, sample.to(self.module.device), step)
 
         return loss
+
+    def fine_tune_imputation(
+        self,
+        spots: Cells,
+        reference: Cells,
+        *,
+        panel: NDArray[np.int64],
+        hidden: NDArray[np.int64],
+        max_epochs: int | None,
+        seed: int,
+        compute: Compute,
+    ) -> Self:
+        """Copy that learned from spots and cells together, each with its own measured genes, as published.
+
+        Arguments are those of `FineTunesImputation`; about 300 steps if ``max_epochs`` is `None`.
+        """
+        model = self.copy()
+        model.module.to(compute.device)
+        fine_tune_on_both(
+            model, spots, reference, panel=panel, hidden=hidden, max_epochs=max_epochs, seed=seed, compute=compute
+        )
+        return model
 
     # ---- official files ----------------------------------------------------------------------------------------
 

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from scfoundry.model.cellplm._tissues import TissueSample
     from scfoundry.nn.counts import SparseCounts
 
-__all__ = ["draw_mask", "keep_cells", "mask_rates", "pretraining_loss", "reconstruction_loss", "regression_loss"]
+__all__ = [
+    "draw_mask",
+    "imputation_loss",
+    "keep_cells",
+    "mask_rates",
+    "pretraining_loss",
+    "reconstruction_loss",
+    "regression_loss",
+]
 
 BETA_CONCENTRATION = 5.0
 MAX_MASKED = 0.9
@@ -125,3 +133,40 @@ def pretraining_loss(module: CellPLMModule, sample: TissueSample, step: int) -> 
         reconstruction = regression_loss(expression, mean, mask, sample.genes)
     latent_loss = module.latent.loss(latent, step)
     return {"loss": reconstruction + latent_loss, "reconstruction": reconstruction, "latent": latent_loss}
+
+
+def imputation_loss(
+    module: CellPLMModule,
+    sample: TissueSample,
+    genes: Tensor,
+    *,
+    shown: Tensor,
+    step: int,
+    config: CellPLMConfig,
+) -> Tensor:
+    """Loss of some genes of a sample, the mean scaled to what was counted of them; masked entries only in training.
+
+    Parameters
+    ----------
+    module
+        The model.
+    sample
+        Cells of one context.
+    genes
+        Vocabulary positions of genes to predict, (g,).
+    shown
+        Those that the encoder is shown, the panel of the spots, for cells of the reference, too.
+    step
+        Training step, which sets the weight of the KL term.
+    config
+        Shares of masked cells and genes.
+    """
+    seen = sample.restricted(shown).to(module.device)
+    expression = seen.counts.log_normalised(config.library_size)
+    if module.training:
+        expression = expression.without(draw_mask(expression.n_cells, expression.n_genes, config).to(module.device))
+    latent = module.latent.sample(module.encode(expression, seen.coordinates))
+    genes = genes.to(module.device)
+    mean, dispersion = module.decoder(latent.z, genes=genes)
+    loss, _ = negative_binomial_loss(sample.counts.to(module.device), mean, dispersion, genes=genes)
+    return loss.mean() + module.latent.loss(latent, step)

@@ -14,7 +14,7 @@ from scvi.data import fields
 from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.data.tokens.medians import nonzero_medians
-from scfoundry.model._base import FoundationModel, sha256
+from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import TextScores
 from scfoundry.model.langcell._checkpoint import from_released, read_release
 from scfoundry.model.langcell._classifier import class_probabilities
@@ -25,6 +25,7 @@ from scfoundry.model.langcell._module import LangCellModule
 from scfoundry.model.langcell._tokenizer import Tokenizer, learn_vocabulary
 from scfoundry.model.langcell._train import Teachable
 from scfoundry.model.langcell._training_data import require_texts
+from scfoundry.nn.checkpoint import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ A spot holds several cells, and their counts add up; so do the profiles, which n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,19 +16,20 @@ from sklearn.cluster import MiniBatchKMeans
 from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
+from scfoundry.model._capabilities import PredictsRates, can
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
-    from scfoundry.data.matrix.reader import CountsReader
-    from scfoundry.model.cellplm._module import CellPLMModule
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.model._capabilities import Embeds
 
 __all__ = ["CELLS_PER_BLOCK", "States", "compositions", "find_states"]
 
 CELLS_PER_BLOCK = 256
 MIN_STATES, MAX_STATES = 8, 200
-# Counts at which the cells of a state and the decoder say equally much about its profile.
+# Counts at which the cells of a state and the prior weigh the same in its profile.
 PRIOR_COUNTS = 2000
 # Neighbouring spots weigh as much as this many counts of a spot's own.
 NEIGHBOR_COUNTS = 100
@@ -57,60 +58,63 @@ class States:
         return self.profiles[:, np.searchsorted(self.genes, genes)] / np.maximum(total, TINY)
 
 
-@torch.no_grad()
-def find_states(
-    module: CellPLMModule, reader: CountsReader, latent: NDArray[np.float32], by_name: NDArray[np.int64], *, seed: int
-) -> States:
+def find_states(model: Embeds, reference: Cells, *, seed: int, compute: Compute) -> States:
     r"""Divide reference cells into states by their latent, and estimate the profile of each.
 
     There are :math:`\sqrt{m}` states for m cells, between 8 and 200. The profile is the posterior mean of Poisson
-    counts whose prior is what the decoder expects of the state's mean latent, brought to the level of every gene in the
-    reference: rare states and genes lean on the decoder, common ones on their own cells.
+    counts. Its prior is what the decoder expects of the state's mean latent, brought to the level of every gene in the
+    reference, or the mean profile of the reference if the model has no decoder: rare states and genes lean on the
+    prior, common ones on their own cells.
 
     Parameters
     ----------
-    module
+    model
         The model.
-    reader
-        Counts of the reference.
-    latent
-        Embedding of its cells, (m, Z).
-    by_name
-        Order of the cells by name, so that the order in which they lie plays no part.
+    reference
+        Its m cells; the order in which they lie plays no part.
     seed
         Of the division.
+    compute
+        Where and how precisely.
     """
-    genes = reader.alignment.measured.astype(np.int64)
+    genes = reference.measured
+    latent = model.embed(reference, compute)
     n_states = min(max(MIN_STATES, round(np.sqrt(len(latent)))), MAX_STATES, len(latent))
-    division = MiniBatchKMeans(n_states, batch_size=4096, n_init=3, random_state=seed).fit(latent[by_name])
+    division = MiniBatchKMeans(n_states, batch_size=4096, n_init=3, random_state=seed).fit(latent[reference.by_name])
     state = division.predict(latent)
     counts = np.zeros((n_states, len(genes)))
-    for start in range(0, reader.n_obs, CELLS_PER_BLOCK):
-        rows = np.arange(start, min(start + CELLS_PER_BLOCK, reader.n_obs))
+    for start in range(0, reference.n_obs, CELLS_PER_BLOCK):
+        rows = np.arange(start, min(start + CELLS_PER_BLOCK, reference.n_obs))
         member = sparse.csr_matrix(
             (np.ones(len(rows)), (state[rows], np.arange(len(rows)))), shape=(n_states, len(rows))
         )
-        counts += (member @ reader.read(rows)[:, genes]).toarray()
+        counts += (member @ reference.read(rows)[:, genes]).toarray()
     occupied = counts.sum(1) > 0
-    counts = counts[occupied]
-    centres = torch.from_numpy(division.cluster_centers_[occupied].astype(np.float32)).to(module.device)
+    counts, centres = counts[occupied], division.cluster_centers_[occupied].astype(np.float32)
     totals = counts.sum(1, keepdims=True)
-    expected = decoded_shares(module, centres, torch.from_numpy(genes).to(module.device)).cpu().numpy()
-    weights = totals[:, 0] / totals.sum()
     level = counts.sum(0) / totals.sum()  # share of every gene in the reference
-    expected = expected * (level / np.maximum(weights @ expected, TINY))
+    expected = level
+    if can(model, PredictsRates):
+        expected = decoded_shares(model, centres, genes, compute)
+        weights = totals[:, 0] / totals.sum()
+        expected = expected * (level / np.maximum(weights @ expected, TINY))
     profiles = (counts + PRIOR_COUNTS * expected) / (totals + PRIOR_COUNTS)
     return States((profiles / profiles.sum(1, keepdims=True)).astype(np.float32), genes)
 
 
-def decoded_shares(module: CellPLMModule, latent: Tensor, genes: Tensor) -> Tensor:
+@torch.no_grad()
+def decoded_shares(
+    model: Any, latent: NDArray[np.float32], genes: NDArray[np.int64], compute: Compute
+) -> NDArray[np.float32]:
     """What share of a cell's counts the decoder expects of every gene, (n, g)."""
-    mean, _ = module.decoder(latent, genes=genes)
-    return mean / mean.sum(1, keepdim=True).clamp(min=TINY)
+    rates = model.expected_rates(
+        torch.from_numpy(latent).to(compute.device), torch.from_numpy(genes).to(compute.device)
+    )
+    return (rates / rates.sum(1, keepdim=True).clamp(min=TINY)).cpu().numpy()
 
 
 def compositions(
-    reader: CountsReader,
+    spots: Cells,
     states: States,
     panel: NDArray[np.int64],
     neighbors: sparse.csr_matrix | None,
@@ -123,8 +127,8 @@ def compositions(
 
     Parameters
     ----------
-    reader
-        Counts of n spots.
+    spots
+        The n spots.
     states
         Of the reference.
     panel
@@ -137,15 +141,15 @@ def compositions(
     float32, (n, K), rows sum to 1; equal shares for a spot without counts.
     """
     profiles = np.ascontiguousarray(states.of(panel, panel).T)  # (g, K)
-    shares = np.full((reader.n_obs, profiles.shape[1]), 1 / profiles.shape[1], dtype=np.float32)
+    shares = np.full((spots.n_obs, profiles.shape[1]), 1 / profiles.shape[1], dtype=np.float32)
     rounds = [FIRST_STEPS] if neighbors is None else [FIRST_STEPS, *[LATER_STEPS] * ROUNDS]
-    bar = tqdm(desc="composition", total=reader.n_obs * len(rounds), unit="spot", disable=not settings.show_progress)
+    bar = tqdm(desc="composition", total=spots.n_obs * len(rounds), unit="spot", disable=not settings.show_progress)
     with bar:
         for i, n_steps in enumerate(rounds):
             pull = NEIGHBOR_COUNTS * (neighbors @ shares) if neighbors is not None and i else None
-            for start in range(0, reader.n_obs, CELLS_PER_BLOCK):
-                rows = np.arange(start, min(start + CELLS_PER_BLOCK, reader.n_obs))
-                counts = reader.read(rows)[:, panel]
+            for start in range(0, spots.n_obs, CELLS_PER_BLOCK):
+                rows = np.arange(start, min(start + CELLS_PER_BLOCK, spots.n_obs))
+                counts = spots.read(rows)[:, panel]
                 own = None if pull is None else pull[rows]
                 shares[rows] = _maximised(counts, profiles, shares[rows], own, n_steps)
                 bar.update(len(rows))

@@ -1,148 +1,168 @@
-"""How much each kind of evidence is worth, and how far to trust what follows: asked of genes hidden on purpose."""
+"""What library, composition, gene vectors and decoder say of genes that a panel lacks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import minimize
-from sklearn.isotonic import isotonic_regression
+import torch
 
-from scfoundry.stats.similarity import partial_pearson, pearson
+from scfoundry.data.matrix.spatial_neighbors import neighbor_average
+from scfoundry.model._capabilities import HasGeneVectors, PredictsRates, can
+from scfoundry.tasks.imputation.composition import CELLS_PER_BLOCK, States, compositions
+from scfoundry.tasks.imputation.gene_kriging import gene_directions, unit_vectors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-__all__ = ["Confidence", "RisingLine", "fit_weights", "rates"]
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.model._capabilities import Embeds
 
-# A gene with fewer counts says nothing about where they lie.
-MIN_COUNTS = 10
-MIN_GENES = 5
+__all__ = ["EVIDENCE", "Evidence", "choose_evidence"]
+
+EVIDENCE = ("library", "composition", "gene_vectors", "decoder")
+CAPABILITIES = {"gene_vectors": HasGeneVectors, "decoder": PredictsRates}
+TINY = 1e-9
 
 
-def fit_weights(
-    counts: NDArray[np.float32],
-    evidence: NDArray[np.float32],
-    default: NDArray[np.float64],
-    used: NDArray[np.bool_],
-) -> NDArray:
-    r"""Exponents of a product of evidence, by the likelihood of where the counts of hidden genes lie.
-
-    Given the total of a gene, its counts over n spots are multinomial with shares
-    :math:`p_{ij} \propto \exp \sum_e b_e f_{eij}`: a Poisson regression with one intercept per gene, the coefficients
-    shared by all genes and not negative. The likelihood is concave in them.
+def choose_evidence(
+    model: Embeds, wanted: Sequence[str] | None, *, caller: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Kinds of evidence to use, and those that the model does not have.
 
     Parameters
     ----------
-    counts
-        Measured counts of hidden genes, (n, g).
-    evidence
-        Log evidence f for them, (E, n, g).
-    default
-        Coefficients where too few genes have counts enough to tell, (E,).
+    model
+        Says what it can do.
+    wanted
+        Kinds that the user asked for; all that the model has if `None`.
+    caller
+        The user's function, for messages.
+
+    Raises
+    ------
+    ValueError
+        If a kind is unknown, or asked for where the model does not have it.
+    """
+    lacking = tuple(kind for kind, capability in CAPABILITIES.items() if not can(model, capability))
+    available = tuple(kind for kind in EVIDENCE if kind not in lacking)
+    if wanted is None:
+        return available, lacking
+    if isinstance(wanted, str):
+        msg = f"{caller}: evidence is a list of kinds; got the text {wanted!r}. Pass evidence=[{wanted!r}]."
+        raise ValueError(msg)
+    if not len(wanted) or not set(wanted) <= set(EVIDENCE):
+        msg = f"{caller}: evidence must be some of {', '.join(map(repr, EVIDENCE))}; got {tuple(wanted)}."
+        raise ValueError(msg)
+    if missing := [kind for kind in lacking if kind in wanted]:
+        msg = (
+            f"{caller}: evidence {', '.join(map(repr, missing))} was asked for, but the weights "
+            f"{model.provenance['weights']!r} of {type(model).__name__} do not have it. "
+            f"All that they have: evidence={list(available)}."
+        )
+        raise ValueError(msg)
+    return tuple(kind for kind in EVIDENCE if kind in wanted), lacking
+
+
+class Evidence:
+    """Evidence for every gene in every spot, once what it rests on has been found.
+
+    Parameters
+    ----------
+    model
+        The model, with what the kinds of evidence need.
+    spots
+        Spatial data.
+    states
+        Cell states of the reference.
+    panel
+        Vocabulary positions of genes that may be looked at in the spots.
     used
-        Which kinds of evidence may have another coefficient than 0, (E,).
-
-    Returns
-    -------
-    Coefficients b, (E,).
-    """
-    told = counts.sum(0) >= MIN_COUNTS
-    default = np.where(used, default, 0.0)
-    if told.sum() < MIN_GENES:
-        return default
-    counts, evidence = counts[:, told].astype(np.float64), evidence[:, :, told].astype(np.float64)
-    totals = counts.sum(0)
-    observed = np.einsum("ng,eng->e", counts, evidence)
-
-    def loss(weights: NDArray) -> tuple[float, NDArray]:
-        score = np.tensordot(weights, evidence, 1)
-        score -= score.max(0)
-        normaliser = np.log(np.exp(score).sum(0))
-        expected = np.einsum("ng,eng->e", np.exp(score - normaliser) * totals, evidence)
-        value = (counts * (normaliser - score)).sum()
-        return value / totals.sum(), (expected - observed) / totals.sum()
-
-    return minimize(loss, default, jac=True, method="L-BFGS-B", bounds=[(0, None if may else 0) for may in used]).x
-
-
-def rates(evidence: NDArray[np.float32], weights: NDArray, levels: NDArray, *, empty: NDArray) -> NDArray[np.float32]:
-    """Expected counts from evidence, (n, g), a mean of ``levels`` (g,) per spot; 0 for ``empty`` spots (n,)."""
-    score = np.tensordot(weights.astype(np.float32), evidence, 1)
-    score[empty] = -np.inf
-    score -= score.max(0)
-    rate = np.exp(score)
-    return (rate * (levels / np.maximum(rate.mean(0), 1e-12))).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class RisingLine:
-    """Centred isotonic regression: straight lines between the middles of the steps that isotonic regression finds.
-
-    Its steps give many genes one value; on a line, genes differ as their predictors do. Before the first and after the
-    last middle the line is level, so that it stays within the fitted range.
-
-    Attributes
-    ----------
-    middles, levels
-        x and y of the steps, rising.
+        Which of `EVIDENCE` are wanted, (E,).
+    compute
+        Where and how precisely.
     """
 
-    middles: NDArray[np.float64]
-    levels: NDArray[np.float64]
+    model: Any
 
-    @classmethod
-    def fit(cls, x: NDArray[np.float64], y: NDArray[np.float64]) -> Self:
-        """Fit a line from 0 to 1 that never falls."""
-        # Of equal x the higher y come first, so that they fall into one step.
-        order = np.lexsort((-y, x))
-        levels, step = np.unique(isotonic_regression(y[order], y_min=0, y_max=1), return_inverse=True)
-        return cls(np.bincount(step, x[order]) / np.bincount(step), levels)
+    def __init__(
+        self,
+        model: Embeds,
+        spots: Cells,
+        states: States,
+        panel: NDArray[np.int64],
+        used: NDArray[np.bool_],
+        compute: Compute,
+    ) -> None:
+        self.model, self.states, self.used, self.compute = model, states, used, compute
+        self.shared = np.intersect1d(panel, states.genes)
+        self.library = library_of(spots, panel)
+        self.shared_library = library_of(spots, self.shared)
+        neighbors = neighbor_average(spots.contexts, spots.coordinates, spots.n_obs) if spots.coordinates else None
+        self.shares = compositions(spots, states, self.shared, neighbors)
+        if self.uses("gene_vectors"):
+            self.vectors = unit_vectors(self.model.gene_vectors())
+            self.directions = gene_directions(spots, self.vectors, panel, neighbors)
+        if self.uses("decoder"):
+            self.latent = self.model.embed(spots.only(panel), compute)
+            self.decoded_panel = self._decoded(self.shared, slice(None), total=True)
 
-    def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Height of the line."""
-        return np.interp(x, self.middles, self.levels)
+    def uses(self, kind: str) -> bool:
+        """Whether a kind of evidence is wanted."""
+        return bool(self.used[EVIDENCE.index(kind)])
+
+    def of(
+        self, genes: NDArray[np.int64], spots: NDArray[np.int64] | slice = slice(None)
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Log evidence of some spots, and the mean count of every gene that their composition lets expect.
+
+        Parameters
+        ----------
+        genes
+            Vocabulary positions of g genes.
+        spots
+            Rows of n spots, over which all kinds but the library are centred.
+
+        Returns
+        -------
+        (E, n, g), 0 for kinds that are not used, and (g,).
+        """
+        mixed = self.shares[spots] @ self.states.of(genes, self.shared)  # (n, K) @ (K, g)
+        levels = (mixed * self.shared_library[spots, None]).mean(0)
+        found = np.zeros((len(EVIDENCE), *mixed.shape), dtype=np.float32)
+        if self.uses("library"):
+            found[0] = np.log(np.maximum(self.library[spots], 1))[:, None]
+        if self.uses("composition"):
+            found[1] = centred(np.log(np.maximum(mixed, TINY)))
+        if self.uses("gene_vectors"):
+            found[2] = centred(self.directions[spots] @ self.vectors[genes].T)
+        if self.uses("decoder"):
+            per_count = self._decoded(genes, spots) / self.decoded_panel[spots]
+            found[3] = centred(np.log(np.maximum(per_count, TINY)))
+        return found, levels
+
+    @torch.no_grad()
+    def _decoded(
+        self, genes: NDArray[np.int64], spots: NDArray[np.int64] | slice, *, total: bool = False
+    ) -> NDArray[np.float32]:
+        """Unscaled rates of genes by the decoder, (n, g), or their total, (n, 1)."""
+        device = self.compute.device
+        positions = torch.from_numpy(genes).to(device)
+        parts = []
+        for latent in torch.from_numpy(self.latent[spots]).split(CELLS_PER_BLOCK):
+            rates = self.model.expected_rates(latent.to(device), positions)
+            parts.append((rates.sum(1, keepdim=True) if total else rates).cpu().numpy())
+        return np.concatenate(parts)
 
 
-@dataclass(frozen=True)
-class Confidence:
-    r"""What correlation with the truth to expect of a gene.
-
-    If the rates of a gene are right and its counts are Poisson, their correlation is
-    :math:`\sqrt{v / (v + m)}`, with mean m and variance v of the rates over spots. What hidden genes reached in truth,
-    given this, is fitted by isotonic regression; nothing below 0 is expected of a gene. Of genes with very few counts
-    too much is expected: those with fewer than 10 cannot be among the hidden ones.
-
-    Attributes
-    ----------
-    pearson, partial
-        The fits, for Pearson correlation and for that beyond library size; `None` if too few genes could be hidden.
-    """
-
-    pearson: RisingLine | None
-    partial: RisingLine | None
-
-    @classmethod
-    def fit(cls, counts: NDArray[np.float32], rate: NDArray[np.float32], library: NDArray) -> Confidence:
-        """Learn from hidden genes: counts and rates (n, g), library sizes (n,)."""
-        told = np.flatnonzero(counts.sum(0) >= MIN_COUNTS)
-        if len(told) < MIN_GENES:
-            return cls(None, None)
-        truth, guess = (np.log1p(x[:, told].astype(np.float64)) for x in (counts, rate))
-        ideal = ideal_correlation(rate[:, told])
-        reached = pearson(truth, guess), partial_pearson(truth, guess, library)
-        return cls(*(RisingLine.fit(ideal, np.nan_to_num(values)) for values in reached))
-
-    def __call__(self, rate: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
-        """Expected Pearson and partial Pearson correlation of every gene, (g,) each; NaN if nothing was learned."""
-        ideal = ideal_correlation(rate)
-        unknown = np.full(len(ideal), np.nan)
-        told = (unknown if fit is None else fit(ideal) for fit in (self.pearson, self.partial))
-        return tuple(told)  # type: ignore[return-value]
+def library_of(cells: Cells, genes: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Counts of some genes in every cell, (n,)."""
+    return np.concatenate([np.ravel(block[:, genes].sum(1)) for block in cells.blocks(CELLS_PER_BLOCK)])
 
 
-def ideal_correlation(rate: NDArray[np.float32]) -> NDArray:
-    """Correlation of Poisson counts with their rates, (n, g) to (g,)."""
-    variance, mean = rate.var(0, dtype=np.float64), rate.mean(0, dtype=np.float64)
-    return np.sqrt(variance / np.maximum(variance + mean, 1e-12))
+def centred(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Relative to the mean over spots, (n, g)."""
+    return values - values.mean(0)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from scfoundry.data.matrix.reader import CountsReader
+    from scfoundry.data.matrix.cells import Cells
 
 __all__ = ["gene_directions", "unit_vectors"]
 
@@ -39,7 +39,7 @@ def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def gene_directions(
-    reader: CountsReader,
+    spots: Cells,
     vectors: NDArray[np.float32],
     panel: NDArray[np.int64],
     neighbors: sparse.csr_matrix | None,
@@ -47,13 +47,13 @@ def gene_directions(
     r"""In which direction of gene space every spot deviates from the mean spot.
 
     Residuals are :math:`(x_{ij} - L_i p_j) / \sqrt{L_i p_j + 0.01}`, clipped at 5, with the share :math:`p_j` of a
-    gene in all counts. Directions, not residuals, are averaged with those of
-    neighbouring spots: it is the same, and cheaper.
+    gene in all counts. Directions, not residuals, are averaged with those of neighbouring spots: it is the same, and
+    cheaper.
 
     Parameters
     ----------
-    reader
-        Counts of n spots.
+    spots
+        The n spots.
     vectors
         Unit vectors of all genes, (G, D).
     panel
@@ -66,15 +66,15 @@ def gene_directions(
     float32, (n, D), scaled to a mean squared length of 1. Its product with the vector of a gene says how much more of
     it than in a mean spot is expected.
     """
-    blocks = [np.arange(i, min(i + CELLS_PER_BLOCK, reader.n_obs)) for i in range(0, reader.n_obs, CELLS_PER_BLOCK)]
+    blocks = [np.arange(i, min(i + CELLS_PER_BLOCK, spots.n_obs)) for i in range(0, spots.n_obs, CELLS_PER_BLOCK)]
     of_genes = np.zeros(len(panel))
     for rows in blocks:
-        of_genes += np.asarray(reader.read(rows)[:, panel].sum(0)).ravel()
+        of_genes += np.asarray(spots.read(rows)[:, panel].sum(0)).ravel()
     shares = (of_genes / max(of_genes.sum(), 1)).astype(np.float32)
     measured = vectors[panel]
-    directions = np.empty((reader.n_obs, vectors.shape[1]), dtype=np.float32)
+    directions = np.empty((spots.n_obs, vectors.shape[1]), dtype=np.float32)
     for rows in blocks:
-        counts = reader.read(rows)[:, panel].toarray()
+        counts = spots.read(rows)[:, panel].toarray()
         expected = counts.sum(1, keepdims=True) * shares
         residuals = (counts - expected) / np.sqrt(expected + LEAST_VARIANCE)
         directions[rows] = residuals.clip(-MAX_RESIDUAL, MAX_RESIDUAL) @ measured

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from scfoundry.data.genes.match import match
 from scfoundry.data.genes.names import as_names
 from scfoundry.data.genes.overlap import warn_of_few_shared
+from scfoundry.stats.strata import ZERO_RATES, stratum_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,36 +18,44 @@ if TYPE_CHECKING:
 
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.genes.alignment import GeneAlignment
+    from scfoundry.data.matrix.cells import Cells
     from scfoundry.data.matrix.reader import CountsReader
 
 __all__ = ["genes_to_hide", "genes_to_impute", "names_of"]
 
 # As published for the evaluation: as many genes from each stratum of sparsity.
-ZERO_RATES = (0.0, 0.75, 0.9, 0.95, 1.0)
 HIDDEN_PER_STRATUM = 25
 MOST_HIDDEN = 0.2
+MIN_HIDDEN = 5
 MIN_COUNTS = 10
-CELLS_PER_BLOCK = 4096
 # Names of wrong genes in a message.
 LISTED = 20
 
 
 def genes_to_impute(
-    spots: CountsReader, cells: CountsReader, vocabulary: GeneVocabulary, genes: Sequence[str] | None, *, caller: str
-) -> tuple[list[str], NDArray[np.int64]]:
-    """Names and vocabulary positions of the genes to impute.
+    spots: Cells,
+    reference: Cells,
+    genes: str | Sequence[str] | None,
+    *,
+    vocabulary: GeneVocabulary,
+    caller: str,
+    load: str = "",
+) -> dict[str, int]:
+    """Names of the genes to impute, in the order asked for, and where they stand in the vocabulary.
 
     Parameters
     ----------
-    spots, cells
-        Spatial data and reference.
-    vocabulary
-        Of the model.
+    spots, reference
+        Spatial data and single cells.
     genes
         Names that were asked for, or one name; if `None`, all genes of the reference that the spots lack, named as
-        there.
+        in the reference.
+    vocabulary
+        Of the model.
     caller
         The user's function, for messages.
+    load
+        Line of code that makes ``model``, if the user has not loaded one.
 
     Raises
     ------
@@ -55,58 +63,35 @@ def genes_to_impute(
         If the two data sets are of different species, share no gene, or one has no counts of those; if a gene is
         repeated, unknown to the model, not in the reference, or measured in the spots; or if none is left.
     """
-    here, there = spots.alignment, cells.alignment
-    species = ["mouse" if side.scheme.startswith("mouse") else "human" for side in (here, there)]
-    if species[0] != species[1]:
-        msg = (
-            f"{caller}: the spots are {species[0]} ({here.scheme}) and the reference is {species[1]} ({there.scheme}). "
-            "Use a reference of the same species."
-        )
-        raise ValueError(msg)
-    shared = np.intersect1d(here.measured, there.measured)
-    if not len(shared):
-        msg = (
-            f"{caller}: spots and reference have no gene of the model in common: {here.summary()} in the spots, "
-            f"{there.summary()} in the reference. Compare adata_sp.var_names with adata_sc.var_names."
-        )
-        raise ValueError(msg)
-    smaller = min(len(here.measured), len(there.measured))
-    warn_of_few_shared(len(shared), smaller, names=("adata_sp", "adata_sc"), caller=caller)
-    for side, reader in (("spots have", spots), ("reference has", cells)):
-        blocks = reader.only(shared).blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK)
-        if not any(block.nnz for block in blocks):
-            msg = (
-                f"{caller}: the {side} no count of the {len(shared):,} genes that both measured. Look at what was done "
-                "to the matrix, or pass the layer with the counts: layer=..., reference_layer=...."
-            )
-            raise ValueError(msg)
+    in_spots, in_reference = alignment_of(spots), alignment_of(reference)
+    _check_shared(spots, reference, caller=caller)
     if genes is None:
-        positions = np.setdiff1d(there.measured, here.measured).astype(np.int64)
+        positions = np.setdiff1d(in_reference.measured, in_spots.measured).astype(np.int64)
         if not len(positions):
             msg = f"{caller}: the spots have every gene that reference and model know; there is nothing to impute."
             raise ValueError(msg)
-        return names_of(positions, there), positions
+        return dict(zip(names_of(positions, reference), positions.tolist(), strict=True))
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     if not names:
         msg = f"{caller}: genes is empty. Name the genes to impute, or pass genes=None for all that the spots lack."
         raise ValueError(msg)
-    positions = match(vocabulary, as_names(names)).target.astype(np.int64)
     # A few names do not tell their scheme; those of the reference do.
-    as_there = dict(zip(there.names.tolist(), there.target.tolist(), strict=True))
-    positions = np.array([as_there.get(n, p) for n, p in zip(names, positions.tolist(), strict=True)], dtype=np.int64)
-    told = np.unique(positions[positions >= 0], return_counts=True)
-    found_there = (
-        'model = sf.model.load_pretrained("cellplm"); known = adata_sc.var_names[model.genes.align(adata_sc).kept]; '
+    known = dict(zip(in_reference.names.tolist(), in_reference.target.tolist(), strict=True))
+    matched = match(vocabulary, as_names(names)).target.tolist()
+    positions = np.array([known.get(n, p) for n, p in zip(names, matched, strict=True)], dtype=np.int64)
+    found, times = np.unique(positions[positions >= 0], return_counts=True)
+    keep_known = (
+        f"{load}known = adata_sc.var_names[model.genes.align(adata_sc).kept]; "
         "genes = [gene for gene in genes if gene in known]"
     )
     wrong = {
-        "unknown to the model": (positions < 0, found_there),
-        "not in the reference": ((positions >= 0) & ~np.isin(positions, there.measured), found_there),
+        "unknown to the model": (positions < 0, keep_known),
+        "not in the reference": ((positions >= 0) & ~np.isin(positions, in_reference.measured), keep_known),
         "measured in the spots already": (
-            np.isin(positions, here.measured),
+            np.isin(positions, in_spots.measured),
             "genes = [gene for gene in genes if gene not in adata_sp.var_names]",
         ),
-        "named more than once": (np.isin(positions, told[0][told[1] > 1]), "genes = list(dict.fromkeys(genes))"),
+        "named more than once": (np.isin(positions, found[times > 1]), "genes = list(dict.fromkeys(genes))"),
     }
     for why, (which, fix) in wrong.items():
         if which.any():
@@ -117,32 +102,66 @@ def genes_to_impute(
                 f"{listed}. To leave them out: {fix}; genes=None takes all that can be imputed."
             )
             raise ValueError(msg)
-    return names, positions
+    return dict(zip(names, positions.tolist(), strict=True))
 
 
-def names_of(positions: NDArray[np.int64], alignment: GeneAlignment) -> list[str]:
+def _check_shared(spots: Cells, reference: Cells, *, caller: str) -> None:
+    """Refuse data sets that have nothing in common to learn from."""
+    in_spots, in_reference = alignment_of(spots), alignment_of(reference)
+    species = ["mouse" if one.scheme.startswith("mouse") else "human" for one in (in_spots, in_reference)]
+    if species[0] != species[1]:
+        msg = (
+            f"{caller}: the spots are {species[0]} ({in_spots.scheme}) and the reference is {species[1]} "
+            f"({in_reference.scheme}). Use a reference of the same species."
+        )
+        raise ValueError(msg)
+    shared = np.intersect1d(in_spots.measured, in_reference.measured)
+    if not len(shared):
+        msg = (
+            f"{caller}: spots and reference have no gene of the model in common: {in_spots.summary()} in the spots, "
+            f"{in_reference.summary()} in the reference. Compare adata_sp.var_names with adata_sc.var_names."
+        )
+        raise ValueError(msg)
+    smaller = min(len(in_spots.measured), len(in_reference.measured))
+    warn_of_few_shared(len(shared), smaller, names=("adata_sp", "adata_sc"), caller=caller)
+    for which, cells in (("spots have", spots), ("reference has", reference)):
+        if not any(block.nnz for block in cells.only(shared).blocks()):
+            msg = (
+                f"{caller}: the {which} no count of the {len(shared):,} genes that both measured. Look at what was "
+                "done to the matrix, or pass the layer with the counts: layer=..., reference_layer=...."
+            )
+            raise ValueError(msg)
+
+
+def alignment_of(cells: Cells) -> GeneAlignment:
+    """How the genes of one opened data set were matched."""
+    return cast("CountsReader", cells.source).alignment
+
+
+def names_of(positions: NDArray[np.int64], cells: Cells) -> list[str]:
     """What a data set calls genes that it measured; the first of several columns of a gene."""
+    alignment = alignment_of(cells)
     measured, first = np.unique(alignment.target, return_index=True)
     return [str(name) for name in alignment.names[first[np.searchsorted(measured, positions)]]]
 
 
-def genes_to_hide(spots: CountsReader, shared: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
+def genes_to_hide(spots: Cells, shared: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Genes of the panel to hide, vocabulary positions, ascending: from all strata of sparsity, a fifth at most.
 
-    Genes with fewer than 10 counts could tell nothing. Of a panel of fewer than 25 such genes none is hidden.
+    Genes with fewer than 10 counts could teach nothing. Of a panel of fewer than 25 such genes none is hidden.
     """
     detected = np.zeros(len(shared))
     totals = np.zeros(len(shared))
-    for block in spots.blocks(np.arange(spots.n_obs), CELLS_PER_BLOCK):
+    for block in spots.blocks():
         counts = block[:, shared]
         detected += np.bincount(counts.indices, minlength=len(shared))
         totals += np.asarray(counts.sum(0)).ravel()
-    zero_rate = 1 - detected / spots.n_obs
+    # A gene that every spot has belongs to the densest stratum.
+    stratum = np.maximum(stratum_of(1 - detected / spots.n_obs), 0)
     rng = np.random.default_rng(seed)
     drawn = []
-    for low, high in pairwise(ZERO_RATES):
-        within = (zero_rate > low) if low else (zero_rate >= low)
-        members = shared[within & (zero_rate <= high) & (totals >= MIN_COUNTS)]
+    for number in range(len(ZERO_RATES) - 1):
+        members = shared[(stratum == number) & (totals >= MIN_COUNTS)]
         drawn.append(rng.permutation(members)[: min(HIDDEN_PER_STRATUM, int(MOST_HIDDEN * len(members)))])
     hidden = np.sort(np.concatenate(drawn)).astype(np.int64)
-    return hidden if len(hidden) >= len(ZERO_RATES) else hidden[:0]
+    return hidden if len(hidden) >= MIN_HIDDEN else hidden[:0]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from quality.data import DataSet
+    from benchmarks.embed.tasks import DataSet
 
 __all__ = ["PCA_SETTINGS", "SCVI_SETTINGS", "pca", "scvi"]
 

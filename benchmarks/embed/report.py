@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from reporting import markdown_table
+
+from benchmarks.reporting import markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from quality.scores import Scores
+    from benchmarks.embed.scores import Scores
 
 __all__ = ["score_table"]
 

@@ -1,6 +1,6 @@
 """Speed and memory of rank encoding, against an argsort per cell.
 
-    python benchmarks/rank_encoding.py [--only speed memory]
+    python -m benchmarks speed_rank_encode [--only speed memory]
 
 Synthetic counts of two sizes. All ways of ranking take turns within one run, and the best of several runs counts; the
 ranks of all are compared. Beside the time on the wall stands processor time, summed over threads, which other people's
@@ -9,7 +9,6 @@ work on the machine does not change much.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import tempfile
 import time
@@ -22,16 +21,17 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData, read_h5ad
 from anndata.io import sparse_dataset, write_elem
-from reporting import markdown_table, surroundings, write_results
 from scipy import sparse
-from throughput.memory import in_fresh_process, peak_above_start
 
 import scfoundry as sf
+from benchmarks.command import arguments, results_of
+from benchmarks.reporting import markdown_table, surroundings, write_results
+from benchmarks.speed.memory import in_fresh_process, peak_above_start
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.tokens import ranks as tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -217,14 +217,13 @@ def load_sentence(results: dict[str, Any]) -> str:
     return f"Load average of the {results['surroundings']['cores']} cores: {before} before, {after} after.\n"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "speed_rank_encode", data=False)
     parser.add_argument("--threads", type=int, default=min(2, numba.config.NUMBA_NUM_THREADS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="*", choices=("speed", "memory"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "rank_encoding.json")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     sf.settings.verbosity = "warning"
     numba.set_num_threads(args.threads)
@@ -246,8 +245,4 @@ def main() -> None:
         report(memory_table(results["memory"]))
     results["surroundings_after"] = surroundings("numba")
     report(load_sentence(results))
-    write_results(args.out, results, tables)
-
-
-if __name__ == "__main__":
-    main()
+    write_results(args.out or results_of("speed_rank_encode"), results, tables)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from quality.data import Scored
+    from benchmarks.embed.tasks import Scored
 
 __all__ = ["Scores", "knn_accuracy", "quick_scores", "silhouette_batch", "silhouette_label"]
 

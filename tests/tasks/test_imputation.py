@@ -1,32 +1,30 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from anndata import AnnData
 from scipy import sparse
 
 import scfoundry as sf
+from scfoundry._device import Compute
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.matrix.reader import CountsReader
-from scfoundry.tasks.imputation.composition import States, compositions
-from scfoundry.tasks.imputation.evidence import (
-    Confidence,
-    RisingLine,
-    fit_weights,
-    ideal_correlation,
-    rates,
-)
+from scfoundry.data.matrix.cells import Cells
+from scfoundry.tasks.imputation.calibration import Confidence, RisingLine, fit_weights, ideal_correlation, rates
+from scfoundry.tasks.imputation.composition import States, compositions, find_states
+from scfoundry.tasks.imputation.evidence import EVIDENCE, choose_evidence
 from scfoundry.tasks.imputation.gene_kriging import gene_directions, unit_vectors
-from scfoundry.tasks.imputation.genes import genes_to_hide
-from scfoundry.tasks.imputation.impute import EVIDENCE
+from scfoundry.tasks.imputation.genes import genes_to_hide, genes_to_impute
+from scfoundry.tasks.imputation.impute import Imputation, ImputationOptions, impute
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 N_SPOTS, N_TYPES, N_PANEL, N_ALL = 144, 3, 120, 160
+CPU = Compute(torch.device("cpu"))
 
 
 class Tissue(NamedTuple):
@@ -60,8 +58,16 @@ def tissue(make_adata: Callable[..., AnnData]) -> Tissue:
     return Tissue(spots, cells, mixtures, profiles, truth)
 
 
-def reader_of(adata: AnnData) -> CountsReader:
-    return CountsReader(adata, GeneVocabulary(adata.var_names), caller="test")
+def opened(adata: AnnData, genes: Any = None, **how: Any) -> Cells:
+    return Cells.of(adata, GeneVocabulary(adata.var_names if genes is None else genes), caller="test", **how)
+
+
+def run(model: Any, spots: AnnData, cells: AnnData) -> Imputation:
+    """Impute all that the spots lack by all that the model has."""
+    data = opened(spots, model.genes.ids, spatial_key="spatial"), opened(cells, model.genes.ids)
+    options = ImputationOptions(choose_evidence(model, None, caller="test")[0])
+    wanted = genes_to_impute(*data, None, vocabulary=model.genes, caller="test")
+    return impute(model, *data, wanted, options=options, compute=CPU)
 
 
 @pytest.mark.parametrize("neighbors", [False, True])
@@ -69,7 +75,7 @@ def test_the_mixture_of_a_spot_is_recovered(tissue: Tissue, *, neighbors: bool) 
     panel = np.arange(N_PANEL)
     states = States(tissue.profiles.astype(np.float32), np.arange(N_ALL))
     alone = sparse.eye(N_SPOTS, format="csr", dtype=np.float32)
-    shares = compositions(reader_of(tissue.spots), states, panel, alone if neighbors else None)
+    shares = compositions(opened(tissue.spots), states, panel, alone if neighbors else None)
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
     assert np.abs(shares - tissue.mixtures).mean() < 0.05
 
@@ -78,7 +84,7 @@ def test_a_spot_without_counts_has_equal_shares() -> None:
     adata = AnnData(sparse.csr_matrix(np.array([[0, 0], [9, 1]], dtype=np.float32)))
     adata.var_names = ["CD3E", "CD4"]
     states = States(np.array([[0.9, 0.1], [0.1, 0.9]], dtype=np.float32), np.arange(2))
-    shares = compositions(reader_of(adata), states, np.arange(2), None)
+    shares = compositions(opened(adata), states, np.arange(2), None)
     np.testing.assert_allclose(shares[0], 0.5)
     assert shares[1, 0] > 0.95
 
@@ -89,7 +95,7 @@ def test_neighbours_pull_on_poor_spots_more(tissue: Tissue) -> None:
     poor.X.data = np.rint(poor.X.data)
     states = States(tissue.profiles.astype(np.float32), np.arange(N_ALL))
     beside = sparse.csr_matrix(np.array([[0.5, 0.5], [0.5, 0.5]], dtype=np.float32))
-    shares = compositions(reader_of(poor), states, np.arange(N_ALL), beside)
+    shares = compositions(opened(poor), states, np.arange(N_ALL), beside)
     assert shares[1, 0] > shares[0, 0] > 1 / N_TYPES
 
 
@@ -145,15 +151,13 @@ def test_an_unmeasured_gene_follows_the_genes_whose_vectors_are_like_its_own() -
     adata = AnnData(sparse.csr_matrix(rng.poisson(3 * rate).astype(np.float32)))
     adata.var_names = [f"gene {i}" for i in range(40)]
     panel = np.setdiff1d(np.arange(40), [19, 39])
-    directions = gene_directions(reader_of(adata), vectors, panel, None)
+    directions = gene_directions(opened(adata), vectors, panel, None)
     assert np.mean((directions**2).sum(1)) == pytest.approx(1, rel=1e-4)
-    told = directions @ vectors[[19, 39]].T
-    assert np.corrcoef(told[:, 0], left[:, 0])[0, 1] > 0.8
-    assert np.corrcoef(told[:, 1], left[:, 0])[0, 1] < -0.8
-    calm = gene_directions(
-        reader_of(adata), vectors, panel, sparse.diags([1, 1, 1], [-1, 0, 1], (100, 100)).tocsr() / 3
-    )
-    assert np.corrcoef(calm @ vectors[19], left[:, 0])[0, 1] > np.corrcoef(told[:, 0], left[:, 0])[0, 1]
+    deviation = directions @ vectors[[19, 39]].T
+    assert np.corrcoef(deviation[:, 0], left[:, 0])[0, 1] > 0.8
+    assert np.corrcoef(deviation[:, 1], left[:, 0])[0, 1] < -0.8
+    calm = gene_directions(opened(adata), vectors, panel, sparse.diags([1, 1, 1], [-1, 0, 1], (100, 100)).tocsr() / 3)
+    assert np.corrcoef(calm @ vectors[19], left[:, 0])[0, 1] > np.corrcoef(deviation[:, 0], left[:, 0])[0, 1]
 
 
 def test_ideal_correlation_is_that_of_poisson_counts_with_their_rates() -> None:
@@ -192,32 +196,32 @@ def test_a_rising_line_leads_through_the_middles_of_the_steps() -> None:
 
 def test_without_hidden_genes_confidence_is_unknown() -> None:
     few = Confidence.fit(np.ones((20, 3), dtype=np.float32), np.ones((20, 3), dtype=np.float32), np.ones(20))
-    for told in few(np.ones((20, 7), dtype=np.float32)):
-        assert told.shape == (7,)
-        assert np.isnan(told).all()
+    for expected in few(np.ones((20, 7), dtype=np.float32)):
+        assert expected.shape == (7,)
+        assert np.isnan(expected).all()
 
 
 def test_hidden_genes_come_from_all_strata_and_have_counts(tissue: Tissue) -> None:
     rng = np.random.default_rng(6)
     counts = rng.poisson(np.geomspace(0.001, 4, N_ALL), size=(400, N_ALL)).astype(np.float32)
-    reader = CountsReader(
-        AnnData(sparse.csr_matrix(counts), var=tissue.spots.var), GeneVocabulary(tissue.spots.var_names), caller="test"
-    )
-    hidden = genes_to_hide(reader, np.arange(N_ALL), 0)
+    spots = opened(AnnData(sparse.csr_matrix(counts), var=tissue.spots.var))
+    hidden = genes_to_hide(spots, np.arange(N_ALL), 0)
     assert (counts[:, hidden].sum(0) >= 10).all()
     assert len(hidden) <= 0.2 * N_ALL
     zero_rate = (counts[:, hidden] == 0).mean(0)
     assert np.histogram(zero_rate, [0, 0.75, 0.9, 0.95, 1])[0].all()
-    np.testing.assert_array_equal(hidden, genes_to_hide(reader, np.arange(N_ALL), 0))
-    assert not np.array_equal(hidden, genes_to_hide(reader, np.arange(N_ALL), 1))
-    assert len(genes_to_hide(reader, np.arange(20), 0)) == 0
+    np.testing.assert_array_equal(hidden, genes_to_hide(spots, np.arange(N_ALL), 0))
+    assert not np.array_equal(hidden, genes_to_hide(spots, np.arange(N_ALL), 1))
+    assert len(genes_to_hide(spots, np.arange(20), 0)) == 0
 
 
-def test_simulated_tissue_is_imputed(tissue: Tissue) -> None:
+@pytest.mark.parametrize("which", ["cellplm", "small"])
+def test_simulated_tissue_is_imputed(tissue: Tissue, which: str, small_model: Any) -> None:
     """Only library and composition made these counts, and an untrained model knows nothing else."""
     spots = tissue.spots[:, :N_PANEL].copy()
-    model = sf.model.CellPLM(genes=tissue.spots.var_names, n_hidden=32, n_layers=1, n_latent=6, n_decoder_hidden=16)
-    result = model.impute(spots, tissue.cells, device="cpu")
+    tiny = {"n_hidden": 32, "n_layers": 1, "n_latent": 6, "n_decoder_hidden": 16}
+    model = sf.model.CellPLM(genes=tissue.spots.var_names, **tiny) if which == "cellplm" else small_model
+    result = run(model, spots, tissue.cells)
     truth = tissue.truth[:, N_PANEL:]
     counts = tissue.spots.X[:, N_PANEL:].toarray()
     library = np.asarray(spots.X.sum(1)).ravel()
@@ -237,27 +241,34 @@ def test_simulated_tissue_is_imputed(tissue: Tissue) -> None:
 def test_hidden_genes_are_named_as_in_the_spots(tissue: Tissue) -> None:
     spots = tissue.spots[:, :N_PANEL].copy()
     model = sf.model.CellPLM(genes=tissue.spots.var_names, n_hidden=16, n_layers=1, n_latent=4)
-    by_id = model.impute(spots, tissue.cells, device="cpu").hidden.index
+    by_id = run(model, spots, tissue.cells).hidden.index
     symbols = sf.datasets.human_genes()["symbol"]
     spots.var_names = symbols[spots.var_names]
-    assert model.impute(spots, tissue.cells, device="cpu").hidden.index.tolist() == symbols[by_id].tolist()
+    assert run(model, spots, tissue.cells).hidden.index.tolist() == symbols[by_id].tolist()
 
 
-@pytest.mark.parametrize("why", ["unknown", "elsewhere", "measured", "twice"])
-def test_the_line_that_leaves_out_wrong_genes_works(tissue: Tissue, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = sf.model.CellPLM(genes=tissue.spots.var_names, n_hidden=16, n_layers=1, n_latent=4)
-    monkeypatch.setattr(sf.model, "load_pretrained", lambda name: model)
-    spots, cells = tissue.spots[:, :N_PANEL].copy(), tissue.cells[:, : N_ALL - 1].copy()
-    cells.var_names = [*cells.var_names[:-1], "spike-in"]
-    good = cells.var_names[-4:-1].tolist()
-    wrong = {"unknown": "spike-in", "elsewhere": model.genes.ids[-1], "measured": spots.var_names[0], "twice": good[0]}
-    genes = [*good, wrong[why]]
-    with pytest.raises(ValueError, match="To leave them out: ") as error:
-        model.impute(spots, cells, genes)
-    fix = str(error.value).split("To leave them out: ")[1].removesuffix("; genes=None takes all that can be imputed.")
-    scope = {"sf": sf, "adata_sp": spots, "adata_sc": cells, "genes": genes}
-    exec(fix, scope)  # noqa: S102
-    assert scope["genes"] == good
+def test_without_a_decoder_states_lean_on_the_mean_profile_of_the_reference(tissue: Tissue, small_model: Any) -> None:
+    """With few counts the profile of every state is near it; with many, near that of a cell type."""
+    cells = tissue.cells[49:].copy()
+    cells.X = sparse.csr_matrix(np.random.default_rng(0).binomial(cells.X.toarray().astype(int), 0.01), dtype="float32")
+    states = find_states(small_model, opened(cells, small_model.genes.ids), seed=0, compute=CPU)
+    np.testing.assert_allclose(states.profiles.sum(1), 1, rtol=1e-5)
+    mean = np.ravel(cells.X.sum(0)) / cells.X.sum()
+    assert (np.abs(states.profiles - mean).sum(1) < 0.4).all()
+    full = find_states(small_model, opened(tissue.cells, small_model.genes.ids), seed=0, compute=CPU)
+    nearest = np.abs(full.profiles[:, None] - tissue.profiles).sum(-1).min(1)
+    assert nearest.mean() < 0.3
+    far = np.abs(tissue.profiles - np.ravel(tissue.cells.X.sum(0)) / tissue.cells.X.sum()).sum(1)
+    assert nearest.mean() < 0.5 * far.min()
+
+
+def test_evidence_is_what_the_model_has(tissue: Tissue, small_model: Any) -> None:
+    full = sf.model.CellPLM(genes=tissue.spots.var_names, n_hidden=16, n_layers=1, n_latent=4)
+    assert choose_evidence(full, None, caller="test") == (EVIDENCE, ())
+    assert choose_evidence(full, ["decoder", "library"], caller="test") == (("library", "decoder"), ())
+    assert choose_evidence(small_model, None, caller="test") == (EVIDENCE[:2], EVIDENCE[2:])
+    with pytest.raises(ValueError, match=r"evidence 'decoder' was asked for.*evidence=\['library', 'composition'\]"):
+        choose_evidence(small_model, ["library", "decoder"], caller="test")
 
 
 def test_real_tissue_gains_beyond_library_size(shared_data: Path) -> None:

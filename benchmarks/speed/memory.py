@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from benchmarks.speed.published import aligned_counts, chunks_of, published_model
 from scfoundry.model.cellplm._streaming import stream_embeddings
-from throughput.published import aligned_counts, chunks_of, published_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

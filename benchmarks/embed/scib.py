@@ -11,15 +11,15 @@ from scib_metrics.utils import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 
-from quality.report import BATCH, BIO
+from benchmarks.embed.report import BATCH, BIO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from quality.data import Scored
-    from quality.scores import Scores
+    from benchmarks.embed.scores import Scores
+    from benchmarks.embed.tasks import Scored
 
 __all__ = ["scib_scores"]
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from scipy.sparse import csr_matrix
 
+    from benchmarks.speed.clock import Clock
     from scfoundry.model.cellplm._module import GeneEmbedder
-    from throughput.clock import Clock
 
 __all__ = ["time_input_layer"]
 

@@ -1,6 +1,6 @@
 """Speed of LangCell's cell encoder at published size, as ratios within one run.
 
-    python benchmarks/langcell_throughput.py [--cpu-time]
+    python -m benchmarks speed_langcell [--cpu-time]
 
 Random weights; cells of about 1,000 genes. Measured are the encoder in both precisions, for the embedding (of the last
 layer only ``<cls>`` is computed) and for the states of all genes, against the machine's matrix products, against the
@@ -10,17 +10,16 @@ compared takes turns, and the best of several runs counts.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from reporting import markdown_table, surroundings, write_results
-from throughput.clock import Clock
-from throughput.products import Peak
 from transformers import BertConfig, BertModel
 
+from benchmarks.command import arguments, results_of
+from benchmarks.reporting import markdown_table, surroundings, write_results
+from benchmarks.speed.clock import Clock
+from benchmarks.speed.products import Peak
 from scfoundry._device import Precision, autocast
 from scfoundry.model.langcell._batches import TokenLists, length_sorted
 from scfoundry.model.langcell._config import LangCellConfig
@@ -28,7 +27,7 @@ from scfoundry.model.langcell._encoders import CellEncoder
 from scfoundry.model.langcell._inference import TOKENS_PER_STEP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 CPU = torch.device("cpu")
 N_TOKENS = 25_427
@@ -80,15 +79,14 @@ def padded(cells: TokenLists) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield tokens, torch.arange(PUBLISHED.max_length)[None] < batch.tokens.shape[1]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "speed_langcell", data=False)
     parser.add_argument("--cpu-time", action="store_true", help="one thread, processor time: for a busy machine")
     parser.add_argument("--n-cells", type=int, default=8)
     parser.add_argument("--genes", type=int, nargs=2, default=(1000, 100), help="mean and spread of genes per cell")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "langcell_throughput.json")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     clock = Clock(cpu_time=args.cpu_time)
     results = {"surroundings": surroundings(), "clock": "cpu" if args.cpu_time else "wall"}
@@ -148,8 +146,4 @@ def main() -> None:
         "cells_per_second": {way: {p: args.n_cells / s for p, s in by.items()} for way, by in seconds.items()},
         "surroundings_after": surroundings(),
     }
-    write_results(args.out, results, [table])
-
-
-if __name__ == "__main__":
-    main()
+    write_results(args.out or results_of("speed_langcell"), results, [table])

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from benchmarks.speed.memory import peak_above_start
 from scfoundry.model.cellplm._attention import FlowAttention
-from throughput.memory import peak_above_start
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from throughput.clock import Clock
+    from benchmarks.speed.clock import Clock
 
 __all__ = ["attention_memory", "quadratic_attention", "time_attention"]
 

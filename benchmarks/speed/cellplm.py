@@ -1,6 +1,6 @@
 """Speed and memory of CellPLM's embedding at published size, as ratios within one run.
 
-    python benchmarks/cellplm_throughput.py [--counts pbmc.h5ad] [--cpu-time]
+    python -m benchmarks speed_cellplm [--counts pbmc.h5ad] [--cpu-time]
 
 Measures the machine's matrix products, the model against them in both precisions and several chunk sizes, the sparse
 input layer against dense ones, linear against quadratic attention, and peak memory over the number of cells. Whatever
@@ -10,24 +10,25 @@ thread and counts its processor time.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from reporting import markdown_table, surroundings, write_results
-from throughput.attention import attention_memory, time_attention
-from throughput.clock import Clock
-from throughput.input_layer import time_input_layer
-from throughput.memory import embedding_memory, in_fresh_process
-from throughput.products import Peak
-from throughput.published import aligned_counts, chunks_of, flops, published_model
 
-from scfoundry._device import Precision, autocast
-from scfoundry.model.cellplm._model import DEFAULT_CHUNK
+from benchmarks.command import arguments, results_of
+from benchmarks.reporting import markdown_table, surroundings, write_results
+from benchmarks.speed.attention import attention_memory, time_attention
+from benchmarks.speed.clock import Clock
+from benchmarks.speed.input_layer import time_input_layer
+from benchmarks.speed.memory import embedding_memory, in_fresh_process
+from benchmarks.speed.products import Peak
+from benchmarks.speed.published import aligned_counts, chunks_of, flops, published_model
+from scfoundry._device import DEFAULT_CHUNK, Precision, autocast
 from scfoundry.model.cellplm._streaming import stream_embeddings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scipy.sparse import csr_matrix
 
     from scfoundry.model.cellplm._module import CellPLMModule
@@ -142,15 +143,14 @@ def memory_table(results: list[dict[str, Any]], chunk: int) -> str:
     return markdown_table(title, ["states between layers", "cells", "MiB"], rows)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "speed_cellplm", data=False)
     parser.add_argument("--counts", type=Path, help=".h5ad file with raw counts instead of synthetic ones")
     parser.add_argument("--cpu-time", action="store_true", help="one thread, processor time: for a busy machine")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=("model", "input", "attention", "memory"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cellplm_throughput.json")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     parts = set(args.only or ("model", "input", "attention", "memory"))
     clock = Clock(cpu_time=args.cpu_time)
@@ -187,8 +187,4 @@ def main() -> None:
         results["memory"] = measure_memory(chunk)
         report(memory_table(results["memory"], chunk))
     results["surroundings_after"] = surroundings()
-    write_results(args.out, results, tables)
-
-
-if __name__ == "__main__":
-    main()
+    write_results(args.out or results_of("speed_cellplm"), results, tables)

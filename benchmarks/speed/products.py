@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from throughput.clock import Clock
+    from benchmarks.speed.clock import Clock
 
 __all__ = ["Peak"]
 

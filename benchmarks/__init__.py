@@ -1,0 +1,1 @@
+"""Scores, speed and memory, beside peers, with the machine and the settings in the same file."""

@@ -1,0 +1,33 @@
+"""Run a benchmark: ``python -m benchmarks VERB [DATA_FOLDER] --model NAME``; every verb explains itself with --help."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = {
+    "embed": "embed.run",
+    "annotate": "annotate.run",
+    "few_shot": "annotate.few_shot",
+    "zero_shot_annotate": "zero_shot_annotate.run",
+    "impute_spatial": "impute_spatial.run",
+    "denoise": "denoise.run",
+    "predict_perturbation": "predict_perturbation.run",
+    "speed_cellplm": "speed.cellplm",
+    "speed_langcell": "speed.langcell",
+    "speed_rank_encode": "speed.rank_encode",
+}
+
+
+def main() -> None:
+    """Hand the arguments to the benchmark."""
+    verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if verb not in BENCHMARKS:
+        known = "\n  ".join(BENCHMARKS)
+        print(f"{__doc__}\n\nverbs:\n  {known}")
+        sys.exit(0 if verb in ("--help", "-h") else f"there is no benchmark {verb!r}")
+    importlib.import_module(f"benchmarks.{BENCHMARKS[verb]}").main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

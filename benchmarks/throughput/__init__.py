@@ -1,1 +1,0 @@
-"""Parts of `cellplm_throughput.py`: model, clock, products, input layer, attention, memory."""
