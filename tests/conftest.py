@@ -21,6 +21,7 @@ from scfoundry.data.matrix.log_normalisation import log_cp10k
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+
 # Human protein-coding genes, the digits of their Ensembl identifiers.
 GENES = """
     938 5022 8517 11600 19582 21355 23191 25708 26025 26297 26508 30582 34510

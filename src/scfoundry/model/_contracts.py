@@ -24,12 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttendsToCells",
-    "Denoises",
     "Imputes",
     "LearnsFromSharedGenes",
     "LearnsLabels",
     "LearnsPathways",
-    "PredictsPerturbations",
     "Query",
     "ReadsTexts",
     "Train",
@@ -229,80 +227,3 @@ class Imputes(Protocol):
         precision: Precision = "auto",
     ) -> Imputation:
         """Expected counts of the genes, after all arguments were checked; nothing changes."""
-
-
-@runtime_checkable
-class PredictsPerturbations(Protocol):
-    """A model that learns what perturbations change."""
-
-    def fit_perturbations(
-        self,
-        adata: AnnData,
-        *,
-        perturbation_key: str,
-        control: str,
-        group_key: str | None = None,
-        sep: str | None = "+",
-        value: float = -100.0,
-        fine_tune: bool = False,
-        max_epochs: int | None = None,
-        layer: str | None = None,
-        seed: int = 0,
-        device: str = "auto",
-        precision: Precision = "auto",
-    ) -> Self:
-        """Return a copy that learned from perturbed cells; neither this model nor ``adata`` changes."""
-
-    def predict_perturbations(
-        self,
-        adata: AnnData,
-        perturbations: Sequence[str],
-        *,
-        group_key: str | None = None,
-        groups: Sequence[str] | None = None,
-        layer: str | None = None,
-        device: str = "auto",
-        precision: Precision = "auto",
-    ) -> AnnData:
-        """Mean profiles of control cells after perturbations, conditions x genes.
-
-        Layers ``control`` and ``change``, ``obs`` with ``perturbation``, ``group``, ``n_perturbed``, ``n_unseen``. A
-        perturbation's profile is the same whatever else is asked for.
-        """
-
-
-@runtime_checkable
-class Denoises(Protocol):
-    """A model that learns expected counts."""
-
-    validation_: dict[str, float] | None
-
-    def fit_denoiser(
-        self,
-        adata: AnnData,
-        *,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        spatial_key: str | None = None,
-        max_epochs: int | None = None,
-        patience: int = 20,
-        seed: int = 0,
-        device: str = "auto",
-        precision: Precision = "auto",
-    ) -> Self:
-        """Return a copy fine-tuned to the counts of a data set; neither this model nor ``adata`` changes."""
-
-    def denoise(
-        self,
-        adata: AnnData,
-        *,
-        columns: Sequence[int] | NDArray[np.int64] | None = None,
-        given_detected: bool = False,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        spatial_key: str | None = None,
-        batch_size: int | None = None,
-        device: str = "auto",
-        precision: Precision = "auto",
-    ) -> NDArray[np.float32]:
-        """Expected counts of every cell at its own depth, (n_obs, n_columns)."""

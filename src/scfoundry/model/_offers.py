@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 
 from scfoundry.model._contracts import (
     AttendsToCells,
-    Denoises,
     Imputes,
     LearnsLabels,
     LearnsPathways,
-    PredictsPerturbations,
     ReadsTexts,
 )
 
@@ -19,26 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "attends_to_cells",
-    "denoises",
     "imputes",
     "learns_labels",
     "learns_pathways",
-    "predicts_perturbations",
     "reads_texts",
 ]
-
-
-def denoises(model: FoundationModel, *, caller: str) -> Denoises:
-    """Return the model as one that denoises.
-
-    Raises
-    ------
-    ValueError
-        If it does not, or has no decoder of counts.
-    """
-    if not isinstance(model, Denoises):
-        raise ValueError(_refusal(model, "has no decoder of counts", caller, use="CellPLM"))
-    return model
 
 
 def attends_to_cells(model: FoundationModel, *, caller: str) -> AttendsToCells:
@@ -64,19 +47,6 @@ def imputes(model: FoundationModel, *, caller: str) -> Imputes:
     """
     if not isinstance(model, Imputes):
         raise ValueError(_refusal(model, "does not impute genes", caller, use="CellPLM"))
-    return model
-
-
-def predicts_perturbations(model: FoundationModel, *, caller: str) -> PredictsPerturbations:
-    """Return the model as one that predicts perturbations.
-
-    Raises
-    ------
-    ValueError
-        If it does not.
-    """
-    if not isinstance(model, PredictsPerturbations):
-        raise ValueError(_refusal(model, "predicts no perturbations", caller, use="CellPLM"))
     return model
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from scfoundry.data.labels.hierarchy import claims, is_kind_of, nearest, related
+from scfoundry.data.labels.hierarchy import claims, lineages, nearest, related
 from scfoundry.model._base import FoundationModule
 from scfoundry.model.cellnamer._expression import ExpressionMLP, GeneScale
 from scfoundry.model.cellnamer._markers import MarkerProfiles, match, showing
@@ -181,18 +181,20 @@ class CellNamerModule(FoundationModule):
             ids = [terms + self._showing(row, own) for terms, row, own in zip(ids, rows, left, strict=True)]
         shares, _ = claims(ids, types, ontology)
         claimed_profiles, _ = claims(ids, profiles, ontology)
+        lineage = lineages(profiles, ontology)
         for row, label, terms, claimed in zip(rows, labels, ids, claimed_profiles, strict=True):
             if not label.markers:
                 # Where natural killer cell is a label too, its markers do not speak for innate lymphoid cell.
-                free = [p for p, c in zip(profiles, claimed, strict=True) if c or not _narrower(p, terms, ontology)]
+                free = [
+                    p for p, c in zip(profiles, claimed, strict=True) if c or p in terms or lineage[p].isdisjoint(terms)
+                ]
                 mixed = [pair for term in terms for pair in nearest(term, free, ontology)]
                 for profile, weight in mixed:
                     row += weight / len(terms) * markers[profiles.index(profile)]
+        near = related([term for terms in ids for term in terms], types, ontology)
         outside = [
-            bool(self.n_studies[column] > 0)
-            and not shares[:, column].any()
-            and not any(related(terms, identifier, ontology) for terms in ids)
-            for column, identifier in enumerate(types)
+            bool(self.n_studies[column] > 0) and not shares[:, column].any() and not near[column]
+            for column in range(len(types))
         ]
         as_tensor = torch.from_numpy(shares).to(texts.device)
         proven = ((as_tensor > 0) & (self.n_studies >= 2)).any(1)
@@ -275,10 +277,6 @@ def combine(terms: Tensor, seen: Tensor, proven: Tensor, weights: Tensor) -> Ten
     cosine, markers, log_probability = terms
     of_markers, of_probability = weights[1] + weights[3] * proven, weights[2] + weights[4] * proven
     return weights[0] * cosine + of_markers * markers + torch.where(seen, of_probability * log_probability, weights[5])
-
-
-def _narrower(profile: str, terms: Sequence[str], ontology: CellOntology) -> bool:
-    return profile not in terms and any(is_kind_of(profile, term, ontology) for term in terms)
 
 
 def _standardised(values: Tensor, background: Tensor) -> Tensor:
