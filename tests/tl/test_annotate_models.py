@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from scfoundry.tasks.annotation.text_prior import TextPriorHead
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry.tasks.annotation.text_prior import TextPriorHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -61,9 +61,7 @@ def recipe_of(
     """
     weights, published = model.provenance["weights"], can(model, FineTunesLabels)
     if train == "all" and not published and not can(model, Tunable):
-        why = (
-            lack_of(model, FineTunesLabels) or f"The weights {weights!r} are learned as a whole by their own training."
-        )
+        why = lack_of(model, FineTunesLabels) or f"The weights {weights!r} cannot be fine-tuned."
         msg = f'{why} A reference trains a head on them: train="head".'
         raise ValueError(msg)
     tuned = train == "all" or (train is None and published)
