@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import scfoundry as sf
+from scfoundry._device import Compute
 
 QUERY = ["monocyte", "B cell", "NK"]
 
@@ -31,7 +32,10 @@ def test_cells_of_every_text_best_first(reads_texts, adata):
 def test_the_score_of_a_cell_is_its_cosine_with_the_text(reads_texts, adata):
     text = {"mine": "cell type: natural killer cell."}
     hits = sf.tl.retrieve(adata, text, k=12, model=reads_texts, device="cpu").set_index("obs_name")["score"]
-    cosine = reads_texts.get_latent_representation(adata) @ reads_texts.get_text_embedding(list(text.values())).T
+    cosine = (
+        reads_texts.get_latent_representation(adata)
+        @ reads_texts.embed_texts(list(text.values()), Compute.resolve("cpu")).T
+    )
     np.testing.assert_allclose(hits[adata.obs_names], cosine[:, 0], atol=1e-5)
 
 

@@ -72,12 +72,10 @@ def zero_shot_annotate(
         A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
     adapt
-        Smooth labels over cells that are alike: the main axes of variation of the data set are computed, every label is
-        a cloud in their space that starts from the cells named so far, and each cell weighs what the model says of it
-        against the clouds. Better for whole data sets, pointless for a few cells. `None` does as the weights were
-        calibrated: default weights adapt, official ones judge every cell by itself. Even with `False`, default weights
-        read a gene in part relative to its mean and spread in the data set at hand, so that what a cell is called
-        depends a little on the cells it comes with.
+        Whether to smooth labels over cells that are alike in the data set: better for whole data sets, pointless for a
+        few cells. `None` does as the weights were calibrated: default weights adapt, official ones judge every cell by
+        itself. Even with `False`, default weights read a gene in part relative to its mean and spread in the data set
+        at hand, so that what a cell is called depends a little on the cells it comes with.
     markers
         Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them. They
         take the place of those that the weights know for the label. Known types that show them, and that no other
