@@ -51,20 +51,12 @@ def fine_tune_on_both(
 
     Parameters
     ----------
-    model
-        Is changed: pass a copy.
-    spots, reference
-        Spatial data and single cells; the order in which they lie plays no part.
     panel
         Genes of the spots to learn from, vocabulary positions.
     hidden
         Genes of the spots that are hidden: their likelihood decides which weights stay.
     max_epochs
         Most passes over spots and cells; as many as make about 300 steps if `None`.
-    seed
-        Of everything random.
-    compute
-        Where and how precisely.
     """
     module, config = model.module, replace(model.module.config, mask_cells=MASKED_CELLS, mask_genes=MASKED_GENES)
     shown, hidden_genes = torch.from_numpy(panel), torch.from_numpy(hidden)

@@ -91,15 +91,7 @@ class EncoderLayer(nn.Module):
 
 
 class CellPLMModule(FoundationModule):
-    """The published computation: embedder, encoder over cells, latent, decoder.
-
-    Parameters
-    ----------
-    config
-        Structure.
-    n_genes
-        Size of the vocabulary G.
-    """
+    """The published computation: embedder, encoder over cells, latent, decoder."""
 
     def __init__(self, config: CellPLMConfig, n_genes: int) -> None:
         super().__init__()

@@ -107,12 +107,8 @@ def pretraining_loss(module: CellPLMModule, sample: TissueSample, step: int) -> 
 
     Parameters
     ----------
-    module
-        The model.
     sample
         The cells of one context that stay, see `keep_cells`.
-    step
-        Training step, which sets the weight of the KL term.
 
     Returns
     -------
@@ -148,18 +144,12 @@ def imputation_loss(
 
     Parameters
     ----------
-    module
-        The model.
     sample
         Cells of one context.
     genes
         Vocabulary positions of genes to predict, (g,).
     shown
         Those that the encoder is shown, the panel of the spots, for cells of the reference, too.
-    step
-        Training step, which sets the weight of the KL term.
-    config
-        Shares of masked cells and genes.
     """
     seen = sample.restricted(shown).to(module.device)
     expression = seen.counts.log_normalised(config.library_size)

@@ -78,16 +78,12 @@ class Tissues:
 
     Parameters
     ----------
-    reader
-        Checked and aligned counts.
     positions
         Coordinates of the contexts that have some, see `scfoundry.data.matrix.contexts.coordinates`.
     batches
         Row of the decoder's batch table for every cell, (n_obs,); `None` if the model does not know these batches.
     measured
         Context -> identifiers of the genes measured there; by default the genes detected in the context.
-    genes
-        The model's vocabulary.
     """
 
     def __init__(
