@@ -64,7 +64,7 @@ def test_every_pathway_is_told_on_its_own(model, datasets):
 
 
 def test_heads_are_logistic_regressions(datasets, small_model):
-    query, reference = datasets
+    _, reference = datasets
     cells = cells_of(reference, small_model)
     _, values = CellFeatures.fit(small_model, cells, None, cells.measured, CPU)
     active = reference.obsm["active"]["TNF"].astype(int)
