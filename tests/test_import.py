@@ -8,7 +8,7 @@ import pytest
 
 import scfoundry as sf
 
-NAMESPACES = {"pp", "tl", "pl", "model", "metrics", "datasets"}
+NAMESPACES = {"pp", "tl", "pl", "model", "tasks", "metrics", "datasets"}
 
 
 def run(code):
@@ -36,7 +36,7 @@ def test_settings_and_listing_stay_light():
 import json, sys
 import scfoundry as sf
 sf.settings.verbosity = "error"
-names = {space: dir(getattr(sf, space)) for space in ("pp", "tl", "pl", "model", "metrics", "datasets")}
+names = {space: dir(getattr(sf, space)) for space in ("pp", "tl", "pl", "model", "tasks", "metrics", "datasets")}
 print(json.dumps([names, [name for name in ("torch", "scvi", "scanpy", "transformers") if name in sys.modules]]))
 """
     names, heavy = run(code)

@@ -12,10 +12,11 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 import scfoundry as sf
+from scfoundry._device import Compute
+from scfoundry.data.matrix.cells import Cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -100,7 +101,7 @@ def zero_shot(cells: AnnData, seed: int, weights: str) -> Expected:
 
 def fine_tuned(cells: AnnData, seed: int, weights: str) -> Expected:
     """CellPLM fine-tuned on the visible counts."""
-    return _ours(cells, sf.model.CellPLM.from_pretrained(weights).fit_denoiser(cells, seed=seed, device="cpu"))
+    return _ours(cells, _fitted(cells, seed, sf.model.CellPLM.from_pretrained(weights)))
 
 
 def from_scratch(cells: AnnData, seed: int, weights: str) -> Expected:
@@ -108,7 +109,7 @@ def from_scratch(cells: AnnData, seed: int, weights: str) -> Expected:
     pretrained = sf.model.CellPLM.from_pretrained(weights)
     values = {name: getattr(pretrained.config, name) for name in pretrained.config.__dataclass_fields__}
     fresh = sf.model.CellPLM(genes=pretrained.genes, seed=seed, **values)
-    return _ours(cells, fresh.fit_denoiser(cells, seed=seed, device="cpu"))
+    return _ours(cells, _fitted(cells, seed, fresh))
 
 
 METHODS: dict[str, Callable[[AnnData, int, str], Expected]] = {
@@ -122,14 +123,17 @@ METHODS: dict[str, Callable[[AnnData, int, str], Expected]] = {
 }
 
 
-def _ours(cells: AnnData, model: str | Path | sf.model.CellPLM, *, fine_tune: bool = False) -> Expected:
-    expected = [
-        sf.tl.denoise(cells, model, fine_tune=fine_tune, given_detected=given_detected, device="cpu", copy=True).layers[
-            "denoised"
-        ]
+def _fitted(cells: AnnData, seed: int, model: sf.model.CellPLM) -> sf.tasks.Denoiser:
+    opened = Cells.of(cells, model.genes, caller="benchmark", allow_log1p=False)
+    return sf.tasks.Denoiser.fit(model, opened, seed=seed, compute=Compute.resolve("cpu"))
+
+
+def _ours(cells: AnnData, model: str | sf.tasks.Denoiser, **arguments: bool) -> Expected:
+    plain, given = (
+        sf.tl.denoise(cells, model, given_detected=given_detected, device="cpu", copy=True, **arguments)
         for given_detected in (False, True)
-    ]
-    return expected[0], expected[1]
+    )
+    return plain.layers["denoised"], given.layers["denoised"]
 
 
 def _at_depth(cells: AnnData, profiles: NDArray[np.float32]) -> Expected:

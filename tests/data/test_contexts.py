@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from scfoundry.data.matrix.contexts import contexts, coordinates
+from scfoundry.data.matrix.contexts import contexts, coordinates, unit_coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,3 +179,10 @@ def test_coordinates_that_are_text_are_refused_with_a_line_that_works(as_frame: 
     exec(str(error.value).split("stand for none: ")[1], {"adata": adata, "pd": pd})  # noqa: S102
     placed = adata[[0, 2, 4]].copy()
     np.testing.assert_array_equal(coordinates(placed, "spatial", contexts(placed))["all"], [[0, 1], [3, 4], [5, 6]])
+
+
+def test_coordinates_are_scaled_with_their_proportions() -> None:
+    xy = np.array([[-10, 5], [30, 5], [10, 25]], dtype=np.float32)
+    np.testing.assert_array_equal(unit_coordinates(xy), np.array([[0, 0], [1, 0], [0.5, 0.5]], dtype=np.float32))
+    np.testing.assert_array_equal(unit_coordinates(xy[:1]), [[0, 0]])
+    assert unit_coordinates(xy).dtype == np.float32

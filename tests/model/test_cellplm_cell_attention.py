@@ -6,21 +6,28 @@ import numpy as np
 import pytest
 import torch
 
-from scfoundry.data.matrix.contexts import contexts, coordinates
+from scfoundry._device import Compute
+from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.matrix.reader import CountsReader
-from scfoundry.model.cellplm import _cell_attention
-from scfoundry.model.cellplm._attention import FlowAttention, attend, flow_context
+from scfoundry.model._capabilities import AttendsToCells, can
+from scfoundry.model.cellplm import _attention, _streaming
+from scfoundry.model.cellplm._attention import FlowAttention, flow_context
 from scfoundry.model.cellplm._cell_attention import attention_factors
 from scfoundry.nn.counts import SparseCounts
+from scfoundry.tasks.cell_attention import pairs
+from scfoundry.tasks.cell_attention.attend import attend
 
 
-def found(model, adata, *, batch_key=None, group_by=None, spatial_key=None, **how):
-    reader = CountsReader(adata, model.genes, caller="test")
-    groups = contexts(adata, batch_key)
+def found(model, adata, *, batch_key=None, group_by=None, spatial_key=None, batch_size=None, **how):
+    cells = Cells.of(adata, model.genes, batch_key=batch_key, spatial_key=spatial_key, caller="test")
     codes = np.full(adata.n_obs, -1) if group_by is None else adata.obs[group_by].cat.codes.to_numpy().astype(int)
     n_codes = 0 if group_by is None else adata.obs[group_by].nunique()
-    xy = coordinates(adata, spatial_key, groups)
-    return model.cell_attention(reader, groups, xy, codes, n_codes, device="cpu", **{"k": adata.n_obs} | how)
+    compute = Compute.resolve("cpu", batch_size=batch_size)
+    return attend(model, cells, codes, n_codes, compute=compute, **{"k": adata.n_obs} | how)
+
+
+def test_cells_attend_to_each_other(tiny_model):
+    assert can(tiny_model(), AttendsToCells)
 
 
 @pytest.mark.parametrize("n_chunks", [1, 3])
@@ -35,15 +42,15 @@ def test_weights_times_values_are_the_output_of_the_layer(n_chunks):
     receiving, sending = (torch.cat(chunks) for chunks in zip(*attention_factors(sweep), strict=True))
     weights = torch.einsum("ihd,jhd->hij", receiving, sending)
     v, q = (torch.cat([part[name] for part in parts]) for name in "vq")
-    told = torch.einsum("hij,jhd->ihd", weights, v).flatten(1)
-    torch.testing.assert_close(told, attend(q, flow_context(sweep)), atol=1e-5, rtol=0)
+    output = torch.einsum("hij,jhd->ihd", weights, v).flatten(1)
+    torch.testing.assert_close(output, _attention.attend(q, flow_context(sweep)), atol=1e-5, rtol=0)
     assert (weights > 0).all()
 
 
-@pytest.mark.parametrize("encoder_layer", [0, 1, -1])
-def test_weights_of_a_model_are_those_of_the_layer_asked_for(tiny_model, make_adata, encoder_layer):
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_weights_of_a_model_are_those_of_the_layer_asked_for(tiny_model, make_adata, layer):
     model, adata = tiny_model(), make_adata(30)
-    attention, inputs = model.module.layers[encoder_layer].attention, []
+    attention, inputs = model.module.layers[layer].attention, []
     handle = attention.register_forward_hook(lambda module, given, output: inputs.append(given[0]))
     counts = CountsReader(adata, model.genes, caller="test").read(np.arange(30))
     with torch.no_grad():
@@ -51,7 +58,7 @@ def test_weights_of_a_model_are_those_of_the_layer_asked_for(tiny_model, make_ad
         handle.remove()
         (factors,) = attention_factors(lambda names: [attention.project(inputs[0], names)])
     expected = torch.einsum("ihd,jhd->ij", *factors) / model.config.n_heads
-    weights = found(model, adata, scale="raw", encoder_layer=encoder_layer).weights.toarray()
+    weights = found(model, adata, scale="raw", layer=layer).weights.toarray()
     np.testing.assert_allclose(weights, expected, rtol=1e-4)
 
 
@@ -73,8 +80,9 @@ def test_chunks_and_the_order_of_cells_and_genes_do_not_matter(tiny_model, make_
     adata.obs["group"] = adata.obs["cell_type"].cat.codes.astype("category")
     how = {"k": 5, "scale": scale, "group_by": "group", "spatial_key": "spatial"}
     expected = found(model, adata, **how)
-    # A file in place of memory.
-    monkeypatch.setattr(_cell_attention, "resident_bytes", lambda device: 0)
+    for module in (_streaming, pairs):
+        # A file in place of memory.
+        monkeypatch.setattr(module, "resident_bytes", lambda device: 0)
     turned = np.random.default_rng(0).permutation(25)
     result = found(model, adata[turned].copy()[:, ::-1].copy(), batch_size=batch_size, **how)
     np.testing.assert_allclose(
@@ -82,38 +90,6 @@ def test_chunks_and_the_order_of_cells_and_genes_do_not_matter(tiny_model, make_
     )
     for table in ("observed", "expected", "n_pairs"):
         np.testing.assert_allclose(getattr(result, table), getattr(expected, table), rtol=1e-5)
-
-
-def test_shares_sum_to_one_and_specific_weights_have_mean_one_for_the_cell_attended_to(tiny_model, make_adata):
-    model, adata = tiny_model(), make_adata(30)
-    raw, shares, specific = (
-        found(model, adata, scale=scale).weights.toarray() for scale in ("raw", "shares", "specific")
-    )
-    assert (raw.sum(1) < 1).all()
-    np.testing.assert_allclose(shares, raw / raw.sum(1, keepdims=True), rtol=1e-4)
-    np.testing.assert_allclose(specific, shares / shares.mean(0), rtol=1e-4)
-
-
-def test_the_largest_are_kept(tiny_model, make_adata):
-    model, adata = tiny_model(), make_adata(30)
-    everything = found(model, adata).weights.toarray()
-    kept = found(model, adata, k=4, batch_size=8).weights
-    assert (np.diff(kept.indptr) == 4).all()
-    assert kept.has_sorted_indices
-    for row, all_of_row in zip(kept.toarray(), everything, strict=True):
-        np.testing.assert_allclose(np.sort(row[row > 0]), np.sort(all_of_row)[-4:], rtol=1e-5)
-
-
-def test_groups_are_summed_over_all_weights_and_compared_with_even_attention(tiny_model, make_adata):
-    model, adata = tiny_model(), make_adata(40, n_batches=2)
-    everything = found(model, adata, batch_key="batch").weights.toarray().astype(float)
-    result = found(model, adata, batch_key="batch", group_by="cell_type", k=1)
-    member = np.eye(2)[adata.obs["cell_type"].cat.codes]
-    together = adata.obs["batch"].to_numpy()[:, None] == adata.obs["batch"].to_numpy()
-    even = together / together.sum(1, keepdims=True)
-    np.testing.assert_allclose(result.observed, member.T @ everything @ member, rtol=1e-5)
-    np.testing.assert_allclose(result.expected, member.T @ even @ member, rtol=1e-5)
-    np.testing.assert_array_equal(result.n_pairs, member.T @ together @ member)
 
 
 def test_coordinates_change_the_weights_of_models_with_positions_only(tiny_model, make_adata, logged):
@@ -128,18 +104,18 @@ def test_coordinates_change_the_weights_of_models_with_positions_only(tiny_model
 @pytest.mark.parametrize("scale", ["raw", "shares", "specific"])
 def test_cells_without_counts_stand_in_the_context_but_no_weight_of_theirs_is_kept(tiny_model, make_adata, scale):
     model, adata = tiny_model(), make_adata(12)
-    there = ~np.isin(np.arange(12), [3, 4, 5, 9])
-    adata.X = adata.X.multiply(there[:, None]).tocsr()
+    present = ~np.isin(np.arange(12), [3, 4, 5, 9])
+    adata.X = adata.X.multiply(present[:, None]).tocsr()
     how = {"group_by": "cell_type", "scale": scale}
     everything = found(model, adata, **how)
     weights = everything.weights.toarray()
-    np.testing.assert_array_equal(weights > 0, np.outer(there, there))
-    assert everything.n_pairs.sum() == there.sum() ** 2
+    np.testing.assert_array_equal(weights > 0, np.outer(present, present))
+    assert everything.n_pairs.sum() == present.sum() ** 2
     np.testing.assert_allclose(everything.observed.sum(), weights.sum(), rtol=1e-5)
     if scale == "shares":
-        assert (weights[there].sum(1) < 1).all()
+        assert (weights[present].sum(1) < 1).all()
     few = found(model, adata, k=3, batch_size=3, **how).weights
-    assert np.diff(few.indptr).tolist() == (3 * there).tolist()
+    assert np.diff(few.indptr).tolist() == (3 * present).tolist()
 
 
 def test_a_context_without_counts_keeps_no_weight(tiny_model, make_adata):
@@ -157,6 +133,6 @@ def test_weights_are_told_apart_whatever_the_precision_of_the_caller(tiny_model,
     np.testing.assert_array_equal(weights.toarray(), expected.toarray())
 
 
-def test_a_layer_that_is_not_there_is_refused(tiny_model, make_adata):
-    with pytest.raises(ValueError, match=r"has 2 encoder layers, 0 to 1; got encoder_layer=2"):
-        found(tiny_model(), make_adata(10), encoder_layer=2)
+def test_raw_weights_of_a_cell_sum_to_less_than_one(tiny_model, make_adata):
+    raw = found(tiny_model(), make_adata(30), scale="raw").weights.toarray()
+    assert (raw.sum(1) < 1).all()

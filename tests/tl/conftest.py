@@ -7,12 +7,16 @@ import pytest
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.model.langcell._matching import ZeroShot
+from scfoundry.model._capabilities import TextScores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from anndata import AnnData
+
+    from scfoundry._device import Compute
+    from scfoundry.data.labels import Label
+    from scfoundry.data.matrix.cells import Cells
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cell", "type", ":", ".", "a", "of", "b", "t", "natural"]
 WORDS += ["killer", "monocyte", "dendritic", "lymphocyte", "lineage"]
@@ -32,19 +36,29 @@ TINY = {
 
 
 @pytest.fixture(scope="session")
-def reads_texts(make_adata: Callable[..., AnnData]) -> sf.model.LangCell:
-    """An untrained LangCell over the genes of `make_adata`."""
+def make_reader_of_texts(make_adata: Callable[..., AnnData]) -> Callable[..., sf.model.LangCell]:
+    """Make an untrained LangCell over the genes of `make_adata`, with further values of its configuration."""
     genes = make_adata().var_names
     medians = np.random.default_rng(0).uniform(1, 3, len(genes))
-    return sf.model.LangCell(genes=GeneVocabulary(genes, medians=medians), **TINY)
+
+    def make(**config: Any) -> sf.model.LangCell:
+        return sf.model.LangCell(genes=GeneVocabulary(genes, medians=medians), **(TINY | config))
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def by_expression(make_adata: Callable[..., AnnData]) -> sf.model.LangCell:
-    """A LangCell that reads standardised expression, as the default weights do, by random weights."""
+def reads_texts(make_reader_of_texts: Callable[..., sf.model.LangCell]) -> sf.model.LangCell:
+    """An untrained LangCell over the genes of `make_adata`."""
+    return make_reader_of_texts()
+
+
+@pytest.fixture(scope="session")
+def by_expression(make_adata: Callable[..., AnnData]) -> sf.model.CellNamer:
+    """An untrained CellNamer over the genes of `make_adata` that knows two types."""
     types = ("CL:0000236", "CL:0000576")
     structure = {"types": types, "profiles": types, "n_hidden": 8, "n_latent": 8, "n_buckets": 64, "n_text_hidden": 8}
-    model = sf.model.LangCell(genes=make_adata().var_names, cell_encoder="expression_mlp", **structure)
+    model = sf.model.CellNamer(genes=make_adata().var_names, **structure)
     model.module.n_studies.fill_(1)
     return model
 
@@ -56,38 +70,40 @@ def cells(make_adata: Callable[..., AnnData]) -> tuple[AnnData, AnnData]:
     return both[:60].copy(), both[60:].copy()
 
 
-class Says(sf.model.LangCell):
-    """A model that says what a test wants it to say."""
+class Says:
+    """A model of cells and texts that says what a test wants it to say."""
 
-    result: ZeroShot
-    threshold: float | None = None
-    without_knowledge: tuple[str, ...] = ()
-    unknown_threshold = property(lambda self: self.threshold)
+    averages_prompts = True
+    adapts = False
+    adapted_temperature = 1.0
 
-    def unsupported(self, labels: Any) -> list[str]:
+    def __init__(self, genes: GeneVocabulary, scores: TextScores, unknown_threshold: float | None) -> None:
+        self.genes, self.scores, self.unknown_threshold = genes, scores, unknown_threshold
+        self.provenance = {"model": "says", "weights": "untrained"}
+        self.without_knowledge: tuple[str, ...] = ()
+        self.latent: np.ndarray | None = None
+
+    def check_labels(self, labels: Sequence[Label]) -> list[str]:
         return [label.name for label in labels if label.name in self.without_knowledge]
 
-    def refuse_unusable(self, labels: Any, **_: Any) -> None:
-        """Whatever a test gives is of use."""
+    def embed(self, cells: Cells, compute: Compute) -> np.ndarray:
+        return cells.read().toarray() if self.latent is None else self.latent
 
-    def zero_shot(self, adata: Any, labels: Any, **_: Any) -> ZeroShot:
+    def embed_texts(self, texts: Sequence[str], compute: Compute) -> np.ndarray:
+        return np.eye(len(texts), len(self.genes), dtype=np.float32)
+
+    def score_texts(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> TextScores:
         self.labels = labels
-        return self.result
+        return self.scores
 
 
 @pytest.fixture
-def says(reads_texts: sf.model.LangCell) -> Callable[..., Says]:
+def says(make_adata: Callable[..., AnnData]) -> Callable[..., Says]:
     """Make a model that gives these probabilities of labels sorted by name."""
+    genes = GeneVocabulary(make_adata().var_names)
 
     def make(probabilities: Any, *, fit: Any = None, threshold: float | None = None) -> Says:
-        model = Says(
-            genes=reads_texts.genes,
-            **{name: getattr(reads_texts.config, name) for name in reads_texts.config.__dataclass_fields__},
-        )
-        model.result = ZeroShot(
-            np.array(probabilities, np.float32), np.empty(0), None, None if fit is None else np.array(fit, np.float32)
-        )
-        model.threshold = threshold
-        return model
+        fitting = None if fit is None else np.array(fit, np.float32)
+        return Says(genes, TextScores(np.array(probabilities, np.float32), np.empty(0), None, fitting), threshold)
 
     return make

@@ -6,31 +6,47 @@ import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
+import torch
 from mudata import MuData
 from scipy import sparse
 
 import scfoundry as sf
+from scfoundry._device import Compute
+from scfoundry.data.matrix import reader
+from scfoundry.data.matrix.cells import Cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from anndata import AnnData
+    from numpy.typing import NDArray
 
 QUICK: dict[str, Any] = {"max_epochs": 2, "device": "cpu"}
-ZERO_SHOT: dict[str, Any] = {"fine_tune": False, "device": "cpu"}
+CPU: dict[str, Any] = {"device": "cpu"}
+ZERO_SHOT: dict[str, Any] = {"fine_tune": False} | CPU
 
 
 @pytest.fixture
 def model(make_adata: Callable[..., AnnData]) -> sf.model.CellPLM:
-    """An untrained model that uses its nearest cells, too."""
     structure = {"n_hidden": 32, "n_layers": 1, "n_latent": 6, "n_decoder_hidden": 16, "n_bottleneck": 8}
-    return sf.model.CellPLM(genes=make_adata().var_names, neighbor_weight=0.3, **structure)
+    return sf.model.CellPLM(genes=make_adata().var_names, **structure)
+
+
+@pytest.fixture
+def denoiser(model: sf.model.CellPLM) -> sf.tasks.Denoiser:
+    """An untrained decoder beside the nearest cells."""
+    return sf.tasks.Denoiser(model, 0.3, np.zeros(len(model.genes), dtype=np.float32))
 
 
 @pytest.fixture
 def adata(make_adata: Callable[..., AnnData]) -> AnnData:
     return make_adata()
+
+
+def predicted(denoiser: sf.tasks.Denoiser, adata: AnnData) -> NDArray[np.float32]:
+    cells = Cells.of(adata, denoiser.model.genes, caller="a test")
+    return denoiser.predict(cells, compute=Compute(torch.device("cpu")))
 
 
 def slots(adata: AnnData) -> tuple[set[str], ...]:
@@ -48,15 +64,16 @@ def test_writes_the_documented_slots_and_nothing_else(model: sf.model.CellPLM, a
     uns = ad.read_h5ad(tmp_path / "cells.h5ad").uns["denoised"]
     assert uns["params"]["batch_key"] == "batch"
     assert uns["params"]["rng"] == 0
+    assert uns["params"]["method"] in {"decoder and neighbours", "decoder", "neighbours"}
     assert uns["scale"] == "expected counts at the cell's own depth"
     assert uns["validation"]["epochs"] == 2
     assert {"weights", "citation", "versions", "genes"} <= set(uns["provenance"])
     assert len(uns["not_denoised"]) == 0
 
 
-def test_both_readings(model: sf.model.CellPLM, adata: AnnData) -> None:
-    sf.tl.denoise(adata, model, **ZERO_SHOT)
-    sf.tl.denoise(adata, model, given_detected=True, key_added="given", **ZERO_SHOT)
+def test_both_readings(denoiser: sf.tasks.Denoiser, adata: AnnData) -> None:
+    sf.tl.denoise(adata, denoiser, **CPU)
+    sf.tl.denoise(adata, denoiser, given_detected=True, key_added="given", **CPU)
     plain, given = adata.layers["denoised"].astype(float), adata.layers["given"]
     np.testing.assert_allclose(plain.sum(1), np.asarray(adata.X.sum(1)).ravel(), rtol=1e-4)
     assert given.min() >= 1
@@ -67,8 +84,10 @@ def test_both_readings(model: sf.model.CellPLM, adata: AnnData) -> None:
 
 def test_without_fine_tuning_a_model_stays_as_it_is(model: sf.model.CellPLM, adata: AnnData) -> None:
     sf.tl.denoise(adata, model, **ZERO_SHOT)
-    np.testing.assert_array_equal(adata.layers["denoised"], model.denoise(adata, device="cpu"))
+    expected = predicted(sf.tasks.Denoiser.as_pretrained(model), adata)
+    np.testing.assert_array_equal(adata.layers["denoised"], expected)
     assert "validation" not in adata.uns["denoised"]
+    assert adata.uns["denoised"]["params"]["method"] == "decoder"
 
 
 def test_the_seed_decides(model: sf.model.CellPLM, adata: AnnData) -> None:
@@ -86,35 +105,35 @@ def test_the_order_of_cells_and_genes_plays_no_part(model: sf.model.CellPLM, ada
     np.testing.assert_allclose(moved, adata.layers["denoised"], rtol=2e-3, atol=1e-4)
 
 
-def test_the_array_type_does_not_matter(model: sf.model.CellPLM, adata: AnnData, as_array: Callable) -> None:
-    expected = model.denoise(adata, device="cpu")
+def test_the_array_type_does_not_matter(denoiser: sf.tasks.Denoiser, adata: AnnData, as_array: Callable) -> None:
+    expected = predicted(denoiser, adata)
     other = adata.copy()
     other.X = as_array(adata.X.toarray())
-    sf.tl.denoise(other, model, **ZERO_SHOT)
+    sf.tl.denoise(other, denoiser, **CPU)
     np.testing.assert_allclose(other.layers["denoised"], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_layers_views_and_files(model: sf.model.CellPLM, adata: AnnData, tmp_path: Path) -> None:
-    expected = model.denoise(adata, device="cpu")
+def test_layers_views_and_files(denoiser: sf.tasks.Denoiser, adata: AnnData, tmp_path: Path) -> None:
+    expected = predicted(denoiser, adata)
     adata.layers["counts"] = adata.X.copy()
     adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
-    sf.tl.denoise(adata, model, layer="counts", **ZERO_SHOT)
+    sf.tl.denoise(adata, denoiser, layer="counts", **CPU)
     np.testing.assert_array_equal(adata.layers["denoised"], expected)
     adata.X = adata.layers["counts"]
     del adata.layers["denoised"]
     adata.write_h5ad(tmp_path / "cells.h5ad")
     backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    result = sf.tl.denoise(backed, model, copy=True, **ZERO_SHOT)
+    result = sf.tl.denoise(backed, denoiser, copy=True, **CPU)
     np.testing.assert_allclose(result.layers["denoised"], expected, rtol=1e-5)
     assert "denoised" not in backed.layers
     with pytest.raises(ValueError, match=r"view of data on disk.*adata = adata.to_memory\(\)"):
-        sf.tl.denoise(backed[:5], model)
+        sf.tl.denoise(backed[:5], denoiser)
 
 
-def test_some_genes_make_a_table(model: sf.model.CellPLM, adata: AnnData) -> None:
+def test_some_genes_make_a_table(denoiser: sf.tasks.Denoiser, adata: AnnData) -> None:
     genes = adata.var_names[[5, 2]].tolist()
-    expected = model.denoise(adata, device="cpu")
-    sf.tl.denoise(adata, model, genes=genes, **ZERO_SHOT)
+    expected = predicted(denoiser, adata)
+    sf.tl.denoise(adata, denoiser, genes=genes, **CPU)
     table = adata.obsm["denoised"]
     assert list(table.columns) == genes
     assert table.index.equals(adata.obs_names)
@@ -122,9 +141,9 @@ def test_some_genes_make_a_table(model: sf.model.CellPLM, adata: AnnData) -> Non
     assert "denoised" not in adata.layers
 
 
-def test_genes_that_the_model_does_not_know_keep_their_counts(model: sf.model.CellPLM, adata: AnnData) -> None:
+def test_genes_that_the_model_does_not_know_keep_their_counts(denoiser: sf.tasks.Denoiser, adata: AnnData) -> None:
     adata.var_names = [*adata.var_names[:-2], "spike-in 1", "spike-in 2"]
-    sf.tl.denoise(adata, model, given_detected=True, **ZERO_SHOT)
+    sf.tl.denoise(adata, denoiser, given_detected=True, **CPU)
     np.testing.assert_array_equal(adata.layers["denoised"][:, -2:], adata.X[:, -2:].toarray())
     assert list(adata.uns["denoised"]["not_denoised"]) == ["spike-in 1", "spike-in 2"]
 
@@ -139,15 +158,15 @@ def test_empty_cells_stay_empty(model: sf.model.CellPLM, adata: AnnData, *, give
     assert adata.layers["denoised"][4].all()
 
 
-def test_positions_are_read(model: sf.model.CellPLM, adata: AnnData) -> None:
-    sf.tl.denoise(adata, model, **ZERO_SHOT)
-    sf.tl.denoise(adata, model, spatial_key="spatial", key_added="placed", **ZERO_SHOT)
+def test_positions_are_read(denoiser: sf.tasks.Denoiser, adata: AnnData) -> None:
+    sf.tl.denoise(adata, denoiser, **CPU)
+    sf.tl.denoise(adata, denoiser, spatial_key="spatial", key_added="placed", **CPU)
     assert np.abs(adata.layers["placed"] - adata.layers["denoised"]).max() > 0
 
 
-def test_a_modality_of_mudata(model: sf.model.CellPLM, adata: AnnData) -> None:
+def test_a_modality_of_mudata(denoiser: sf.tasks.Denoiser, adata: AnnData) -> None:
     mdata = MuData({"rna": adata, "protein": ad.AnnData(np.ones((adata.n_obs, 3)), obs=adata.obs[[]])})
-    sf.tl.denoise(mdata, model, **ZERO_SHOT)
+    sf.tl.denoise(mdata, denoiser, **CPU)
     assert "denoised" in mdata.mod["rna"].layers
 
 
@@ -175,19 +194,16 @@ def test_a_warning_is_said_once_in_the_words_of_the_verb(
         assert empty.startswith("sf.tl.denoise: 1 of 60 cells")
         assert sum("repeat the gene of another column" in message for message in logged) == 1
         logged.clear()
-    for _ in range(2):
-        model.denoise(adata)
-    assert sum("CellPLM.denoise: 1 of 60 cells have no counts" in message for message in logged) == 2
 
 
 def test_one_line_tells_what_is_about_to_happen(model: sf.model.CellPLM, adata: AnnData, logged: list[str]) -> None:
     sf.tl.denoise(adata, model, batch_key="batch", **QUICK)
     [line] = [message for message in logged if "cells in" in message]
-    assert "untrained on cpu: 60 cells in 2 contexts, fine-tuned; 40 of 40 genes matched" in line
+    assert "untrained on cpu, to be fitted: 60 cells in 2 contexts, raw counts; 40 of 40 genes matched" in line
 
 
-def test_then_scanpy_goes_on_as_usual(model: sf.model.CellPLM, adata: AnnData) -> None:
-    sf.tl.denoise(adata, model, **ZERO_SHOT)
+def test_then_scanpy_goes_on_as_usual(denoiser: sf.tasks.Denoiser, adata: AnnData) -> None:
+    sf.tl.denoise(adata, denoiser, **CPU)
     sc.pp.normalize_total(adata, target_sum=1e4, layer="denoised")
     sc.pp.log1p(adata, layer="denoised")
     assert np.isfinite(adata.layers["denoised"]).all()
@@ -256,6 +272,58 @@ def test_bad_input_is_refused_before_anything_is_learned(
     assert slots(adata) == before
 
 
-def test_models_without_a_decoder_of_counts_are_refused(by_expression: sf.model.LangCell, adata: AnnData) -> None:
-    with pytest.raises(ValueError, match=r'cannot use LangCell, which has no decoder of counts.*model="cellplm"'):
-        sf.tl.denoise(adata, by_expression)
+def test_the_matrix_is_inspected_once(model: sf.model.CellPLM, adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    inspected = []
+    check = reader.require_counts
+    monkeypatch.setattr(reader, "require_counts", lambda *args, **how: inspected.append(1) or check(*args, **how))
+    sf.tl.denoise(adata, model, **QUICK)
+    assert len(inspected) == 1
+
+
+# ---- models and fitted objects -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["small_model", "reads_texts"])
+def test_models_without_a_decoder_of_counts_smooth_over_the_nearest_cells(
+    request: pytest.FixtureRequest, adata: AnnData, who: str
+) -> None:
+    adata.X[3] = 0
+    adata.X.eliminate_zeros()
+    adata.var_names = [*adata.var_names[:-1], "spike-in"]
+    fitted = sf.tl.denoise(adata, request.getfixturevalue(who), return_fitted=True, **QUICK)
+    expected, record = adata.layers["denoised"][:, :-1], adata.uns["denoised"]
+    np.testing.assert_allclose(expected.sum(1), np.asarray(adata.X[:, :-1].sum(1)).ravel(), rtol=1e-4)
+    assert record["params"]["method"] == fitted.method == "neighbours"
+    assert record["validation"]["n_hidden"] > 0
+    assert record["validation"]["rmse_given_detected"] < 1
+    sf.tl.denoise(adata, request.getfixturevalue(who), key_added="unfitted", **ZERO_SHOT)
+    np.testing.assert_array_equal(adata.layers["unfitted"], adata.layers["denoised"])
+    assert "validation" not in adata.uns["unfitted"]
+
+
+def test_a_fitted_denoiser_is_returned_saved_and_used_again(
+    model: sf.model.CellPLM, adata: AnnData, make_adata: Callable[..., AnnData], tmp_path: Path
+) -> None:
+    fitted = sf.tl.denoise(adata, model, return_fitted=True, **QUICK)
+    assert fitted.validation == adata.uns["denoised"]["validation"]
+    assert adata.uns["denoised"]["params"]["method"] == fitted.method
+    np.testing.assert_array_equal(adata.layers["denoised"], predicted(fitted, adata))
+    fitted.save(tmp_path / "denoiser")
+    more = make_adata(50, seed=1)
+    sf.tl.denoise(more, fitted, **CPU)
+    for folder in (tmp_path / "denoiser", str(tmp_path / "denoiser")):
+        sf.tl.denoise(more, folder, key_added="again", **CPU)
+        np.testing.assert_array_equal(more.layers["again"], more.layers["denoised"])
+        assert more.uns["again"]["validation"] == fitted.validation
+        assert more.uns["again"]["provenance"]["weights"] == "untrained, fine-tuned"
+        assert not more.uns["again"]["params"]["fine_tune"]
+
+
+def test_a_fitted_denoiser_learns_no_more(denoiser: sf.tasks.Denoiser, adata: AnnData) -> None:
+    with pytest.raises(ValueError, match=r"learns no more, so that max_epochs, rng would have no effect"):
+        sf.tl.denoise(adata, denoiser, max_epochs=3, rng=1)
+
+
+def test_a_copy_and_a_fitted_denoiser_are_not_returned_together(model: sf.model.CellPLM, adata: AnnData) -> None:
+    with pytest.raises(ValueError, match=r"not both.*copied = adata\.copy\(\); fitted = sf\.tl\.denoise\(copied"):
+        sf.tl.denoise(adata, model, copy=True, return_fitted=True)

@@ -13,6 +13,7 @@ from mudata import MuData
 from scipy import sparse
 
 import scfoundry as sf
+from scfoundry.data.matrix.checks import require_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,13 +75,21 @@ def stimulated(make_adata: Callable[..., AnnData]) -> AnnData:
     return AnnData(np.vstack(counts).astype(np.float32), obs=obs, var=pd.DataFrame(index=genes))
 
 
-def test_a_warning_is_said_once_though_the_model_reads_parts_of_the_cells(
-    model: sf.model.CellPLM, screen: AnnData, logged: list[str]
+def test_the_matrix_is_inspected_once(
+    model: sf.model.CellPLM, screen: AnnData, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adata = screen.copy()
     empty = np.isin(np.arange(adata.n_obs), [0, N_CELLS])
     adata.X = sparse.csr_matrix(adata.X.toarray() * ~empty[:, None])
+    inspected = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        inspected.append(args)
+        return require_counts(*args, **kwargs)
+
+    monkeypatch.setattr("scfoundry.data.matrix.reader.require_counts", counted)
     sf.tl.predict_perturbation(adata, **KEYS, perturbations=[MEASURED], model=model)
+    assert len(inspected) == 1
     [warning] = [message for message in logged if "have no counts" in message]
     assert warning.startswith("sf.tl.predict_perturbation: 2 of 420 cells")
 
@@ -287,11 +296,10 @@ def test_an_interruption_leaves_adata_as_it_was(
         raise KeyboardInterrupt
 
     adata = screen.copy()
-    monkeypatch.setattr("scfoundry.tasks.perturbation.responses_model.profiles", interrupted)
+    monkeypatch.setattr("scfoundry.tasks.perturbation.responses.profiles", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sf.tl.predict_perturbation(adata, **KEYS, perturbations="KLF1", model=model)
     assert not adata.uns
-    assert model._responses is None
 
 
 class TestBadInputIsRefusedBeforeAnythingIsComputed:
@@ -300,7 +308,7 @@ class TestBadInputIsRefusedBeforeAnythingIsComputed:
         def computed(*args: object, **kwargs: object) -> None:
             pytest.fail("something was computed")
 
-        monkeypatch.setattr(sf.model.CellPLM, "fit_perturbations", computed)
+        monkeypatch.setattr("scfoundry.tasks.perturbation.responses.measure_responses", computed)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -350,17 +358,111 @@ class TestBadInputIsRefusedBeforeAnythingIsComputed:
         with pytest.raises(ValueError, match="0 of 40 genes"):
             sf.tl.predict_perturbation(fish, **KEYS, perturbations="KLF1", model=model)
 
-    def test_a_model_that_predicts_none(self, reads_texts: sf.model.LangCell, screen: AnnData) -> None:
-        with pytest.raises(ValueError, match=r'predicts no perturbations. Use CellPLM: .*model="cellplm"'):
-            sf.tl.predict_perturbation(screen, **KEYS, perturbations="KLF1", model=reads_texts)
+    def test_fine_tuning_of_a_model_that_has_none(
+        self, reads_texts: sf.model.LangCell, small_model: Any, screen: AnnData
+    ) -> None:
+        for other in (reads_texts, small_model):
+            with pytest.raises(ValueError, match=r'no published training on perturbations.*model="cellplm"'):
+                sf.tl.predict_perturbation(screen, **KEYS, perturbations=MEASURED, model=other, fine_tune=True)
+
+    def test_two_results_and_names_that_are_not_given(self, model: sf.model.CellPLM, screen: AnnData) -> None:
+        asked = {"perturbations": MEASURED, "model": model}
+        with pytest.raises(ValueError, match=r"a copy of adata or the fitted object, not both"):
+            sf.tl.predict_perturbation(screen, **KEYS, **asked, copy=True, return_fitted=True)
+        with pytest.raises(ValueError, match=r'Which cells are perturbed\?.*perturbation_key="guide", control="ctrl"'):
+            sf.tl.predict_perturbation(screen, **asked, control="ctrl")
+
+
+class TestWhatWasLearnedBefore:
+    @pytest.fixture(scope="class")
+    def adata(self, screen: AnnData) -> AnnData:
+        return screen.copy()
+
+    @pytest.fixture(scope="class", params=[False, True], ids=["default", "fine_tune"])
+    def fitted(self, request: pytest.FixtureRequest, model: sf.model.CellPLM, adata: AnnData) -> sf.tasks.Responses:
+        how = {"fine_tune": True, "max_epochs": 1} if request.param else {}
+        asked = {"perturbations": [MEASURED, NOT_MEASURED], "model": model}
+        fitted = sf.tl.predict_perturbation(adata, **KEYS, **asked, **how, return_fitted=True)
+        assert isinstance(fitted, sf.tasks.Responses)
+        assert list(adata.uns) == ["perturbation"]
+        return fitted
+
+    def test_it_predicts_the_same_from_memory_and_from_a_folder(
+        self, fitted: sf.tasks.Responses, adata: AnnData, tmp_path: Path
+    ) -> None:
+        fitted.save(tmp_path)
+        expected = adata.uns["perturbation"]
+        for source in (fitted, tmp_path, str(tmp_path)):
+            again = adata.copy()
+            del again.uns["perturbation"]
+            names = [MEASURED, NOT_MEASURED]
+            assert sf.tl.predict_perturbation(again, perturbations=names, model=source, device="cpu") is None
+            found = again.uns["perturbation"]
+            np.testing.assert_array_equal(found["profiles"].X, expected["profiles"].X)
+            pd.testing.assert_frame_equal(found["differential_expression"], expected["differential_expression"])
+            unlike = {"rng", "max_epochs"}
+            assert found["params"] == {k: v for k, v in expected["params"].items() if k not in unlike}
+            assert found["provenance"]["replacement"] == expected["provenance"]["replacement"]
+
+    def test_controls_alone_are_enough_whatever_they_are_called(
+        self, fitted: sf.tasks.Responses, adata: AnnData
+    ) -> None:
+        controls = adata[(adata.obs["guide"] == "ctrl").to_numpy()].copy()
+        controls.obs["kind"] = "untouched"
+        keys = {"perturbation_key": "kind", "control": "untouched"}
+        sf.tl.predict_perturbation(controls, perturbations=[MEASURED], model=fitted, device="cpu", **keys)
+        found, expected = (one.uns["perturbation"]["profiles"] for one in (controls, adata))
+        np.testing.assert_allclose(found[MEASURED].X, expected[MEASURED].X, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"value": -1.0}, r"value=-1.0 is of learning.*leave it out.*model=\"cellplm\", value=-1.0"),
+            ({"fine_tune": True}, "fine_tune=True is of learning"),
+            ({"sep": "_"}, "sep='_' is of learning"),
+            ({"perturbation_key": "other"}, "no column 'other'"),
+            ({"perturbations": "KLF11111"}, "'KLF11111': "),
+        ],
+    )
+    def test_arguments_of_learning_are_refused(
+        self, fitted: sf.tasks.Responses, adata: AnnData, arguments: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            sf.tl.predict_perturbation(adata, **({"perturbations": MEASURED, "model": fitted} | arguments))
+
+    def test_genes_that_it_learned_in_must_not_lack(self, fitted: sf.tasks.Responses, adata: AnnData) -> None:
+        few = adata[:, :30].copy()
+        few.uns = {}
+        with pytest.raises(ValueError, match=r"adata lacks 10 of the 40 genes.*return_fitted=True"):
+            sf.tl.predict_perturbation(few, perturbations=MEASURED, model=fitted, device="cpu")
+        assert not few.uns
+
+
+@pytest.mark.parametrize("which", ["reads_texts", "small_model"])
+def test_models_that_cannot_be_shown_a_replaced_gene_predict_too(
+    request: pytest.FixtureRequest, screen: AnnData, which: str
+) -> None:
+    adata, other = screen.copy(), request.getfixturevalue(which)
+    a, b = screen.var_names[:2]
+    sf.tl.predict_perturbation(adata, **KEYS, perturbations=[f"{a}+{b}", "KLF1"], model=other)
+    assert np.corrcoef(changes(adata).iloc[0], measured_change(screen, f"{a}+{b}"))[0, 1] > 0.9
+    provenance = adata.uns["perturbation"]["provenance"]
+    assert provenance["replacement"] == "counts of 0"
+    assert provenance["model"] == other.provenance["model"]
+
+
+def test_how_a_gene_was_replaced_stands_in_the_record(model: sf.model.CellPLM, screen: AnnData) -> None:
+    adata = screen.copy()
+    sf.tl.predict_perturbation(adata, **KEYS, perturbations="KLF1", model=model, value=-5)
+    assert adata.uns["perturbation"]["provenance"]["replacement"] == "log expression of -5"
 
 
 def test_mouse_data_are_read_through_orthologs(model: sf.model.CellPLM, screen: AnnData) -> None:
     genes = sf.datasets.human_genes()
     mouse = genes.loc[screen.var_names, "mouse_symbol"].to_numpy()
-    there = mouse != ""
-    adata = screen[:, there].copy()
-    adata.var_names = mouse[there]
+    known = mouse != ""
+    adata = screen[:, known].copy()
+    adata.var_names = mouse[known]
     a, b = screen.var_names[:2]
     sf.tl.predict_perturbation(adata, **KEYS, perturbations=f"{a}+{b}", model=model)
     assert np.corrcoef(changes(adata).iloc[0], measured_change(adata, f"{a}+{b}"))[0, 1] > 0.9

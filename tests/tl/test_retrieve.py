@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 import scfoundry as sf
-from scfoundry.tasks import retrieval as _nearest
-from scfoundry.tasks.retrieval import nearest_cells
+from scfoundry._device import Compute
 
 QUERY = ["monocyte", "B cell", "NK"]
 
@@ -17,11 +16,6 @@ QUERY = ["monocyte", "B cell", "NK"]
 @pytest.fixture
 def adata(make_adata):
     return make_adata(12)
-
-
-def unit(rng, *shape):
-    values = rng.normal(size=shape).astype(np.float32)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 def test_cells_of_every_text_best_first(reads_texts, adata):
@@ -38,7 +32,10 @@ def test_cells_of_every_text_best_first(reads_texts, adata):
 def test_the_score_of_a_cell_is_its_cosine_with_the_text(reads_texts, adata):
     text = {"mine": "cell type: natural killer cell."}
     hits = sf.tl.retrieve(adata, text, k=12, model=reads_texts, device="cpu").set_index("obs_name")["score"]
-    cosine = reads_texts.get_latent_representation(adata) @ reads_texts.get_text_embedding(list(text.values())).T
+    cosine = (
+        reads_texts.get_latent_representation(adata)
+        @ reads_texts.embed_texts(list(text.values()), Compute.resolve("cpu")).T
+    )
     np.testing.assert_allclose(hits[adata.obs_names], cosine[:, 0], atol=1e-5)
 
 
@@ -114,41 +111,6 @@ def test_the_length_of_a_stored_embedding_does_not_matter(reads_texts, adata):
     pd.testing.assert_frame_equal(hits, expected)
 
 
-def test_queries_that_the_graph_gives_up_on_are_searched_exactly(monkeypatch):
-    rng = np.random.default_rng(0)
-    cells, queries = unit(rng, 50, 4), unit(rng, 3, 4)
-    expected, cosines = nearest_cells(cells, queries, 5)
-
-    def gives_up_once(cells, queries, k):
-        rows = expected.copy()
-        rows[1, 3:] = -1
-        return rows
-
-    monkeypatch.setattr(_nearest, "EXACT_PAIRS", 0)
-    monkeypatch.setattr(_nearest, "_by_graph", gives_up_once)
-    rows, found = nearest_cells(cells, queries, 5)
-    np.testing.assert_array_equal(rows, expected)
-    np.testing.assert_allclose(found, cosines, atol=1e-6)
-
-
-def test_ties_go_to_the_first_cells():
-    cells = np.repeat(np.eye(2, dtype=np.float32), 4, axis=0)
-    rows, cosines = nearest_cells(cells, np.eye(2, dtype=np.float32), 3)
-    assert rows.tolist() == [[0, 1, 2], [4, 5, 6]]
-    assert cosines.tolist() == [[1, 1, 1]] * 2
-
-
-def test_the_search_through_a_graph_finds_what_the_exact_search_finds(monkeypatch):
-    rng = np.random.default_rng(0)
-    cells, queries = unit(rng, 2000, 8), unit(rng, 5, 8)
-    rows, cosines = nearest_cells(cells, queries, 10)
-    monkeypatch.setattr(_nearest, "EXACT_PAIRS", 0)
-    found, found_cosines = nearest_cells(cells, queries, 10)
-    assert np.mean([len(set(a) & set(b)) for a, b in zip(rows, found, strict=True)]) > 9
-    np.testing.assert_allclose(found_cosines[:, 0], cosines[:, 0], atol=1e-5)
-    assert (np.diff(found_cosines, axis=1) <= 0).all()
-
-
 @pytest.mark.parametrize(
     ("query", "arguments", "message"),
     [
@@ -157,8 +119,6 @@ def test_the_search_through_a_graph_finds_what_the_exact_search_finds(monkeypatc
         (["NK", "NK"], {}, r"got 'NK' more than once"),
         ("NK", {"k": 0}, r"k is the number of hits and at least 1; got 0"),
         ("NK", {"find": "genes"}, r"find must be one of 'cells', 'texts'; got 'genes'"),
-        ("NK", {"top_k": -1, "find": "texts"}, r"top_k must be a number of texts"),
-        ("NK", {"top_k": 5}, r"top_k=5 is for find=\"texts\".*For the number of hits: k=5"),
         ("NK", {"use_rep": "X_langcell"}, r"adata.obsm has no 'X_langcell'; its keys: 'spatial'. Compute it"),
         ("NK", {"use_rep": "spatial"}, r"has 2 columns, but untrained embeds in 8"),
         ("NK", {"use_rep": "spatial", "find": "texts"}, r"serves to find cells"),

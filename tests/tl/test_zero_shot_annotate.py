@@ -119,7 +119,7 @@ def test_a_term_is_read_by_several_prompts_only_where_the_weights_like_it(reads_
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])
 def test_everything_survives_a_file(reads_texts, adata, tmp_path: Path, kind):
-    result = annotated(adata, [*LABELS, "T/NK"], model=reads_texts, group_by="batch", top_k=2)
+    result = annotated(adata, [*LABELS, "T/NK"], model=reads_texts, group_by="batch")
     path = tmp_path / f"cells.{kind}"
     getattr(result, f"write_{kind}")(path)
     read = {"h5ad": ad.read_h5ad, "zarr": ad.read_zarr}[kind](path)
@@ -133,7 +133,7 @@ def test_everything_survives_a_file(reads_texts, adata, tmp_path: Path, kind):
         np.testing.assert_array_equal(table, expected)
     assert read.obs["zero_shot"].tolist() == result.obs["zero_shot"].tolist()
     assert (read.obs["zero_shot_ontology_id"].isna() == result.obs["zero_shot_ontology_id"].isna()).all()
-    assert read.uns["zero_shot"]["params"]["top_k"] == 2
+    assert read.uns["zero_shot"]["params"]["top_k"] == 5
     assert read.uns["zero_shot"]["provenance"]["model"] == "langcell"
 
 
@@ -248,13 +248,9 @@ def probe_names(adata):
         (pd.DataFrame({"name": ["B cell"]}), {}, r"needs a column 'text'.* got 'name'"),
         (TWO, {"layer": "counts"}, r"no 'counts'; layers of this AnnData: none"),
         (TWO, {"group_by": "cluster"}, r"no column 'cluster'; its columns: 'batch', 'cell_type'.*group_by=\"leiden\""),
-        (TWO, {"top_k": 3}, r"top_k must be between 0 and the number of labels, 2; got 3"),
-        (TWO, {"top_k": -1}, r"top_k must be between 0 and"),
-        (TWO, {"alpha": 1.2}, r"alpha .* between 0 and 1; got 1.2"),
         (TWO, {"unknown": 2}, r"compared with obs\[\"<key_added>_fit\"\]; got 2. The threshold of the weights"),
         (TWO, {"unknown": True}, r"a number between 0 and 1 .* got True"),
         (TWO, {"unknown": "never"}, r"unknown must be .* got 'never'"),
-        (TWO, {"mixture": "own"}, r"mixture must be one of 'released', 'corrected'; got 'own'"),
         (
             TWO,
             {"markers": {"T cell": ["CD3E"]}},
@@ -288,12 +284,10 @@ def test_bad_data_are_refused(reads_texts, adata, damage, message):
         annotated(adata, model=reads_texts)
 
 
-@pytest.mark.parametrize("idle", [{"alpha": 0.2}, {"top_k": 1}, {"mixture": "released"}])
-def test_arguments_of_the_published_mixture_are_refused_by_other_weights(by_expression, adata, idle, logged):
-    [(name, value)] = idle.items()
-    with pytest.raises(ValueError, match=rf"know neither alpha, top_k nor mixture; got {name}={value!r}"):
-        annotated(adata, TWO, model=by_expression, **idle)
-    assert not logged
+@pytest.mark.parametrize("name", ["alpha", "top_k", "mixture"])
+def test_settings_of_one_model_are_no_arguments(reads_texts, adata, name):
+    with pytest.raises(TypeError, match=name):
+        annotated(adata, TWO, model=reads_texts, **{name: 1})
 
 
 def test_weights_that_cannot_use_markers_say_so(reads_texts, adata):
@@ -303,7 +297,7 @@ def test_weights_that_cannot_use_markers_say_so(reads_texts, adata):
 
 def test_models_without_texts_are_refused(adata):
     model = sf.model.CellPLM(genes=adata.var_names, n_hidden=32, n_latent=6)
-    with pytest.raises(ValueError, match=r"cannot use CellPLM, which reads no texts. Use LangCell"):
+    with pytest.raises(ValueError, match=r"cannot use CellPLM, which reads no texts. Use weights that can"):
         annotated(adata, TWO, model=model)
 
 
@@ -311,7 +305,7 @@ def test_an_interrupt_leaves_nothing_behind(reads_texts, adata, monkeypatch):
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sf.model.LangCell, "zero_shot", interrupted)
+    monkeypatch.setattr(sf.model.LangCell, "score_texts", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sf.tl.zero_shot_annotate(adata, TWO, model=reads_texts)
     assert not [key for key in (*adata.obs, *adata.obsm, *adata.uns) if key.startswith("zero_shot")]

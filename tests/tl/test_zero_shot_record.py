@@ -50,7 +50,7 @@ def test_the_table_of_texts_gives_the_same_probabilities_again(request, adata, t
         pd.testing.assert_frame_equal(again.uns["zero_shot"]["texts"], first.uns["zero_shot"]["texts"])
 
 
-def test_markers_in_the_table_count_again_and_those_given_beside_replace_them(by_expression, adata):
+def test_markers_in_the_table_count_again_and_those_given_with_it_replace_them(by_expression, adata):
     genes = by_expression.genes.ids.tolist()
     first = annotated(adata, model=by_expression, markers={"monocyte": genes[:3]})
     table = first.uns["zero_shot"]["texts"]
@@ -69,15 +69,14 @@ def test_markers_are_recorded_in_a_form_that_files_take(by_expression, adata, tm
     assert "modality" not in read
 
 
-def test_what_the_weights_decide_is_recorded(reads_texts, by_expression, adata):
+def test_what_the_weights_decide_is_recorded(reads_texts, make_reader_of_texts, by_expression, adata):
     config = reads_texts.config
     used = params(adata, model=reads_texts)
     assert (used["alpha"], used["mixture"], used["top_k"]) == (config.alpha, config.mixture, 4)
     assert not used["adapt"]
     assert params(adata, model=reads_texts, adapt=True)["adapt"]
-    assert params(adata, model=reads_texts, alpha=0.7)["alpha"] == 0.7
-    # Similarity decides alone.
-    assert not {"alpha", "mixture"} & params(adata, model=reads_texts, top_k=0).keys()
+    of_its_own = params(adata, model=make_reader_of_texts(alpha=0.7, mixture="released"))
+    assert (of_its_own["alpha"], of_its_own["mixture"]) == (0.7, "released")
     used = params(adata, model=by_expression)
     assert used["adapt"]
     assert used["threshold"] == pytest.approx(by_expression.unknown_threshold)

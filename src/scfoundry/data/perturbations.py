@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from scfoundry._settings import logger
 from scfoundry.data.genes.match import match
 from scfoundry.data.genes.names import as_names, find, gene_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from scfoundry.data.genes import GeneVocabulary
 
 __all__ = [
     "ONE_GROUP",
+    "Naming",
+    "Screen",
     "components",
     "group_labels",
     "members_of",
@@ -28,10 +32,106 @@ __all__ = [
 ]
 
 ONE_GROUP = "all"
-"""Name of the group of all cells where none are told apart."""
+"""Name of the group of all cells where no groups are known."""
 
 DIRECT = {"ensembl", "symbol", "mouse_ensembl", "mouse_symbol"}
 """Routes to a gene by its own id or symbol."""
+
+
+class Naming(NamedTuple):
+    """How a screen is written down.
+
+    Attributes
+    ----------
+    perturbation_key
+        Column of ``obs`` with the perturbation of every cell.
+    control
+        What unperturbed cells are called in it.
+    group_key
+        Column of ``obs`` with cell types, lines or donors; one group of all cells if `None`.
+    sep
+        What joins the parts of a combination; names are taken whole if `None`.
+    """
+
+    perturbation_key: str
+    control: str
+    group_key: str | None = None
+    sep: str | None = "+"
+
+
+class Screen(NamedTuple):
+    """What was perturbed in every cell, and in which group of cells.
+
+    Attributes
+    ----------
+    labels
+        Perturbation of every cell, missing where it has none.
+    groups
+        Group of every cell, missing where it has none.
+    is_control
+        Unperturbed cells that have a group.
+    """
+
+    labels: pd.Series
+    groups: pd.Series
+    is_control: NDArray[np.bool_]
+
+    @classmethod
+    def read(cls, adata: AnnData, naming: Naming, *, perturbed: bool = True) -> Screen:
+        """Read ``obs``; with ``perturbed``, something but controls is asked for.
+
+        Raises
+        ------
+        ValueError
+            As `perturbation_labels` and `group_labels` do.
+        """
+        key, control, group_key, sep = naming
+        labels = perturbation_labels(adata, key, control=control, sep=sep, perturbed=perturbed)
+        groups = group_labels(adata, group_key)
+        return cls(labels, groups, ((labels == control) & groups.notna()).to_numpy())
+
+    def to_learn_from(
+        self,
+        parts: Mapping[str, tuple[str, ...]],
+        hidden: Container[tuple[str, ...]],
+        groups: Sequence[str],
+        caller: str,
+    ) -> NDArray[np.bool_]:
+        """Cells to learn from: all controls, and perturbed cells of groups that have some.
+
+        Parameters
+        ----------
+        parts
+            What every label stands for.
+        hidden, groups
+            Cells that got one of these in one of these are left out.
+        caller
+            The user's function, for messages.
+
+        Raises
+        ------
+        ValueError
+            If no perturbed cell is left.
+        """
+        known = (self.labels.notna() & self.groups.notna()).to_numpy()
+        compared = self.groups.isin(self.groups[self.is_control].unique()).to_numpy()
+        if n_alone := int((known & ~compared).sum()):
+            logger.warning(
+                "%s: %d perturbed cells are left out, as their group (%s) has no controls.",
+                caller,
+                n_alone,
+                ", ".join(map(repr, sorted(self.groups[known & ~compared].unique()))),
+            )
+        to_predict = [name for name, members in parts.items() if members in hidden]
+        predicted = self.labels.isin(to_predict).to_numpy() & self.groups.isin(groups).to_numpy() & ~self.is_control
+        learned = known & compared & ~predicted
+        if not (learned & ~self.is_control).any():
+            msg = (
+                "Nothing is left to learn from: all perturbed cells are to be predicted. Ask for fewer perturbations, "
+                'or for some groups only, so that others teach: group_key="cell_type", groups=["B"].'
+            )
+            raise ValueError(msg)
+        return learned
 
 
 def components(name: str, *, control: str, sep: str | None = "+") -> tuple[str, ...]:
@@ -61,7 +161,7 @@ def components(name: str, *, control: str, sep: str | None = "+") -> tuple[str, 
 def members_of(
     names: Iterable[str], *, control: str, sep: str | None = "+", known: Iterable[str] = ()
 ) -> dict[str, tuple[str, ...]]:
-    """`components` of every name, with one spelling for a gene that has several: cells are told apart by genes.
+    """`components` of every name, with one spelling for a gene that has several: cells differ by genes.
 
     Parameters
     ----------
@@ -114,7 +214,9 @@ def require_separator(sep: object) -> None:
         raise ValueError(msg)
 
 
-def perturbation_labels(adata: AnnData, key: str, *, control: str, sep: str | None) -> pd.Series:
+def perturbation_labels(
+    adata: AnnData, key: str, *, control: str, sep: str | None, perturbed: bool = True
+) -> pd.Series:
     """Perturbation of every cell as text, missing where it has none; control and control is the control.
 
     Parameters
@@ -127,11 +229,14 @@ def perturbation_labels(adata: AnnData, key: str, *, control: str, sep: str | No
         Value of cells that were not perturbed.
     sep
         What joins the parts of a combination.
+    perturbed
+        Whether there must be perturbed cells.
 
     Raises
     ------
     ValueError
-        If there is no such column, no control among its values, nothing but the control, or ``sep`` is empty.
+        If there is no such column, no control among its values, nothing but the control where ``perturbed``, or
+        ``sep`` is empty.
     """
     require_separator(sep)
     if key not in adata.obs.columns:
@@ -150,7 +255,7 @@ def perturbation_labels(adata: AnnData, key: str, *, control: str, sep: str | No
             "unperturbed cells: control=..."
         )
         raise ValueError(msg)
-    if len(names) == 1:
+    if perturbed and len(names) == 1:
         msg = (
             f"All cells are {control!r} in adata.obs[{key!r}]; a change is learned from perturbed cells beside them. "
             "Keep both in adata, or pass another perturbation_key."
@@ -182,7 +287,7 @@ def positions_of(vocabulary: GeneVocabulary, names: Iterable[str]) -> dict[str, 
     listed = sorted(set(names))
     if not listed:
         return {}
-    target = match(vocabulary, as_names(listed), var=None).target
+    target = match(vocabulary.index, as_names(listed), var=None).target
     return {name: int(position) for name, position in zip(listed, target, strict=True) if position >= 0}
 
 

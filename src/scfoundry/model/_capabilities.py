@@ -98,7 +98,7 @@ class Tunable(Protocol):
 
 
 @runtime_checkable
-class ReadsTexts(Protocol):
+class ReadsTexts(Embeds, Protocol):
     """A model with cells and texts in one space."""
 
     @property
@@ -134,10 +134,12 @@ class ReadsTexts(Protocol):
 
 
 @runtime_checkable
-class AttendsToCells(Protocol):
+class AttendsToCells(Embeds, Protocol):
     """A model whose cells attend to each other."""
 
-    n_layers: int
+    @property
+    def n_layers(self) -> int:
+        """Layers in which they do."""
 
     def attention_factors(
         self, cells: Cells, layer: int, compute: Compute
@@ -212,21 +214,31 @@ class FineTunesPerturbations(Protocol):
 
     def fine_tune_perturbations(
         self,
-        cells: Cells,
+        controls: Cells,
+        conditions: Sequence[tuple[str, Sequence[int]]],
         profiles: NDArray[np.float64],
-        conditions: Sequence[tuple[NDArray[np.int64], Sequence[int]]],
+        genes: NDArray[np.int64],
         *,
         value: float,
         max_epochs: int | None,
         seed: int,
         compute: Compute,
-    ) -> tuple[Self, nn.Module]:
-        """Copy and head that turn controls into profiles (n, G) of conditions, each control rows and replaced genes."""
+    ) -> tuple[Self, dict[str, NDArray[np.float32]]]:
+        """Copy, and weights of a head by name, that turn controls into profiles.
 
-    def replaced_gene_profiles(
-        self, cells: Cells, head: nn.Module, genes: Sequence[int], value: float, compute: Compute
+        Of each condition the context of its controls and the vocabulary positions of the genes whose log expression is
+        ``value`` in it, none for the controls as they are; and its mean log expression of ``genes``, (n, g).
+        """
+
+    def replaced_gene_changes(
+        self,
+        controls: Cells,
+        head: dict[str, NDArray[np.float32]],
+        conditions: Sequence[Sequence[int]],
+        value: float,
+        compute: Compute,
     ) -> NDArray[np.float64]:
-        """Mean profile over the vocabulary, (G,), that the head reads off cells with replaced genes."""
+        """Mean change that the head predicts for controls of one context with genes replaced, (n, G)."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +283,7 @@ ABILITIES: dict[type, _Ability] = {
     HasGeneVectors: _Ability("has no vectors of genes", "cellplm"),
     PredictsRates: _Ability("has no decoder of counts", "cellplm"),
     Tunable: _Ability("cannot be fine-tuned through its embedding", "cellplm"),
-    ReadsTexts: _Ability("reads no texts", "langcell"),
+    ReadsTexts: _Ability("reads no texts", "cellnamer"),
     AttendsToCells: _Ability("reads every cell by itself", "cellplm"),
     ReplacesGenes: _Ability("cannot be shown a replaced gene", "cellplm"),
     FineTunesImputation: _Ability("has no published fine-tuning for imputation", "cellplm"),

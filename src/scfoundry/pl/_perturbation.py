@@ -123,20 +123,21 @@ def _row(profiles: AnnData, params: dict[str, Any], perturbation: str, group: st
     if not same.any():
         msg = f"{perturbation!r} was not predicted; there are {', '.join(map(repr, names.unique()))}."
         raise ValueError(msg)
-    there = groups.unique().tolist()
-    if group not in there and (group is not None or len(there) > 1):
-        msg = f"group must be one of {', '.join(map(repr, there))}, for which it was predicted; got {group!r}."
+    present = groups.unique().tolist()
+    if group not in present and (group is not None or len(present) > 1):
+        msg = f"group must be one of {', '.join(map(repr, present))}, for which it was predicted; got {group!r}."
         raise ValueError(msg)
-    chosen = there[0] if group is None else group
+    chosen = present[0] if group is None else group
     # Both orders of a pair may have been asked for; they are one prediction.
     return profiles[np.flatnonzero(same & (groups == chosen).to_numpy())[:1]], chosen
 
 
 def _measured(adata: AnnData, params: dict[str, Any], name: str, group: str) -> tuple[Array, Array] | None:
     """Measured change of every gene and its standard error; `None` without at least two perturbed cells."""
-    from scfoundry.data.matrix.checks import inspect_matrix
+    from scfoundry.data.matrix.checks import inspect_matrix, to_linear
+    from scfoundry.data.matrix.loaders import row_blocks
     from scfoundry.data.perturbations import group_labels, members_of, perturbation_labels
-    from scfoundry.tasks.perturbation.responses import profiles
+    from scfoundry.tasks.perturbation.measured import profiles
 
     control, sep, layer = params["control"], params.get("sep"), params.get("layer")
     labels = perturbation_labels(adata, params["perturbation_key"], control=control, sep=sep)
@@ -148,7 +149,10 @@ def _measured(adata: AnnData, params: dict[str, Any], name: str, group: str) -> 
     codes[np.array(got_it) & here] = 1
     if (codes == 1).sum() < LEAST_CELLS or (codes == 0).sum() < LEAST_CELLS:
         return None
-    n_cells, sums, squares = profiles(adata, codes, 2, layer=layer, state=inspect_matrix(adata, layer=layer).state)
+    state = inspect_matrix(adata, layer=layer).state
+    rows = np.flatnonzero(codes >= 0)
+    blocks = ((cells, to_linear(block, state)) for cells, block in row_blocks(adata, layer=layer, rows=rows))
+    n_cells, sums, squares = profiles(blocks, codes, 2, adata.n_vars)
     means = sums / n_cells[:, None]
     variances = (squares / n_cells[:, None] - means**2).clip(min=0) / (n_cells[:, None] - 1)
     return means[1] - means[0], np.sqrt(variances.sum(0))

@@ -11,6 +11,7 @@ from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.matrix.checks import require_counts
 from scfoundry.data.matrix.loaders import row_blocks
+from scfoundry.stats.dropout import MIN_GENES, SCALE, log_dropout_weights
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,8 +37,8 @@ def simulate_dropout(
     test: float = 0.1,
     valid: float = 0.1,
     kernel: Kernel = "exponential",
-    scale: float = 20.0,
-    min_genes: int = 6,
+    scale: float = SCALE,
+    min_genes: int = MIN_GENES,
     rng: int | np.random.Generator | None = 10,
     copy: bool = False,
 ) -> AnnData | None:
@@ -171,7 +172,7 @@ def _hide(
 def _weights(counts: np.ndarray, kernel: Kernel, scale: float) -> NDArray[np.float64]:
     if kernel == "uniform":
         return np.ones(len(counts))
-    return np.maximum(np.exp(-counts.astype(np.float64) / scale), _LEAST_WEIGHT)
+    return np.maximum(np.exp(log_dropout_weights(counts.astype(np.float64), scale)), _LEAST_WEIGHT)
 
 
 def _draw_splits(

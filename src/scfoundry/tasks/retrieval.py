@@ -1,20 +1,91 @@
-"""The most similar cells of a direction, exactly or through a graph of neighbours."""
+"""Cells for texts and texts for cells: the most similar ones, exactly or through a graph of neighbours."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pynndescent import NNDescent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-__all__ = ["nearest_cells"]
+    from scfoundry._device import Compute
+    from scfoundry.data.labels import Label
+    from scfoundry.model._capabilities import ReadsTexts
+
+__all__ = ["Hits", "best_cells", "best_texts", "nearest_cells", "text_directions"]
 
 # Building the graph takes longer than comparing all pairs below this.
 EXACT_PAIRS = 20_000_000_000
 SCORES_AT_ONCE = 64_000_000
+
+
+class Hits(NamedTuple):
+    """What was found, q times the k best.
+
+    Attributes
+    ----------
+    labels, rows
+        Number of the text and row of the cell, (q, k), best first.
+    scores
+        Cosine or probability, float32, (q, k).
+    """
+
+    labels: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+def text_directions(model: ReadsTexts, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
+    """Direction of the mean of a label's texts, unit vectors, (L, Z)."""
+    embedded = model.embed_texts([text for label in labels for text in label.texts], compute)
+    firsts = np.cumsum([0, *(len(label.texts) for label in labels)])[:-1]
+    sums = np.add.reduceat(embedded, firsts, axis=0)
+    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
+
+
+def best_cells(
+    latent: NDArray[np.float32], directions: NDArray[np.float32], present: NDArray[np.bool_], k: int
+) -> Hits:
+    """Find the k cells with the largest cosine to every text.
+
+    Parameters
+    ----------
+    latent
+        Unit vectors of cells, (n_obs, Z).
+    directions
+        Unit vectors of L texts, (L, Z).
+    present
+        Cells that may be found, (n_obs,).
+    k
+        How many, all if there are fewer.
+    """
+    among = np.flatnonzero(present)
+    own = latent if len(among) == len(latent) else latent[among]
+    rows, cosines = nearest_cells(own, directions, min(k, len(among)))
+    labels = np.broadcast_to(np.arange(len(directions))[:, None], rows.shape)
+    return Hits(labels, among[rows], cosines)
+
+
+def best_texts(probabilities: NDArray[np.float32], present: NDArray[np.bool_], k: int) -> Hits:
+    """Find the k texts with the highest probability for every cell.
+
+    Parameters
+    ----------
+    probabilities
+        Of L texts, (n_obs, L).
+    present
+        Cells that are asked for, (n_obs,).
+    k
+        How many, all if there are fewer.
+    """
+    among = np.flatnonzero(present)
+    labels = np.argsort(-probabilities[among], axis=1, kind="stable")[:, :k]
+    rows = np.broadcast_to(among[:, None], labels.shape)
+    return Hits(labels, rows, np.take_along_axis(probabilities[among], labels, 1))
 
 
 def nearest_cells(

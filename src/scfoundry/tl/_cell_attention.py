@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
+from scfoundry.tl._opening import open_model, quoted, record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfoundry.model import FoundationModel
-    from scfoundry.model.cellplm._cell_attention import CellAttention
+    from scfoundry.tasks.cell_attention.attend import CellAttention
     from scfoundry.tasks.cell_attention.pairs import Scale
 
 __all__ = ["cell_attention"]
@@ -44,18 +45,11 @@ def cell_attention(
     batch_size: int | None = None,
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    r"""Weights with which the cells of a context attend to each other.
+    """Weights with which the cells of a context attend to each other.
 
-    CellPLM's Flow-Attention never forms a matrix of cells by cells, but its output is a weighted sum over cells all
-    the same, :math:`\sum_j w_{ij} v_j` for every head, with
-
-    .. math:: w_{ij} = \alpha_i \, I_i \, c_j \, (q_i \cdot k_j)
-
-    of the layer's queries :math:`q` and keys :math:`k`, allocation :math:`\alpha`, incoming flow :math:`I` and
-    competition :math:`c`. These are the weights, exactly, averaged over the heads of one layer. The ``k`` largest of
-    every cell are kept; between groups all of them are summed. Neither needs a matrix of cells by cells in memory. All
-    of it is computed in float32: weights of a context differ by less than bfloat16 resolves, which would keep whichever
-    cells rounding favours.
+    The coefficients with which the model mixes the other cells into a cell, exactly, averaged over the heads of one
+    layer. The ``k`` largest of every cell are kept; between groups all of them are summed. No matrix of cells by cells
+    stands in memory. Always in float32: weights of a context differ by less than bfloat16 resolves.
 
     Parameters
     ----------
@@ -119,17 +113,11 @@ def cell_attention(
 
     Notes
     -----
-    What the weights mean: in this layer, the update of cell i is a mixture of the value vectors of all cells, and
-    :math:`w_{ij}` is the coefficient of cell j, a mean over heads. A group with an enrichment above 1 has more
-    influence on that update than its size would give it.
-
-    What they do not mean: they are no evidence of signalling, contact or cause. The model was trained to fill in
-    masked genes, so cells attend to what helps with that, often to cells like themselves and to those with many counts.
-    A weight says nothing of the value it multiplies, nor of what other layers and the cell's own state contribute.
-    As all terms are positive, attention is broad: with the default weights, shares differ from even ones by about 1 %,
-    and nearly all of that lies in the cell attended to, so that all cells of a section attend most to the same few
-    cells. Read enrichments rather than weights, and ``scale="specific"`` for what a cell attends to more than others
-    do. Another context, model or layer gives other weights; a claim needs a control, such as shuffled groups.
+    A weight is no evidence of signalling, contact or cause: the model was trained to fill in masked genes, and cells
+    attend to what helps with that. Attention is broad, and most of what differs lies in the cell attended to: read
+    enrichments rather than weights, and ``scale="specific"`` for what a cell attends to more than others do. Another
+    context, model or layer gives other weights; a claim needs a control, such as shuffled groups. The guide *What cells
+    take from each other* says how the weights are found and what they mean.
 
     Examples
     --------
@@ -138,58 +126,28 @@ def cell_attention(
     >>> sf.tl.cell_attention(adata, group_by="bulk_labels")
     >>> adata.uns["cell_attention"]["groups"].nlargest(5, "enrichment")
     """
-    from scfoundry._device import resolve_device
-    from scfoundry.data.matrix.contexts import contexts, coordinates
-    from scfoundry.data.matrix.reader import CountsReader
-    from scfoundry.model._base import FoundationModel
-    from scfoundry.model._load import load_pretrained
-    from scfoundry.model._offers import attends_to_cells
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.model._capabilities import AttendsToCells, require
+    from scfoundry.tasks.cell_attention.attend import attend
 
     _check(k, scale)
-    adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
-    codes, names = _groups(cells, group_by)
-    groups = contexts(cells, batch_key)
-    xy = coordinates(cells, spatial_key, groups)
-    torch_device = resolve_device(device)
-    loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
-    attending = attends_to_cells(loaded, caller=CALLER)
-    reader = CountsReader(cells, loaded.genes, layer=layer, caller=CALLER)
+    adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
+    codes, names = _groups(target, group_by)
+    compute = Compute.resolve(device, batch_size=batch_size)
+    attending = require(open_model(model, caller=CALLER), AttendsToCells, caller=CALLER)
+    keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
+    cells = Cells.of(target, attending.genes, **keys, caller=CALLER)
 
-    samples = f"{len(groups)} contexts" if len(groups) > 1 else "one context"
-    logger.info(
-        f"{loaded.provenance['weights']} on {torch_device}: {cells.n_obs:,} cells in {samples}, "
-        f"{reader.report.state}; {reader.alignment.summary()}"
-    )
-    found = attending.cell_attention(
-        reader,
-        groups,
-        xy,
-        codes,
-        len(names),
-        k=k,
-        encoder_layer=encoder_layer,
-        scale=scale,
-        batch_size=batch_size,
-        device=device,
-    )
+    logger.info(f"{attending.provenance['weights']} on {compute.device}: {cells.summary()}")
+    found = attend(attending, cells, codes, len(names), k=k, layer=encoder_layer, scale=scale, compute=compute)
 
-    params = {
-        "group_by": group_by,
-        "spatial_key": spatial_key,
-        "batch_key": batch_key,
-        "k": k,
-        "encoder_layer": encoder_layer,
-        "scale": scale,
-        "layer": layer,
-    }
-    result = {
-        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
-        Keys.PROVENANCE: loaded.provenance | {"values": str(reader.report.state), "genes": reader.alignment.report()},
-    }
+    arguments = keys | {"group_by": group_by, "k": k, "encoder_layer": encoder_layer, "scale": scale}
+    result = record(attending, cells, arguments)
     if group_by is not None:
         result[Keys.GROUPS] = _table(found, names)
-    cells.obsp[key_added] = found.weights
-    cells.uns[key_added] = result
+    target.obsp[key_added] = found.weights
+    target.uns[key_added] = result
     return adata if copy else None
 
 
@@ -209,7 +167,7 @@ def _groups(adata: AnnData, key: str | None) -> tuple[NDArray[np.int64], list[st
     if key is None:
         return np.full(adata.n_obs, -1), []
     if key not in adata.obs.columns:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        present = quoted(adata.obs.columns)
         msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as group_by, or None."
         raise ValueError(msg)
     column = adata.obs[key]

@@ -19,8 +19,10 @@ from scfoundry.data.labels.identities import IDENTITIES
 from scfoundry.data.labels.ontology import CellOntology
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.data.genes.alignment import GeneAlignment
     from scfoundry.data.labels.ontology import Match
 
 __all__ = [
@@ -204,9 +206,20 @@ def markers_of(texts: Texts, markers: Markers | None) -> Markers:
 
 
 def with_markers(
-    labels: Sequence[Label], markers: Markers, *, genes: GeneVocabulary, measured: GeneAlignment, caller: str
+    labels: Sequence[Label], markers: Markers, *, genes: GeneVocabulary, measured: NDArray[np.integer], caller: str
 ) -> tuple[Label, ...]:
     """The user's markers, as ids of the genes that both the model and the data have.
+
+    Parameters
+    ----------
+    labels
+        Labels with their texts.
+    markers
+        Genes by label.
+    genes, measured
+        The model's vocabulary, and the positions in it of the genes that the data have.
+    caller
+        The user's function, for messages.
 
     Raises
     ------
@@ -219,22 +232,24 @@ def with_markers(
             f"{', '.join(repr(label.name) for label in labels)}. Spell them as in texts."
         )
         raise ValueError(msg)
-    there = set(genes.ids[measured.measured])
+    present = set(genes.ids[measured])
     return tuple(
-        replace(label, markers=_known(label.name, markers[label.name], genes, there, caller))
+        replace(label, markers=_known(label.name, markers[label.name], genes, present, caller))
         if label.name in markers
         else label
         for label in labels
     )
 
 
-def _known(label: str, markers: Sequence[str], genes: GeneVocabulary, there: set[str], caller: str) -> tuple[str, ...]:
+def _known(
+    label: str, markers: Sequence[str], genes: GeneVocabulary, present: set[str], caller: str
+) -> tuple[str, ...]:
     if isinstance(markers, str):
         msg = f'{caller}: the markers of {label!r} must be a list of genes: markers={{"{label}": ["{markers}"]}}.'
         raise ValueError(msg)
-    found = match(genes, as_names(markers))
+    found = match(genes.index, as_names(markers))
     ids = dict.fromkeys(genes.ids[found.target[found.kept]].tolist())
-    known = tuple(gene for gene in ids if gene in there)
+    known = tuple(gene for gene in ids if gene in present)
     if not known:
         msg = (
             f"{caller}: none of the markers of {label!r} ({', '.join(markers)}) is a gene that both the model and "

@@ -9,39 +9,41 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._keys import Keys
-from scfoundry._said_once import said_once
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
     from mudata import MuData
-    from numpy.typing import NDArray
 
     from scfoundry._device import Precision
+    from scfoundry.data.perturbations import Naming, Screen
     from scfoundry.model import FoundationModel
+    from scfoundry.model._capabilities import Embeds
+    from scfoundry.tasks.perturbation.conditions import Condition
+    from scfoundry.tasks.perturbation.responses import Responses
 
 __all__ = ["predict_perturbation"]
 
 CALLER = "sf.tl.predict_perturbation"
+VALUE, SEP = -100.0, "+"
 
 
-@said_once()
 def predict_perturbation(
     adata: AnnData | MuData,
     *,
-    perturbation_key: str,
-    control: str,
     perturbations: str | Sequence[str],
+    perturbation_key: str | None = None,
+    control: str | None = None,
     group_key: str | None = None,
     groups: str | Sequence[str] | None = None,
-    model: str | Path | FoundationModel = "cellplm",
+    model: str | Path | FoundationModel | Responses = "cellplm",
     fine_tune: bool = False,
-    value: float = -100.0,
-    sep: str | None = "+",
+    value: float = VALUE,
+    sep: str | None = SEP,
     max_epochs: int | None = None,
     n_genes: int = 100,
     layer: str | None = None,
@@ -50,8 +52,9 @@ def predict_perturbation(
     key_added: str = Keys.PERTURBATION,
     device: str = "auto",
     precision: Precision = "auto",
+    return_fitted: bool = False,
     copy: bool = False,
-) -> AnnData | MuData | None:
+) -> AnnData | MuData | Responses | None:
     """Predict the mean expression after unseen perturbations, from perturbations that were measured.
 
     Genes, one or several at once: their effect is put together from what all measured perturbations change alike, what
@@ -66,26 +69,28 @@ def predict_perturbation(
     adata
         Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
         Of a `MuData`, one modality is read.
+    perturbations
+        What to predict: genes, combinations (``"KLF1+SET"``), or conditions of the column. A gene need not be measured,
+        nor have cells; by whatever name, it is the gene that the column calls by its symbol or id.
     perturbation_key
         Column of ``obs`` with the perturbation of every cell. Cells without one (missing) are left out. A gene may have
         several names in it (symbol, Ensembl id, older name).
     control
         Name of unperturbed cells.
-    perturbations
-        What to predict: genes, combinations (``"KLF1+SET"``), or conditions of the column. A gene need not be measured,
-        nor have cells; by whatever name, it is the gene that the column calls by its symbol or id.
     group_key
         Column of ``obs`` with cell types, lines or donors. Every group is compared with its own controls.
     groups
         Groups to predict for, all if `None`. To learn the response of B cells from other cells: ``groups="B"``.
     model
         A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model,
-        which stays as it is.
+        which stays as it is. Or what an earlier call learned (``return_fitted``), or the folder where it was saved:
+        nothing is learned then, only controls are read, and columns and control are those of that call if not given.
     fine_tune
-        Train the network on the measured profiles, as published, instead of weighing their evidence. Slower, for genes
-        of the model only, and clearly worse on the screen it was measured on (Notes).
+        Train the network on the measured profiles, as published, instead of weighing their evidence; for models that
+        have such a training. Slower, for genes of the model only, and clearly worse on the screen it was measured on.
     value
         What replaces the log expression of a perturbed gene before the model reads a control cell; -100 as published.
+        A model that cannot be shown such a value reads cells without the counts of the gene.
     sep
         What joins the genes of a combination; names are taken whole if `None`.
     max_epochs
@@ -104,12 +109,15 @@ def predict_perturbation(
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     precision
         ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+    return_fitted
+        Return what was learned, to predict more with it or to save it.
     copy
         Return a changed copy, in memory, instead of changing ``adata``.
 
     Returns
     -------
-    `None`, or the copy if ``copy=True``. Sets ``adata.uns["perturbation"]`` (``key_added``) with:
+    `None`, the copy if ``copy=True``, or a `scfoundry.tasks.Responses` if ``return_fitted=True``. Sets
+    ``adata.uns["perturbation"]`` (``key_added``) with:
 
     ``"profiles"``
         AnnData, conditions x genes, float32: predicted mean of log1p counts per 10,000 in ``X``; the same of the
@@ -125,33 +133,24 @@ def predict_perturbation(
         The ``n_genes`` genes per condition that change most, fewer where fewer change: ``perturbation``, ``group``,
         ``gene``, ``change``, ``control``, ``predicted``.
     ``"params"``, ``"provenance"``
-        The arguments; weights with their checksum, licence, citation, versions, and how each gene was matched.
+        The arguments; weights with their checksum, licence, citation, versions, how each gene was matched, and how a
+        gene was perturbed for the model to see (``"replacement"``).
 
     Raises
     ------
     ValueError
         If a column, the control, a group or a gene is unknown, or a number makes no sense; if nothing is left to learn
         from, or all cells are of one condition; if a group lacks controls; if the values are scaled, negative, NaN or
-        neither counts nor log1p-normalised; if too few genes are known; if the model predicts no perturbations; if
+        neither counts nor log1p-normalised; if too few genes are known; if the model has no training for
+        ``fine_tune=True``; if arguments of learning come with what was learned, or genes of it are missing; if
         ``adata`` is a view of data on disk. Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
     Notes
     -----
-    The default explains the measured changes by what all perturbations have in common, what a gene adds, what genes
-    share whose replacement (``value``) moves the embedding of control cells alike, what groups have in common, and what
-    groups share whose controls lie close in the embedding. How much of each, gene by gene, and how much is noise, is
-    what makes the measured changes most probable; no change is predicted where nothing can be learned. See the guide
-    ("Perturbations nobody has measured").
-
-    With ``fine_tune=True`` the encoder and an expression head learn to turn control cells whose perturbed gene was
-    replaced into the perturbed mean, by the mean squared error; a tenth of the perturbations says when to stop. On the
-    screen of Norman et al. (18 genes, 15 pairs) it is worse than the default for every kind of pair: a few dozen means
-    are little to train a network on.
-
-    What needs a choice in the default (from how many groups on the likeness of groups and the slope of levels are
-    estimated, how clearly likeness must explain the changes) was looked at on the benchmark's own data; see the guide.
+    No change is predicted where nothing can be learned. What a prediction is made of, how good it is, and what was
+    chosen on which data stands in the guide ("Perturbations nobody has measured").
 
     Of a gene that no cell shows perturbed, alone or in a combination, little can be said from a small screen: what all
     perturbations have in common. `sf.metrics.perturbation` scores predictions against controls of their own; the tables
@@ -160,105 +159,120 @@ def predict_perturbation(
     Examples
     --------
     >>> import scfoundry as sf
-    >>> sf.tl.predict_perturbation(  # doctest: +SKIP
-    ...     adata, perturbation_key="perturbation", control="control", perturbations=["KLF1+SET", "FOXO4"]
+    >>> fitted = sf.tl.predict_perturbation(  # doctest: +SKIP
+    ...     adata,
+    ...     perturbations=["KLF1+SET", "FOXO4"],
+    ...     perturbation_key="perturbation",
+    ...     control="control",
+    ...     return_fitted=True,
     ... )
     >>> adata.uns["perturbation"]["profiles"].to_df("change")  # doctest: +SKIP
+    >>> sf.tl.predict_perturbation(adata, perturbations="KLF1", model=fitted)  # doctest: +SKIP
 
     The response of B cells to a stimulus, from that of other cells:
 
     >>> sf.tl.predict_perturbation(  # doctest: +SKIP
     ...     adata,
+    ...     perturbations="stim",
     ...     perturbation_key="condition",
     ...     control="ctrl",
-    ...     perturbations="stim",
     ...     group_key="cell_type",
     ...     groups="B",
     ... )
     """
-    from scfoundry._device import resolve_device
-    from scfoundry.data.matrix.reader import CountsReader
-    from scfoundry.data.perturbations import (
-        components,
-        group_labels,
-        members_of,
-        perturbation_labels,
-        positions_of,
-        require_known,
-    )
-    from scfoundry.model._base import FoundationModel
-    from scfoundry.model._load import load_pretrained
-    from scfoundry.model._offers import predicts_perturbations
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.data.perturbations import Screen
+    from scfoundry.tasks.perturbation.responses import Responses
+    from scfoundry.tl._opening import check_return, open_fitted, record, seed_of
 
-    names = _asked(perturbations, control, sep)
+    check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     _check_numbers(value, n_genes, max_epochs, fine_tune=fine_tune)
-    adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
-    labels = perturbation_labels(cells, perturbation_key, control=control, sep=sep)
-    group_of = group_labels(cells, group_key)
-    is_control = ((labels == control) & group_of.notna()).to_numpy()
-    wanted = _groups(groups, group_key, group_of, is_control)
-    present = labels.dropna().unique().tolist()
-    spelled = {part for name in present for part in components(name, control=control, sep=sep)}
-    parts = members_of([*present, *names], control=control, sep=sep, known=spelled)
-    asked = {name: parts[name] for name in names}
-    learned = _learned_from(labels.map(parts), group_of, is_control, set(asked.values()), wanted)
-    seen = {part for name in labels[learned & ~is_control].unique() for part in parts[name]}
-    torch_device = resolve_device(device)
-    loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
-    learner = predicts_perturbations(loaded, caller=CALLER)
-    reader = CountsReader(cells, loaded.genes, layer=layer, caller=CALLER)
-    genes = {part for members in asked.values() for part in members}
-    require_known(genes, seen=None if fine_tune else seen, positions=positions_of(loaded.genes, genes))
+    compute = Compute.resolve(device, precision)
+    opened = open_fitted(model, Responses, caller=CALLER)
+    known: Responses | None = opened if isinstance(opened, Responses) else None
+    learning: dict[str, Any] = {"value": value, "fine_tune": fine_tune, "max_epochs": max_epochs}
+    naming = _naming(known, perturbation_key, control, group_key, learning | {"sep": sep})
+    names = _asked(perturbations, naming)
+    adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
+    screen = Screen.read(target, naming, perturbed=known is None)
+    wanted = _groups(groups, naming, screen)
+    loaded = opened if known is None else known.model
+    conditions = [] if known is not None else _conditions(loaded, screen, names, naming, wanted, fine_tune=fine_tune)
+    cells = Cells.of(target, loaded.genes, layer=layer, caller=CALLER)
 
     logger.info(
-        f"{loaded.provenance['weights']} on {torch_device}: {len(asked)} perturbations predicted from "
-        f"{labels[learned & ~is_control].nunique()} others in {learned.sum():,} cells, {reader.report.state}; "
-        f"{reader.alignment.summary()}"
+        f"{loaded.provenance['weights']} on {compute.device}: {len(names)} perturbations predicted "
+        f"{_source(known, conditions)}; {cells.summary()}"
     )
-    how: dict[str, Any] = {"group_key": group_key, "layer": layer, "device": device, "precision": precision}
-    fitted = learner.fit_perturbations(
-        cells[learned],
-        perturbation_key=perturbation_key,
-        control=control,
-        sep=sep,
-        value=value,
-        fine_tune=fine_tune,
-        max_epochs=max_epochs,
-        seed=int(np.random.default_rng(rng).integers(2**31)),
-        **how,
+    seed = int(np.random.default_rng(rng).integers(2**31))
+    fitted = known or Responses.fit(loaded, cells, conditions, naming, **learning, seed=seed, compute=compute)
+    controls = np.flatnonzero(screen.is_control)
+    profiles = fitted.predict(
+        cells.take(controls), names, group_of=screen.groups.iloc[controls].tolist(), groups=wanted, compute=compute
     )
-    profiles = fitted.predict_perturbations(cells[is_control], list(asked), groups=wanted, **how)
     _warn_of_unseen(profiles)
 
-    params = {
-        "perturbation_key": perturbation_key,
-        "control": control,
-        "perturbations": list(asked),
-        "group_key": group_key,
-        "groups": wanted if group_key is not None else None,
-        "fine_tune": fine_tune,
-        "value": value,
-        "sep": sep,
+    params = naming._asdict() | {
+        "perturbations": names,
+        "groups": wanted if naming.group_key is not None else None,
+        "fine_tune": fitted.fine_tuned,
+        "value": fitted.learned.value,
         "max_epochs": max_epochs,
         "n_genes": n_genes,
         "layer": layer,
-        "rng": rng if isinstance(rng, int | np.integer) else None,
+        "rng": seed_of(rng) if known is None else None,
         "precision": precision,
     }
-    cells.uns[key_added] = {
+    target.uns[key_added] = {
         Keys.PROFILES: profiles,
         Keys.DIFFERENTIAL_EXPRESSION: _most_changed(profiles, n_genes),
-        Keys.PARAMS: {name: given for name, given in params.items() if given is not None},
-        Keys.PROVENANCE: loaded.provenance | {"values": str(reader.report.state), "genes": reader.alignment.report()},
-    }
+    } | record(loaded, cells, params, replacement=fitted.replacement)
+    if return_fitted:
+        return fitted
     return adata if copy else None
 
 
-def _asked(perturbations: object, control: str, sep: str | None) -> list[str]:
-    """Names to predict, each once."""
-    from scfoundry.data.perturbations import components, require_separator
+def _naming(
+    known: Responses | None,
+    perturbation_key: str | None,
+    control: str | None,
+    group_key: str | None,
+    learning: Mapping[str, Any],
+) -> Naming:
+    """How the data are written down; as in learning where nothing else is given."""
+    from scfoundry.data.perturbations import Naming, require_separator
 
-    require_separator(sep)
+    require_separator(learning["sep"])
+    if known is None:
+        if perturbation_key is None or control is None:
+            msg = (
+                "Which cells are perturbed? Name the column of adata.obs that says so, and what it calls unperturbed "
+                'cells: perturbation_key="guide", control="ctrl".'
+            )
+            raise ValueError(msg)
+        return Naming(perturbation_key, control, group_key, learning["sep"])
+    learned = known.learned
+    usual: dict[str, tuple[Any, ...]] = {
+        "value": (VALUE, learned.value),
+        "sep": (SEP, learned.naming.sep),
+        "fine_tune": (False,),
+        "max_epochs": (None,),
+    }
+    if given := [name for name, passed in learning.items() if passed not in usual[name]]:
+        msg = (
+            f"{given[0]}={learning[given[0]]!r} is of learning, and the model has learned already: leave it out. To "
+            f'learn anew, pass weights: model="cellplm", {given[0]}={learning[given[0]]!r}.'
+        )
+        raise ValueError(msg)
+    keys = {"perturbation_key": perturbation_key, "control": control, "group_key": group_key}
+    return learned.naming._replace(**{name: key for name, key in keys.items() if key is not None})
+
+
+def _asked(perturbations: object, naming: Naming) -> list[str]:
+    """Names to predict, each once."""
+    from scfoundry.data.perturbations import components
+
     given = [perturbations] if isinstance(perturbations, str) else perturbations
     names = list(dict.fromkeys(given)) if isinstance(given, Iterable) else []
     example = 'perturbations=["KLF1", "KLF1+SET"].'
@@ -266,8 +280,8 @@ def _asked(perturbations: object, control: str, sep: str | None) -> list[str]:
         found = next((repr(name) for name in names if not isinstance(name, str)), repr(perturbations))
         msg = f"perturbations must name what to predict, as text; got {found}: {example}"
         raise ValueError(msg)
-    if not all(components(name, control=control, sep=sep) for name in names):
-        msg = f"perturbations must name what to predict, got the control {control!r} among them: {example}"
+    if not all(components(name, control=naming.control, sep=naming.sep) for name in names):
+        msg = f"perturbations must name what to predict, got the control {naming.control!r} among them: {example}"
         raise ValueError(msg)
     return names
 
@@ -298,53 +312,57 @@ def _check_numbers(value: object, n_genes: object, max_epochs: object, *, fine_t
         raise ValueError(msg)
 
 
-def _groups(
-    groups: str | Sequence[str] | None, key: str | None, group_of: pd.Series, is_control: NDArray[np.bool_]
-) -> list[str]:
+def _groups(groups: str | Sequence[str] | None, naming: Naming, screen: Screen) -> list[str]:
     """Groups to predict for."""
-    there = sorted(group_of[is_control].unique())
+    present = sorted(screen.groups[screen.is_control].unique())
     if groups is None:
-        return there
-    if key is None:
+        return present
+    if naming.group_key is None:
         msg = f'groups={groups!r} need the column that names them: group_key="cell_type".'
         raise ValueError(msg)
     wanted = list(dict.fromkeys([groups] if isinstance(groups, str) else groups))
-    if lacking := [group for group in wanted if group not in there]:
+    if lacking := [group for group in wanted if group not in present]:
         listed = ", ".join(map(repr, lacking))
         msg = (
-            f"{listed} has no control cells in adata.obs[{key!r}], which a prediction starts from; "
-            f"groups with controls: {', '.join(map(repr, there))}."
+            f"{listed} has no control cells in adata.obs[{naming.group_key!r}], which a prediction starts from; "
+            f"groups with controls: {', '.join(map(repr, present))}."
         )
         raise ValueError(msg)
     return wanted
 
 
-def _learned_from(
-    parts: pd.Series,
-    group_of: pd.Series,
-    is_control: NDArray[np.bool_],
-    hidden: set[tuple[str, ...]],
-    wanted: Sequence[str],
-) -> NDArray[np.bool_]:
-    """Cells to learn from: all controls, and what is not to be predicted."""
-    there = (parts.notna() & group_of.notna()).to_numpy()
-    compared = group_of.isin(group_of[is_control].unique()).to_numpy()
-    if n_alone := int((there & ~compared).sum()):
-        logger.warning(
-            "%s: %d perturbed cells are left out, as their group (%s) has no controls.",
-            CALLER,
-            n_alone,
-            ", ".join(map(repr, sorted(group_of[there & ~compared].unique()))),
-        )
-    to_predict = parts.isin(hidden).to_numpy() & group_of.isin(wanted).to_numpy() & ~is_control
-    learned = there & compared & ~to_predict
-    if not (learned & ~is_control).any():
-        msg = (
-            "Nothing is left to learn from: all perturbed cells are to be predicted. Ask for fewer perturbations, or "
-            'for some groups only, so that others teach: group_key="cell_type", groups=["B"].'
-        )
-        raise ValueError(msg)
-    return learned
+def _conditions(
+    model: Embeds, screen: Screen, names: Sequence[str], naming: Naming, wanted: Sequence[str], *, fine_tune: bool
+) -> list[Condition | None]:
+    """Condition of every cell to learn from; `None` for cells to predict, and others that are not learned from."""
+    from scfoundry.data.perturbations import components, members_of, positions_of, require_known
+    from scfoundry.model._capabilities import FineTunesPerturbations, require
+    from scfoundry.tasks.perturbation.conditions import Condition
+
+    present = screen.labels.dropna().unique().tolist()
+    how: dict[str, Any] = {"control": naming.control, "sep": naming.sep}
+    spelled = {part for name in present for part in components(name, **how)}
+    parts = members_of([*present, *names], **how, known=spelled)
+    learnable = screen.to_learn_from(parts, {parts[name] for name in names}, wanted, caller=CALLER)
+    conditions = [
+        Condition(parts[label], group) if learned else None
+        for label, group, learned in zip(screen.labels, screen.groups, learnable, strict=True)
+    ]
+    seen = {part for condition in set(conditions) if condition is not None for part in condition.parts}
+    genes = {part for name in names for part in parts[name]}
+    if fine_tune:
+        require(model, FineTunesPerturbations, caller=CALLER)
+    require_known(genes, seen=None if fine_tune else seen, positions=positions_of(model.genes, genes))
+    return conditions
+
+
+def _source(known: Responses | None, conditions: Sequence[Condition | None]) -> str:
+    """What predictions are made from, for the log."""
+    if known is not None:
+        return f"from {len(known.learned.conditions)} learned before"
+    learned = [condition for condition in conditions if condition is not None]
+    n_others = len({condition.parts for condition in learned if condition.parts})
+    return f"from {n_others} others in {len(learned):,} cells"
 
 
 def _warn_of_unseen(profiles: AnnData) -> None:

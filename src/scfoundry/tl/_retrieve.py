@@ -10,6 +10,8 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of
+from scfoundry.tl._labels import labels_of, with_prompts
+from scfoundry.tl._opening import open_model, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from scfoundry._device import Precision
     from scfoundry.data.labels import Label
     from scfoundry.model import FoundationModel
-    from scfoundry.model._contracts import ReadsTexts
+    from scfoundry.model._capabilities import ReadsTexts
+    from scfoundry.tasks.retrieval import Hits
     from scfoundry.tl._labels import Texts
 
 __all__ = ["retrieve"]
@@ -37,9 +40,8 @@ def retrieve(
     k: int = 10,
     *,
     find: Wanted = "cells",
-    model: str | Path | FoundationModel = "langcell",
+    model: str | Path | FoundationModel = "cellnamer",
     use_rep: str | None = None,
-    top_k: int | None = None,
     layer: str | None = None,
     modality: str = Keys.RNA,
     device: str = "auto",
@@ -70,14 +72,11 @@ def retrieve(
         Default weights read a gene in part relative to its mean and spread in the cells that are passed, so that the
         scores of a cell depend a little on the data set it comes in.
     model
-        A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
+        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
     use_rep
-        Key of ``obsm`` with this model's embedding, if `sf.tl.embed` has computed it (``"X_langcell"``): searching
+        Key of ``obsm`` with this model's embedding, if `sf.tl.embed` has computed it (``"X_cellnamer"``): searching
         all cells again then takes a moment. Rows are brought to length 1.
-    top_k
-        Official weights only, when finding texts: match the ``top_k`` most similar ones with a cell, 20 as published,
-        all if `None`.
     layer
         Layer with the values, ``X`` if `None`.
     modality
@@ -115,71 +114,53 @@ def retrieve(
     >>> sf.tl.retrieve(adata, "cytotoxic T cell", k=3)
     >>> sf.tl.retrieve(adata[:2], ["B cell", "NK", "monocyte"], find="texts", k=1)
     """
-    from scfoundry._device import resolve_device
-    from scfoundry.data.matrix.reader import CountsReader
-    from scfoundry.model._base import FoundationModel
-    from scfoundry.model._load import load_pretrained
-    from scfoundry.model._offers import reads_texts
-    from scfoundry.tl._label_slots import empty_cells
-    from scfoundry.tl._labels import labels_of, with_prompts
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.model._capabilities import ReadsTexts, require
+    from scfoundry.tasks.annotation.zero_shot import name_cells
+    from scfoundry.tasks.retrieval import best_cells, best_texts, text_directions
 
     labels = labels_of([query] if isinstance(query, str) else query, caller=CALLER)
-    _check(find, k, top_k, use_rep)
-    cells = modality_of(adata, modality)
-    torch_device = resolve_device(device)
-    loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
-    reader_of_texts = reads_texts(loaded, caller=CALLER)
-    if reader_of_texts.averages_prompts:
+    _check(find, k, use_rep)
+    source = modality_of(adata, modality)
+    compute = Compute.resolve(device, precision, batch_size)
+    reading = require(open_model(model, caller=CALLER), ReadsTexts, caller=CALLER)
+    if reading.averages_prompts:
         labels = with_prompts(labels)
-    reader_of_texts.refuse_unusable(labels, top_k=top_k)
+    reading.check_labels(labels)
     params = {"find": find, "k": k, "use_rep": use_rep, "layer": layer, "batch_size": batch_size}
-    params |= {"modality": None if cells is adata else modality, "precision": precision}
+    params |= {"modality": None if source is adata else modality, "precision": precision}
     if use_rep is not None:
-        there, latent = np.arange(cells.n_obs), _stored(cells, use_rep)
-    else:
-        reader = CountsReader(cells, loaded.genes, layer=layer, caller=CALLER)
-        logger.info(
-            f"{loaded.provenance['weights']} on {torch_device}: {cells.n_obs:,} cells, {len(labels)} texts, "
-            f"{reader.report.state}; {reader.alignment.summary()}"
-        )
-        there = np.flatnonzero(~empty_cells(reader))
-        if not len(there):
-            msg = f"None of the {cells.n_obs:,} cells has a count of any gene of the model. Pass the layer with counts."
-            raise ValueError(msg)
-        if find == "texts":
-            if len(labels) == 1:
-                logger.warning(
-                    '%s: of one text the probability is always 1; give all that may fit, or rank cells: find="cells".',
-                    CALLER,
-                )
-            told = reader_of_texts.zero_shot(
-                reader, labels, top_k=top_k, adapt=False, batch_size=batch_size, device=device, precision=precision
-            )
-            hits = _best_texts(cells, labels, told.probabilities, there, k)
-            return _with_origin(hits, params | dict(told.params), loaded)
-        latent = loaded._embed(reader, batch_size=batch_size, device=torch_device, precision=precision)[there]
-    directions = _directions(labels, reader_of_texts, device, precision)
-    if latent.shape[1] != directions.shape[1]:
-        msg = (
-            f"adata.obsm[{use_rep!r}] has {latent.shape[1]} columns, but {loaded.provenance['weights']} embeds in "
-            f"{directions.shape[1]}: it is of another model. Compute this one's: sf.tl.embed(adata, model=...)."
-        )
+        latent, directions = _stored(source, use_rep), text_directions(reading, labels, compute)
+        _require_one_space(latent, directions, use_rep, reading)
+        hits = best_cells(latent, directions, np.ones(source.n_obs, dtype=bool), k)
+        return _table(source, labels, hits, params, reading)
+
+    cells = Cells.of(source, reading.genes, layer=layer, caller=CALLER)
+    summary = cells.summary(f"{len(labels)} texts")
+    logger.info(f"{reading.provenance['weights']} on {compute.device}: {summary}")
+    present = ~cells.empty
+    if not present.any():
+        msg = f"None of the {cells.n_obs:,} cells has a count of any gene of the model. Pass the layer with counts."
         raise ValueError(msg)
-    return _with_origin(_best_cells(cells, labels, latent, directions, there, k), params, loaded)
+    if find == "cells":
+        hits = best_cells(reading.embed(cells, compute), text_directions(reading, labels, compute), present, k)
+        return _table(source, labels, hits, params, reading)
+    if len(labels) == 1:
+        logger.warning(
+            '%s: of one text the probability is always 1; give all that may fit, or rank cells: find="cells".', CALLER
+        )
+    scores = name_cells(reading, cells, labels, adapt=False, compute=compute)
+    hits = best_texts(scores.probabilities, present, k)
+    return _table(source, labels, hits, params | dict(scores.params), reading)
 
 
-def _check(find: str, k: int, top_k: int | None, use_rep: str | None) -> None:
+def _check(find: str, k: int, use_rep: str | None) -> None:
     if find not in get_args(Wanted):
         msg = f"find must be one of {', '.join(map(repr, get_args(Wanted)))}; got {find!r}."
         raise ValueError(msg)
     if k < 1:
         msg = f"k is the number of hits and at least 1; got {k}. For ten: k=10."
-        raise ValueError(msg)
-    if top_k is not None and top_k < 0:
-        msg = f"top_k must be a number of texts or None for all; got {top_k}. As published: top_k=20."
-        raise ValueError(msg)
-    if find == "cells" and top_k is not None:
-        msg = f'top_k={top_k} is for find="texts"; cells are found by cosine alone. For the number of hits: k={top_k}.'
         raise ValueError(msg)
     if find == "texts" and use_rep is not None:
         msg = f"use_rep={use_rep!r} serves to find cells; texts are chosen by the counts. Leave it at None."
@@ -188,8 +169,9 @@ def _check(find: str, k: int, top_k: int | None, use_rep: str | None) -> None:
 
 def _stored(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
     if use_rep not in adata.obsm:
-        present = ", ".join(map(repr, adata.obsm)) or "none"
-        msg = f"adata.obsm has no {use_rep!r}; its keys: {present}. Compute it: sf.tl.embed(adata, model=...)."
+        msg = (
+            f"adata.obsm has no {use_rep!r}; its keys: {quoted(adata.obsm)}. Compute it: sf.tl.embed(adata, model=...)."
+        )
         raise ValueError(msg)
     stored = np.asarray(adata.obsm[use_rep], dtype=np.float32)
     lengths = np.linalg.norm(stored, axis=1, keepdims=True)
@@ -203,58 +185,31 @@ def _stored(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
     return stored / lengths
 
 
-def _directions(labels: Sequence[Label], model: ReadsTexts, device: str, precision: Precision) -> NDArray[np.float32]:
-    """Direction of the mean of a label's texts, (n_labels, Z)."""
-    embedded = model.get_text_embedding(
-        [text for label in labels for text in label.texts], device=device, precision=precision
-    )
-    firsts = np.cumsum([0, *(len(label.texts) for label in labels)])[:-1]
-    sums = np.add.reduceat(embedded, firsts, axis=0)
-    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
+def _require_one_space(
+    latent: NDArray[np.float32], directions: NDArray[np.float32], use_rep: str, model: ReadsTexts
+) -> None:
+    if latent.shape[1] != directions.shape[1]:
+        msg = (
+            f"adata.obsm[{use_rep!r}] has {latent.shape[1]} columns, but {model.provenance['weights']} embeds in "
+            f"{directions.shape[1]}: it is of another model. Compute this one's: sf.tl.embed(adata, model=...)."
+        )
+        raise ValueError(msg)
 
 
-def _best_cells(
-    adata: AnnData,
-    labels: Sequence[Label],
-    latent: NDArray[np.float32],
-    directions: NDArray[np.float32],
-    there: NDArray[np.int64],
-    k: int,
+def _table(
+    adata: AnnData, labels: Sequence[Label], hits: Hits, params: Mapping[str, Any], model: ReadsTexts
 ) -> pd.DataFrame:
-    from scfoundry.tasks.retrieval import nearest_cells
-
-    rows, cosines = nearest_cells(latent, directions, min(k, len(there)))
-    queries = np.repeat(np.arange(len(labels)), rows.shape[1])
-    return _hits(adata, labels, queries, there[rows.ravel()], cosines)
-
-
-def _best_texts(
-    adata: AnnData, labels: Sequence[Label], probabilities: NDArray[np.float32], there: NDArray[np.int64], k: int
-) -> pd.DataFrame:
-    best = np.argsort(-probabilities[there], axis=1, kind="stable")[:, :k]
-    rows = np.repeat(there, best.shape[1])
-    return _hits(adata, labels, best.ravel(), rows, np.take_along_axis(probabilities[there], best, 1))
-
-
-def _with_origin(hits: pd.DataFrame, params: Mapping[str, Any], model: FoundationModel) -> pd.DataFrame:
-    used = {name: value for name, value in params.items() if value is not None}
-    hits.attrs = {Keys.PARAMS: used, Keys.PROVENANCE: model.provenance}
-    return hits
-
-
-def _hits(
-    adata: AnnData,
-    labels: Sequence[Label],
-    queries: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    scores: NDArray[np.float32],
-) -> pd.DataFrame:
+    """One row per hit, with the arguments and the weights that it comes from."""
     names = np.array([label.name for label in labels], dtype=object)
-    return pd.DataFrame(
+    n_queries, n_hits = hits.scores.shape
+    table = pd.DataFrame(
         {
-            "query": names[queries],
-            "rank": np.tile(np.arange(1, scores.shape[1] + 1), scores.shape[0]),
-            "obs_name": adata.obs_names.to_numpy()[rows],
-            "score": scores.ravel().astype(np.float32),
+            "query": names[hits.labels.ravel()],
+            "rank": np.tile(np.arange(1, n_hits + 1), n_queries),
+            "obs_name": adata.obs_names.to_numpy()[hits.rows.ravel()],
+            "score": hits.scores.ravel().astype(np.float32),
         }
     )
+    used = {name: value for name, value in params.items() if value is not None}
+    table.attrs = {Keys.PARAMS: used, Keys.PROVENANCE: model.provenance}
+    return table

@@ -10,6 +10,9 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
+from scfoundry.tl._label_slots import column, refuse_shared_columns, write_labels
+from scfoundry.tl._labels import as_table, labels_of, markers_of, with_markers, with_prompts
+from scfoundry.tl._opening import open_model, quoted, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from scfoundry._device import Precision
     from scfoundry.data.labels import Label
     from scfoundry.model import FoundationModel
-    from scfoundry.model.langcell._config import Mixture
     from scfoundry.tl._labels import Markers, Texts
 
 __all__ = ["zero_shot_annotate"]
@@ -33,10 +35,7 @@ def zero_shot_annotate(
     adata: AnnData | MuData,
     texts: Texts,
     *,
-    model: str | Path | FoundationModel = "langcell",
-    alpha: float | None = None,
-    top_k: int | None = None,
-    mixture: Mixture | None = None,
+    model: str | Path | FoundationModel = "cellnamer",
     adapt: bool | None = None,
     markers: Markers | None = None,
     group_by: str | None = None,
@@ -49,13 +48,11 @@ def zero_shot_annotate(
     batch_size: int | None = None,
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    r"""Name the type of every cell, from texts alone.
+    """Name the type of every cell, from texts alone.
 
     Labels are found in the Cell Ontology (``"CD14+ Mono"``, ``"NK"``, ``"CL:0000236"``; see `sf.tl.describe`) and read
-    as ``cell type: {name}. {definition}``. With :math:`s` the cosine of cell and text, :math:`m` how well the two match
-    when read together, and :math:`\tau` the temperature of the weights, official LangCell weights give
-
-    .. math:: p = \alpha \operatorname{softmax}(s / \tau) + (1 - \alpha) \operatorname{softmax}(m).
+    as ``cell type: {name}. {definition}``. How a cell is scored against a text is the model's own; see the guide *How
+    cells get their names*.
 
     The order of labels, cells and genes and the size of batches do not change the result; out-of-core data are read in
     blocks.
@@ -72,24 +69,13 @@ def zero_shot_annotate(
         occur. A text that names a term (``"cell type: monocyte. ..."``) counts before its
         label.
     model
-        A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
+        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
-    alpha
-        Official weights only: weight of similarity against matching, between 0 and 1; their own if `None` (0.2 as
-        published).
-    top_k
-        Official weights only: match the ``top_k`` most similar labels of a cell, 0 for none: faster with many labels.
-        The others share by similarity alone. All labels if `None`.
-    mixture
-        Official weights only: ``"released"``, in which matching loses its influence where there are many labels, or
-        ``"corrected"``; their own if `None`.
     adapt
-        Smooth labels over cells that are alike: the main axes of variation of the data set are computed, every label is
-        a cloud in their space that starts from the cells named so far, and each cell weighs what the model says of it
-        against the clouds. Better for whole data sets, pointless for a few cells. `None` does as the weights were
-        calibrated: default weights adapt, official ones judge every cell by itself. Even with `False`, default weights
-        read a gene in part relative to its mean and spread in the data set at hand, so that what a cell is called
-        depends a little on the cells it comes with.
+        Whether to smooth labels over cells that are alike in the data set: better for whole data sets, pointless for a
+        few cells. `None` does as the weights were calibrated: default weights adapt, official ones judge every cell by
+        itself. Even with `False`, default weights read a gene in part relative to its mean and spread in the data set
+        at hand, so that what a cell is called depends a little on the cells it comes with.
     markers
         Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them. They
         take the place of those that the weights know for the label. Known types that show them, and that no other
@@ -135,10 +121,10 @@ def zero_shot_annotate(
         Probability of every label before groups decide, float32, (n_obs, n_labels), labels sorted by name. Files
         refuse columns with a slash: of ``"T/NK"`` the column is ``"T|NK"``.
     ``adata.uns["zero_shot"]``
-        ``"params"``: the arguments as they took effect, with ``alpha``, ``mixture``, ``top_k`` (where weights have
-        them), ``adapt`` and ``threshold`` of the weights where they were not given (of markers of ``"T/NK"`` the key is
-        ``"T|NK"``); ``"texts"``: what was read for every label, one text per line; ``"provenance"``: weights with
-        their checksum, licence, citation, versions, and how each gene was matched.
+        ``"params"``: the arguments as they took effect, with ``adapt`` and ``threshold`` of the weights where they were
+        not given, and the model's own settings, such as LangCell's ``alpha``, ``mixture`` and ``top_k`` (of markers of
+        ``"T/NK"`` the key is ``"T|NK"``); ``"texts"``: what was read for every label, one text per line;
+        ``"provenance"``: weights with their checksum, licence, citation, versions, and how each gene was matched.
 
     Raises
     ------
@@ -161,97 +147,58 @@ def zero_shot_annotate(
     >>> sf.tl.zero_shot_annotate(adata, ["B cell", "T cell", "NK", "monocyte", "dendritic cell"])
     >>> adata.obs["zero_shot"].value_counts()
     """
-    from scfoundry._device import resolve_device
-    from scfoundry.data.matrix.reader import CountsReader
-    from scfoundry.model._base import FoundationModel
-    from scfoundry.model._load import load_pretrained
-    from scfoundry.model._offers import reads_texts
-    from scfoundry.tasks.annotation.votes import ALONE, group_means, groups_of, over_cluster
-    from scfoundry.tl._label_slots import column, empty_cells, refuse_shared_columns, write_labels
-    from scfoundry.tl._labels import as_table, labels_of, markers_of, with_markers, with_prompts
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.model._capabilities import ReadsTexts, require
+    from scfoundry.tasks.annotation.votes import ALONE, group_means, groups_of
+    from scfoundry.tasks.annotation.zero_shot import clusters, name_cells
 
     labels = tuple(sorted(labels_of(texts, caller=CALLER), key=lambda label: label.name))
-    _check_ranges(alpha, top_k, unknown, len(labels))
+    _check_range(unknown)
     refuse_shared_columns([label.name for label in labels], caller=CALLER)
-    adata, cells = to_write(adata, modality, copy=copy, caller=CALLER)
-    by_column = _has_column(cells, group_by)
-    torch_device = resolve_device(device)
-    loaded = model if isinstance(model, FoundationModel) else load_pretrained(model)
-    reader_of_texts = reads_texts(loaded, caller=CALLER)
-    reader = CountsReader(cells, loaded.genes, layer=layer, caller=CALLER)
+    adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
+    by_column = _has_column(target, group_by)
+    compute = Compute.resolve(device, precision, batch_size)
+    reading = require(open_model(model, caller=CALLER), ReadsTexts, caller=CALLER)
+    cells = Cells.of(target, reading.genes, layer=layer, caller=CALLER)
     markers = markers_of(texts, markers)
-    labels = with_markers(labels, markers, genes=loaded.genes, measured=reader.alignment, caller=CALLER)
-    if reader_of_texts.averages_prompts:
+    labels = with_markers(labels, markers, genes=reading.genes, measured=cells.measured, caller=CALLER)
+    if reading.averages_prompts:
         labels = with_prompts(labels)
-    reader_of_texts.refuse_unusable(labels, alpha=alpha, top_k=top_k, mixture=mixture)
-    threshold = reader_of_texts.unknown_threshold if unknown == "auto" else unknown
+    unsupported = reading.check_labels(labels)
+    threshold = reading.unknown_threshold if unknown == "auto" else unknown
 
-    logger.info(
-        f"{loaded.provenance['weights']} on {torch_device}: {cells.n_obs:,} cells, {len(labels)} labels, "
-        f"{reader.report.state}; {reader.alignment.summary()}"
-    )
-    _warn(labels, reader_of_texts.unsupported(labels), threshold=threshold, wanted=unknown)
-    result = reader_of_texts.zero_shot(
-        reader,
-        labels,
-        alpha=alpha,
-        top_k=top_k,
-        mixture=mixture,
-        adapt=adapt,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-    )
-    empty = empty_cells(reader)
-    own = np.where(empty[:, None], np.float32(0), result.probabilities)
-    decided, fit = own, own.max(1) if result.fit is None else np.where(empty, np.float32(0), result.fit)
+    summary = cells.summary(f"{len(labels)} labels")
+    logger.info(f"{reading.provenance['weights']} on {compute.device}: {summary}")
+    _warn(labels, unsupported, threshold=threshold, wanted=unknown)
+    scores = name_cells(reading, cells, labels, adapt=adapt, compute=compute)
+    own = np.where(cells.empty[:, None], np.float32(0), scores.probabilities)
+    decided, fit = own, own.max(1) if scores.fit is None else np.where(cells.empty, np.float32(0), scores.fit)
     if group_by is not None:
-        if by_column:
-            groups = groups_of(cells, group_by)
-        else:
-            latent = loaded._embed(reader, batch_size=batch_size, device=torch_device, precision=precision)
-            groups = np.full(cells.n_obs, ALONE)
-            # In the order of names, so that the order of cells plays no part.
-            by_name = np.flatnonzero(~empty)
-            by_name = by_name[np.argsort(cells.obs_names.to_numpy()[by_name].astype(str), kind="stable")]
-            groups[by_name] = over_cluster(latent[by_name])
-        groups[empty] = ALONE
+        groups = groups_of(target, group_by) if by_column else clusters(reading, cells, compute)
+        groups[cells.empty] = ALONE
         decided, fit = group_means(own, groups), group_means(fit, groups)
-    named = ~empty if threshold is None else ~empty & (fit >= threshold)
+    named = ~cells.empty if threshold is None else ~cells.empty & (fit >= threshold)
 
-    params = dict(result.params) | {
+    params = dict(scores.params) | {
         "markers": {column(label): list(map(str, genes)) for label, genes in markers.items()} or None,
         "group_by": group_by,
         "unknown": unknown,
         "threshold": threshold,
         "layer": layer,
-        "modality": None if cells is adata else modality,
+        "modality": None if target is adata else modality,
         "batch_size": batch_size,
         "precision": precision,
     }
-    origin = {
-        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
-        Keys.TEXTS: as_table(labels),
-        Keys.PROVENANCE: loaded.provenance | {"values": str(reader.report.state), "genes": reader.alignment.report()},
-    }
+    origin = record(reading, cells, params) | {Keys.TEXTS: as_table(labels)}
     names = [label.name for label in labels]
-    write_labels(cells, key_added, names, scores=own, decided=decided, named=named, origin=origin)
-    cells.obs[Keys.fit(key_added)] = fit.astype(np.float32)
-    _write_terms(cells, key_added, labels)
+    write_labels(target, key_added, names, scores=own, decided=decided, named=named, origin=origin)
+    target.obs[Keys.fit(key_added)] = fit.astype(np.float32)
+    _write_terms(target, key_added, labels)
     return adata if copy else None
 
 
-def _check_ranges(
-    alpha: float | None, top_k: int | None, unknown: Literal["auto"] | float | None, n_labels: int
-) -> None:
-    if alpha is not None and not 0 <= alpha <= 1:
-        msg = (
-            f"alpha weighs similarity against matching and lies between 0 and 1; got {alpha}. As published: alpha=0.2."
-        )
-        raise ValueError(msg)
-    if top_k is not None and not 0 <= top_k <= n_labels:
-        msg = f"top_k must be between 0 and the number of labels, {n_labels}; got {top_k}. For all labels: top_k=None."
-        raise ValueError(msg)
+def _check_range(unknown: Literal["auto"] | float | None) -> None:
     if unknown is None or unknown == "auto":
         return
     if isinstance(unknown, str | bool | np.bool_) or not 0 <= unknown <= 1:
@@ -268,10 +215,9 @@ def _has_column(adata: AnnData, group_by: str | None) -> bool:
         return group_by is not None
     if group_by == Keys.LEIDEN:
         return False
-    present = ", ".join(map(repr, adata.obs.columns)) or "none"
     msg = (
-        f"adata.obs has no column {group_by!r}; its columns: {present}. Pass one of them as group_by, or "
-        f'group_by="{Keys.LEIDEN}" to cluster the embedding of the model.'
+        f"adata.obs has no column {group_by!r}; its columns: {quoted(adata.obs.columns)}. Pass one of them as "
+        f'group_by, or group_by="{Keys.LEIDEN}" to cluster the embedding of the model.'
     )
     raise ValueError(msg)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +18,47 @@ if TYPE_CHECKING:
 
     from scfoundry.data.genes.names import Index, Names
 
-__all__ = ["literal_index", "table_positions"]
+__all__ = ["GeneIndex", "literal_index"]
+
+
+@dataclass(frozen=True, eq=False)
+class GeneIndex:
+    """What names of genes are matched with.
+
+    Attributes
+    ----------
+    ids
+        Identifier of every gene, in order.
+    symbols
+        Symbol of every gene; `None` where the vocabulary was given none.
+    aliases
+        Further names, each with the id it stands for.
+    species
+        Species of the genes; only those of ``"human"`` are found through the shipped table.
+    """
+
+    ids: Names
+    symbols: Names | None
+    aliases: Mapping[str, str]
+    species: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @functools.cached_property
+    def scheme(self) -> str:
+        """Scheme of the ids: ``"ensembl"`` or ``"symbol"``."""
+        return "ensembl" if is_ensembl(self.ids).sum() > len(self) / 2 else "symbol"
+
+    @functools.cached_property
+    def by_name(self) -> Index:
+        """Position of every name the vocabulary was given, by route; symbols that several genes share are left out."""
+        return literal_index(self.ids, self.symbols, self.aliases)
+
+    @functools.cached_property
+    def by_row(self) -> NDArray[np.int64]:
+        """Position in the vocabulary of every gene of the shipped table, -1 where absent."""
+        return table_positions(self.ids, self.symbols)
 
 
 def literal_index(ids: Names, symbols: Names | None, aliases: Mapping[str, str]) -> Index:

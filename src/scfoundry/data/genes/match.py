@@ -15,7 +15,7 @@ from scfoundry.data.genes.names import as_names, find, gene_names, is_ensembl
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scfoundry.data.genes import GeneVocabulary
+    from scfoundry.data.genes.index import GeneIndex
     from scfoundry.data.genes.names import Names
 
 __all__ = ["ensembl_column", "match", "warn_of_duplicates"]
@@ -37,14 +37,14 @@ def ensembl_column(var: pd.DataFrame) -> str | None:
     return None
 
 
-def match(vocabulary: GeneVocabulary, names: Names, *, var: pd.DataFrame | None = None) -> GeneAlignment:
+def match(index: GeneIndex, names: Names, *, var: pd.DataFrame | None = None) -> GeneAlignment:
     """Match names, then a column of Ensembl ids, then names without the suffix that made them unique."""
-    target, route, known, scheme = _match_names(vocabulary, names)
+    target, route, known, scheme = _match_names(index, names)
     column = None if var is None else ensembl_column(var)
     if var is not None and column is not None:
         ids = as_names(var[column])
         unmatched = np.flatnonzero((target < 0) & (ids != ""))
-        by_id, _, known_id, id_scheme = _match_names(vocabulary, ids[unmatched])
+        by_id, _, known_id, id_scheme = _match_names(index, ids[unmatched])
         target[unmatched] = by_id
         route[unmatched[by_id >= 0]] = f"var['{column}']"
         known[unmatched] |= known_id
@@ -55,22 +55,22 @@ def match(vocabulary: GeneVocabulary, names: Names, *, var: pd.DataFrame | None 
         target=target.astype(np.int32),
         route=route.astype(str),
         scheme=scheme,
-        n_vocabulary=len(vocabulary),
+        n_vocabulary=len(index),
         names=names,
         n_superseded=superseded,
     )
 
 
-def _match_names(vocabulary: GeneVocabulary, names: Names) -> tuple[NDArray[np.int64], Names, NDArray[np.bool_], str]:
+def _match_names(index: GeneIndex, names: Names) -> tuple[NDArray[np.int64], Names, NDArray[np.bool_], str]:
     """Position and route of every name, whether the name is known at all, and the scheme of the names.
 
     A name that the vocabulary spells in the same way needs no table. In a mouse data set the ortholog comes first all
     the same, because a few mouse symbols are spelled like other human genes.
     """
-    target, route = find(vocabulary.index, names)
+    target, route = find(index.by_name, names)
     literal = target >= 0
     known = literal | is_ensembl(names)
-    if vocabulary.species != "human" or literal.all():
+    if index.species != "human" or literal.all():
         return target, route, known, _scheme_of_literal(names, literal)
 
     table = gene_names()
@@ -80,7 +80,7 @@ def _match_names(vocabulary: GeneVocabulary, names: Names) -> tuple[NDArray[np.i
     rows, row_route = find(table.mouse if mouse else table.human, names[asked])
     found = rows >= 0
     known[asked[found]] = True
-    position = np.where(found, vocabulary.position_of_row[rows], -1)
+    position = np.where(found, index.by_row[rows], -1)
     reached = position >= 0
     target[asked[reached]] = position[reached]
     route[asked[reached]] = row_route[reached]
@@ -119,14 +119,14 @@ def _drop_less_direct(target: NDArray[np.int64], route: Names) -> int:
     return len(superseded)
 
 
-def warn_of_duplicates(vocabulary: GeneVocabulary, alignment: GeneAlignment) -> None:
+def warn_of_duplicates(index: GeneIndex, alignment: GeneAlignment) -> None:
     """Say which genes are summed over several columns."""
     names, target = alignment.names, alignment.target
     genes, times = np.unique(target[target >= 0], return_counts=True)
     repeated = genes[times > 1]
     if not repeated.size:
         return
-    examples = "; ".join(f"{vocabulary.ids[gene]} ({', '.join(names[target == gene])})" for gene in repeated[:3])
+    examples = "; ".join(f"{index.ids[gene]} ({', '.join(names[target == gene])})" for gene in repeated[:3])
     logger.warning(
         "%s columns repeat the gene of another column; the counts of %s gene(s) are summed: %s%s",
         f"{(times - 1).sum():,}",

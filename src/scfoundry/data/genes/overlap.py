@@ -12,8 +12,8 @@ from scfoundry.data.genes.match import match
 from scfoundry.data.genes.names import as_names
 
 if TYPE_CHECKING:
-    from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.genes.alignment import GeneAlignment
+    from scfoundry.data.genes.index import GeneIndex
     from scfoundry.data.genes.names import Names
 
 __all__ = ["check_overlap", "warn_of_few_shared"]
@@ -37,13 +37,11 @@ _LOOKS_LIKE = {
 }
 
 
-def check_overlap(
-    vocabulary: GeneVocabulary, alignment: GeneAlignment, *, var: pd.DataFrame | None, min_overlap: float
-) -> None:
+def check_overlap(index: GeneIndex, alignment: GeneAlignment, *, var: pd.DataFrame | None, min_overlap: float) -> None:
     """Raise where too few genes match, warn where they are few."""
     n_matched = len(alignment.measured)
     found = (
-        f"{n_matched:,} of {len(alignment.names):,} genes of the data are among the {len(vocabulary):,} of the "
+        f"{n_matched:,} of {len(alignment.names):,} genes of the data are among the {len(index):,} of the "
         f"vocabulary (overlap {alignment.overlap:.1%})"
     )
     if n_matched and alignment.overlap >= min_overlap:
@@ -53,8 +51,8 @@ def check_overlap(
     msg = (
         f"Only {found}; at least {min_overlap:.0%} is needed. "
         f"The data use {_SCHEMES[alignment.scheme]} ({_examples(alignment.names)}), "
-        f"the vocabulary uses {vocabulary.species} {_SCHEMES[vocabulary.scheme].removeprefix('human ')} "
-        f"({_examples(vocabulary.ids)}). {_fix(vocabulary, alignment, var, min_overlap)}"
+        f"the vocabulary uses {index.species} {_SCHEMES[index.scheme].removeprefix('human ')} "
+        f"({_examples(index.ids)}). {_fix(index, alignment, var, min_overlap)}"
     )
     raise ValueError(msg)
 
@@ -79,8 +77,8 @@ def _examples(names: Names) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if len(names) else "none at all"
 
 
-def _fix(vocabulary: GeneVocabulary, alignment: GeneAlignment, var: pd.DataFrame | None, min_overlap: float) -> str:
-    column = None if var is None else _better_column(vocabulary, var, max(alignment.overlap, min_overlap))
+def _fix(index: GeneIndex, alignment: GeneAlignment, var: pd.DataFrame | None, min_overlap: float) -> str:
+    column = None if var is None else _better_column(index, var, max(alignment.overlap, min_overlap))
     if column is not None:
         return f"The column `{column}` does match: `adata.var_names = adata.var[{column!r}]`."
     for pattern, meaning in _LOOKS_LIKE.items():
@@ -91,10 +89,10 @@ def _fix(vocabulary: GeneVocabulary, alignment: GeneAlignment, var: pd.DataFrame
     return "The names are those of genes, but not of the genes this model knows: choose a model of the same species."
 
 
-def _better_column(vocabulary: GeneVocabulary, var: pd.DataFrame, overlap: float) -> str | None:
+def _better_column(index: GeneIndex, var: pd.DataFrame, overlap: float) -> str | None:
     """Column of `var` whose values match best, if better than a given overlap."""
     overlaps = {
-        column: match(vocabulary, as_names(var[column])).overlap
+        column: match(index, as_names(var[column])).overlap
         for column in var.columns
         if not pd.api.types.is_numeric_dtype(var[column])
     }

@@ -11,9 +11,9 @@ import pandas as pd
 from anndata import AnnData
 
 from scfoundry.data.genes.alignment import GeneAlignment
-from scfoundry.data.genes.index import literal_index, table_positions
+from scfoundry.data.genes.index import GeneIndex, literal_index
 from scfoundry.data.genes.match import match, warn_of_duplicates
-from scfoundry.data.genes.names import as_names, find, gene_names, is_ensembl
+from scfoundry.data.genes.names import as_names, find, gene_names
 from scfoundry.data.genes.overlap import check_overlap
 
 if TYPE_CHECKING:
@@ -120,29 +120,24 @@ class GeneVocabulary:
         """Median non-zero expression of every gene, in order; `None` where the vocabulary has none."""
         return self._medians
 
-    @functools.cached_property
+    @property
     def scheme(self) -> str:
         """Scheme of the ids: ``"ensembl"`` or ``"symbol"``."""
-        return "ensembl" if is_ensembl(self._ids).sum() > len(self) / 2 else "symbol"
+        return self.index.scheme
 
     @functools.cached_property
-    def index(self) -> Index:
-        """Position of every name the vocabulary was given, by route; symbols that several genes share are left out."""
-        return literal_index(self._ids, self._given_symbols, self._aliases)
+    def index(self) -> GeneIndex:
+        """What names of genes are matched with."""
+        return GeneIndex(self._ids, self._given_symbols, self._aliases, self._species)
 
     @functools.cached_property
     def _index_with_symbols(self) -> Index:
         return literal_index(self._ids, self.symbols, self._aliases)
 
-    @functools.cached_property
-    def position_of_row(self) -> NDArray[np.int64]:
-        """Position in the vocabulary of every gene of the shipped table, -1 where absent."""
-        return table_positions(self._ids, self._given_symbols)
-
     def index_of(self, names: Iterable[str]) -> NDArray[np.int64]:
         """Position of every name (id, symbol or alias), -1 where the vocabulary has none."""
         asked = as_names(names)
-        positions, _ = find(self.index, asked)
+        positions, _ = find(self.index.by_name, asked)
         if self._given_symbols is None and (positions < 0).any():
             positions, _ = find(self._index_with_symbols, asked)
         return positions
@@ -180,9 +175,9 @@ class GeneVocabulary:
         """
         var = adata.var if isinstance(adata, AnnData) else None
         names = as_names(adata.var_names if isinstance(adata, AnnData) else adata)
-        alignment = match(self, names, var=var)
-        check_overlap(self, alignment, var=var, min_overlap=min_overlap)
-        warn_of_duplicates(self, alignment)
+        alignment = match(self.index, names, var=var)
+        check_overlap(self.index, alignment, var=var, min_overlap=min_overlap)
+        warn_of_duplicates(self.index, alignment)
         return alignment
 
     def subset(self, keep: ArrayLike) -> GeneVocabulary:

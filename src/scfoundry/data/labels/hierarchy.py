@@ -7,18 +7,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from scfoundry.data.labels.ontology import CellOntology
 
     Ids = Collection[str]
+    Lineages = Mapping[str, frozenset[str]]
 
-__all__ = ["claims", "is_kind_of", "nearest", "related"]
+__all__ = [
+    "broader_types",
+    "claims",
+    "is_kind_of",
+    "lineages",
+    "nearest",
+    "nearest_weights",
+    "related",
+    "relatives",
+    "siblings",
+]
 
 NARROW = 25
 """Kinds that a term may have for two of its direct children to be near relatives."""
+
+BROAD = 600
+"""Kinds from which on a type says too little to describe a cell by."""
+
+EPITHELIAL, MALIGNANT = "CL:0000066", "CL:0001064"
 
 
 def is_kind_of(kind: str, of: str, ontology: CellOntology) -> bool:
@@ -26,17 +42,27 @@ def is_kind_of(kind: str, of: str, ontology: CellOntology) -> bool:
     return kind == of or (kind in ontology and of in ontology.ancestors(kind))
 
 
-def are_siblings(a: str, b: str, ontology: CellOntology) -> bool:
-    """Whether two types are direct children of one narrow type, as plasma cell and plasmablast are."""
-    if a not in ontology or b not in ontology:
-        return False
-    shared = set(ontology[a].parents) & set(ontology[b].parents)
-    return any(len(ontology.descendants(parent)) < NARROW for parent in shared)
+def lineages(ids: Iterable[str], ontology: CellOntology) -> dict[str, frozenset[str]]:
+    """Every type with all that it is a kind of, itself among them: `is_kind_of` for many pairs at one look-up each."""
+    return {i: frozenset([i]).union(ontology.ancestors(i) if i in ontology else ()) for i in dict.fromkeys(ids)}
 
 
-def related(ids: Ids, other: str, ontology: CellOntology) -> bool:
-    """Whether a label is, contains or belongs to another type, so that a cell may well be both."""
-    return any(is_kind_of(i, other, ontology) or is_kind_of(other, i, ontology) for i in ids)
+def siblings(identifier: str, ontology: CellOntology) -> set[str]:
+    """Direct children of the narrow types that a type is a direct child of, as plasma cell and plasmablast are.
+
+    The type itself is among them.
+    """
+    if identifier not in ontology:
+        return set()
+    kinds = {parent: ontology.descendants(parent) for parent in ontology[identifier].parents}
+    return {k for parent, of in kinds.items() if len(of) < NARROW for k in of if parent in ontology[k].parents}
+
+
+def related(ids: Ids, others: Sequence[str], ontology: CellOntology) -> NDArray[np.bool_]:
+    """Which types a label is, contains or belongs to, so that a cell may well be both, (others,)."""
+    lineage = lineages([*ids, *others], ontology)
+    above = frozenset[str]().union(*(lineage[i] for i in ids))
+    return np.array([other in above or not lineage[other].isdisjoint(ids) for other in others], dtype=bool)
 
 
 def claims(labels: Sequence[Ids], types: Sequence[str], ontology: CellOntology) -> tuple[NDArray[np.float32], set[int]]:
@@ -61,16 +87,19 @@ def claims(labels: Sequence[Ids], types: Sequence[str], ontology: CellOntology) 
     """
     shares = np.zeros((len(labels), len(types)), dtype=np.float32)
     own: set[int] = set()
+    offered = dict.fromkeys(t for ids in labels for t in ids)
+    lineage = lineages([*offered, *types], ontology)
+    near = {t: siblings(t, ontology) for t in offered}
     for column, known in enumerate(types):
-        containing = {i: [t for t in ids if is_kind_of(known, t, ontology)] for i, ids in enumerate(labels)}
+        containing = {i: [t for t in ids if t in lineage[known]] for i, ids in enumerate(labels)}
         within = [t for terms in containing.values() for t in terms]
-        specific = set(_most_specific(within, ontology))
+        specific = set(_most_specific(within, lineage))
         claimants = [i for i, terms in containing.items() if specific.intersection(terms)]
         own.update(claimants)
         if not claimants:
-            claimants = [i for i, ids in enumerate(labels) if any(is_kind_of(t, known, ontology) for t in ids)]
+            claimants = [i for i, ids in enumerate(labels) if any(known in lineage[t] for t in ids)]
         if not claimants:
-            claimants = [i for i, ids in enumerate(labels) if any(are_siblings(t, known, ontology) for t in ids)]
+            claimants = [i for i, ids in enumerate(labels) if any(known in near[t] for t in ids)]
             own.update(claimants)
         shares[claimants, column] = 1 / max(len(claimants), 1)
     return shares, own
@@ -86,18 +115,56 @@ def nearest(identifier: str, known: Ids, ontology: CellOntology) -> list[tuple[s
         return [(identifier, 1.0)]
     if identifier not in ontology:
         return []
-    siblings = [t for t in known if are_siblings(identifier, t, ontology)]
-    if siblings:
-        return [(t, 1 / len(siblings)) for t in siblings]
-    broader = _most_specific([t for t in known if t in ontology.ancestors(identifier)], ontology)
-    below = [t for t in known if t in ontology.descendants(identifier)]
-    narrower = [t for t in below if not any(t in ontology.descendants(other) for other in below)]
+    near = siblings(identifier, ontology)
+    beside = [t for t in known if t in near]
+    if beside:
+        return [(t, 1 / len(beside)) for t in beside]
+    above, below = ontology.ancestors(identifier), ontology.descendants(identifier)
+    lineage = lineages((t for t in known if t in above or t in below), ontology)
+    broader = _most_specific([t for t in lineage if t in above], lineage)
+    kinds = [t for t in lineage if t in below]
+    narrower = [t for t in kinds if not any(other in lineage[t] for other in kinds if other != t)]
     groups = [group for group in (broader, narrower) if group]
     return [(t, 1 / (len(groups) * len(group))) for group in groups for t in group]
 
 
-def _most_specific(ids: Ids, ontology: CellOntology) -> list[str]:
+def _most_specific(ids: Ids, lineage: Lineages) -> list[str]:
     listed = list(dict.fromkeys(ids))
-    return [
-        t for t in listed if t not in ontology or not any(t in ontology.ancestors(o) for o in listed if o in ontology)
-    ]
+    return [t for t in listed if not any(t in lineage[other] for other in listed if other != t)]
+
+
+def broader_types(ids: Ids, ontology: CellOntology) -> list[str]:
+    """Types that a cell may be described by as well, those that say little left out."""
+    found = {a for i in ids if i in ontology for a in ontology.ancestors(i)}
+    return sorted(a for a in found if len(ontology.descendants(a)) < BROAD)
+
+
+def relatives(labels: Sequence[Ids], candidates: Sequence[str], seen: Ids, ontology: CellOntology) -> NDArray[np.bool_]:
+    """Candidates that a cell with this label may be as well, (labels, candidates) bool.
+
+    Broader and narrower types; siblings of which no cells were ``seen``; and, since an expression profile seldom
+    tells, the malignant and the healthy epithelium.
+    """
+    table = np.zeros((len(labels), len(candidates)), dtype=bool)
+    for row, ids in enumerate(labels):
+        table[row] = related(ids, candidates, ontology)
+        near = set[str]().union(*(siblings(i, ontology) for i in ids))
+        for column, other in enumerate(candidates):
+            table[row, column] |= any(
+                _tumour_and_tissue(i, other, ontology) or _tumour_and_tissue(other, i, ontology) for i in ids
+            ) or (other not in seen and other in near)
+    return table
+
+
+def nearest_weights(types: Sequence[str], known: Sequence[str], ontology: CellOntology) -> NDArray[np.float32]:
+    """Weights of the known types that stand in for each type, (types, known); see `nearest`."""
+    weights = np.zeros((len(types), len(known)), dtype=np.float32)
+    for row, identifier in enumerate(types):
+        for stand_in, weight in nearest(identifier, known, ontology):
+            weights[row, known.index(stand_in)] = weight
+    return weights
+
+
+def _tumour_and_tissue(tumour: str, tissue: str, ontology: CellOntology) -> bool:
+    is_tumour = tumour == MALIGNANT or tumour not in ontology
+    return is_tumour and (tissue in (EPITHELIAL, MALIGNANT) or is_kind_of(tissue, EPITHELIAL, ontology))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scfoundry._keys import Keys
-
 __all__ = ["NO_LABEL", "Label"]
 
-NO_LABEL = ("", Keys.UNKNOWN, "unassigned", "nan", "none", "na", "n/a", "<na>")
+NO_LABEL = ("", "unknown", "unassigned", "nan", "none", "na", "n/a", "<na>")
 """Words, in lower case, that say no more than a missing label: it may have been turned into text."""
 
 

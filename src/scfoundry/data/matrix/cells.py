@@ -117,12 +117,13 @@ class Cells:
             return {}
         return {"values": str(self.source.report.state), "genes": self.source.alignment.report()}
 
-    def summary(self) -> str:
-        """One line for the log."""
+    def summary(self, *also: str) -> str:
+        """One line for the log; what else is counted comes after the cells."""
         if self.source is None:
-            return f"{self.n_obs:,} cells"
+            return ", ".join([f"{self.n_obs:,} cells", *also])
         samples = f" in {len(self.contexts)} contexts" if len(self.contexts) > 1 else ""
-        return f"{self.n_obs:,} cells{samples}, {self.source.report.state}; {self.source.alignment.summary()}"
+        counted = ", ".join([f"{self.n_obs:,} cells{samples}", *also])
+        return f"{counted}, {self.source.report.state}; {self.source.alignment.summary()}"
 
     def read(self, rows: NDArray[np.int64] | None = None) -> sparse.csr_matrix:
         """Counts of some cells over the vocabulary, all if `None`, (n, G) float32."""
@@ -151,6 +152,7 @@ class Cells:
             ],
             coordinates={name: xy[kept[name]] for name, xy in self.coordinates.items() if kept[name].any()},
             names=self.names[rows],
+            source=None if self.source is None else self.source.take(rows),
         )
 
     def as_one_context(self, name: str = "all") -> Self:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["Context", "contexts", "coordinates"]
+__all__ = ["Context", "contexts", "coordinates", "unit_coordinates"]
 
 
 @dataclass(frozen=True)
@@ -171,3 +171,16 @@ def coordinates(
             raise ValueError(msg)
         positions[group.name] = xy[group.rows]
     return positions
+
+
+def unit_coordinates(xy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale a context's coordinates (n, 2) into [0, 1], keeping its proportions.
+
+    Examples
+    --------
+    >>> unit_coordinates(np.array([[10, 0], [30, 10]], dtype=np.float32))
+    array([[0. , 0. ],
+           [1. , 0.5]], dtype=float32)
+    """
+    low, high = xy.min(0), xy.max(0)
+    return (xy - low) / np.maximum((high - low).max(), np.float32(1e-12))

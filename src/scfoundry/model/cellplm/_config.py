@@ -68,10 +68,6 @@ class CellPLMConfig(PlainConfig):
         Gaussian only. Training steps over which the weight of the KL term grows from 0 to 1; 10,000 as released.
     latent_floor, prior_weight, categorical_weight
         Mixture only. Floor and weights of its two terms.
-    expression_head
-        Whether a network from the latent to the expression of all genes stands beside the decoder.
-    neighbor_weight
-        Weight of the mean of a cell's nearest cells beside the decoder when denoising; `CellPLM.fit_denoiser` sets it.
 
     Examples
     --------
@@ -109,8 +105,6 @@ class CellPLMConfig(PlainConfig):
     latent_floor: float = 5.0
     prior_weight: float = 5.0
     categorical_weight: float = 5.0
-    expression_head: bool = False
-    neighbor_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,162 +13,167 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from scfoundry._device import Compute, autocast
 from scfoundry._settings import settings
 from scfoundry.data.matrix.contexts import Context
-from scfoundry.model.cellplm._replaced_genes import perturbed
-from scfoundry.nn.counts import SparseCounts
+from scfoundry.model.cellplm._replaced_genes import embed_replaced, expression_of
+from scfoundry.nn.heads import MLPHead
 from scfoundry.train.contexts import fine_tune
+from scfoundry.train.plan import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from scfoundry._device import Precision
-    from scfoundry.data.matrix.reader import CountsReader
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
     from scfoundry.model.cellplm._model import CellPLM
-    from scfoundry.tasks.perturbation.conditions import Condition
-    from scfoundry.tasks.perturbation.responses import Responses
+    from scfoundry.model.cellplm._module import CellPLMModule
 
-    Array = NDArray[np.float64]
+    Head = dict[str, NDArray[np.float32]]
 
-__all__ = ["MAX_EPOCHS", "predicted_changes", "train_on_responses"]
+__all__ = ["fine_tune_perturbations", "replaced_gene_changes"]
 
 MAX_EPOCHS = 100
 LR = 5e-4
 EMBEDDER_LR = 5e-5
+WEIGHT_DECAY = 1e-6
 PATIENCE = 10
 VALIDATION = 0.1
 CELLS_PER_STEP = 64
-MOST_CONTROLS = 512
-PARTS = ("embedder", "layers", "norm", "latent", "expression_head")
+PARTS = ("embedder", "layers", "norm", "latent")
 
 
-def train_on_responses(
+def fine_tune_perturbations(
     model: CellPLM,
-    reader: CountsReader,
-    control_rows: Mapping[str, NDArray[np.int64]],
-    responses: Responses,
-    positions: Mapping[str, int],
+    controls: Cells,
+    conditions: Sequence[tuple[str, Sequence[int]]],
+    profiles: NDArray[np.float64],
+    genes: NDArray[np.int64],
     *,
     value: float,
-    max_epochs: int,
+    max_epochs: int | None,
     seed: int,
-    device: torch.device,
-    precision: Precision,
-) -> None:
-    """Train a twin with an expression head.
+    compute: Compute,
+) -> tuple[CellPLM, Head]:
+    """Train the encoder, and a head from the latent to the log expression of all genes.
 
-    A tenth of the conditions, at least one, is for validation where there are more than four, and the best weights by
-    it return. An epoch shows as many conditions as there are.
+    A tenth of the perturbations, at least one, is for validation where there are more than four, and the best weights
+    by it return. An epoch shows as many perturbations as there are.
 
     Parameters
     ----------
     model
-        Is changed.
-    reader
-        Checked and aligned data.
-    control_rows
-        Control cells by group.
-    responses
-        Measured means.
-    positions
-        Vocabulary position of every perturbed gene; conditions with another are left out.
+        A copy: it is changed.
+    controls
+        Control cells, every group a context.
+    conditions
+        Context and vocabulary positions of the replaced genes of every condition; without genes it is the controls.
+    profiles, genes
+        Mean log expression of every condition, (n, g), and vocabulary positions of the genes that it is of, (g,).
     value
         What replaces the log expression of a perturbed gene.
     max_epochs
-        Most epochs.
+        Most epochs, 100 if `None`.
     seed
         Of everything random.
-    device, precision
-        Where and how to compute.
-    """
-    rng = np.random.default_rng(seed)
-    measured = reader.alignment.kept
-    outputs = torch.from_numpy(reader.alignment.target[measured].astype(np.int64)).to(device)
-    usable = [i for i, condition in enumerate(responses.conditions) if set(condition.parts) <= positions.keys()]
-    usable = rng.permutation(usable).tolist()
-    n_validation = max(1, round(VALIDATION * len(usable))) if len(usable) > 4 else 0
-    validation, training = usable[:n_validation], usable[n_validation:]
-    profiles = torch.from_numpy(responses.means[:, measured]).float()
-    levels = {
-        group: torch.from_numpy(profile[measured]).float().to(device) for group, profile in responses.controls.items()
-    }
+    compute
+        Where and how precisely.
 
-    def output(rows: NDArray[np.int64], parts: Sequence[str]) -> Tensor:
-        cells = SparseCounts.from_csr(reader.read(rows)).to(device).log_normalised(model.config.library_size)
-        changed = perturbed(cells, [positions[part] for part in parts], value)
-        return model.module.expression_head(model.module.latent.embedding(model.module.encode(changed)))[:, outputs]
+    Returns
+    -------
+    The model, and the weights of the head by name.
+    """
+    device = compute.device
+    rng = np.random.default_rng(seed)
+    with seeded(seed, device):
+        head = new_head(model.module)
+    outputs = torch.from_numpy(genes).to(device)
+    targets = torch.from_numpy(profiles).float()
+    levels = {name: targets[i].to(device) for i, (name, replaced) in enumerate(conditions) if not replaced}
+    shuffled = rng.permutation([i for i, (_, replaced) in enumerate(conditions) if replaced]).tolist()
+    n_validation = max(1, round(VALIDATION * len(shuffled))) if len(shuffled) > 4 else 0
+    validation, training = shuffled[:n_validation], shuffled[n_validation:]
+    rows_of = {context.name: context.rows for context in controls.contexts}
 
     def error(i: int) -> Tensor:
-        condition = responses.conditions[i]
-        rows = control_rows[condition.group]
+        name, replaced = conditions[i]
+        rows = rows_of[name]
         drawn = rows[torch.randperm(len(rows))[:CELLS_PER_STEP].sort().values.numpy()]
-        control = F.mse_loss(output(drawn, ()), levels[condition.group].expand(len(drawn), -1))
-        return control + F.mse_loss(output(drawn, condition.parts), profiles[i].to(device).expand(len(drawn), -1))
+        expression = expression_of(model.module, controls, drawn)
+
+        def against(target: Tensor, genes: Sequence[int]) -> Tensor:
+            predicted = head(embed_replaced(model.module, expression, genes, value))[:, outputs]
+            return F.mse_loss(predicted, target.expand(len(drawn), -1))
+
+        return against(levels[name], ()) + against(targets[i].to(device), replaced)
 
     def loss(context: Context, step: int) -> dict[str, Tensor]:
         if model.module.training:
             return {"loss": error(training[int(torch.randint(len(training), ()))])}
         return {"loss": torch.stack([error(i) for i in validation]).mean()}
 
-    everything = np.sort(np.concatenate(list(control_rows.values())))
     fine_tune(
         model,
-        [Context("controls", everything)],
+        [Context("controls", np.arange(controls.n_obs))],
         loss,
         parts=PARTS,
-        max_epochs=max_epochs,
+        head=head,
+        cells_per_step=max(1, controls.n_obs // len(training)),
+        max_epochs=MAX_EPOCHS if max_epochs is None else max_epochs,
         lr=LR,
         part_lrs={"embedder": EMBEDDER_LR},
-        weight_decay=1e-6,
+        weight_decay=WEIGHT_DECAY,
         warmup_steps=len(training),
         patience=PATIENCE if validation else None,
-        cells_per_step=max(1, len(everything) // len(training)),
         seed=seed,
-        compute=Compute(device, precision),
+        compute=compute,
     )
+    return model, {name: weight.cpu().numpy() for name, weight in head.state_dict().items()}
 
 
 @torch.no_grad()
-def predicted_changes(
+def replaced_gene_changes(
     model: CellPLM,
-    reader: CountsReader,
-    control_rows: Mapping[str, NDArray[np.int64]],
-    conditions: Sequence[Condition],
-    positions: Mapping[str, int],
+    controls: Cells,
+    head: Head,
+    conditions: Sequence[Sequence[int]],
     value: float,
-    *,
-    seed: int,
-    device: torch.device,
-    precision: Precision,
-) -> Array:
-    """Mean output for perturbed controls less that for the same cells unperturbed, over the genes kept, (n, g).
+    compute: Compute,
+) -> NDArray[np.float64]:
+    """Mean output for controls with genes replaced less that for the same cells as they are, (n, G).
 
-    Of many controls some are read, the same for all conditions; their order in the file plays no part if rows are
-    sorted by name.
+    Parameters
+    ----------
+    model
+        Fine-tuned by `fine_tune_perturbations`, which gave the ``head``.
+    controls
+        Control cells, read as one context.
+    conditions
+        Vocabulary positions of the replaced genes of n conditions.
+    value
+        What replaces their log expression.
+    compute
+        Where and how precisely.
     """
-    module = model.module.to(device).eval()
-    outputs = reader.alignment.target[reader.alignment.kept]
+    module = model.module.to(compute.device).eval()
+    output = new_head(module)
+    output.load_state_dict({name: torch.from_numpy(weight) for name, weight in head.items()})
+    output.to(compute.device).eval()
+    expression = expression_of(module, controls)
 
-    def level(cells: SparseCounts, parts: Sequence[str]) -> Array:
-        changed = perturbed(cells, [positions[part] for part in parts], value)
-        expected = module.expression_head(module.latent.embedding(module.encode(changed)))
-        return expected.float().mean(0).cpu().numpy().astype(np.float64)[outputs]
+    def level(genes: Sequence[int]) -> NDArray[np.float64]:
+        expected = output(embed_replaced(module, expression, genes, value))
+        return expected.float().mean(0).cpu().numpy().astype(np.float64)
 
-    drawn = {
-        group: np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_CONTROLS])
-        for group, rows in control_rows.items()
-    }
-    changes = []
-    with autocast(device, precision):
-        for condition in tqdm(conditions, desc="cellplm", unit="condition", disable=not settings.show_progress):
-            cells = (
-                SparseCounts.from_csr(reader.read(drawn[condition.group]))
-                .to(device)
-                .log_normalised(model.config.library_size)
-            )
-            changes.append(level(cells, condition.parts) - level(cells, ()))
-    return np.array(changes)
+    bar = tqdm(conditions, desc="cellplm", unit="condition", disable=not settings.show_progress)
+    with compute.autocast():
+        start = level(())
+        return np.array([level(genes) - start for genes in bar])
+
+
+def new_head(module: CellPLMModule) -> MLPHead:
+    """A network from the latent to the log expression of all genes, with fresh weights."""
+    config, n_genes = module.config, len(module.embedder.genes)
+    return MLPHead(config.n_latent, n_genes, n_hidden=config.n_decoder_hidden, n_layers=2, dropout=config.dropout)

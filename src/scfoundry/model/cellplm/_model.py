@@ -17,22 +17,22 @@ from scfoundry.data.matrix.contexts import contexts, coordinates
 from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
-from scfoundry.model.cellplm._cell_attention import ShowsAttention
+from scfoundry.model.cellplm._cell_attention import stream_factors
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._fine_tune_imputation import fine_tune_on_both
+from scfoundry.model.cellplm._fine_tune_perturbation import fine_tune_perturbations, replaced_gene_changes
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
+from scfoundry.model.cellplm._replaced_genes import replaced_gene_shifts
 from scfoundry.model.cellplm._streaming import stream_embeddings
 from scfoundry.model.cellplm._tissues import ContextBatch, Tissues
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.counts import SparseCounts
-from scfoundry.tasks.denoising.denoiser import RecoversCounts
-from scfoundry.tasks.perturbation.responses_model import LearnsPerturbations
 from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, Schedule, fit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -43,11 +43,13 @@ if TYPE_CHECKING:
     from scfoundry.data.matrix.contexts import Context
     from scfoundry.data.matrix.reader import Reader
     from scfoundry.model.cellplm._decoder import Decoder
+    from scfoundry.model.cellplm._fine_tune_perturbation import Head
+    from scfoundry.nn.attention_factors import AttentionFactors
 
 __all__ = ["CellPLM"]
 
 
-class CellPLM(ShowsAttention, RecoversCounts, LearnsPerturbations, FoundationModel):
+class CellPLM(FoundationModel):
     r"""Cells are tokens, a tissue is a sentence :cite:p:`wen2024cellplm`.
 
     A cell enters as the sum of its genes' vectors weighted by log expression. A transformer whose attention is linear
@@ -152,8 +154,7 @@ class CellPLM(ShowsAttention, RecoversCounts, LearnsPerturbations, FoundationMod
         -------
         float32, (n_obs, n_latent), rows in the order of the cells.
         """
-        if cells.coordinates and self.config.positions == "none":
-            logger.warning('These weights use no positions (positions="none"): the coordinates have no effect.')
+        self._warn_of_positions(cells)
         generator = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
         latent = np.empty((cells.n_obs, self.config.n_latent), dtype=np.float32)
         self.module.to(compute.device).eval()
@@ -171,6 +172,36 @@ class CellPLM(ShowsAttention, RecoversCounts, LearnsPerturbations, FoundationMod
                     start += len(chunk)
                     bar.update(len(chunk))
         return latent
+
+    @property
+    def n_layers(self) -> int:
+        """Layers in which cells attend to each other."""
+        return self.config.n_layers
+
+    def attention_factors(
+        self, cells: Cells, layer: int, compute: Compute
+    ) -> Iterator[tuple[NDArray[np.int64], Iterator[AttentionFactors]]]:
+        """For every context its rows, and factors of the weights of a layer, chunk by chunk.
+
+        Parameters
+        ----------
+        cells
+            Checked and aligned cells.
+        layer
+            Number of the layer, from the end if negative.
+        compute
+            Where; the precision is that of the caller's autocast.
+        """
+        self._warn_of_positions(cells)
+        self.module.to(compute.device).eval()
+        tissues, depth = Tissues(cells.reader, cells.coordinates), range(self.n_layers)[layer]
+        for context in cells.contexts:
+            n_cells, chunks = len(context.rows), tissues.chunks(context, compute.cells_at_once)
+            yield context.rows, stream_factors(self.module, chunks, n_cells, depth=depth, device=compute.device)
+
+    def _warn_of_positions(self, cells: Cells) -> None:
+        if cells.coordinates and self.config.positions == "none":
+            logger.warning('These weights use no positions (positions="none"): the coordinates have no effect.')
 
     def gene_vectors(self) -> np.ndarray:
         """Vectors of the vocabulary's genes, float32, (G, n_hidden)."""
@@ -376,6 +407,34 @@ class CellPLM(ShowsAttention, RecoversCounts, LearnsPerturbations, FoundationMod
             model, spots, reference, panel=panel, hidden=hidden, max_epochs=max_epochs, seed=seed, compute=compute
         )
         return model
+
+    def replaced_gene_shifts(
+        self, cells: Cells, genes: Mapping[str, int], value: float, compute: Compute
+    ) -> dict[str, NDArray[np.float64]]:
+        """Mean change of the embedding of cells of one context when the log expression of a gene is ``value``."""
+        return replaced_gene_shifts(self.module, cells, genes, value, compute)
+
+    def fine_tune_perturbations(
+        self,
+        controls: Cells,
+        conditions: Sequence[tuple[str, Sequence[int]]],
+        profiles: NDArray[np.float64],
+        genes: NDArray[np.int64],
+        *,
+        value: float = -100.0,
+        max_epochs: int | None = None,
+        seed: int = 0,
+        compute: Compute,
+    ) -> tuple[CellPLM, Head]:
+        """Copy, and weights of an expression head by name, that turn controls into profiles (section 4.5)."""
+        how: dict[str, Any] = {"value": value, "max_epochs": max_epochs, "seed": seed, "compute": compute}
+        return fine_tune_perturbations(self.copy(), controls, conditions, profiles, genes, **how)
+
+    def replaced_gene_changes(
+        self, controls: Cells, head: Head, conditions: Sequence[Sequence[int]], value: float, compute: Compute
+    ) -> NDArray[np.float64]:
+        """Mean change that the head predicts for controls of one context with genes replaced, (n, n_genes)."""
+        return replaced_gene_changes(self, controls, head, conditions, value, compute)
 
     # ---- official files ----------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from scfoundry.model.cellplm._attention import FlowAttention, Projection, attend
 from scfoundry.model.cellplm._decoder import N_GROUPS, Decoder
 from scfoundry.model.cellplm._latent import build_latent
 from scfoundry.model.cellplm._positions import PositionCode
-from scfoundry.nn.heads import MLPHead
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +91,7 @@ class EncoderLayer(nn.Module):
 
 
 class CellPLMModule(FoundationModule):
-    """The published computation: embedder, encoder over cells, latent, decoder; heads where the configuration has some.
+    """The published computation: embedder, encoder over cells, latent, decoder.
 
     Parameters
     ----------
@@ -110,10 +109,6 @@ class CellPLMModule(FoundationModule):
         self.norm = nn.LayerNorm(config.n_hidden)
         self.latent: Any = build_latent(config)
         self.decoder = Decoder(config, n_genes)
-        if config.expression_head:
-            self.expression_head = MLPHead(
-                config.n_latent, n_genes, n_hidden=config.n_decoder_hidden, n_layers=2, dropout=config.dropout
-            )
 
     def encode(self, expression: SparseCounts, coordinates: Tensor | None = None) -> Tensor:
         """Encode a whole context at once.

@@ -10,7 +10,7 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PositionCode", "position_code", "unit_coordinates"]
+__all__ = ["PositionCode", "position_code"]
 
 N_BINS = 100
 
@@ -32,12 +32,6 @@ def position_code(coordinates: Tensor, n_hidden: int) -> Tensor:
     m = torch.arange(n_hidden // 4, device=coordinates.device)
     angle = bins.flip(1)[..., None] * 10000.0 ** (-4 * m / n_hidden)  # (n, 2, D/4), y first
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
-
-
-def unit_coordinates(coordinates: Tensor) -> Tensor:
-    """Scale a context's coordinates (n, 2) into [0, 1], keeping its proportions."""
-    low, high = coordinates.amin(0), coordinates.amax(0)
-    return (coordinates - low) / (high - low).amax().clamp(min=1e-12)
 
 
 class PositionCode(nn.Module):

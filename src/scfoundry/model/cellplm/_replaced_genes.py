@@ -13,22 +13,29 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from scfoundry._device import autocast
 from scfoundry._settings import settings
+from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from scfoundry._device import Precision
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
     from scfoundry.model.cellplm._module import CellPLMModule
-    from scfoundry.nn.counts import SparseCounts
 
-__all__ = ["perturbed", "shifts_of"]
+__all__ = ["embed_replaced", "expression_of", "replaced", "replaced_gene_shifts"]
 
 
-def perturbed(expression: SparseCounts, genes: Sequence[int], value: float) -> SparseCounts:
+def expression_of(module: CellPLMModule, cells: Cells, rows: NDArray[np.int64] | None = None) -> SparseCounts:
+    """Log expression of some cells, all if `None`, on the device of the module."""
+    counts = SparseCounts.from_csr(cells.read(rows)).to(module.device)
+    return counts.log_normalised(module.config.library_size)
+
+
+def replaced(expression: SparseCounts, genes: Sequence[int], value: float) -> SparseCounts:
     """Log expression with the value of some genes replaced in every cell, measured or not.
 
     Parameters
@@ -56,38 +63,37 @@ def perturbed(expression: SparseCounts, genes: Sequence[int], value: float) -> S
     )
 
 
+def embed_replaced(module: CellPLMModule, expression: SparseCounts, genes: Sequence[int], value: float) -> Tensor:
+    """Embeddings of the cells of one context whose genes were replaced, (n, Z), with gradient."""
+    return module.latent.embedding(module.encode(replaced(expression, genes, value)))
+
+
 @torch.no_grad()
-def shifts_of(
-    module: CellPLMModule,
-    expression: SparseCounts,
-    positions: Mapping[str, int],
-    value: float,
-    *,
-    device: torch.device,
-    precision: Precision = "auto",
+def replaced_gene_shifts(
+    module: CellPLMModule, cells: Cells, genes: Mapping[str, int], value: float, compute: Compute
 ) -> dict[str, NDArray[np.float64]]:
-    """Where the embedding of control cells moves, on average, when a gene is perturbed in all of them, (Z,) by gene.
+    """Where the embedding of cells moves, on average, when a gene is replaced in all of them, (Z,) by name.
 
     Parameters
     ----------
     module
-        The model, in evaluation mode.
-    expression
-        Log expression of the control cells, one context.
-    positions
-        Vocabulary position by gene.
+        The model.
+    cells
+        Control cells, read as one context.
+    genes
+        Vocabulary position by name.
     value
-        As in `perturbed`.
-    device, precision
-        Where and how to compute.
+        As in `replaced`.
+    compute
+        Where and how precisely.
     """
-    module.to(device).eval()
-    cells = expression.to(device)
-    bar = tqdm(positions.items(), desc="cellplm", unit="gene", disable=not settings.show_progress)
-    with autocast(device, precision):
-        start = module.latent.embedding(module.encode(cells)).float().mean(0)
+    module.to(compute.device).eval()
+    expression = expression_of(module, cells)
+    bar = tqdm(genes.items(), desc="cellplm", unit="gene", disable=not settings.show_progress)
+    with compute.autocast():
+        start = module.latent.embedding(module.encode(expression)).float().mean(0)
         return {
-            name: (module.latent.embedding(module.encode(perturbed(cells, [gene], value))).float().mean(0) - start)
+            name: (embed_replaced(module, expression, [gene], value).float().mean(0) - start)
             .cpu()
             .numpy()
             .astype(np.float64)

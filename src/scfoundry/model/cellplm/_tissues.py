@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from scfoundry.model.cellplm._positions import unit_coordinates
+from scfoundry.data.matrix.contexts import unit_coordinates
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Tissues:
         self.reader = reader
         self.batches = batches
         self.measured, self.genes = measured, genes
-        self._unit = {name: unit_coordinates(torch.from_numpy(xy)) for name, xy in positions.items()}
+        self._unit = {name: torch.from_numpy(unit_coordinates(xy)) for name, xy in positions.items()}
         self._genes_of: dict[str, Tensor] = {}
 
     def chunks(self, context: Context, size: int) -> Iterator[tuple[SparseCounts, Tensor | None]]:

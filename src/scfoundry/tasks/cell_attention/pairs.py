@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from scfoundry.nn.chunk_store import ChunkStore
+from scfoundry.nn.chunk_store import ChunkStore, resident_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,21 +33,23 @@ class CellPairs:
     ----------
     chunks
         Factors of consecutive cells; read once. All but the last of equal size.
+    n_cells
+        Cells of the context, which decides where factors rest: in memory, or in a file.
     scale
         ``"raw"``; ``"shares"``, which sum to 1 over the cells attended to; ``"specific"``, shares over their mean for
         the cell attended to.
     device
         Compute device.
-    on_disk
-        Whether the factors rest in a file.
     """
 
-    def __init__(
-        self, chunks: Iterable[AttentionFactors], *, scale: Scale, device: torch.device, on_disk: bool
-    ) -> None:
+    def __init__(self, chunks: Iterable[AttentionFactors], n_cells: int, *, scale: Scale, device: torch.device) -> None:
+        remaining = iter(chunks)
+        first = next(remaining)
+        # Both factors of all cells take half of what they may: copies are made while they are used.
+        on_disk = 4 * n_cells * first.receiving[0].nbytes > resident_bytes(device)
         self.receiving, self.sending = (ChunkStore(device, on_disk=on_disk) for _ in range(2))
         try:
-            for receiving, sending in chunks:
+            for receiving, sending in chain([first], remaining):
                 self.receiving.append(receiving.flatten(1) / receiving.shape[1])
                 self.sending.append(sending.flatten(1))
             if scale != "raw":

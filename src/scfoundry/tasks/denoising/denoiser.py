@@ -1,33 +1,33 @@
-"""Denoising: a CellPLM's decoder fine-tuned on the counts at hand, judged by counts hidden from it."""
+"""Denoising: a decoder fine-tuned on the counts at hand, the nearest cells, and a weight between the two."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Self, cast
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 
-from scfoundry._device import Compute, resolve_device
-from scfoundry._said_once import said_once
-from scfoundry.data.matrix.loaders import row_blocks
-from scfoundry.model.cellplm._decoder import require_expected_counts
-from scfoundry.tasks.denoising.expectation import expected_given_detection
-from scfoundry.tasks.denoising.recovery import CountsInMemory, Recovery
+from scfoundry.model._capabilities import PredictsRates, Tunable, can
+from scfoundry.tasks._fitted import read_fitted, write_fitted
+from scfoundry.tasks.denoising.expectation import Expectation, expected_given_detection, gene_rates
+from scfoundry.tasks.denoising.recovery import HiddenCounts, Recovery
 from scfoundry.train.contexts import fine_tune
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfoundry._device import Precision
-    from scfoundry.model.cellplm._model import CellPLM
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.data.matrix.contexts import Context
 
-__all__ = ["RecoversCounts"]
+__all__ = ["Denoiser"]
 
-PARTS = ("embedder", "layers", "norm", "latent", "decoder")
 LR = 1e-3
 DECODER_LR = 2e-3
 WARMUP_STEPS = 20
@@ -36,121 +36,137 @@ MAX_CELLS_PER_STEP, MIN_CELLS_PER_STEP, MIN_STEPS_PER_EPOCH = 128, 32, 6
 N_STEPS = 1200
 MAX_EPOCHS = 150
 CELLS_PER_BLOCK = 512
+METHODS = {0.0: "decoder", 1.0: "neighbours"}
 
 
-class RecoversCounts:
-    """The part of `CellPLM` that `sf.tl.denoise` uses."""
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """Expected counts of cells, learned from counts; `sf.tl.denoise` fits one and returns it on request.
 
-    validation_: dict[str, float] | None = None
-    """What `fit_denoiser` found on the counts it hid."""
+    Attributes
+    ----------
+    model
+        What embeds cells and, where it can, predicts rates: a fine-tuned copy.
+    neighbor_weight
+        Weight of the mean of the nearest cells; the decoder has the rest.
+    log_offset
+        Added to the logarithm of the decoder's rates, (G,).
+    validation
+        What was found on the counts that were hidden while fitting; empty if nothing was learned.
 
-    @said_once()
-    def fit_denoiser(
-        self,
-        adata: AnnData,
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> denoiser = sf.tl.denoise(adata, layer="counts", return_fitted=True)  # doctest: +SKIP
+    >>> denoiser.save("my_denoiser")  # doctest: +SKIP
+    >>> sf.tl.denoise(more_cells, "my_denoiser", layer="counts")  # doctest: +SKIP
+    """
+
+    model: Any
+    neighbor_weight: float
+    log_offset: NDArray[np.float32] = field(repr=False)
+    validation: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def as_pretrained(cls, model: Any) -> Self:
+        """Ask the decoder alone, as it is, or the nearest cells where the model has none."""
+        return cls(model, 0.0 if can(model, PredictsRates) else 1.0, np.zeros(len(model.genes), dtype=np.float32))
+
+    @classmethod
+    def fit(
+        cls,
+        model: Any,
+        cells: Cells,
         *,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        spatial_key: str | None = None,
         max_epochs: int | None = None,
         patience: int = 20,
         seed: int = 0,
-        device: str = "auto",
-        precision: Precision = "auto",
+        compute: Compute,
     ) -> Self:
-        r"""Learn the expected counts of a data set, in a copy of this model.
+        """Learn the expected counts of cells, in a copy of the model.
 
-        A tenth of every cell's expressed genes is hidden for good, low counts more often, as in
-        `sf.pp.simulate_dropout`. On the rest the whole model learns to recover counts from a part of them: every step
-        hides a fifth of the entries from the encoder, and the decoder's shares :math:`p_{ij}` of genes in a cell raise
-        the multinomial likelihood :math:`\sum_{ij} x_{ij} \log p_{ij}` of all counts that are not hidden for good.
-        The weights with the lowest error on the hidden counts stay (mean squared error of log1p counts per 10,000,
-        given detection). That error and the one of the plain expectation together decide how much the mean of the
-        nearest cells in the latent is worth beside the decoder.
+        A model that cannot be fine-tuned stays as it is. Of one without a decoder of counts, the nearest cells in its
+        embedding alone say what is expected.
 
         Parameters
         ----------
-        adata
-            Cells with raw counts; it is only read. Counts are held in memory, sparse.
-        layer
-            Layer with the counts, ``X`` if `None`.
-        batch_key, spatial_key
-            As in `get_latent_representation`.
+        model
+            Embeds cells.
+        cells
+            Raw counts in the model's gene order; they are held in memory, sparse.
         max_epochs
             Most passes over the cells; as many as make about 1,200 steps if `None`.
         patience
             Epochs without a lower error on the hidden counts before training stops.
         seed
             Of everything random.
-        device, precision
-            As in `get_latent_representation`.
-
-        Returns
-        -------
-        The copy. Its `denoise` gives expected counts, its ``validation_`` what was found on the hidden counts; it is
-        saved and loaded as any model.
+        compute
+            Where and how precisely.
 
         Raises
         ------
         ValueError
-            If the values are not raw counts, too few genes are known, or no cell has enough expressed genes.
+            If no cell has enough expressed genes.
         """
-        model = cast("CellPLM", self).copy(neighbor_weight=0.0)
-        require_expected_counts(model)
-        cells = CountsInMemory.of(
-            model,
-            adata,
-            layer=layer,
-            batch_key=batch_key,
-            spatial_key=spatial_key,
-            caller="CellPLM.fit_denoiser",
-        )
-        torch_device = resolve_device(device)
-        model.module.to(torch_device)
-        visible, hidden = cells.held_out(np.random.default_rng(seed))
-        if not hidden.counts.nnz:
+        counts = HiddenCounts(cells.in_memory().ordered(), seed)
+        if not counts.n_hidden:
             msg = (
-                f"None of the {adata.n_obs:,} cells expresses enough genes of the model to hide some of them, so that "
+                f"None of the {cells.n_obs:,} cells expresses enough genes of the model to hide some of them, so that "
                 "nothing can tell how good a fit is. Denoise without one: sf.tl.denoise(adata, fine_tune=False)."
             )
             raise ValueError(msg)
-        task = Recovery(model, visible, hidden, seed)
+        decodes = can(model, PredictsRates)
+        learned, epochs = cls.as_pretrained(model), {}
+        if decodes and can(model, Tunable):
+            learned = cls._fine_tuned(model, counts, max_epochs, patience, seed, compute)
+            epochs = {"epochs": float(len(learned.model.history_["loss_validation"]))}
+        found = learned._expectations(counts.visible, compute)
+        weight, scores = counts.choose_neighbor_weight(found, decodes=decodes)
+        return cls(learned.model, weight, learned.log_offset, scores | epochs)
+
+    @classmethod
+    def _fine_tuned(
+        cls, model: Any, counts: HiddenCounts, max_epochs: int | None, patience: int, seed: int, compute: Compute
+    ) -> Self:
+        """Copy of a model whose decoder recovers counts."""
+        model, contexts = model.copy(), counts.visible.contexts
+        model.module.to(compute.device)
+        task = Recovery(model, counts)
         task.start_at_means()
-        size = min(MAX_CELLS_PER_STEP, max(MIN_CELLS_PER_STEP, cells.n_obs // MIN_STEPS_PER_EPOCH))
-        steps_per_epoch = sum(math.ceil(len(context.rows) / size) for context in cells.contexts)
+        size = min(MAX_CELLS_PER_STEP, max(MIN_CELLS_PER_STEP, counts.visible.n_obs // MIN_STEPS_PER_EPOCH))
+        steps_per_epoch = sum(math.ceil(len(context.rows) / size) for context in contexts)
+        decoder = [name for name, part in model.module.named_modules() if part is model.decoder]
         fine_tune(
             model,
-            cells.contexts,
+            contexts,
             lambda context, step: task.loss(context, size),
-            parts=PARTS,
+            parts=[name for name, _ in model.module.named_children()],
             max_epochs=min(MAX_EPOCHS, math.ceil(N_STEPS / steps_per_epoch)) if max_epochs is None else max_epochs,
             lr=LR,
-            part_lrs={"decoder": DECODER_LR},
+            part_lrs=dict.fromkeys(decoder, DECODER_LR),
             warmup_steps=WARMUP_STEPS,
             schedule="cosine",
             patience=patience,
             cells_per_step=size,
             seed=seed,
-            compute=Compute(torch_device, precision),
+            compute=compute,
         )
-        weight, found = task.choose_neighbor_weight(torch_device, precision)
-        model.validation_ = found | {"epochs": float(len(model.history["loss_validation"]))}
-        model._change_config(neighbor_weight=weight)
-        return cast("Self", model)
+        log_offset = np.zeros(len(model.genes), dtype=np.float32)
+        log_offset[counts.visible.measured] = task.log_offset.numpy()
+        return cls(model, 0.0, log_offset)
 
-    @said_once()
-    def denoise(
+    @property
+    def method(self) -> str:
+        """What the expectation is made of, for the record."""
+        return METHODS.get(self.neighbor_weight, "decoder and neighbours")
+
+    def predict(
         self,
-        adata: AnnData,
+        cells: Cells,
         *,
         columns: Sequence[int] | NDArray[np.int64] | None = None,
         given_detected: bool = False,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        spatial_key: str | None = None,
-        batch_size: int | None = None,
-        device: str = "auto",
-        precision: Precision = "auto",
+        compute: Compute,
     ) -> NDArray[np.float32]:
         """Expected counts of every cell, at its own depth.
 
@@ -160,15 +176,15 @@ class RecoversCounts:
 
         Parameters
         ----------
-        adata
-            Cells with raw counts; it is only read.
+        cells
+            Raw counts of one AnnData, in the model's gene order.
         columns
-            Columns of ``adata`` to return; all if `None`.
+            Columns of the AnnData to return; all if `None`.
         given_detected
             Expected counts if the gene is detected in the cell, at least 1 in cells with counts, instead of plain
-            ones: Poisson around the plain ones, without zero.
-        layer, batch_key, spatial_key, batch_size, device, precision
-            As in `get_latent_representation`.
+            ones.
+        compute
+            Where and how precisely.
 
         Returns
         -------
@@ -177,34 +193,74 @@ class RecoversCounts:
         Raises
         ------
         ValueError
-            If the values are not raw counts, too few genes are known, or a key does not exist.
+            If the cells are those of several AnnData, whose columns differ.
         """
-        model = cast("CellPLM", self)
-        require_expected_counts(model)
-        cells = CountsInMemory.of(
-            model, adata, layer=layer, batch_key=batch_key, spatial_key=spatial_key, caller="CellPLM.denoise"
-        )
-        torch_device = resolve_device(device)
-        latent = cells.embedded(model, batch_size=batch_size, device=torch_device, precision=precision)
-        target = model.genes.align(adata).target
-        wanted = np.arange(adata.n_vars) if columns is None else np.asarray(columns, dtype=np.int64)
-        known = np.flatnonzero(target[wanted] >= 0)
-        place = torch.from_numpy(np.searchsorted(cells.genes.numpy(), target[wanted[known]])).to(torch_device)
-        copies = np.bincount(target[target >= 0], minlength=len(model.genes))[target[wanted[known]]]
-        parts = torch.from_numpy(copies).to(torch_device, torch.float32)
+        if cells.source is None:
+            msg = (
+                "Denoiser.predict needs cells of one AnnData, whose columns it returns; these are of several. Predict "
+                "for each: denoiser.predict(Cells.of(adata, denoiser.model.genes, ...), ...)."
+            )
+            raise ValueError(msg)
+        target = cells.source.alignment.target
+        wanted = np.arange(len(target)) if columns is None else np.asarray(columns, dtype=np.int64)
+        is_known = np.isin(target[wanted], cells.measured)
+        known, unknown = np.flatnonzero(is_known), np.flatnonzero(~is_known)
+        place = torch.from_numpy(np.searchsorted(cells.measured, target[wanted[known]])).to(compute.device)
+        copies = np.bincount(target[target >= 0], minlength=len(self.model.genes))[target[wanted[known]]]
+        parts = torch.from_numpy(copies).to(compute.device, torch.float32)
 
-        out = np.empty((adata.n_obs, len(wanted)), dtype=np.float32)
-        for context in cells.contexts:
-            expectation = cells.expectation(model, context, latent[context.rows], model.config.neighbor_weight)
-            totals = np.asarray(cells.counts[context.rows].sum(1)).ravel()
+        out = np.empty((cells.n_obs, len(wanted)), dtype=np.float32)
+        for context, expectation in self._expectations(cells.in_memory().ordered(), compute):
             for start in range(0, len(context.rows), CELLS_PER_BLOCK):
                 some = np.arange(start, min(start + CELLS_PER_BLOCK, len(context.rows)))
-                depth = torch.from_numpy(totals[some]).to(torch_device)[:, None]
-                expected = expectation.shares(some).mul_(depth)[:, place]
+                depth = torch.from_numpy(expectation.totals[some]).to(compute.device)[:, None]
+                expected = (expectation.shares(some) * depth)[:, place]
                 expected = expected_given_detection(expected) * (depth > 0) if given_detected else expected / parts
                 out[context.rows[some][:, None], known] = expected.cpu().numpy()
-        unknown = np.flatnonzero(target[wanted] < 0)
         if len(unknown):
-            for rows, block in row_blocks(adata, layer=layer):
-                out[rows, unknown] = block[:, wanted[unknown]].toarray()
+            for rows, block in cells.source.own_blocks(np.arange(cells.n_obs)):
+                out[rows[:, None], unknown] = block[:, wanted[unknown]].toarray()
         return out
+
+    def _expectations(self, cells: Cells, compute: Compute) -> Iterator[tuple[Context, Expectation]]:
+        """What is expected of the cells of every context."""
+        latent = self.model.embed(cells, compute)
+        rates = None
+        if can(self.model, PredictsRates):
+            genes = torch.from_numpy(cells.measured)
+            log_offset = torch.from_numpy(self.log_offset)[genes].to(compute.device)
+            rates = partial(gene_rates, self.model, genes=genes.to(compute.device), log_offset=log_offset)
+        for context in cells.contexts:
+            counts = cells.read(context.rows)[:, cells.measured]
+            of_context = torch.from_numpy(latent[context.rows]).to(compute.device)
+            yield context, Expectation(of_context, counts, self.neighbor_weight, rates)
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything that was learned, the model included; `load` gives bit-identical counts.
+
+        Parameters
+        ----------
+        folder
+            Created if it does not exist.
+        """
+        write_fitted(
+            folder,
+            "Denoiser",
+            self.model,
+            arrays={"log_offset": self.log_offset},
+            values={"neighbor_weight": self.neighbor_weight, "validation": dict(self.validation)},
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder holds no fitted object.
+        CheckpointError
+            If it holds one of another kind, or is damaged.
+        """
+        model, arrays, values = read_fitted(folder, "Denoiser")
+        return cls(model, values["neighbor_weight"], arrays["log_offset"], values["validation"])

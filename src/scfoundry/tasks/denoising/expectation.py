@@ -1,4 +1,4 @@
-"""What a denoiser expects: shares of genes in a cell's counts, by the decoder and by the nearest cells."""
+"""What a denoiser expects: shares of genes in a cell's counts, by a decoder and by the nearest cells."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from scfoundry.stats.dropout import MIN_GENES, log_dropout_weights
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from scfoundry.model.cellplm._module import CellPLMModule
+    from scfoundry.model._capabilities import PredictsRates
 
 __all__ = ["N_NEIGHBORS", "Expectation", "expected_given_detection", "gene_rates", "hold_out"]
 
@@ -20,9 +24,6 @@ __all__ = ["N_NEIGHBORS", "Expectation", "expected_given_detection", "gene_rates
 N_NEIGHBORS = 50
 # Among more cells than these, the nearest of a random subset are as good, and the search stays linear.
 MAX_POOL = 20_000
-# Published for simulated dropout: the kernel's scale and the least expressed genes of a cell that loses some.
-KERNEL_SCALE = 20.0
-MIN_GENES = 6
 # The rate below which an expected count given detection is 1 to single precision.
 SMALLEST_RATE = 1e-6
 
@@ -50,7 +51,7 @@ def hold_out(
     """
     n_expressed = np.diff(counts.indptr)
     rows = np.repeat(np.arange(counts.shape[0]), n_expressed)
-    keys = rng.gumbel(size=counts.nnz) - counts.data / KERNEL_SCALE
+    keys = rng.gumbel(size=counts.nnz) + log_dropout_weights(counts.data)
     rank = np.empty(counts.nnz, dtype=np.int64)
     rank[np.lexsort((-keys, rows))] = np.arange(counts.nnz) - np.repeat(counts.indptr[:-1], n_expressed)
     n_hidden = np.where(n_expressed >= MIN_GENES, (share * n_expressed).astype(np.int64), 0)
@@ -72,11 +73,9 @@ def expected_given_detection(expected: Tensor) -> Tensor:
     return rates / -torch.expm1(-rates)
 
 
-def gene_rates(module: CellPLMModule, z: Tensor, genes: Tensor) -> Tensor:
-    """Unscaled expected counts by the decoder, (n, g); only their ratios within a cell mean something."""
-    # Half precision would round rates by a percent.
-    with torch.autocast(z.device.type, enabled=False):
-        return module.decoder(z.float(), genes=genes)[0]
+def gene_rates(model: PredictsRates, latent: Tensor, genes: Tensor, log_offset: Tensor) -> Tensor:
+    """Unscaled expected counts by a model's decoder, shifted by ``log_offset`` (g,) in logarithm, (n, g)."""
+    return model.expected_rates(latent, genes) * log_offset.exp()
 
 
 class Expectation:
@@ -84,33 +83,35 @@ class Expectation:
 
     Parameters
     ----------
-    module
-        Whose decoder speaks, in evaluation mode.
     latent
         Embedding of the cells, (n, Z).
     counts
         Their counts over the measured genes, (n, g).
-    genes
-        Vocabulary positions of these genes, (g,).
     neighbor_weight
         Weight of the mean of the nearest cells; the decoder has the rest.
+    rates
+        Maps latents (m, Z) to rates of these genes (m, g), as a decoder does; `None` where there is none.
+
+    Attributes
+    ----------
+    totals
+        Counts of every cell, (n,).
     """
 
     def __init__(
         self,
-        module: CellPLMModule,
         latent: Tensor,
         counts: sparse.csr_matrix,
-        genes: Tensor,
         neighbor_weight: float,
+        rates: Callable[[Tensor], Tensor] | None,
     ) -> None:
-        self.module, self.latent, self.genes, self.neighbor_weight = module, latent, genes, neighbor_weight
-        totals = np.asarray(counts.sum(1)).ravel()
-        self.pool = np.flatnonzero(totals)
+        self.latent, self.neighbor_weight, self.rates = latent, neighbor_weight, rates
+        self.totals = np.asarray(counts.sum(1)).ravel()
+        self.pool = np.flatnonzero(self.totals)
         if len(self.pool) > MAX_POOL:
             self.pool = np.sort(np.random.default_rng(0).choice(self.pool, MAX_POOL, replace=False))
         self.profiles = counts[self.pool].astype(np.float32)
-        self.profiles.data /= np.repeat(totals[self.pool], np.diff(self.profiles.indptr)).astype(np.float32)
+        self.profiles.data /= np.repeat(self.totals[self.pool], np.diff(self.profiles.indptr)).astype(np.float32)
         self.n_neighbors = min(N_NEIGHBORS, max(0, len(self.pool) - 1))
 
     @torch.no_grad()
@@ -118,23 +119,33 @@ class Expectation:
         """Shares of some cells, (m, g): they sum to 1."""
         if self.neighbor_weight == 0:
             return self.by_decoder(cells)
+        if self.neighbor_weight == 1:
+            return self.by_neighbors(cells)
         return torch.lerp(self.by_decoder(cells), self.by_neighbors(cells), self.neighbor_weight)
 
     @torch.no_grad()
     def by_decoder(self, cells: NDArray[np.int64]) -> Tensor:
-        """What the decoder makes of the cells' embeddings, (m, g)."""
-        rates = gene_rates(self.module, self.latent[torch.from_numpy(cells)], self.genes)
+        """What the decoder makes of the cells' embeddings, (m, g); the nearest cells where there is no decoder."""
+        if self.rates is None:
+            return self.by_neighbors(cells)
+        rates = self.rates(self.latent[torch.from_numpy(cells)])
         return rates.div_(rates.sum(1, keepdim=True))
 
     @torch.no_grad()
     def by_neighbors(self, cells: NDArray[np.int64]) -> Tensor:
-        """Mean shares of the nearest other cells in the latent, (m, g); the decoder's of a cell that is alone."""
+        """Mean shares of the nearest other cells in the latent, (m, g); of a cell that is alone, the decoder's.
+
+        Where there is no decoder either, a cell that is alone keeps its own.
+        """
         pool, k = self.pool, self.n_neighbors
-        if k == 0:
+        if k == 0 and self.rates is not None:
             return self.by_decoder(cells)
+        if k == 0:
+            own = np.asarray(self.profiles.sum(0), dtype=np.float32)
+            return torch.from_numpy(own).to(self.latent.device).expand(len(cells), -1)
         wanted = torch.from_numpy(cells)
         distances = torch.cdist(self.latent[wanted], self.latent[torch.from_numpy(pool)])
-        # A cell that is its own neighbour would be told what it had not detected.
+        # A cell among its own neighbours would make its zeros likelier than they are.
         distances[torch.from_numpy(cells[:, None] == pool)] = torch.inf
         nearest = distances.topk(k, largest=False).indices.cpu().numpy()
         weights = sparse.csr_matrix(

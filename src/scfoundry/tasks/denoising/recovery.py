@@ -1,219 +1,85 @@
-"""What a denoiser learns from: counts hidden from it for a step, and judged by counts hidden for good."""
+"""What a denoiser learns from: counts hidden for a step, and scored by counts hidden for good."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from scfoundry.data.matrix.checks import require_counts
-from scfoundry.data.matrix.contexts import Context, contexts, coordinates
+from scfoundry.data.matrix.contexts import unit_coordinates
 from scfoundry.data.matrix.log_normalisation import TARGET_SUM
-from scfoundry.data.matrix.reader import CountsReader
-from scfoundry.model.cellplm._positions import unit_coordinates
 from scfoundry.nn.counts import SparseCounts
-from scfoundry.tasks.denoising.expectation import (
-    Expectation,
-    expected_given_detection,
-    gene_rates,
-    hold_out,
-)
+from scfoundry.tasks.denoising.expectation import expected_given_detection, gene_rates, hold_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
-    from anndata import AnnData
     from numpy.typing import NDArray
     from scipy import sparse
     from torch import Tensor
 
-    from scfoundry._device import Precision
-    from scfoundry.model.cellplm._model import CellPLM
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.data.matrix.contexts import Context
+    from scfoundry.tasks.denoising.expectation import Expectation
 
-__all__ = ["CountsInMemory", "Recovery"]
+__all__ = ["HiddenCounts", "Recovery"]
 
 # What a step hides from the encoder, as a share of the entries.
 HIDDEN = 0.2
-# Published: a tenth of every cell's expressed genes judges the training.
+# Published: a tenth of every cell's expressed genes is held out.
 HELD_OUT = 0.1
-# Cells of a context that are judged after every epoch.
-JUDGED_CELLS = 1000
+# Cells of a context that are scored after every epoch.
+SCORED_CELLS = 1000
 CELLS_PER_BLOCK = 512
 NEIGHBOR_WEIGHTS = np.linspace(0, 1, 11)
 # Added to the counts of a gene before ratios are taken.
 PSEUDOCOUNT = 0.5
 
 
-@dataclass(frozen=True)
-class CountsInMemory:
-    """Counts of all cells of a data set in a model's gene order; reads as a `CountsReader` does.
-
-    Attributes
-    ----------
-    counts
-        (n_obs, G).
-    contexts
-        Sorted by name, and so are the cells within: the order of cells in the data plays no part.
-    xy
-        Context -> coordinates of its cells, in that order.
-    genes
-        Vocabulary positions of the measured genes, (g,).
-    """
-
-    counts: sparse.csr_matrix
-    contexts: list[Context]
-    xy: Mapping[str, NDArray[np.float32]]
-    genes: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        model: CellPLM,
-        adata: AnnData,
-        *,
-        layer: str | None,
-        batch_key: str | None,
-        spatial_key: str | None,
-        caller: str,
-    ) -> CountsInMemory:
-        """Check an AnnData and read it."""
-        require_counts(adata, layer=layer, caller=caller)
-        names = adata.obs_names.to_numpy().astype(str)
-        groups = [
-            Context(context.name, context.rows[np.argsort(names[context.rows], kind="stable")])
-            for context in sorted(contexts(adata, batch_key), key=lambda context: context.name)
-        ]
-        reader = CountsReader(adata, model.genes, layer=layer, caller=caller)
-        return cls(
-            reader.read(np.arange(adata.n_obs)),
-            groups,
-            coordinates(adata, spatial_key, groups),
-            torch.from_numpy(reader.alignment.measured.astype(np.int64)),
-        )
-
-    @property
-    def n_obs(self) -> int:
-        """Number of cells."""
-        return self.counts.shape[0]
-
-    def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
-        """Counts of some cells, (len(rows), G)."""
-        return self.counts[rows]
-
-    def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
-        """Counts of consecutive blocks of ``rows``."""
-        for start in range(0, len(rows), block_size):
-            yield self.counts[rows[start : start + block_size]]
-
-    def held_out(self, rng: np.random.Generator) -> tuple[CountsInMemory, CountsInMemory]:
-        """The same cells without some of their counts, and these counts alone."""
-        order = np.concatenate([context.rows for context in self.contexts])
-        back = np.argsort(order)
-        visible, hidden = hold_out(self.counts[order], HELD_OUT, rng)
-        return replace(self, counts=visible[back]), replace(self, counts=hidden[back])
-
-    def embedded(
-        self, model: CellPLM, *, batch_size: int | None = None, device: torch.device, precision: Precision
-    ) -> NDArray[np.float32]:
-        """Embedding of all cells by a model, (n_obs, Z)."""
-        reader = cast("CountsReader", self)
-        return model._embed(reader, self.contexts, self.xy, batch_size=batch_size, device=device, precision=precision)
-
-    def expectation(
-        self, model: CellPLM, context: Context, latent: NDArray[np.float32], neighbor_weight: float
-    ) -> Expectation:
-        """What a model expects of the cells of a context, given their embedding."""
-        genes = self.genes.to(model.module.device)
-        counts = self.counts[context.rows][:, self.genes.numpy()]
-        return Expectation(model.module, torch.from_numpy(latent).to(genes.device), counts, genes, neighbor_weight)
-
-
-class Recovery:
-    """Recovers counts of cells from a part of them.
+class HiddenCounts:
+    """Counts of cells that are hidden for good, to score what is expected of them.
 
     Parameters
     ----------
-    model
-        Is changed.
-    visible
-        Counts to learn from.
-    hidden
-        Counts of the same cells that were hidden for good.
+    cells
+        In memory, in the order of their names.
     seed
-        Of the choice of cells that are judged after every epoch.
+        Of what is hidden, and of the choice of cells that are scored.
+
+    Attributes
+    ----------
+    visible, hidden
+        The same cells without these counts, and with these counts alone.
+    genes
+        Vocabulary positions of the measured genes, (g,).
+    scored
+        Context -> positions in it of the cells that are scored.
     """
 
-    def __init__(self, model: CellPLM, visible: CountsInMemory, hidden: CountsInMemory, seed: int) -> None:
-        self.model, self.visible, self.hidden = model, visible, hidden
-        self.column_of = torch.full((len(model.genes),), -1)
-        self.column_of[visible.genes] = torch.arange(len(visible.genes))
-        self.unit = {name: unit_coordinates(torch.from_numpy(xy)) for name, xy in visible.xy.items()}
+    def __init__(self, cells: Cells, seed: int) -> None:
+        order = np.concatenate([context.rows for context in cells.contexts])
+        visible, hidden = hold_out(cells.read(order), HELD_OUT, np.random.default_rng(seed))
+        back = np.argsort(order)
+        self.visible, self.hidden = cells.with_counts(visible[back]), cells.with_counts(hidden[back])
+        self.n_hidden = hidden.nnz
+        self.genes = torch.from_numpy(cells.measured)
+        self.column_of = torch.full((visible.shape[1],), -1)
+        self.column_of[self.genes] = torch.arange(len(self.genes))
         rng = np.random.default_rng(seed)
-        self.judged = {
-            context.name: np.sort(rng.choice(n, min(n, JUDGED_CELLS), replace=False))
-            for context in visible.contexts
+        self.scored = {
+            context.name: np.sort(rng.choice(n, min(n, SCORED_CELLS), replace=False))
+            for context in cells.contexts
             if (n := len(context.rows))
         }
-
-    @torch.no_grad()
-    def start_at_means(self) -> None:
-        """Shift the decoder's biases so that its mean profile is that of the data, before anything is learned."""
-        module, genes = self.model.module.eval(), self.visible.genes
-        expected = np.zeros(len(genes))
-        for context in self.visible.contexts:
-            for rows, shares in self._judged_shares(context):
-                depth = np.asarray(self.visible.counts[rows].sum(1))
-                expected += (shares.cpu().numpy() * depth).sum(0)
-        observed = np.asarray(self.visible.counts.sum(0)).ravel()[genes.numpy()]
-        expected *= observed.sum() / expected.sum()
-        ratio = np.log((observed + PSEUDOCOUNT) / (expected + PSEUDOCOUNT))
-        module.decoder.mean.bias[genes.to(module.device)] += torch.from_numpy(ratio).to(module.decoder.mean.bias)
-
-    def loss(self, context: Context, n_cells: int) -> dict[str, Tensor]:
-        """Loss of some cells of a context in training; error on hidden counts otherwise."""
-        if self.model.module.training:
-            return {"loss": self._negative_log_likelihood(context, n_cells)}
-        errors = [(a - b).square() for a, b in (self.compared(*part) for part in self._judged_shares(context))]
-        return {"loss": torch.cat(errors).mean()}
-
-    def _negative_log_likelihood(self, context: Context, n_cells: int) -> Tensor:
-        """Multinomial, per count, without the terms that no parameter enters."""
-        module = self.model.module
-        cells = torch.randperm(len(context.rows))[:n_cells].sort().values
-        counts = SparseCounts.from_csr(self.visible.counts[context.rows[cells.numpy()]]).to(module.device)
-        hidden = torch.rand(len(counts.values), device=module.device) < HIDDEN
-        shown = replace(counts, values=counts.values.masked_fill(hidden, 0.0))
-        rates = gene_rates(module, self._latent(shown, context, cells), self.visible.genes.to(module.device))
-        rows, columns = counts.rows, self.column_of.to(module.device)[counts.genes]
-        log_shares = rates[rows, columns].log() - rates.sum(1).log()[rows]
-        return -(counts.values * log_shares).sum() / counts.values.sum().clamp(min=1)
-
-    def _judged_shares(self, context: Context) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """Rows and the decoder's shares of the cells that are judged, which are a context of their own, in blocks."""
-        module, cells = self.model.module, self.judged[context.name]
-        counts = SparseCounts.from_csr(self.visible.counts[context.rows[cells]]).to(module.device)
-        latent = self._latent(counts, context, torch.from_numpy(cells))
-        for start in range(0, len(cells), CELLS_PER_BLOCK):
-            block = slice(start, start + CELLS_PER_BLOCK)
-            rates = gene_rates(module, latent[block], self.visible.genes.to(module.device))
-            yield context.rows[cells[block]], rates / rates.sum(1, keepdim=True)
-
-    def _latent(self, counts: SparseCounts, context: Context, cells: Tensor) -> Tensor:
-        module, unit = self.model.module, self.unit.get(context.name)
-        expression = counts.log_normalised(self.model.config.library_size)
-        return module.latent.embedding(
-            module.encode(expression, None if unit is None else unit[cells].to(module.device))
-        )
 
     def compared(
         self, rows: NDArray[np.int64], shares: Tensor, *, given_detected: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Hidden counts of cells and what is expected of them, in log1p of counts per 10,000."""
-        hidden = self.hidden.counts[rows].tocoo()
-        seen = np.asarray(self.visible.counts[rows].sum(1), dtype=np.float32).ravel()
+        hidden = self.hidden.read(rows).tocoo()
+        seen = np.asarray(self.visible.read(rows).sum(1), dtype=np.float32).ravel()
         complete = np.maximum(seen + np.asarray(hidden.sum(1)).ravel(), 1)
         scale = torch.from_numpy(TARGET_SUM / complete)[hidden.row]
         share = shares[hidden.row, self.column_of[hidden.col].numpy()].float().cpu()
@@ -224,39 +90,119 @@ class Recovery:
         return (torch.from_numpy(hidden.data) * scale).log1p(), expected.log1p()
 
     @torch.no_grad()
-    def choose_neighbor_weight(self, device: torch.device, precision: Precision) -> tuple[float, dict[str, float]]:
+    def choose_neighbor_weight(
+        self, expectations: Iterable[tuple[Context, Expectation]], *, decodes: bool
+    ) -> tuple[float, dict[str, float]]:
         """Weight of the nearest cells with the lowest error on the hidden counts, summed over both readings.
+
+        Parameters
+        ----------
+        expectations
+            What is expected of the visible cells of every context.
+        decodes
+            Whether there is a decoder to weigh against; without one the nearest cells have all the weight.
 
         Returns
         -------
         The weight, and what was found: the number of hidden counts that were looked at, and the root mean squared error
         of the mixture, plain and given detection, of the decoder alone and of a count of 1, given detection.
         """
-        cells, model = self.visible, self.model
-        latent = cells.embedded(model, device=device, precision=precision)
-        squares, of_one, n_hidden = np.zeros((len(NEIGHBOR_WEIGHTS), 2)), 0.0, 0
-        for context in cells.contexts:
-            expectation = cells.expectation(model, context, latent[context.rows], 0.0)
-            judged = self.judged[context.name]
-            for block in np.array_split(judged, len(judged) // CELLS_PER_BLOCK + 1):
+        weights = NEIGHBOR_WEIGHTS if decodes else NEIGHBOR_WEIGHTS[-1:]
+        squares, of_one, n_hidden = np.zeros((len(weights), 2)), 0.0, 0
+        for context, expectation in expectations:
+            scored = self.scored[context.name]
+            for block in np.array_split(scored, len(scored) // CELLS_PER_BLOCK + 1):
                 rows = context.rows[block]
-                decoded, nearest = expectation.by_decoder(block), expectation.by_neighbors(block)
-                for i, weight in enumerate(NEIGHBOR_WEIGHTS):
+                nearest = expectation.by_neighbors(block)
+                decoded = expectation.by_decoder(block) if decodes else nearest
+                for i, weight in enumerate(weights):
                     shares = torch.lerp(decoded, nearest, float(weight))
                     for j in (0, 1):
                         squares[i, j] += _squared(*self.compared(rows, shares, given_detected=bool(j)))
-                of_one += _squared(*self.compared(rows, torch.zeros_like(decoded)))
-                n_hidden += self.hidden.counts[rows].nnz
+                of_one += _squared(*self.compared(rows, torch.zeros_like(nearest)))
+                n_hidden += self.hidden.read(rows).nnz
         best = int(squares.sum(1).argmin())
-        errors = {
-            "rmse": squares[best, 0],
-            "rmse_given_detected": squares[best, 1],
-            "rmse_given_detected_decoder": squares[0, 1],
-            "rmse_given_detected_count_of_one": of_one,
-        }
+        errors = {"rmse": squares[best, 0], "rmse_given_detected": squares[best, 1]}
+        errors |= {"rmse_given_detected_decoder": squares[0, 1]} if decodes else {}
+        errors |= {"rmse_given_detected_count_of_one": of_one}
         found = {name: math.sqrt(value / max(1, n_hidden)) for name, value in errors.items()}
-        weight = round(float(NEIGHBOR_WEIGHTS[best]), 1)
+        weight = round(float(weights[best]), 1)
         return weight, {"neighbor_weight": weight, "n_hidden": float(n_hidden)} | found
+
+
+class Recovery:
+    """Recovers counts of cells from a part of them.
+
+    Parameters
+    ----------
+    model
+        Predicts rates and can be tuned; is changed.
+    counts
+        Visible counts to learn from, and hidden ones that score.
+
+    Attributes
+    ----------
+    log_offset
+        Added to the logarithm of the decoder's rates of the measured genes, (g,).
+    """
+
+    def __init__(self, model: Any, counts: HiddenCounts) -> None:
+        self.model, self.counts, self.visible = model, counts, counts.visible
+        self.log_offset = torch.zeros(len(counts.genes))
+        self.unit = {name: torch.from_numpy(unit_coordinates(xy)) for name, xy in counts.visible.coordinates.items()}
+
+    @torch.no_grad()
+    def start_at_means(self) -> None:
+        """Choose the offset so that the decoder's mean profile is that of the data, before anything is learned."""
+        self.model.module.eval()
+        expected = np.zeros(len(self.log_offset))
+        for context in self.visible.contexts:
+            for rows, shares in self._scored_shares(context):
+                depth = np.asarray(self.visible.read(rows).sum(1))
+                expected += (shares.cpu().numpy() * depth).sum(0)
+        observed = np.asarray(self.visible.read().sum(0)).ravel()[self.visible.measured]
+        expected *= observed.sum() / expected.sum()
+        self.log_offset = torch.from_numpy(np.log((observed + PSEUDOCOUNT) / (expected + PSEUDOCOUNT))).float()
+
+    def loss(self, context: Context, n_cells: int) -> dict[str, Tensor]:
+        """Loss of some cells of a context in training; error on hidden counts otherwise."""
+        if self.model.module.training:
+            return {"loss": self._negative_log_likelihood(context, n_cells)}
+        errors = [(a - b).square() for a, b in (self.counts.compared(*part) for part in self._scored_shares(context))]
+        return {"loss": torch.cat(errors).mean()}
+
+    def _negative_log_likelihood(self, context: Context, n_cells: int) -> Tensor:
+        r"""Multinomial, :math:`-\sum_{ij} x_{ij} \log p_{ij} / \sum_{ij} x_{ij}`, of all visible counts.
+
+        The terms that no parameter enters are left out.
+        """
+        cells = torch.randperm(len(context.rows))[:n_cells].sort().values
+        counts = self.visible.read(context.rows[cells.numpy()])
+        shown = counts.copy()
+        shown.data[(torch.rand(counts.nnz) < HIDDEN).numpy()] = 0
+        shown.eliminate_zeros()
+        rates = self._rates(self._latent(shown, context, cells))
+        target = SparseCounts.from_csr(counts).to(rates.device)
+        rows, columns = target.rows, self.counts.column_of.to(rates.device)[target.genes]
+        log_shares = rates[rows, columns].log() - rates.sum(1).log()[rows]
+        return -(target.values * log_shares).sum() / target.values.sum().clamp(min=1)
+
+    def _scored_shares(self, context: Context) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """Rows and the decoder's shares of the cells that are scored, which are a context of their own, in blocks."""
+        cells = self.counts.scored[context.name]
+        latent = self._latent(self.visible.read(context.rows[cells]), context, torch.from_numpy(cells))
+        for start in range(0, len(cells), CELLS_PER_BLOCK):
+            block = slice(start, start + CELLS_PER_BLOCK)
+            rates = self._rates(latent[block])
+            yield context.rows[cells[block]], rates / rates.sum(1, keepdim=True)
+
+    def _latent(self, counts: sparse.csr_matrix, context: Context, cells: Tensor) -> Tensor:
+        unit = self.unit.get(context.name)
+        return self.model.module.embed(self.model.batch(counts, None if unit is None else unit[cells]))
+
+    def _rates(self, latent: Tensor) -> Tensor:
+        device = latent.device
+        return gene_rates(self.model, latent, self.counts.genes.to(device), self.log_offset.to(device))
 
 
 def _squared(truth: Tensor, guess: Tensor) -> float:

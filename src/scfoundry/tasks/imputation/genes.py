@@ -77,7 +77,7 @@ def genes_to_impute(
         raise ValueError(msg)
     # A few names do not tell their scheme; those of the reference do.
     known = dict(zip(in_reference.names.tolist(), in_reference.target.tolist(), strict=True))
-    matched = match(vocabulary, as_names(names)).target.tolist()
+    matched = match(vocabulary.index, as_names(names)).target.tolist()
     positions = np.array([known.get(n, p) for n, p in zip(names, matched, strict=True)], dtype=np.int64)
     found, times = np.unique(positions[positions >= 0], return_counts=True)
     keep_known = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from scfoundry.data.matrix.contexts import Context
 from scfoundry.tasks.perturbation.shrinkage import shrink
 
 if TYPE_CHECKING:
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scfoundry.data.matrix.cells import Cells
+
     Array = NDArray[np.float64]
 
-__all__ = ["Condition", "Prior", "choose_prior", "kernels", "usual_distance"]
+__all__ = ["Condition", "Prior", "by_group", "choose_prior", "control_cells", "kernels", "usual_distance"]
 
 COMMON = (0.0, 0.1, 0.3, 0.5)
 """Shares of a gene's response that all perturbations have in common; genes differ in theirs."""
@@ -28,13 +31,13 @@ LIKENESS = (0.0, 0.3, 0.7)
 REACH = (0.0, 0.5, 1.0, 2.0)
 
 NEAR = (0.0, 0.5, 0.9)
-"""Shares of a group's own response that like groups have, too, where likeness of groups is believed."""
+"""Shares of a group's own response that like groups have, too, where likeness of groups counts."""
 
 LEAST_GROUPS = 6
-"""Fewer groups cannot tell whether like groups respond alike."""
+"""Fewer groups cannot show whether like groups respond alike."""
 
 LEAST_GAIN = 5.0
-"""Log evidence that likeness, of genes or groups, must add before it is believed."""
+"""Log evidence that likeness, of genes or groups, must add before it counts."""
 
 MOST_COMPARED = 400
 """Conditions that choices are made on; more would not change them."""
@@ -47,14 +50,59 @@ class Condition(NamedTuple):
     group: str
 
 
+def control_cells(cells: Cells, conditions: Sequence[Condition | None]) -> Cells:
+    """The control cells, each group a context.
+
+    Parameters
+    ----------
+    cells
+        Controls and others.
+    conditions
+        Condition of every cell, without parts for controls; `None` for cells that are left out.
+
+    Raises
+    ------
+    ValueError
+        If a group has perturbed cells but no controls.
+    """
+    controls = [condition is not None and not condition.parts for condition in conditions]
+    groups = ["" if condition is None else condition.group for condition in conditions]
+    rows = np.flatnonzero(controls)
+    found = by_group(cells.take(rows), [groups[i] for i in rows])
+    lacking = sorted({c.group for c in conditions if c is not None} - {context.name for context in found.contexts})
+    if lacking:
+        msg = (
+            f"The group {', '.join(map(repr, lacking))} has perturbed cells but no control cells to compare them with. "
+            f"Leave it out: adata = adata[~adata.obs[group_key].isin({lacking})].copy()."
+        )
+        raise ValueError(msg)
+    return found
+
+
+def by_group(cells: Cells, groups: Sequence[str]) -> Cells:
+    """The same cells, each group a context: groups by name, and the cells within by theirs.
+
+    Parameters
+    ----------
+    cells
+        n cells.
+    groups
+        Group of every cell, (n,).
+    """
+    labels = np.asarray(groups, dtype=str)
+    order = np.lexsort((cells.names, labels))
+    contexts = [Context(str(group), np.flatnonzero(labels[order] == group)) for group in np.unique(labels)]
+    return replace(cells.take(order), contexts=contexts, coordinates={})
+
+
 @dataclass(frozen=True)
 class Prior:
-    """What conditions tell about each other.
+    """How conditions resemble each other.
 
     Attributes
     ----------
     several_parts, several_groups
-        Whether there are several to learn from; otherwise what is common cannot be told from what is not.
+        Whether there are several to learn from; otherwise what is common cannot be separated from what is not.
     likeness
         Share of a perturbed gene's own effect that others have whose replacement moves the model's cells in the same
         direction.
@@ -91,7 +139,7 @@ def kernels(
     """Parts of the kernels, each saying how far true changes go together, (B, m, n).
 
     What all perturbations have in common (where there are several) and what is a gene's own; times what all groups have
-    in common (where there are several), what like groups have (where that is believed), and what is a group's own. A
+    in common (where there are several), what like groups have (where that counts), and what is a group's own. A
     combination is the sum of its genes. Genes without a shift, and groups without a state, are like none other.
 
     Parameters
@@ -99,7 +147,7 @@ def kernels(
     rows, columns
         m and n conditions.
     prior
-        What conditions tell about each other.
+        How conditions resemble each other.
     shifts
         Where the model's cells move when a gene is perturbed, from where they move on average, (Z,) by gene.
     states
@@ -188,8 +236,8 @@ def _alike(rows: Sequence[str], columns: Sequence[str], shifts: Mapping[str, Arr
     alike = np.zeros((len(rows), len(columns)))
     if left.any() and right.any():
         first, second = (
-            np.array([shifts[part] / np.linalg.norm(shifts[part]) for part in np.array(parts)[there]])
-            for parts, there in ((rows, left), (columns, right))
+            np.array([shifts[part] / np.linalg.norm(shifts[part]) for part in np.array(parts)[moved]])
+            for parts, moved in ((rows, left), (columns, right))
         )
         alike[np.ix_(left, right)] = first @ second.T
     alike[np.array(rows)[:, None] == np.array(columns)] = 1

@@ -1,52 +1,59 @@
-"""What a model learned of perturbations, and the file it rests in beside the weights."""
+"""What was learned of perturbations: numbers and names, as they rest on disk."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
+from scipy import sparse
 
-from scfoundry.nn.counts import SparseCounts
-from scfoundry.tasks.perturbation.conditions import Condition, Prior
+from scfoundry.data.matrix.cells import Cells
+from scfoundry.data.matrix.contexts import Context
+from scfoundry.data.matrix.reader import CountsInMemory
+from scfoundry.data.perturbations import Naming
+from scfoundry.tasks.perturbation.conditions import Condition, Prior, choose_prior, kernels, usual_distance
+from scfoundry.tasks.perturbation.shrinkage import shrink
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from scfoundry.tasks.perturbation.measured import MeasuredResponses
 
     Array = NDArray[np.float64]
 
 __all__ = ["LearnedResponses"]
 
+HEAD = "head."
+"""Begins the names of the arrays of an expression head."""
 
-def _nothing() -> Array:
+
+def _empty() -> Array:
     return np.zeros((0, 0, 0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LearnedResponses:
-    """Everything that `predict_perturbations` needs beside the weights.
+    """Everything that a prediction needs beside the model.
 
     Attributes
     ----------
     genes
         Names of the G genes that are predicted.
-    control
-        Name of the control.
-    sep
-        What joins the parts of a combination.
+    naming
+        How the screen was written down.
     value
         What a perturbed gene's log expression was replaced with.
-    fine_tuned
-        Whether the network itself predicts, as published, instead of what follows here.
     conditions
         The n conditions that were learned from, sorted.
     reference
-        Log expression of the control cells that shifts are measured in.
+        Control cells, in memory, that shifts are measured in.
+    seed
+        Of the controls that a fine-tuned model reads.
     prior
-        What conditions tell about each other.
+        How conditions resemble each other.
     coefficients
         (B, n, G), in units of log expression.
     level
@@ -60,100 +67,171 @@ class LearnedResponses:
     centre, distance
         What shifts are measured from, (Z,), and states in units of; set by what was learned, so that a prediction does
         not depend on what else is asked for.
-    seed
-        Of the controls that a trained network reads.
+    head
+        Weights of the head of a fine-tuned model, by name. With them the model itself predicts, and of what stands
+        between ``seed`` and here nothing is known.
     """
 
     genes: NDArray[np.str_]
-    control: str
-    sep: str | None
+    naming: Naming
     value: float
-    fine_tuned: bool
     conditions: list[Condition]
-    reference: SparseCounts
+    reference: Cells
+    seed: int
     prior: Prior = field(default_factory=lambda: Prior(several_parts=False, several_groups=False))
-    coefficients: Array = field(default_factory=_nothing)
-    level: Array = field(default_factory=_nothing)
+    coefficients: Array = field(default_factory=_empty)
+    level: Array = field(default_factory=_empty)
     reversion: float = 0.0
     measured: dict[str, Array] = field(default_factory=dict)
     refined: dict[str, Array] = field(default_factory=dict)
     shifts: dict[str, Array] = field(default_factory=dict)
     states: dict[str, Array] = field(default_factory=dict)
-    centre: Array = field(default_factory=_nothing)
+    centre: Array = field(default_factory=_empty)
     distance: float = 1.0
-    seed: int = 0
+    head: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def parts(self) -> set[str]:
         """Genes (or conditions) that were seen perturbed."""
         return {part for condition in self.conditions for part in condition.parts}
 
-    def write(self, path: Path) -> None:
-        """Write plain arrays: nothing has to be unpickled to read them."""
-        lengths = [len(condition.parts) for condition in self.conditions]
-        np.savez_compressed(
-            path,
-            allow_pickle=False,
-            genes=self.genes.astype(str),
-            names=np.array([self.control, *([] if self.sep is None else [self.sep])]),
-            value=self.value,
-            fine_tuned=self.fine_tuned,
-            parts=np.array([part for condition in self.conditions for part in condition.parts]),
-            lengths=np.array(lengths),
-            groups=np.array([condition.group for condition in self.conditions]),
-            several=np.array([self.prior.several_parts, self.prior.several_groups]),
-            extents=np.array([self.prior.likeness, self.prior.reach]),
-            coefficients=self.coefficients,
-            level=self.level,
-            reversion=self.reversion,
-            group_names=np.array(list(self.measured), dtype=str),
-            measured=np.array(list(self.measured.values())),
-            refined=np.array([self.refined[group] for group in self.measured]),
-            shift_names=np.array(list(self.shifts), dtype=str),
-            shifts=np.array(list(self.shifts.values())),
-            state_names=np.array(list(self.states), dtype=str),
-            states=np.array(list(self.states.values())),
-            centre=self.centre,
-            distance=self.distance,
-            seed=self.seed,
-            reference_indptr=self.reference.indptr.numpy(),
-            reference_genes=self.reference.genes.numpy(),
-            reference_values=self.reference.values.numpy(),
-            n_vocabulary=self.reference.n_genes,
+    def shrunken(
+        self,
+        responses: MeasuredResponses,
+        shifts: Mapping[str, Array],
+        states: Mapping[str, Array],
+        rng: np.random.Generator,
+    ) -> Self:
+        """The same with the coefficients under the most probable prior."""
+        reversion = responses.reversion()
+        controls = np.array([responses.controls[condition.group] for condition in responses.conditions])
+        groups = sorted({condition.group for condition in responses.conditions})
+        level = np.mean([responses.controls[group] for group in groups], axis=0)
+        centre = np.mean([shifts[part] for part in sorted(shifts)], axis=0) if shifts else self.centre
+        shifts = {part: shift - centre for part, shift in shifts.items()}
+        distance = usual_distance(states)
+        states = {group: place / distance for group, place in states.items()}
+        changes = (responses.changes() - reversion * (controls - level)) / responses.spread
+        noise = responses.noise(reversion)
+        prior = choose_prior(responses.conditions, noise, changes, shifts, states, rng)
+        found = shrink(
+            kernels(responses.conditions, responses.conditions, prior, shifts, states), prior.mixture, noise, changes
+        )
+        refined = {}
+        for group, profile in responses.controls.items():
+            of_group = [condition.group == group for condition in responses.conditions]
+            # A change is measured from noisy controls, so what all changes of a group share is in part their noise.
+            shared = (1 + reversion) * found.residuals[of_group].sum(0)
+            refined[group] = np.maximum(profile + shared * responses.spread / responses.n_controls[group], 0)
+        return replace(
+            self,
+            prior=prior,
+            coefficients=found.coefficients * responses.spread,
+            measured=responses.controls,
+            refined=refined,
+            level=level,
+            reversion=reversion,
+            shifts=shifts,
+            states=states,
+            centre=centre,
+            distance=distance,
         )
 
+    def change(
+        self,
+        conditions: Sequence[Condition],
+        control: Array,
+        shifts: Mapping[str, Array],
+        states: Mapping[str, Array],
+    ) -> Array:
+        """Change of the control profiles, (m, G), under m conditions, (m, G)."""
+        # Of what nobody has seen perturbed nothing is known, not even that it forgets levels.
+        seen = np.array([bool(self.parts.intersection(condition.parts)) for condition in conditions])
+        change = self.reversion * (control - self.level) * seen[:, None]
+        parts = kernels(conditions, self.conditions, self.prior, shifts, states)
+        for kernel, coefficients in zip(parts, self.coefficients, strict=True):
+            change += kernel @ coefficients
+        return change
+
+    # ---- on disk -----------------------------------------------------------------------------------------------
+
+    def arrays(self) -> dict[str, NDArray]:
+        """Numbers and names; nothing has to be unpickled to read them."""
+        counts = self.reference.read()
+        return {
+            "genes": self.genes.astype(str),
+            "parts": np.array([part for condition in self.conditions for part in condition.parts]),
+            "lengths": np.array([len(condition.parts) for condition in self.conditions]),
+            "groups": np.array([condition.group for condition in self.conditions]),
+            "coefficients": self.coefficients,
+            "level": self.level,
+            "group_names": np.array(list(self.measured), dtype=str),
+            "measured": np.array(list(self.measured.values())),
+            "refined": np.array([self.refined[group] for group in self.measured]),
+            "shift_names": np.array(list(self.shifts), dtype=str),
+            "shifts": np.array(list(self.shifts.values())),
+            "state_names": np.array(list(self.states), dtype=str),
+            "states": np.array(list(self.states.values())),
+            "centre": self.centre,
+            "reference_data": counts.data,
+            "reference_indices": counts.indices,
+            "reference_indptr": counts.indptr,
+            "reference_shape": np.array(counts.shape),
+            "reference_genes": self.reference.measured,
+            "reference_names": self.reference.names,
+            **{HEAD + name: weight for name, weight in self.head.items()},
+        }
+
+    def values(self) -> dict[str, Any]:
+        """What is no array."""
+        return {
+            "naming": self.naming._asdict(),
+            "value": float(self.value),
+            "seed": int(self.seed),
+            "prior": asdict(self.prior),
+            "reversion": float(self.reversion),
+            "distance": float(self.distance),
+        }
+
     @classmethod
-    def read(cls, path: Path) -> LearnedResponses:
-        """Read what `write` wrote."""
-        with np.load(path, allow_pickle=False) as saved:
-            stored = dict(saved)
-        control, *sep = stored["names"].tolist()
-        members = np.split(stored["parts"], np.cumsum(stored["lengths"])[:-1])
+    def of(cls, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
+        """Put together what `arrays` and `values` took apart."""
+
+        def by_name(kind: str, numbers: str) -> dict[str, Array]:
+            return dict(zip(arrays[f"{kind}_names"].tolist(), arrays[numbers], strict=True))
+
+        members = np.split(arrays["parts"], np.cumsum(arrays["lengths"])[:-1])
         return cls(
-            genes=stored["genes"],
-            control=control,
-            sep=sep[0] if sep else None,
-            value=float(stored["value"]),
-            fine_tuned=bool(stored["fine_tuned"]),
+            genes=arrays["genes"],
+            naming=Naming(**values["naming"]),
+            value=values["value"],
             conditions=[
                 Condition(tuple(parts.tolist()), group)
-                for parts, group in zip(members, stored["groups"].tolist(), strict=True)
+                for parts, group in zip(members, arrays["groups"].tolist(), strict=True)
             ],
-            prior=Prior(*stored["several"].tolist(), *stored["extents"].tolist()),
-            coefficients=stored["coefficients"],
-            level=stored["level"],
-            reversion=float(stored["reversion"]),
-            reference=SparseCounts(
-                indptr=torch.from_numpy(stored["reference_indptr"]),
-                genes=torch.from_numpy(stored["reference_genes"]),
-                values=torch.from_numpy(stored["reference_values"]),
-                n_genes=int(stored["n_vocabulary"]),
+            reference=in_memory(
+                sparse.csr_matrix(
+                    tuple(arrays[f"reference_{name}"] for name in ("data", "indices", "indptr")),
+                    shape=tuple(arrays["reference_shape"].tolist()),
+                ),
+                measured=arrays["reference_genes"],
+                names=arrays["reference_names"],
             ),
-            measured=dict(zip(stored["group_names"].tolist(), stored["measured"], strict=True)),
-            refined=dict(zip(stored["group_names"].tolist(), stored["refined"], strict=True)),
-            shifts=dict(zip(stored["shift_names"].tolist(), stored["shifts"], strict=True)),
-            states=dict(zip(stored["state_names"].tolist(), stored["states"], strict=True)),
-            centre=stored["centre"],
-            distance=float(stored["distance"]),
-            seed=int(stored["seed"]),
+            seed=values["seed"],
+            prior=Prior(**values["prior"]),
+            coefficients=arrays["coefficients"],
+            level=arrays["level"],
+            reversion=values["reversion"],
+            measured=by_name("group", "measured"),
+            refined=by_name("group", "refined"),
+            shifts=by_name("shift", "shifts"),
+            states=by_name("state", "states"),
+            centre=arrays["centre"],
+            distance=values["distance"],
+            head={name.removeprefix(HEAD): weight for name, weight in arrays.items() if name.startswith(HEAD)},
         )
+
+
+def in_memory(counts: sparse.csr_matrix, *, measured: NDArray[np.int64], names: NDArray[np.str_]) -> Cells:
+    """Cells of one context that hold on to no AnnData."""
+    return Cells(CountsInMemory(counts, measured), [Context("controls", np.arange(len(names)))], {}, names)

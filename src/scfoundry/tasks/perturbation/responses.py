@@ -1,157 +1,383 @@
-"""Measured responses: mean log expression of perturbed cells and of their controls."""
+"""What perturbations change, learned with any model that embeds cells, and the change of those nobody has seen."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from scipy import sparse
+import pandas as pd
+from anndata import AnnData
 
-from scfoundry.data.matrix.checks import to_linear
-from scfoundry.data.matrix.loaders import row_blocks
-from scfoundry.data.matrix.log_normalisation import TARGET_SUM
+from scfoundry.data.perturbations import members_of, positions_of, require_known
+from scfoundry.model._capabilities import FineTunesPerturbations, ReplacesGenes, can, require
+from scfoundry.tasks._fitted import read_fitted, write_fitted
+from scfoundry.tasks.perturbation.conditions import LEAST_GROUPS, Condition, by_group, control_cells
+from scfoundry.tasks.perturbation.learned import LearnedResponses, in_memory
+from scfoundry.tasks.perturbation.measured import measure_responses, own_reader, profiles
+from scfoundry.tasks.perturbation.replaced_genes import gene_shifts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfoundry.data.matrix.state import MatrixState
-    from scfoundry.tasks.perturbation.conditions import Condition
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.data.perturbations import Naming
+    from scfoundry.model._capabilities import Embeds
+    from scfoundry.tasks.perturbation.measured import MeasuredResponses
 
     Array = NDArray[np.float64]
 
-__all__ = ["Responses", "measure_responses", "profiles"]
+__all__ = ["Responses"]
 
-LEAST_SPREAD = 1e-3
-"""Of the largest standard deviation: a gene that never varies would otherwise count as infinitely certain."""
+REFERENCE_CELLS = 64
+"""Control cells in which genes are perturbed for the model to see; more would hardly move their mean."""
 
-LEAST_GROUPS = 3
-"""Groups with one perturbation that say how its effect depends on the level of the controls."""
-
-LEAST_SIGNAL = 0.1
-"""Share of the variance of control levels over groups that must be more than noise."""
+MOST_CONTROLS = 512
+"""Control cells of a group that a fine-tuned model reads."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Responses:
-    """Means over the cells of n conditions and of the controls of their groups, log1p of counts per 10,000.
+    """What perturbations change, learned from a screen.
+
+    `sf.tl.predict_perturbation` makes one (``return_fitted=True``), and takes it as its ``model``.
 
     Attributes
     ----------
-    conditions
-        The n conditions, sorted.
-    means
-        Mean profiles, (n, G).
-    n_cells
-        Cells of every condition, (n,).
-    controls
-        Mean control profile by group, (G,) each.
-    n_controls
-        Control cells by group.
-    spread
-        Standard deviation of every gene among like cells, (G,).
+    model
+        Model that it was learned with; a fine-tuned copy with ``fine_tune=True``.
+    learned
+        What was learned beside it.
     """
 
-    conditions: list[Condition]
-    means: Array
-    n_cells: Array
-    controls: dict[str, Array]
-    n_controls: dict[str, int]
-    spread: Array
+    model: Embeds
+    learned: LearnedResponses
 
-    def changes(self) -> Array:
-        """Mean of every condition less that of the controls of its group, (n, G)."""
-        return self.means - np.array([self.controls[condition.group] for condition in self.conditions])
+    @classmethod
+    def fit(
+        cls,
+        model: Embeds,
+        cells: Cells,
+        conditions: Sequence[Condition | None],
+        naming: Naming,
+        *,
+        value: float = -100.0,
+        fine_tune: bool = False,
+        max_epochs: int | None = None,
+        seed: int = 0,
+        compute: Compute,
+    ) -> Self:
+        """Learn from perturbed cells and their controls; neither model nor cells change.
 
-    def noise(self, reversion: float = 0.0) -> Array:
-        """Covariance of the changes per unit of variance among like cells, (n, n): groups share their controls.
+        Parameters
+        ----------
+        model
+            Any model.
+        cells
+            n cells of one AnnData.
+        conditions
+            Condition of every cell, (n,), without parts for controls; `None` for cells that are not learned from.
+        naming
+            How the screen is written down, so that later predictions read names alike.
+        value
+            What replaces the log expression of a perturbed gene, for models that can be shown it.
+        fine_tune
+            Train model and head as published, for models that have such a training.
+        max_epochs
+            Most epochs of that; the published number if `None`.
+        seed
+            Of everything random.
+        compute
+            Where and how precisely.
 
-        Of changes from which ``reversion`` times the level of the controls was subtracted, the noise of the controls is
-        in part gone.
+        Raises
+        ------
+        ValueError
+            If a group has perturbed cells but no controls; with ``fine_tune=True``, if the model has no such training,
+            or fewer than two perturbations are of genes that it knows.
         """
-        groups = np.array([condition.group for condition in self.conditions])
-        shared = np.array([(1 + reversion) ** 2 / self.n_controls[group] for group in groups])
-        return np.diag(1 / self.n_cells) + np.where(groups[:, None] == groups, shared, 0.0)
+        controls = control_cells(cells, conditions)
+        parts = {part for condition in conditions if condition is not None for part in condition.parts}
+        positions = positions_of(model.genes, parts)
+        if fine_tune:
+            trainable = require(model, FineTunesPerturbations, caller="Responses.fit")
+            require_genes(conditions, positions)
+        responses = measure_responses(cells, conditions)
+        reference = np.arange(controls.n_obs)
+        if len(reference) > REFERENCE_CELLS:
+            reference = np.random.default_rng(seed).choice(reference, REFERENCE_CELLS, replace=False)
+        learned = LearnedResponses(
+            genes=own_reader(cells).alignment.names.astype(str),
+            naming=naming,
+            value=value,
+            conditions=responses.conditions,
+            reference=in_memory(controls.read(reference), measured=controls.measured, names=controls.names[reference]),
+            seed=seed,
+        )
+        if fine_tune:
+            tuned, head = trainable.fine_tune_perturbations(
+                *_targets(controls, responses, positions),
+                value=value,
+                max_epochs=max_epochs,
+                seed=seed,
+                compute=compute,
+            )
+            return cls(tuned, replace(learned, head=head))
+        groups = {condition.group for condition in responses.conditions}
+        states = _states(model, controls, compute) if len(groups) >= LEAST_GROUPS else {}
+        shifts = gene_shifts(model, learned.reference, positions, value, compute)
+        return cls(model, learned.shrunken(responses, shifts, states, np.random.default_rng(seed)))
 
-    def reversion(self) -> float:
-        r"""How far a perturbed level forgets the level of the controls, between 0 and -1.
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether the model itself predicts, as published."""
+        return bool(self.learned.head)
 
-        A drug that silences a gene lowers it most where it was high. Over groups :math:`i` with the same perturbation,
-        changes are regressed on control levels, one slope for all genes; the noise of the controls, which would pull
-        the slope towards -1 on its own, is taken out.
+    @property
+    def replacement(self) -> str:
+        """How a gene was perturbed for the model to see."""
+        replaces = self.fine_tuned or can(self.model, ReplacesGenes)
+        return f"log expression of {self.learned.value:g}" if replaces else "counts of 0"
+
+    def predict(
+        self,
+        controls: Cells,
+        perturbations: Sequence[str],
+        *,
+        group_of: Sequence[str],
+        groups: Sequence[str] | None = None,
+        compute: Compute,
+    ) -> AnnData:
+        """Predict mean profiles of control cells after perturbations.
+
+        Parameters
+        ----------
+        controls
+            n control cells of one AnnData, which has the genes that were learned in. Groups that were learned from
+            lie where they did. What a new group is like is read from its cells among all others here: pass the
+            controls of all groups, as for learning.
+        perturbations
+            Names, combinations joined as in learning. Every part was seen perturbed, or is a gene.
+        group_of
+            Group of every cell, (n,).
+        groups
+            Groups to predict for, all of ``group_of`` if `None`.
+        compute
+            Where and how precisely.
+
+        Returns
+        -------
+        Conditions x genes: ``X`` and the layers ``control`` and ``change``, log1p of counts per 10,000, float32;
+        ``obs`` with ``perturbation``, ``group``, ``n_perturbed`` and how many of them were never seen perturbed,
+        ``n_unseen``; ``uns`` with what was found in learning: ``gene_similarity`` and ``group_similarity``, 0 where
+        they made nothing clearer, the ``level_dependence`` of changes and the number of conditions, ``n_conditions``.
+
+        Raises
+        ------
+        ValueError
+            If a part or a group is unknown, the control is to be predicted, or genes are missing.
         """
-        products, squares, expected = 0.0, 0.0, 0.0
-        parts = sorted({condition.parts for condition in self.conditions})
-        for part in parts:
-            rows = [i for i, condition in enumerate(self.conditions) if condition.parts == part]
-            if len(rows) < LEAST_GROUPS:
-                continue
-            groups = [self.conditions[i].group for i in rows]
-            levels = np.array([self.controls[group] for group in groups])
-            levels, after = levels - levels.mean(0), self.means[rows] - self.means[rows].mean(0)
-            products += float((levels * after).sum())
-            squares += float((levels**2).sum())
-            per_cell = sum(1 / self.n_controls[group] for group in groups) * (1 - 1 / len(rows))
-            expected += float((self.spread**2).sum()) * per_cell
-        signal = squares - expected
-        return float(np.clip(products / signal - 1, -1, 0)) if signal > LEAST_SIGNAL * squares else 0.0
+        learned = self.learned
+        naming = learned.naming
+        parts = members_of(perturbations, control=naming.control, sep=naming.sep, known=learned.parts)
+        positions = positions_of(self.model.genes, {part for members in parts.values() for part in members})
+        self._check(parts, positions, group_of, groups)
+        columns = self._columns(controls)
+        levels = self._levels(controls, group_of, columns)
+        wanted = [*levels] if groups is None else groups
+        conditions = [Condition(members, group) for group in wanted for members in parts.values()]
+        control = np.array([levels[condition.group] for condition in conditions])
+        target = own_reader(controls).alignment.target[columns]
+        kept = target >= 0
+        controls = by_group(controls.only(target[kept]), group_of)
+        if self.fine_tuned:
+            change = np.zeros_like(control)
+            change[:, kept] = self._tuned_changes(controls, conditions, positions, compute)[:, target[kept]]
+        else:
+            shifts = self._shifts(positions, compute)
+            change = learned.change(conditions, control, shifts, self._states_of(wanted, controls, compute))
+        # Expression cannot fall below none.
+        predicted = np.maximum(control + change, 0)
+        return AnnData(
+            predicted.astype(np.float32),
+            obs=_described(parts, wanted, learned.parts),
+            var=pd.DataFrame(index=pd.Index(learned.genes.astype(object))),
+            layers={"control": control.astype(np.float32), "change": (predicted - control).astype(np.float32)},
+            uns={
+                "gene_similarity": learned.prior.likeness,
+                "group_similarity": learned.prior.reach,
+                "level_dependence": learned.reversion,
+                "n_conditions": len(learned.conditions),
+            },
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything, the model too, so that `load` predicts bit for bit the same.
+
+        Examples
+        --------
+        >>> fitted.save("my_screen")  # doctest: +SKIP
+        >>> sf.tl.predict_perturbation(adata, perturbations="KLF1+SET", model="my_screen")  # doctest: +SKIP
+        """
+        arrays, values = self.learned.arrays(), self.learned.values()
+        write_fitted(folder, type(self).__name__, self.model, arrays=arrays, values=values)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder holds nothing of the kind.
+        CheckpointError
+            If it holds something else, or is damaged.
+        """
+        model, arrays, values = read_fitted(folder, cls.__name__)
+        return cls(model, LearnedResponses.of(arrays, values))
+
+    # ---- parts of a prediction ---------------------------------------------------------------------------------
+
+    def _check(
+        self,
+        parts: Mapping[str, tuple[str, ...]],
+        positions: Mapping[str, int],
+        group_of: Sequence[str],
+        groups: Sequence[str] | None,
+    ) -> None:
+        """Refuse what cannot be predicted."""
+        if alone := [name for name, members in parts.items() if not members]:
+            msg = f"{alone[0]!r} is the control, which predictions start from. Leave it out of perturbations."
+            raise ValueError(msg)
+        require_known(
+            {part for members in parts.values() for part in members},
+            seen=None if self.fine_tuned else self.learned.parts,
+            positions=positions,
+        )
+        if unknown := sorted(set(groups or ()) - set(group_of)):
+            msg = f"There are no control cells of {', '.join(map(repr, unknown))} to predict for."
+            raise ValueError(msg)
+
+    def _columns(self, controls: Cells) -> NDArray[np.int64]:
+        """Where the genes that were learned in are among those of a data set, (G,)."""
+        names = pd.Index(own_reader(controls).alignment.names.astype(str))
+        columns = names.get_indexer(self.learned.genes)
+        absent = self.learned.genes[columns < 0]
+        if len(absent):
+            msg = (
+                f"adata lacks {len(absent):,} of the {len(columns):,} genes that perturbations were learned in: "
+                f"{', '.join(absent[:5])}. Learn in the genes that both have: "
+                "fitted = sf.tl.predict_perturbation(adata[:, genes].copy(), ..., return_fitted=True)."
+            )
+            raise ValueError(msg)
+        return columns.astype(np.int64)
+
+    def _levels(self, controls: Cells, group_of: Sequence[str], columns: NDArray[np.int64]) -> dict[str, Array]:
+        """Mean profile of the controls of every group; less what learning found to be noise, if they are the same."""
+        names, codes = np.unique(np.asarray(group_of, dtype=str), return_inverse=True)
+        blocks = own_reader(controls).own_blocks(np.arange(controls.n_obs))
+        n_cells, sums, _ = profiles(
+            ((rows, counts[:, columns]) for rows, counts in blocks), codes, len(names), len(columns)
+        )
+        levels = dict(zip(names.tolist(), sums / n_cells[:, None], strict=True))
+        for group in levels.keys() & self.learned.measured.keys():
+            if np.allclose(levels[group], self.learned.measured[group]):
+                levels[group] = self.learned.refined[group]
+        return levels
+
+    def _shifts(self, positions: Mapping[str, int], compute: Compute) -> dict[str, Array]:
+        """Shifts of the genes that were learned from, and of new ones where likeness counts."""
+        shifts = self.learned.shifts
+        new = {part: at for part, at in positions.items() if part not in shifts}
+        if not self.learned.prior.likeness or not new:
+            return shifts
+        moved = gene_shifts(self.model, self.learned.reference, new, self.learned.value, compute)
+        return shifts | {part: shift - self.learned.centre for part, shift in moved.items()}
+
+    def _states_of(self, groups: Sequence[str], controls: Cells, compute: Compute) -> dict[str, Array]:
+        """States of the groups that were learned from, and of new ones where likeness counts."""
+        states = self.learned.states
+        if not self.learned.prior.reach or set(groups) <= states.keys():
+            return states
+        places = _states(self.model, controls, compute)
+        return {group: place / self.learned.distance for group, place in places.items()} | states
+
+    def _tuned_changes(
+        self, controls: Cells, conditions: Sequence[Condition], positions: Mapping[str, int], compute: Compute
+    ) -> Array:
+        """Changes that the fine-tuned model predicts over its genes from some controls of a group, (m, vocabulary)."""
+        tuned = require(self.model, FineTunesPerturbations, caller="Responses.predict")
+        rows = {context.name: context.rows for context in controls.contexts}
+        changes = []
+        # Conditions of one group stand together.
+        for group in dict.fromkeys(condition.group for condition in conditions):
+            drawn = np.random.default_rng(self.learned.seed).permutation(rows[group])[:MOST_CONTROLS]
+            found = tuned.replaced_gene_changes(
+                controls.take(np.sort(drawn)),
+                self.learned.head,
+                [[positions[part] for part in condition.parts] for condition in conditions if condition.group == group],
+                self.learned.value,
+                compute,
+            )
+            changes.append(found)
+        return np.concatenate(changes)
 
 
-def profiles(
-    adata: AnnData, codes: NDArray[np.int64], n_codes: int, *, layer: str | None, state: MatrixState
-) -> tuple[Array, Array, Array]:
-    """Cells per code, (n,), and sums of log expression and of its square, (n, G); -1 leaves a cell out."""
-    n_cells = np.bincount(codes[codes >= 0], minlength=n_codes).astype(np.float64)
-    sums, squares = np.zeros((2, n_codes, adata.n_vars))
-    for rows, block in row_blocks(adata, layer=layer, rows=np.flatnonzero(codes >= 0)):
-        linear = to_linear(block, state).astype(np.float64)
-        totals = np.asarray(linear.sum(1)).ravel()
-        scale = np.divide(TARGET_SUM, totals, out=np.zeros_like(totals), where=totals > 0)
-        log = sparse.csr_matrix(sparse.diags(scale) @ linear).log1p()
-        here = codes[rows]
-        belongs = sparse.csr_matrix((np.ones(len(here)), (here, np.arange(len(here)))), shape=(n_codes, len(here)))
-        sums += np.asarray((belongs @ log).todense())
-        squares += np.asarray((belongs @ log.power(2)).todense())
-    return n_cells, sums, squares
+def require_genes(conditions: Sequence[Condition | None], positions: Mapping[str, int]) -> None:
+    """Refuse to train a model where it has nothing to replace.
 
-
-def measure_responses(
-    adata: AnnData,
-    conditions: Sequence[Condition | None],
-    *,
-    layer: str | None,
-    state: MatrixState,
-) -> Responses:
-    """Means over the cells of every condition.
-
-    Parameters
-    ----------
-    adata
-        Cells x genes; it is only read.
-    conditions
-        Condition of every cell, without parts for controls; `None` leaves a cell out. Every group has controls.
-    layer
-        Layer with the values, ``X`` if `None`.
-    state
-        What state they are in.
+    Raises
+    ------
+    ValueError
+        If fewer than two of the perturbations are genes of the model.
     """
-    names = sorted({condition for condition in conditions if condition is not None})
-    number = {condition: i for i, condition in enumerate(names)}
-    codes = np.array([-1 if condition is None else number[condition] for condition in conditions], dtype=np.int64)
-    n_cells, sums, squares = profiles(adata, codes, len(names), layer=layer, state=state)
-    means = sums / n_cells[:, None]
-    within = (squares - n_cells[:, None] * means**2).sum(0).clip(min=0)
-    spread = np.sqrt(within / max(1.0, n_cells.sum() - len(names)))
-    perturbed = np.array([bool(condition.parts) for condition in names])
-    control = {names[i].group: i for i in np.flatnonzero(~perturbed)}
-    return Responses(
-        conditions=[condition for condition in names if condition.parts],
-        means=means[perturbed],
-        n_cells=n_cells[perturbed],
-        controls={group: means[i] for group, i in control.items()},
-        n_controls={group: int(n_cells[i]) for group, i in control.items()},
-        spread=spread.clip(min=max(LEAST_SPREAD * float(spread.max()), np.finfo(np.float64).tiny)),
+    perturbed = {condition.parts for condition in conditions if condition is not None and condition.parts}
+    usable = [parts for parts in perturbed if set(parts) <= positions.keys()]
+    if len(usable) < 2:
+        msg = (
+            f"fine_tune=True replaces genes of the model; {len(usable)} of the perturbations to learn from are such, "
+            "and two are needed. The default learns from any: fine_tune=False."
+        )
+        raise ValueError(msg)
+
+
+def _targets(
+    controls: Cells, responses: MeasuredResponses, positions: Mapping[str, int]
+) -> tuple[Cells, list[tuple[str, list[int]]], Array, NDArray[np.int64]]:
+    """What a model is fine-tuned on: controls, group and replaced genes of conditions, their profiles, and over which.
+
+    Conditions of genes that the model does not know are left out; those without genes are the controls.
+    """
+    target = own_reader(controls).alignment.target
+    kept = np.flatnonzero(target >= 0)
+    kept = kept[np.argsort(target[kept], kind="stable")]
+    usable = [i for i, condition in enumerate(responses.conditions) if set(condition.parts) <= positions.keys()]
+    perturbed = [responses.conditions[i] for i in usable]
+    conditions = [(context.name, list[int]()) for context in controls.contexts]
+    conditions += [(condition.group, [positions[part] for part in condition.parts]) for condition in perturbed]
+    means = np.array([*(responses.controls[context.name] for context in controls.contexts), *responses.means[usable]])
+    return controls, conditions, means[:, kept], target[kept].astype(np.int64)
+
+
+def _states(model: Embeds, controls: Cells, compute: Compute) -> dict[str, Array]:
+    """Mean embedding of the controls of every group, all of them in one context."""
+    latent = model.embed(controls.as_one_context("controls"), compute)
+    return {context.name: latent[context.rows].mean(0, dtype=np.float64) for context in controls.contexts}
+
+
+def _described(parts: Mapping[str, tuple[str, ...]], groups: Sequence[str], seen: set[str]) -> pd.DataFrame:
+    """What was predicted: one row per group and perturbation."""
+    table = pd.DataFrame(
+        [
+            (name, group, len(members), sum(part not in seen for part in members))
+            for group in groups
+            for name, members in parts.items()
+        ],
+        columns=["perturbation", "group", "n_perturbed", "n_unseen"],
     )
+    names = table["perturbation"] if len(groups) == 1 else table["perturbation"] + " | " + table["group"]
+    return table.astype({"perturbation": "category", "group": "category"}).set_index(pd.Index(names.to_numpy()))
