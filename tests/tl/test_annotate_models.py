@@ -112,7 +112,7 @@ def test_labels_are_read_by_several_prompts_where_the_weights_like_it(reads_text
 
 
 def test_weights_that_are_not_fine_tuned_say_so(by_expression, cells):
-    with pytest.raises(ValueError, match=r"learned as a whole by LangCell.train only. A reference trains a head"):
+    with pytest.raises(ValueError, match=r"cannot be fine-tuned. A reference trains a head"):
         annotated(cells, by_expression, train="all")
 
 
