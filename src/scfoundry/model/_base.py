@@ -246,10 +246,11 @@ class FoundationModel(BaseModelClass):
             If there are none.
         """
         if self.adata is None:
+            name = type(self).__name__
             msg = (
-                f"This model was loaded without data, which {caller} needs: pass them, or register them, "
-                f"{type(self).__name__}.setup_anndata(adata, ...), and load the weights with them: "
-                f"{type(self).__name__}.from_pretrained(source, adata)."
+                f"{caller} has nothing to read: this model was loaded without data: pass it, where that is possible, or "
+                f"register it, {name}.setup_anndata(adata, ...), and load the weights with it: "
+                f"{name}.from_pretrained(source, adata)."
             )
             raise ValueError(msg)
         setup = self.registry["setup_args"]
