@@ -228,6 +228,9 @@ class FoundationModel(BaseModelClass):
         """
         compute = Compute.resolve(device, precision, batch_size)
         caller = "get_latent_representation"
+        if adata is None and self.adata is None:
+            msg = f"This model was loaded without data: pass it, {caller}(adata)."
+            raise ValueError(msg)
         if adata is None:
             cells = self.registered_cells(caller)
         else:
@@ -248,9 +251,8 @@ class FoundationModel(BaseModelClass):
         if self.adata is None:
             name = type(self).__name__
             msg = (
-                f"{caller} has nothing to read: this model was loaded without data: pass it, where that is possible, or "
-                f"register it, {name}.setup_anndata(adata, ...), and load the weights with it: "
-                f"{name}.from_pretrained(source, adata)."
+                f"There is nothing to train on: this model was loaded without data. Register it, {name}.setup_anndata"
+                f"(adata, ...), and load the weights with it: {name}.from_pretrained(source, adata)."
             )
             raise ValueError(msg)
         setup = self.registry["setup_args"]
