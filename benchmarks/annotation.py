@@ -21,17 +21,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from annotation.peers import peers
 from annotation.splits import LABEL, splits
 from reporting import markdown_table, surroundings, write_results
 
 import scfoundry as sf
+from scfoundry._device import Compute
+from scfoundry.data.matrix.cells import Cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from annotation.splits import Split
     from numpy.typing import NDArray
 
@@ -55,16 +57,22 @@ FIXED = ("CellPLM", "CellPLM, query not in context", "CellPLM, embedding alone",
 def ours(weights: str, *, fine_tuned: bool) -> dict[str, Callable[[Split, int], NDArray[np.str_]]]:
     """CellPLM, and what each of its parts adds."""
     model = sf.model.load_pretrained(weights)
-    published = sf.model.CellPLM.from_pretrained(weights, classifier_reads_genes=False)
 
-    def annotated(split: Split, seed: int, model: Any = model, **how: Any) -> NDArray[np.str_]:
+    def annotated(split: Split, seed: int, **how: Any) -> NDArray[np.str_]:
         done = sf.tl.annotate(split.query, split.reference, labels_key=LABEL, model=model, rng=seed, copy=True, **how)
         return done.obs["annotation"].to_numpy().astype(str)
+
+    def by_embedding(split: Split, seed: int) -> NDArray[np.str_]:
+        query, how = split.query.copy(), {"labels_key": LABEL, "model": model, "rng": seed}
+        annotator = sf.tl.annotate(query, split.reference, return_fitted=True, **how)
+        cells = Cells.of(query, model.genes, caller="benchmark").only(annotator.genes)
+        logits = annotator.recipe.by_embedding.logits(model.embed(cells, Compute.resolve()))
+        return np.array([label.name for label in annotator.labels])[logits.argmax(1)]
 
     methods: dict[str, Callable[[Split, int], NDArray[np.str_]]] = {
         "CellPLM": annotated,
         "CellPLM, query not in context": lambda split, seed: annotated(split, seed, transductive=False),
-        "CellPLM, embedding alone": lambda split, seed: annotated(split, seed, published),
+        "CellPLM, embedding alone": by_embedding,
     }
     if fine_tuned:
         methods["CellPLM, encoder fine-tuned"] = lambda split, seed: annotated(split, seed, train="all")

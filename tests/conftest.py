@@ -13,8 +13,6 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-import scfoundry.model.cellplm
-import scfoundry.model.langcell  # noqa: F401 (tasks and models still import each other)
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.log_normalisation import log_cp10k
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from platformdirs import user_cache_path
 
-from scfoundry._said_once import not_said_before
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,7 +18,6 @@ __all__ = ["logger", "settings"]
 Verbosity = Literal["error", "warning", "info", "debug"]
 
 logger = logging.getLogger("scfoundry")
-logger.addFilter(not_said_before)
 
 
 class Settings:

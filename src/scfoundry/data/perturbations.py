@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 ONE_GROUP = "all"
-"""Name of the group of all cells where none are told apart."""
+"""Name of the group of all cells where no groups are known."""
 
 DIRECT = {"ensembl", "symbol", "mouse_ensembl", "mouse_symbol"}
 """Routes to a gene by its own id or symbol."""
@@ -90,7 +90,7 @@ class Screen(NamedTuple):
         groups = group_labels(adata, group_key)
         return cls(labels, groups, ((labels == control) & groups.notna()).to_numpy())
 
-    def without(
+    def to_learn_from(
         self,
         parts: Mapping[str, tuple[str, ...]],
         hidden: Container[tuple[str, ...]],
@@ -105,8 +105,6 @@ class Screen(NamedTuple):
             What every label stands for.
         hidden, groups
             Cells that got one of these in one of these are left out.
-        caller
-            The user's function, for messages.
 
         Raises
         ------
@@ -161,12 +159,10 @@ def components(name: str, *, control: str, sep: str | None = "+") -> tuple[str, 
 def members_of(
     names: Iterable[str], *, control: str, sep: str | None = "+", known: Iterable[str] = ()
 ) -> dict[str, tuple[str, ...]]:
-    """`components` of every name, with one spelling for a gene that has several: cells are told apart by genes.
+    """`components` of every name, with one spelling for a gene that has several: cells differ by genes.
 
     Parameters
     ----------
-    names
-        Names of perturbations.
     control, sep
         As in `components`.
     known
@@ -221,8 +217,6 @@ def perturbation_labels(
 
     Parameters
     ----------
-    adata
-        Cells x genes.
     key
         Column of ``obs``.
     control

@@ -240,7 +240,7 @@ def _naming(
     group_key: str | None,
     learning: Mapping[str, Any],
 ) -> Naming:
-    """How the data are written down; as in learning where nothing else is said."""
+    """How the data are written down; as in learning where nothing else is given."""
     from scfoundry.data.perturbations import Naming, require_separator
 
     require_separator(learning["sep"])
@@ -343,10 +343,10 @@ def _conditions(
     how: dict[str, Any] = {"control": naming.control, "sep": naming.sep}
     spelled = {part for name in present for part in components(name, **how)}
     parts = members_of([*present, *names], **how, known=spelled)
-    taught = screen.without(parts, {parts[name] for name in names}, wanted, caller=CALLER)
+    learnable = screen.to_learn_from(parts, {parts[name] for name in names}, wanted, caller=CALLER)
     conditions = [
         Condition(parts[label], group) if learned else None
-        for label, group, learned in zip(screen.labels, screen.groups, taught, strict=True)
+        for label, group, learned in zip(screen.labels, screen.groups, learnable, strict=True)
     ]
     seen = {part for condition in set(conditions) if condition is not None for part in condition.parts}
     genes = {part for name in names for part in parts[name]}
@@ -360,9 +360,9 @@ def _source(known: Responses | None, conditions: Sequence[Condition | None]) -> 
     """What predictions are made from, for the log."""
     if known is not None:
         return f"from {len(known.learned.conditions)} learned before"
-    taught = [condition for condition in conditions if condition is not None]
-    n_others = len({condition.parts for condition in taught if condition.parts})
-    return f"from {n_others} others in {len(taught):,} cells"
+    learned = [condition for condition in conditions if condition is not None]
+    n_others = len({condition.parts for condition in learned if condition.parts})
+    return f"from {n_others} others in {len(learned):,} cells"
 
 
 def _warn_of_unseen(profiles: AnnData) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from transformers import BertTokenizerFast
+from transformers import BertTokenizer
 
 from scfoundry.model.langcell._batches import TokenLists
 from scfoundry.model.langcell._word_pieces import learn_pieces
@@ -42,7 +42,7 @@ class Tokenizer:
         if missing:
             msg = f"The text vocabulary lacks {', '.join(missing)}; it starts with {list(vocabulary[:5])}."
             raise ValueError(msg)
-        self._tokenizer, self._max_length = BertTokenizerFast(vocab=ids), max_length
+        self._tokenizer, self._max_length = BertTokenizer(vocab=ids), max_length
 
     def __call__(self, texts: Sequence[str]) -> TokenLists:
         """Word pieces of every text."""
@@ -60,7 +60,7 @@ def learn_vocabulary(texts: Iterable[str], size: int) -> tuple[str, ...]:
     size
         Most pieces.
     """
-    bert = BertTokenizerFast(vocab={piece: i for i, piece in enumerate(SPECIAL)}).backend_tokenizer
+    bert = BertTokenizer(vocab={piece: i for i, piece in enumerate(SPECIAL)}).backend_tokenizer
     words: Counter[str] = Counter()
     for text, number in Counter(texts).items():
         for word, _ in bert.pre_tokenizer.pre_tokenize_str(bert.normalizer.normalize_str(text)):

@@ -31,13 +31,13 @@ LIKENESS = (0.0, 0.3, 0.7)
 REACH = (0.0, 0.5, 1.0, 2.0)
 
 NEAR = (0.0, 0.5, 0.9)
-"""Shares of a group's own response that like groups have, too, where likeness of groups is believed."""
+"""Shares of a group's own response that like groups have, too, where likeness of groups counts."""
 
 LEAST_GROUPS = 6
 """Fewer groups cannot show whether like groups respond alike."""
 
 LEAST_GAIN = 5.0
-"""Log evidence that likeness, of genes or groups, must add before it is believed."""
+"""Log evidence that likeness, of genes or groups, must add before it counts."""
 
 MOST_COMPARED = 400
 """Conditions that choices are made on; more would not change them."""
@@ -55,8 +55,6 @@ def control_cells(cells: Cells, conditions: Sequence[Condition | None]) -> Cells
 
     Parameters
     ----------
-    cells
-        Controls and others.
     conditions
         Condition of every cell, without parts for controls; `None` for cells that are left out.
 
@@ -84,8 +82,6 @@ def by_group(cells: Cells, groups: Sequence[str]) -> Cells:
 
     Parameters
     ----------
-    cells
-        n cells.
     groups
         Group of every cell, (n,).
     """
@@ -139,7 +135,7 @@ def kernels(
     """Parts of the kernels, each saying how far true changes go together, (B, m, n).
 
     What all perturbations have in common (where there are several) and what is a gene's own; times what all groups have
-    in common (where there are several), what like groups have (where that is believed), and what is a group's own. A
+    in common (where there are several), what like groups have (where that counts), and what is a group's own. A
     combination is the sum of its genes. Genes without a shift, and groups without a state, are like none other.
 
     Parameters

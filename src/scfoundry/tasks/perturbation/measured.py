@@ -9,7 +9,6 @@ import numpy as np
 from scipy import sparse
 
 from scfoundry.data.matrix.log_normalisation import log_cp10k
-from scfoundry.data.matrix.reader import CountsReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.tasks.perturbation.conditions import Condition
 
     Array = NDArray[np.float64]
@@ -103,13 +103,13 @@ def own_reader(cells: Cells) -> CountsReader:
 
     Raises
     ------
-    TypeError
+    ValueError
         If the cells do not come from one AnnData.
     """
-    if not isinstance(cells.reader, CountsReader):
+    if cells.source is None:
         msg = "Responses are measured over the genes of one AnnData: Cells.of(adata, model.genes, ...)."
-        raise TypeError(msg)
-    return cells.reader
+        raise ValueError(msg)
+    return cells.source
 
 
 def profiles(
@@ -151,8 +151,6 @@ def measure_responses(cells: Cells, conditions: Sequence[Condition | None]) -> M
 
     Parameters
     ----------
-    cells
-        Cells of one AnnData.
     conditions
         Condition of every cell, without parts for controls; `None` leaves a cell out. Every group has controls.
     """

@@ -20,12 +20,7 @@ if TYPE_CHECKING:
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import Embeds
 
-__all__ = ["gene_shifts", "replacement"]
-
-
-def replacement(model: Embeds, value: float) -> str:
-    """How a gene is perturbed for the model to see, for the record."""
-    return f"log expression of {value:g}" if can(model, ReplacesGenes) else "counts of 0"
+__all__ = ["gene_shifts"]
 
 
 def gene_shifts(
@@ -38,16 +33,8 @@ def gene_shifts(
 
     Parameters
     ----------
-    model
-        Any model.
-    cells
-        Control cells, in memory.
-    genes
-        Vocabulary position by name.
     value
         What replaces the log expression of a gene, for models that can be shown it.
-    compute
-        Where and how precisely.
     """
     if can(model, ReplacesGenes):
         return model.replaced_gene_shifts(cells, genes, value, compute)  # type: ignore[attr-defined]

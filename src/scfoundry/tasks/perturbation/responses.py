@@ -10,12 +10,12 @@ import pandas as pd
 from anndata import AnnData
 
 from scfoundry.data.perturbations import members_of, positions_of, require_known
-from scfoundry.model._capabilities import FineTunesPerturbations, require
+from scfoundry.model._capabilities import FineTunesPerturbations, ReplacesGenes, can, require
 from scfoundry.tasks._fitted import read_fitted, write_fitted
 from scfoundry.tasks.perturbation.conditions import LEAST_GROUPS, Condition, by_group, control_cells
 from scfoundry.tasks.perturbation.learned import LearnedResponses, in_memory
 from scfoundry.tasks.perturbation.measured import measure_responses, own_reader, profiles
-from scfoundry.tasks.perturbation.replaced_genes import gene_shifts, replacement
+from scfoundry.tasks.perturbation.replaced_genes import gene_shifts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,7 +104,7 @@ class Responses:
         parts = {part for condition in conditions if condition is not None for part in condition.parts}
         positions = positions_of(model.genes, parts)
         if fine_tune:
-            require(model, FineTunesPerturbations, caller="Responses.fit")
+            trainable = require(model, FineTunesPerturbations, caller="Responses.fit")
             require_genes(conditions, positions)
         responses = measure_responses(cells, conditions)
         reference = np.arange(controls.n_obs)
@@ -119,7 +119,7 @@ class Responses:
             seed=seed,
         )
         if fine_tune:
-            tuned, head = model.fine_tune_perturbations(  # type: ignore[attr-defined]
+            tuned, head = trainable.fine_tune_perturbations(
                 *_targets(controls, responses, positions),
                 value=value,
                 max_epochs=max_epochs,
@@ -140,7 +140,8 @@ class Responses:
     @property
     def replacement(self) -> str:
         """How a gene was perturbed for the model to see."""
-        return replacement(self.model, self.learned.value)
+        replaces = self.fine_tuned or can(self.model, ReplacesGenes)
+        return f"log expression of {self.learned.value:g}" if replaces else "counts of 0"
 
     def predict(
         self,
@@ -309,12 +310,13 @@ class Responses:
         self, controls: Cells, conditions: Sequence[Condition], positions: Mapping[str, int], compute: Compute
     ) -> Array:
         """Changes that the fine-tuned model predicts over its genes from some controls of a group, (m, vocabulary)."""
+        tuned = require(self.model, FineTunesPerturbations, caller="Responses.predict")
         rows = {context.name: context.rows for context in controls.contexts}
         changes = []
         # Conditions of one group stand together.
         for group in dict.fromkeys(condition.group for condition in conditions):
             drawn = np.random.default_rng(self.learned.seed).permutation(rows[group])[:MOST_CONTROLS]
-            found = self.model.replaced_gene_changes(  # type: ignore[attr-defined]
+            found = tuned.replaced_gene_changes(
                 controls.take(np.sort(drawn)),
                 self.learned.head,
                 [[positions[part] for part in condition.parts] for condition in conditions if condition.group == group],

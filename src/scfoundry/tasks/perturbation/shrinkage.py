@@ -9,7 +9,7 @@ unit of variance. In units of the gene's standard deviation among like cells,
 How strongly a gene responds at all, :math:`r`, and which of several kernels it follows is not the same for all genes.
 Genes share a distribution over pairs :math:`(k, r)`, fitted to all of them (empirical Bayes), and every gene weighs the
 pairs by how well they explain it: silent genes are shrunken to nothing and responsive ones hardly, a gene that responds
-everywhere alike is told apart from one that goes its own way in every group of cells.
+everywhere alike is separated from one that goes its own way in every group of cells.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Shrunken:
         conditions, (m, n), times these.
     residuals
         (n, G); of anything else that goes together with the measured changes, its covariance with them, per unit of
-        variance, (n,), times these: so the noise of controls that several changes share is told apart from a change.
+        variance, (n,), times these: so the noise of controls that several changes share is separated from a change.
     evidence
         Logarithm of the probability of all measured changes.
     """
