@@ -25,7 +25,7 @@ from scfoundry.stats.components import principal_components
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
-from cellnamer_mini.corpus import human_genes, read_labels, read_markers, read_sets
+from cellnamer_mini.corpus import human_genes, read_labels, read_markers, read_studies
 from zero_shot.studies import Corpus, LeftOut
 from zero_shot.tasks import Task, read_tasks
 
@@ -56,7 +56,7 @@ def scores(left_out: LeftOut, task: Task, n_shots: int, seed: int) -> dict[str, 
         reference.obs[KEY] = names[shots]
         sf.tl.annotate(query, reference, labels_key=KEY, model=left_out.model, rng=seed)
         labels_by["cellnamer-mini"] = query.obs["annotation"]
-        components = principal_components(left_out.reader(task))
+        components = principal_components(left_out.cells(task).reader)
         peer = LogisticRegression(max_iter=1000).fit(components[shots], names[shots])
         labels_by["logistic regression on PCA"] = peer.predict(components[~shots])
     else:
@@ -98,8 +98,8 @@ def main() -> None:
     sf.settings.verbosity = "error"
     genes = human_genes()
     corpus = Corpus(
-        read_sets(args.data, read_labels(TABLES / "labels.tsv"), genes, []),
-        read_markers(args.markers, TABLES / "marker_types.tsv", genes),
+        read_studies(args.data, read_labels(TABLES / "labels.tsv"), genes, []),
+        read_markers(args.markers, TABLES / "marker_types.tsv"),
         genes,
         CellOntology.load(),
     )

@@ -78,8 +78,8 @@ def fit_scale(studies: list[Study], n_genes: int, rng: np.random.Generator) -> G
                 second = moments.sd.square() + moments.mean.square()
                 of_type.setdefault(ids, []).append(np.stack([moments.mean, second, study.measured.astype(float)]))
     sums = np.zeros((3, n_genes))
-    for studies in of_type.values():
-        mean, second, times = np.sum([(m * k, s * k, k) for m, s, k in studies], axis=0)
+    for by_study in of_type.values():
+        mean, second, times = np.sum([(m * k, s * k, k) for m, s, k in by_study], axis=0)
         sums += np.stack([mean, second, times]) / np.maximum(times, 1)
     mean, second = sums[:2] / np.maximum(sums[2], 1)
     scale.mean.copy_(torch.from_numpy(mean))

@@ -34,7 +34,8 @@ def calibrate(model: CellNamer, registered: RegisteredCells, held_out: NDArray[n
     """Fit temperature and threshold on held-out cells of one type each, each study as a data set of its own."""
     fits: list[NDArray[np.float32]] = []
     errors: list[list[float]] = []
-    types = np.array([ids[0] if len(ids) == 1 else "" for ids in map(registered.types.get, registered.labels)])
+    single = {label: ids[0] if len(ids) == 1 else "" for label, ids in registered.types.items()}
+    types = np.array([single[label] for label in registered.labels])
     held_out = held_out[types[held_out] != ""]
     for study in range(len(registered.names)):
         cells = held_out[registered.study[held_out] == study]

@@ -206,10 +206,16 @@ class LangCell(Teachable, FoundationModel):
             texts = LabelTexts(self.module, self.tokenizer, [label.texts for label in labels])
             similarity, odds = match_cells(self.module, stream, texts, top_k=top_k)
         matching = None if odds is None else torch.from_numpy(odds)
-        mixed = {"alpha": config.alpha, "mixture": config.mixture}
-        probabilities = mix(torch.from_numpy(similarity), matching, temperature=config.temperature, **mixed).numpy()
+        probabilities = mix(
+            torch.from_numpy(similarity),
+            matching,
+            temperature=config.temperature,
+            alpha=config.alpha,
+            mixture=config.mixture,
+        ).numpy()
         matched = None if matching is None else matching.sigmoid().where(~matching.isinf(), torch.nan).numpy()
-        return TextScores(probabilities, similarity, matched, params={"top_k": top_k} | mixed)
+        params = {"top_k": top_k, "alpha": config.alpha, "mixture": config.mixture}
+        return TextScores(probabilities, similarity, matched, params=params)
 
     @property
     def averages_prompts(self) -> bool:
