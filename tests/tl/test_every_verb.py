@@ -160,14 +160,14 @@ def added(after: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def data(make_adata):
     """Cells with every label that a verb learns from, and a reference with ten genes more."""
-    both = make_adata(120, GENES + 10)
+    both = make_adata(80, GENES + 10)
     rng = np.random.default_rng(0)
     a, b, c = both.var_names[:3]
     guides = np.array(["ctrl", a, b, c, f"{a}+{b}"])
     both.obs["guide"] = pd.Categorical(guides[rng.integers(len(guides), size=both.n_obs)])
     active = rng.random((both.n_obs, 2)) < 0.4
     both.obsm["active"] = pd.DataFrame(active, index=both.obs_names, columns=["interferon", "TNF"])
-    return both[:60, :GENES].copy(), both[60:].copy()
+    return both[:40, :GENES].copy(), both[40:].copy()
 
 
 @pytest.fixture(scope="session")
@@ -432,6 +432,8 @@ def test_a_model_that_cannot_is_refused_by_naming_weights_that_can(models, data,
 
 def test_every_data_set_is_inspected_once(case, monkeypatch):
     inspected, inspect = [], checks.inspect_matrix
-    monkeypatch.setattr(checks, "inspect_matrix", lambda *args, **how: (inspected.append(args), inspect(*args, **how))[1])
+    monkeypatch.setattr(
+        checks, "inspect_matrix", lambda *args, **how: (inspected.append(args), inspect(*args, **how))[1]
+    )
     case.call(case.query.copy())
     assert len(inspected) == 1 + case.verb.reference
