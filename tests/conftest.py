@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from cases import SmallModel
 from scipy import sparse
 
 import scfoundry.model.cellplm
@@ -102,6 +103,12 @@ def make_adata() -> Callable[..., AnnData]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_model(make_adata: Callable[..., AnnData]) -> SmallModel:
+    """The least that a model is, over the genes of `make_adata`: it embeds, and can do nothing else."""
+    return SmallModel(make_adata().var_names)
 
 
 @pytest.fixture(scope="session")

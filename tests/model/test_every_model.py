@@ -1,27 +1,21 @@
-"""What holds for every model: weights in and out, what plays no part in an embedding, and what it can do."""
+"""What holds for every model: weights in and out, and what plays no part in an embedding."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import anndata
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from cases import MODELS, STORES, at_every_step, same, state_of, with_matrix
 from safetensors.torch import load_file, save_file
 
 import scfoundry as sf
-from scfoundry._device import Compute
-from scfoundry.data.labels import Label
-from scfoundry.data.matrix.cells import Cells
-from scfoundry.model._base import plain_config
-from scfoundry.model._capabilities import ABILITIES, can, require
 from scfoundry.nn.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
@@ -29,21 +23,13 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-# Model -> what it can do, see `scfoundry.model._capabilities`.
-CLAIMS = {
-    "cellplm": "Embeds HasGeneVectors PredictsRates Tunable",
-    "cellplm_gmvae": "Embeds HasGeneVectors PredictsRates Tunable",
-    "langcell": "Embeds ReadsTexts",
-    "scorer": "Embeds ReadsTexts",
-    "small": "Embeds",
-}
-PUBLISHED = [name for name in CLAIMS if name != "small"]
+# Models with weights that can be saved.
+PUBLISHED = ("cellplm", "cellplm_gmvae", "langcell", "scorer")
 # What does not hold yet, by the name of the test. Where it holds all the same the test fails, so that the line goes.
 NOT_YET = {
     "test_weights_that_are_damaged_*<*-not a number]": "weights that are no numbers are loaded silently",
     "test_a_device_*-gpu]": "torch's own RuntimeError reaches the user",
 }
-CPU = Compute.resolve("cpu", "float32")
 
 
 @dataclass
@@ -62,31 +48,11 @@ class Case:
     def expected(self) -> np.ndarray:
         return self.embed()
 
-    @cached_property
-    def cells(self) -> Cells:
-        return Cells.of(self.adata, self.model.genes, batch_key="batch", caller="test")
 
-
-@pytest.fixture(scope="session")
-def adata(make_adata):
-    return make_adata(30, 50)
-
-
-@pytest.fixture(scope="session")
-def make(adata, make_adata):
-    genes, made = make_adata(n_vars=60).var_names, {}
-
-    def get(name):
-        if name not in made:
-            made[name] = Case(name, MODELS[name](genes), adata)
-        return made[name]
-
-    return get
-
-
-@pytest.fixture(params=PUBLISHED)
-def case(request, make):
-    return make(request.param)
+@pytest.fixture(scope="session", params=PUBLISHED)
+def case(request, make_adata):
+    genes = make_adata(n_vars=60).var_names
+    return Case(request.param, MODELS[request.param](genes), make_adata(30, 50))
 
 
 @pytest.fixture(autouse=True)
@@ -223,9 +189,9 @@ def test_weights_that_are_not_there_are_refused_by_saying_what_there_is(case, tm
 
 def test_a_configuration_survives_json_and_names_what_it_does_not_know(case, tmp_path):
     config = case.model.config
-    assert type(config).from_dict(json.loads(json.dumps(plain_config(config)))) == config
+    assert type(config).from_dict(json.loads(json.dumps(asdict(config)))) == config
     with pytest.raises(ValueError, match=r"has no config value 'depth', 'n_hiden'; known: .*n_hidden"):
-        type(case.model)(genes=case.model.genes, **plain_config(config), n_hiden=3, depth=2)
+        type(case.model)(genes=case.model.genes, **asdict(config), n_hiden=3, depth=2)
     case.model.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     saved["config"]["n_hiden"] = 3
@@ -264,7 +230,7 @@ def test_a_copy_shares_nothing_with_the_model_and_is_no_longer_its_weights(case,
 
 def test_the_seed_of_new_weights_is_ones_own(case):
     build = type(case.model)
-    config = plain_config(case.model.config)
+    config = asdict(case.model.config)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first, again, other = (state_of(build(genes=case.model.genes, seed=seed, **config)) for seed in (0, 0, 1))
@@ -348,148 +314,3 @@ def test_a_device_that_does_not_exist_is_refused(case, device, monkeypatch):
 def test_without_data_it_says_what_to_do(case):
     with pytest.raises(ValueError, match=r"loaded without data: pass it, get_latent_representation\(adata\)"):
         case.model.get_latent_representation()
-
-
-# ---- capabilities --------------------------------------------------------------------------------------------------
-
-
-def embeds(model, cells):
-    embedded = model.embed(cells, CPU)
-    assert embedded.dtype == np.float32
-    assert embedded.ndim == 2
-    assert len(embedded) == cells.n_obs
-    assert np.isfinite(embedded).all()
-    assert {"model", "weights", "citation", "versions"} <= set(model.provenance)
-
-
-def has_gene_vectors(model, cells):
-    vectors = model.gene_vectors()
-    assert vectors.dtype == np.float32
-    assert vectors.ndim == 2
-    assert len(vectors) == len(model.genes)
-    assert np.isfinite(vectors).all()
-
-
-def predicts_rates(model, cells):
-    latent = torch.tensor(model.embed(cells, CPU), requires_grad=True)
-    rates = model.expected_rates(latent)
-    assert rates.shape == (cells.n_obs, len(model.genes))
-    assert (rates >= 0).all()
-    assert (rates.sum(1) > 0).all()
-    some = model.expected_rates(latent, torch.tensor([5, 2]))
-    shares, expected = some / some.sum(1, keepdim=True), rates[:, [5, 2]] / rates[:, [5, 2]].sum(1, keepdim=True)
-    torch.testing.assert_close(shares, expected)
-    rates[:, 0].sum().backward()
-    assert latent.grad.abs().sum() > 0
-    assert isinstance(model.decoder, torch.nn.Module)
-
-
-def is_tunable(model, cells):
-    tuned = model.copy()
-    one = cells.as_one_context()
-    embedded = tuned.module.embed(tuned.batch(one.read()))
-    np.testing.assert_allclose(embedded.detach().numpy(), model.embed(one, CPU), atol=1e-5)
-    embedded.square().sum().backward()
-    assert sum(p.grad.abs().sum() for p in tuned.module.parameters() if p.grad is not None) > 0
-    assert set(model.part_rates) <= {name for name, _ in tuned.module.named_children()}
-
-
-LABELS = [Label(name, (f"cell type: {name}.",)) for name in ("B cell", "monocyte", "NK")]
-
-
-def reads_texts(model, cells):
-    embedded = model.embed_texts([label.texts[0] for label in LABELS], CPU)
-    assert embedded.shape == (3, model.embed(cells, CPU).shape[1])
-    np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, atol=1e-5)
-    scores = model.score_texts(cells, LABELS, CPU)
-    assert scores.probabilities.shape == scores.similarity.shape == (cells.n_obs, 3)
-    np.testing.assert_allclose(scores.probabilities.sum(1), 1, atol=1e-5)
-    assert scores.fit is None or scores.fit.shape == (cells.n_obs,)
-    assert set(model.check_labels(LABELS)) <= {label.name for label in LABELS}
-    assert model.adapted_temperature > 0
-
-
-def attends_to_cells(model, cells):
-    seen = []
-    for layer in range(model.n_layers):
-        for rows, chunks in model.attention_factors(cells, layer, CPU):
-            factors = list(chunks)
-            assert sum(len(chunk.receiving) for chunk in factors) == len(rows)
-            assert all(chunk.receiving.shape == chunk.sending.shape for chunk in factors)
-            seen.append(rows)
-    assert sorted(np.concatenate(seen)) == sorted(np.tile(np.arange(cells.n_obs), model.n_layers))
-
-
-def replaces_genes(model, cells):
-    shifts = model.replaced_gene_shifts(cells.as_one_context(), {"a": 3, "b": 11}, -100.0, CPU)
-    assert {name: shift.shape for name, shift in shifts.items()} == dict.fromkeys(
-        "ab", model.embed(cells, CPU).shape[1:]
-    )
-    assert all(np.isfinite(shift).all() for shift in shifts.values())
-
-
-def fine_tunes_labels(model, cells):
-    codes = np.arange(cells.n_obs) % 3
-    tuned = model.fine_tune_labels(cells, LABELS, codes, max_epochs=1, seed=0, compute=CPU)
-    probabilities = tuned.label_probabilities(cells, LABELS, CPU)
-    assert probabilities.shape == (cells.n_obs, 3)
-    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-
-
-def fine_tunes_pathways(model, cells):
-    targets = pd.DataFrame({"a": np.arange(cells.n_obs) % 2, "b": np.arange(cells.n_obs) % 3 == 0}).astype(np.int8)
-    tuned = model.fine_tune_pathways(cells, targets, max_epochs=1, seed=0, compute=CPU)
-    probabilities = tuned.pathway_probabilities(cells, CPU)
-    assert probabilities.shape == (cells.n_obs, 2)
-    assert ((probabilities >= 0) & (probabilities <= 1)).all()
-
-
-def fine_tunes_imputation(model, cells):
-    panel, hidden = cells.measured[:30], cells.measured[30:35]
-    spots = cells.only(panel)
-    how = {"panel": panel, "hidden": hidden, "max_epochs": 1, "seed": 0, "compute": CPU}
-    embeds(model.fine_tune_imputation(spots, cells, **how), cells)
-
-
-RUNS = {
-    "Embeds": embeds,
-    "HasGeneVectors": has_gene_vectors,
-    "PredictsRates": predicts_rates,
-    "Tunable": is_tunable,
-    "ReadsTexts": reads_texts,
-    "AttendsToCells": attends_to_cells,
-    "ReplacesGenes": replaces_genes,
-    "FineTunesLabels": fine_tunes_labels,
-    "FineTunesPathways": fine_tunes_pathways,
-    "FineTunesImputation": fine_tunes_imputation,
-}
-CAPABILITIES = {capability.__name__: capability for capability in ABILITIES}
-
-
-@pytest.mark.parametrize("name", CLAIMS)
-def test_a_model_can_do_what_the_table_says_and_nothing_else(make, name):
-    model = make(name).model
-    assert {word for word, capability in CAPABILITIES.items() if can(model, capability)} == set(CLAIMS[name].split())
-
-
-@pytest.mark.parametrize(
-    ("name", "word"), [(name, word) for name, words in CLAIMS.items() for word in words.split() if word in RUNS]
-)
-def test_what_a_model_can_do_it_does_and_stays_as_it_is(make, name, word):
-    case = make(name)
-    before = state_of(case.model)
-    assert require(case.model, CAPABILITIES[word], caller="sf.tl.verb") is case.model
-    RUNS[word](case.model, case.cells)
-    same(state_of(case.model), before)
-
-
-@pytest.mark.parametrize("name", CLAIMS)
-def test_what_a_model_cannot_do_is_refused_by_naming_weights_that_can(make, name):
-    model = make(name).model
-    for word in CAPABILITIES.keys() - set(CLAIMS[name].split()):
-        lack, weights = ABILITIES[CAPABILITIES[word]]
-        expected = (
-            rf'sf.tl.verb cannot use {type(model).__name__}, which {lack}. .*sf.tl.verb\(..., model="{weights}"\)'
-        )
-        with pytest.raises(ValueError, match=expected):
-            require(model, CAPABILITIES[word], caller="sf.tl.verb")

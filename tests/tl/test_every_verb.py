@@ -3,84 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from anndata import read_h5ad
-from cases import MODELS, STORES, at_every_step, contents, leaves, log_normalised, rna, same, state_of, with_matrix
+from cases import MODELS, STORES, at_every_step, contents, log_normalised, same, state_of, with_matrix
+from verbs import GENES, USERS, VERBS, Case, added
 
-import scfoundry as sf
 from scfoundry.data.matrix import checks
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-
-@dataclass(frozen=True)
-class Verb:
-    """How a verb is called in these tests, and what it promises."""
-
-    name: str
-    slots: tuple[str, ...]
-    arguments: dict[str, Any]
-    models: str
-    reference: bool = False
-    log1p: str = "same"
-    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-USERS = ("cellplm", "langcell", "scorer", "small")
-TEXTS = ["B cell", "monocyte", "NK"]
-GENES = 50
-ONE_EPOCH = {"max_epochs": 1}
-VERBS = [
-    Verb("embed", ("obsm/X_{model}", "uns/{model}"), {}, "cellplm langcell scorer small"),
-    Verb(
-        "annotate",
-        ("obs/annotation", "obs/annotation_score", "obsm/annotation_scores", "uns/annotation"),
-        {"labels_key": "cell_type"},
-        "cellplm langcell scorer",
-        reference=True,
-        steps={"langcell": ONE_EPOCH},
-    ),
-    Verb(
-        "identify_pathways",
-        ("obsm/pathways", "uns/pathways"),
-        {"pathways_key": "active"},
-        "langcell scorer",
-        reference=True,
-        steps={"langcell": ONE_EPOCH},
-    ),
-    Verb(
-        "zero_shot_annotate",
-        (
-            "obs/zero_shot",
-            "obs/zero_shot_score",
-            "obs/zero_shot_fit",
-            "obs/zero_shot_ontology_id",
-            "obsm/zero_shot_scores",
-            "uns/zero_shot",
-        ),
-        {"texts": TEXTS},
-        "langcell scorer",
-    ),
-    Verb("retrieve", (), {"query": TEXTS, "k": 99}, "langcell scorer"),
-    Verb("impute_spatial", ("obsm/imputed", "uns/imputed"), {}, "cellplm", reference=True, log1p="runs"),
-    Verb("denoise", ("layers/denoised", "uns/denoised"), ONE_EPOCH, "cellplm", log1p="refused"),
-    Verb(
-        "predict_perturbation",
-        ("uns/perturbation",),
-        {"perturbation_key": "guide", "control": "ctrl", "perturbations": ["ENSG00000000938+ENSG00000008517"]},
-        "cellplm",
-    ),
-    Verb("cell_attention", ("obsp/cell_attention", "uns/cell_attention"), {"group_by": "cell_type"}, "cellplm"),
-]
 
 # What does not hold yet, by the name of the test. Where it holds all the same the test fails, so that the line goes.
 NOT_YET = {
@@ -109,52 +42,6 @@ BEING_REWRITTEN = {
     "test_bad_*[retrieve-*-batch_size]": "refused without the way out",
     "test_a_model_that_cannot_*-small]": "taken for the name of weights",
 }
-
-
-@dataclass
-class Case:
-    """A verb, a model that it can use, and small data."""
-
-    verb: Verb
-    model: Any
-    model_name: str
-    query: AnnData
-    labelled: AnnData
-
-    def call(self, adata: Any, reference: Any = None, **changes: Any) -> Any:
-        """What the verb returns."""
-        given = (adata, self.labelled if reference is None else reference) if self.verb.reference else (adata,)
-        arguments = {"model": self.model, "device": "cpu"} | self.verb.arguments
-        arguments |= self.verb.steps.get(self.model_name, {}) | changes
-        return getattr(sf.tl, self.verb.name)(*given, **arguments)
-
-    def run(self, adata: Any, reference: Any = None, **changes: Any) -> dict[str, Any]:
-        """All that the verb adds to the data, or returns as a table."""
-        before = contents(adata)
-        returned = self.call(adata, reference, **changes)
-        if isinstance(returned, pd.DataFrame):
-            return table_of(returned)
-        return added(contents(rna(adata if returned is None else returned)), before)
-
-    @cached_property
-    def expected(self) -> dict[str, Any]:
-        return self.run(self.query.copy())
-
-    @cached_property
-    def n_steps(self) -> int:
-        """How often a model or a layer of a network computes."""
-        steps: list[None] = []
-        with at_every_step(self.model, lambda: steps.append(None)):
-            self.call(self.query.copy())
-        return len(steps)
-
-
-def table_of(hits: pd.DataFrame) -> dict[str, Any]:
-    return {"hits": hits.set_index(hits["query"] + " " + hits["obs_name"])} | leaves(hits.attrs, "attrs")
-
-
-def added(after: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    return {address: value for address, value in after.items() if address not in before}
 
 
 @pytest.fixture(scope="session")
