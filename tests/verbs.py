@@ -32,12 +32,14 @@ USERS = ("cellplm", "langcell", "scorer", "small")
 TEXTS = ["B cell", "monocyte", "NK"]
 GENES = 50
 ONE_EPOCH = {"max_epochs": 1}
+PLACES = {"batch_key": "batch", "spatial_key": "spatial"}
+SECTIONS = {"context_key": "batch", "reference_context_key": "batch"}
 VERBS = [
-    Verb("embed", ("obsm/X_{model}", "uns/{model}"), {}, "cellplm langcell scorer small"),
+    Verb("embed", ("obsm/X_{model}", "uns/{model}"), PLACES, "cellplm langcell scorer small"),
     Verb(
         "annotate",
         ("obs/annotation", "obs/annotation_score", "obsm/annotation_scores", "uns/annotation"),
-        {"labels_key": "cell_type"},
+        {"labels_key": "cell_type", "batch_key": "batch", "reference_batch_key": "batch"},
         "cellplm langcell scorer",
         reference=True,
         steps={"langcell": ONE_EPOCH},
@@ -64,15 +66,17 @@ VERBS = [
         "langcell scorer",
     ),
     Verb("retrieve", (), {"query": TEXTS, "k": 99}, "langcell scorer"),
-    Verb("impute_spatial", ("obsm/imputed", "uns/imputed"), {}, "cellplm", reference=True, log1p="runs"),
-    Verb("denoise", ("layers/denoised", "uns/denoised"), ONE_EPOCH, "cellplm", log1p="refused"),
+    Verb("impute_spatial", ("obsm/imputed", "uns/imputed"), SECTIONS, "cellplm", reference=True, log1p="runs"),
+    Verb("denoise", ("layers/denoised", "uns/denoised"), PLACES | ONE_EPOCH, "cellplm", log1p="refused"),
     Verb(
         "predict_perturbation",
         ("uns/perturbation",),
         {"perturbation_key": "guide", "control": "ctrl", "perturbations": ["ENSG00000000938+ENSG00000008517"]},
         "cellplm",
     ),
-    Verb("cell_attention", ("obsp/cell_attention", "uns/cell_attention"), {"group_by": "cell_type"}, "cellplm"),
+    Verb(
+        "cell_attention", ("obsp/cell_attention", "uns/cell_attention"), PLACES | {"group_by": "cell_type"}, "cellplm"
+    ),
 ]
 
 
@@ -100,6 +104,11 @@ class Case:
         if isinstance(returned, pd.DataFrame):
             return table_of(returned)
         return added(contents(rna(adata if returned is None else returned)), before)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Arguments as they stand in the record; texts and perturbations have places of their own."""
+        return {name: value for name, value in self.verb.arguments.items() if isinstance(value, str | int)}
 
     @cached_property
     def expected(self) -> dict[str, Any]:
