@@ -42,7 +42,7 @@ class Case:
 
     def embed(self, adata: Any = None, model: Any = None, **how: Any) -> np.ndarray:
         adata = self.adata if adata is None else adata
-        return (model or self.model).get_latent_representation(adata, **{"device": "cpu"} | how)
+        return (model or self.model).get_latent_representation(adata, **{"device": "cpu", "batch_key": "batch"} | how)
 
     @cached_property
     def expected(self) -> np.ndarray:
@@ -247,11 +247,13 @@ CLOSE = {"atol": 1e-5, "rtol": 0}
 def test_the_order_of_cells_and_genes_and_further_genes_play_no_part(case, make_adata):
     rng = np.random.default_rng(0)
     cells, genes = rng.permutation(30), rng.permutation(50)
+    np.testing.assert_array_equal(case.embed(case.adata[:, genes].copy()), case.expected)
     np.testing.assert_allclose(case.embed(case.adata[cells, genes].copy()), case.expected[cells], **CLOSE)
-    further = make_adata(30, 90)[:, 60:]
+    further = make_adata(30, 90)[:, 60:].copy()
+    further.obs = case.adata.obs
     both = anndata.concat([case.adata, further], axis=1, merge="same")
     assert both.n_vars == 80
-    np.testing.assert_allclose(case.embed(both), case.expected, **CLOSE)
+    np.testing.assert_array_equal(case.embed(both), case.expected)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
@@ -267,7 +269,7 @@ def test_the_type_of_the_matrix_plays_no_part(case, as_array):
 @pytest.mark.parametrize("dtype", ["int32", "uint16", "float16", "float64"])
 def test_the_type_of_the_numbers_plays_no_part(case, dtype):
     stored = with_matrix(case.adata, case.adata.X.toarray().astype(dtype))
-    np.testing.assert_allclose(case.embed(stored), case.expected, **CLOSE)
+    np.testing.assert_array_equal(case.embed(stored), case.expected)
 
 
 @pytest.mark.parametrize("store", ["view", "backed", "zarr", "lazy"])
@@ -294,7 +296,7 @@ def test_the_data_are_neither_registered_nor_changed(case):
 def test_bfloat16_is_close(case):
     half = case.embed(precision="bfloat16")
     assert half.dtype == np.float32
-    assert np.corrcoef(half.ravel(), case.expected.ravel())[0, 1] > 0.99
+    assert np.corrcoef(half.ravel(), case.expected.ravel())[0, 1] > 0.999
 
 
 def test_a_cell_without_counts_has_a_finite_embedding(case):
