@@ -151,6 +151,6 @@ def test_bad_input_is_refused_before_anything_is_computed(model, make_adata, dam
 def test_models_that_read_every_cell_by_itself_are_refused(by_expression, make_adata):
     with pytest.raises(
         ValueError,
-        match=r"cannot use LangCell, which reads every cell by itself. Use weights that can: .*model=\"cellplm\"",
+        match=r"cannot use CellNamer, which reads every cell by itself. Use weights that can: .*model=\"cellplm\"",
     ):
         sf.tl.cell_attention(make_adata(20), model=by_expression)
