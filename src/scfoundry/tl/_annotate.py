@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,21 @@ from scfoundry.data.labels import NO_LABEL
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.tl._label_slots import refuse_shared_columns, write_labels
 from scfoundry.tl._labels import classes_of, with_prompts
-from scfoundry.tl._opening import check_return, open_fitted, quoted, record, seed_of
-from scfoundry.tl._query_and_reference import check_training, reference_given, shared_genes
+from scfoundry.tl._opening import (
+    announce,
+    at_least_one,
+    check_return,
+    one_of,
+    open_fitted,
+    quoted,
+    record,
+    require_column,
+    seed_of,
+)
+from scfoundry.tl._query_and_reference import check_reference, shared_genes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from anndata import AnnData
@@ -151,87 +162,104 @@ def annotate(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.tasks.annotation.annotator import Annotator
+    from scfoundry.tasks.annotation.annotator import Annotator, Train
 
-    _check_shots(n_shots)
-    check_training(train=train, max_epochs=max_epochs)
+    every_cell = "To learn from all: n_shots=None."
+    at_least_one("n_shots", n_shots, "is the number of cells per label and at least 1", fix=every_cell)
+    at_least_one("max_epochs", max_epochs)
+    one_of(Train, train=train)
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
-    learning = {
-        "reference": reference,
-        "labels_key": labels_key,
-        "n_shots": n_shots,
-        "train": train,
-        "max_epochs": max_epochs,
-        "reference_layer": reference_layer,
-        "reference_batch_key": reference_batch_key,
-    }
+    learning = {"labels_key": labels_key, "n_shots": n_shots, "train": train, "max_epochs": max_epochs}
+    learning |= {"reference_layer": reference_layer, "reference_batch_key": reference_batch_key}
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
-    opened = open_fitted(model, Annotator, caller=CALLER)
-    reference_given(isinstance(opened, Annotator), learning, "labels_key", caller=CALLER)
-    if isinstance(opened, Annotator):
-        annotator, weights = opened, opened.model
-        cells = Cells.of(target, weights.genes, layer=layer, batch_key=batch_key, caller=CALLER)
-        logger.info(f"{weights.provenance['weights']} on {compute.device}, as fitted: {cells.summary()}")
+    annotator, weights = open_fitted(model, Annotator, caller=CALLER)
+    given = {"reference": reference} | learning
+    check_reference(given, "labels_key", fitted=annotator is not None, caller=CALLER)
+    labelled = None if reference is None else _Labelled.of(modality_of(reference, modality), labels_key)
+    cells = Cells.of(target, weights.genes, layer=layer, batch_key=batch_key, caller=CALLER)
+
+    params = learning | {"transductive": transductive}
+    if labelled is None:
+        announce(weights, compute, cells, what="as fitted")
     else:
-        weights, labelled = opened, modality_of(cast("AnnData | MuData", reference), modality)
-        named = _labels(labelled, cast("str", labels_key))
-        cells = Cells.of(target, weights.genes, layer=layer, batch_key=batch_key, caller=CALLER)
-        to_learn = Cells.of(
-            labelled,
-            weights.genes,
-            layer=reference_layer,
-            batch_key=reference_batch_key,
-            caller=f"{CALLER} (reference)",
-            name="reference",
-            batch_argument="reference_batch_key",
-        )
-        how: dict[str, Any] = {"n_shots": n_shots, "train": train, "max_epochs": max_epochs}
-        how |= {"transductive": transductive, "rng": np.random.default_rng(rng), "compute": compute}
-        annotator = _learned(weights, cells, to_learn, named, **how)
+        annotator = _learned(weights, cells, labelled, params, np.random.default_rng(rng), compute)
     scores = annotator.predict(cells, compute)
     known: NDArray[np.bool_] = np.any(scores, axis=1)
     names = [label.name for label in annotator.labels]
     _warn_of_collapse([names[code] for code in np.unique(scores[known].argmax(1))], int(known.sum()))
 
-    params = {name: value for name, value in learning.items() if name != "reference"}
-    params |= {"transductive": transductive, "layer": layer, "batch_key": batch_key}
-    n_shared = int(np.isin(annotator.genes, cells.measured).sum())
-    origin = record(weights, cells, params | {"rng": seed_of(rng), "precision": precision}, shared_genes=n_shared)
+    params |= {"layer": layer, "batch_key": batch_key, "rng": seed_of(rng), "precision": precision}
+    origin = record(weights, cells, params, shared_genes=int(np.isin(annotator.genes, cells.measured).sum()))
     origin[Keys.REFERENCE] = pd.DataFrame({"n_cells": annotator.n_cells}, index=pd.Index(names))
     write_labels(target, key_added, names, scores=scores, decided=scores, named=known, origin=origin)
-    if return_fitted:
-        return annotator
-    return adata if copy else None
+    return annotator if return_fitted else adata if copy else None
+
+
+class _Labelled(NamedTuple):
+    """A reference, with the label of every cell as text, missing where it has none."""
+
+    adata: AnnData
+    labels: pd.Series
+
+    @classmethod
+    def of(cls, adata: AnnData, key: str | None) -> _Labelled:
+        """Read the labels; at least two are needed."""
+        require_column(adata.obs, key, name="reference", fix="labels_key.")
+        column = adata.obs[key]
+        labels = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
+        says_nothing = labels.str.strip().str.lower().isin(NO_LABEL)
+        labels = labels.mask(says_nothing, None)
+        classes = labels.dropna().unique()
+        if not len(classes):
+            msg = f"None of the {adata.n_obs:,} cells of the reference has a label in obs[{key!r}]."
+            raise ValueError(msg)
+        if len(classes) == 1:
+            msg = (
+                f"All labelled cells of the reference are {classes[0]!r} in obs[{key!r}]; to tell types apart it needs "
+                "at least two. Without a reference: sf.tl.zero_shot_annotate(adata, texts)."
+            )
+            raise ValueError(msg)
+        if n_missing := int(labels.isna().sum()):
+            n_silent = int(says_nothing.sum())
+            also = f" (of them {n_silent} with an empty one or a word for none)" if n_silent else ""
+            logger.warning("%s: %d cells of the reference have no label and are left out%s.", CALLER, n_missing, also)
+        return cls(adata, labels)
 
 
 def _learned(
     model: Any,
     cells: Cells,
-    reference: Cells,
-    named: pd.Series,
-    *,
-    n_shots: int | None,
-    train: Train | None,
-    max_epochs: int | None,
-    transductive: bool,
+    reference: _Labelled,
+    how: Mapping[str, Any],
     rng: np.random.Generator,
     compute: Compute,
 ) -> Annotator:
-    """Learn the names of the reference's cells."""
+    """Learn the labels of a reference, as the arguments of learning say."""
     from scfoundry.data.genes.overlap import warn_of_few_shared
-    from scfoundry.model._capabilities import ReadsTexts, can
+    from scfoundry.data.matrix.cells import Cells
     from scfoundry.tasks.annotation.annotator import Annotator, recipe_of
 
-    recipe = recipe_of(model, train=train, max_epochs=max_epochs)
-    shared = shared_genes(cells, reference, model)
-    seen, what = reference, "a gene of the model"
+    to_learn = Cells.of(
+        reference.adata,
+        model.genes,
+        layer=how["reference_layer"],
+        batch_key=how["reference_batch_key"],
+        caller=f"{CALLER} (reference)",
+        name="reference",
+        batch_argument="reference_batch_key",
+    )
+    training = {"train": how["train"], "max_epochs": how["max_epochs"]}
+    recipe = recipe_of(model, **training)
+    shared = shared_genes(cells, to_learn, model)
+    seen, what = to_learn, "a gene of the model"
     if recipe.shared_genes_only:
-        seen, what = reference.only(shared), "a gene of the model that adata measured, too"
-        smaller = min(len(cells.measured), len(reference.measured))
+        seen, what = to_learn.only(shared), "a gene of the model that adata measured, too"
+        smaller = min(len(cells.measured), len(to_learn.measured))
         warn_of_few_shared(len(shared), smaller, names=("adata", "reference"), caller=CALLER)
-    rows = _drawn(reference.names, named, ~seen.empty, n_shots, rng)
-    found = sorted(named.iloc[rows].unique())
+    rows = _drawn(to_learn.names, reference.labels, ~seen.empty, how["n_shots"], rng)
+    named = reference.labels.iloc[rows]
+    found = sorted(named.unique())
     if len(found) < 2:
         msg = (
             f"Of the labels of the reference only {quoted(found)} has cells that express {what}; two are needed. Pass "
@@ -239,36 +267,13 @@ def _learned(
         )
         raise ValueError(msg)
     refuse_shared_columns(found, caller=CALLER)
-    labels = classes_of(found)
-    if can(model, ReadsTexts) and model.averages_prompts:
-        labels = with_prompts(labels)
-    codes = pd.Categorical(named.iloc[rows], [label.name for label in labels]).codes.astype(np.int64)
-    logger.info(
-        f"{model.provenance['weights']} on {compute.device}, {len(labels)} labels learned from {len(rows):,} cells: "
-        f"{cells.summary()}, {len(shared):,} of them in the reference, too"
-    )
-    shots = reference.take(rows)
-    return Annotator.fit(
-        model,
-        # Learning passes over the cells many times: the few are read once.
-        shots if n_shots is None else shots.in_memory(),
-        labels,
-        codes,
-        query=cells if transductive else None,
-        genes=shared,
-        train=train,
-        max_epochs=max_epochs,
-        seed=int(rng.integers(2**31)),
-        compute=compute,
-    )
-
-
-def _check_shots(n_shots: int | None) -> None:
-    if n_shots is not None and n_shots < 1:
-        msg = (
-            f"n_shots is the number of cells per label and at least 1; got {n_shots}. To learn from all: n_shots=None."
-        )
-        raise ValueError(msg)
+    labels = with_prompts(classes_of(found), model)
+    codes = pd.Categorical(named, [label.name for label in labels]).codes.astype(np.int64)
+    announce(model, compute, cells, what=f"{len(labels)} labels learned from {len(rows):,} cells", shared=shared)
+    # Learning passes over the cells many times: the few are read once.
+    shots = to_learn.take(rows) if how["n_shots"] is None else to_learn.take(rows).in_memory()
+    query, seed = cells if how["transductive"] else None, int(rng.integers(2**31))
+    return Annotator.fit(model, shots, labels, codes, query=query, genes=shared, **training, seed=seed, compute=compute)
 
 
 def _warn_of_collapse(given: list[str], n_cells: int) -> None:
@@ -280,38 +285,6 @@ def _warn_of_collapse(given: list[str], n_cells: int) -> None:
             n_cells,
             given[0],
         )
-
-
-def _labels(reference: AnnData, key: str) -> pd.Series:
-    """Label of every cell of the reference as text, missing where it has none."""
-    if key not in reference.obs.columns:
-        present = ", ".join(map(repr, reference.obs.columns)) or "none"
-        msg = f"reference.obs has no column {key!r}; its columns: {present}. Pass one of them as labels_key."
-        raise ValueError(msg)
-    column = reference.obs[key]
-    labels = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
-    says_nothing = labels.str.strip().str.lower().isin(NO_LABEL)
-    labels = labels.mask(says_nothing, None)
-    classes = labels.dropna().unique()
-    if not len(classes):
-        msg = f"None of the {reference.n_obs:,} cells of the reference has a label in obs[{key!r}]."
-        raise ValueError(msg)
-    if len(classes) == 1:
-        msg = (
-            f"All labelled cells of the reference are {classes[0]!r} in obs[{key!r}]; to tell types apart it needs at "
-            "least two. Without a reference: sf.tl.zero_shot_annotate(adata, texts)."
-        )
-        raise ValueError(msg)
-    if n_missing := int(labels.isna().sum()):
-        logger.warning(
-            "%s: %d cells of the reference have no label and are left out%s.",
-            CALLER,
-            n_missing,
-            f" (of them {n_silent} with an empty one or a word for none)"
-            if (n_silent := int(says_nothing.sum()))
-            else "",
-        )
-    return labels
 
 
 def _drawn(
@@ -327,8 +300,7 @@ def _drawn(
         return rows
     rows = rows[np.argsort(names[rows], kind="stable")]
     members = pd.Series(rows).groupby(labels.to_numpy()[rows])
-    few = {label: len(own) for label, own in members if len(own) < n_shots}
-    if few:
+    if few := {label: len(own) for label, own in members if len(own) < n_shots}:
         listed = ", ".join(f"{label!r} ({n})" for label, n in few.items())
         logger.warning("%s: fewer than %d cells to learn from: %s; all are taken.", CALLER, n_shots, listed)
     drawn = [rng.choice(own, min(n_shots, len(own)), replace=False) for _, own in members]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import open_model, quoted, record
+from scfoundry.tl._opening import announce, at_least_one, one_of, open_model, record, require_column
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,48 +128,34 @@ def cell_attention(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.model._capabilities import AttendsToCells, require
+    from scfoundry.model._capabilities import AttendsToCells
     from scfoundry.tasks.cell_attention.attend import attend
+    from scfoundry.tasks.cell_attention.pairs import Scale
 
-    _check(k, scale)
+    at_least_one("k", k, "is the number of weights to keep per cell, a whole number from 1", fix="The default: k=30.")
+    one_of(Scale, scale=scale)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     codes, names = _groups(target, group_by)
     compute = Compute.resolve(device, batch_size=batch_size)
-    attending = require(open_model(model, caller=CALLER), AttendsToCells, caller=CALLER)
+    attending = open_model(model, AttendsToCells, caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
     cells = Cells.of(target, attending.genes, **keys, caller=CALLER)
 
-    logger.info(f"{attending.provenance['weights']} on {compute.device}: {cells.summary()}")
+    announce(attending, compute, cells)
     found = attend(attending, cells, codes, len(names), k=k, layer=encoder_layer, scale=scale, compute=compute)
 
     arguments = keys | {"group_by": group_by, "k": k, "encoder_layer": encoder_layer, "scale": scale}
-    result = record(attending, cells, arguments)
-    if group_by is not None:
-        result[Keys.GROUPS] = _table(found, names)
+    groups = {Keys.GROUPS: _table(found, names)} if group_by is not None else {}
     target.obsp[key_added] = found.weights
-    target.uns[key_added] = result
+    target.uns[key_added] = record(attending, cells, arguments) | groups
     return adata if copy else None
-
-
-def _check(k: int, scale: str) -> None:
-    from scfoundry.tasks.cell_attention.pairs import Scale
-
-    if not isinstance(k, int | np.integer) or k < 1:
-        msg = f"k is the number of weights to keep per cell, a whole number from 1; got {k!r}. The default: k=30."
-        raise ValueError(msg)
-    if scale not in get_args(Scale):
-        msg = f"scale must be one of {', '.join(map(repr, get_args(Scale)))}; got {scale!r}."
-        raise ValueError(msg)
 
 
 def _groups(adata: AnnData, key: str | None) -> tuple[NDArray[np.int64], list[str]]:
     """Number of the group of every cell, -1 for none, and the names of the groups, sorted."""
     if key is None:
         return np.full(adata.n_obs, -1), []
-    if key not in adata.obs.columns:
-        present = quoted(adata.obs.columns)
-        msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as group_by, or None."
-        raise ValueError(msg)
+    require_column(adata.obs, key, fix="group_by, or None.")
     column = adata.obs[key]
     named = pd.Categorical(column.astype(object).where(column.notna(), None).map(str, na_action="ignore"))
     if not len(named.categories):

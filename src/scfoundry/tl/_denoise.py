@@ -8,9 +8,18 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._keys import Keys
-from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import check_return, open_fitted, quoted, record, seed_of
+from scfoundry.tl._opening import (
+    announce,
+    at_least_one,
+    check_return,
+    new_seed,
+    open_fitted,
+    quoted,
+    record,
+    refuse_learning,
+    seed_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,33 +153,30 @@ def denoise(
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.tasks.denoising.denoiser import Denoiser
 
-    _check(max_epochs, patience)
+    at_least_one("max_epochs", max_epochs, fix="Without fine-tuning: fine_tune=False.")
+    at_least_one("patience", patience, "is a number of epochs and at least 1", fix="The default: patience=20.")
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
-    opened = open_fitted(model, Denoiser, caller=CALLER)
-    fitted = isinstance(opened, Denoiser)
-    if fitted:
-        _refuse_learning(max_epochs, patience, rng)
-    loaded = opened.model if fitted else opened
+    denoiser, loaded = open_fitted(model, Denoiser, caller=CALLER)
+    how = "as fitted" if denoiser else "to be fitted" if fine_tune else "as pretrained"
+    if denoiser:
+        given = {"max_epochs": max_epochs is not None, "patience": patience != PATIENCE, "rng": rng not in (0, None)}
+        refuse_learning([name for name, is_given in given.items() if is_given], caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
     cells = Cells.of(target, loaded.genes, **keys, caller=CALLER, allow_log1p=False)
     alignment = cast("CountsReader", cells.source).alignment
     columns = None if genes is None else _columns(target, genes, alignment.dropped, loaded.genes)
 
-    how = "as fitted" if fitted else "to be fitted" if fine_tune else "as pretrained"
-    logger.info(f"{loaded.provenance['weights']} on {compute.device}, {how}: {cells.summary()}")
-    if fitted:
-        denoiser = opened
-    elif fine_tune:
-        seed = int(np.random.default_rng(rng).integers(2**31))
-        denoiser = Denoiser.fit(loaded, cells, max_epochs=max_epochs, patience=patience, seed=seed, compute=compute)
-    else:
-        denoiser = Denoiser.as_pretrained(loaded)
+    announce(loaded, compute, cells, what=how)
+    if how == "to be fitted":
+        training: dict[str, Any] = {"max_epochs": max_epochs, "patience": patience, "seed": new_seed(rng)}
+        denoiser = Denoiser.fit(loaded, cells, **training, compute=compute)
+    denoiser = denoiser or Denoiser.as_pretrained(loaded)
     expected = denoiser.predict(cells, columns=columns, given_detected=given_detected, compute=compute)
 
     params = keys | {
-        "fine_tune": fine_tune and not fitted,
+        "fine_tune": how == "to be fitted",
         "given_detected": given_detected,
         "genes": None if genes is None else list(genes),
         "max_epochs": max_epochs,
@@ -188,29 +194,7 @@ def denoise(
         "not_denoised": alignment.names[alignment.dropped].astype(str),
         **({"validation": dict(denoiser.validation)} if denoiser.validation else {}),
     }
-    if return_fitted:
-        return denoiser
-    return adata if copy else None
-
-
-def _check(max_epochs: int | None, patience: int) -> None:
-    if max_epochs is not None and max_epochs < 1:
-        msg = f"max_epochs must be at least 1; got {max_epochs}. Without fine-tuning: fine_tune=False."
-        raise ValueError(msg)
-    if patience < 1:
-        msg = f"patience is a number of epochs and at least 1; got {patience}. The default: patience=20."
-        raise ValueError(msg)
-
-
-def _refuse_learning(max_epochs: int | None, patience: int, rng: int | np.random.Generator | None) -> None:
-    """A fitted denoiser learns no more."""
-    given = {"max_epochs": max_epochs is not None, "patience": patience != PATIENCE, "rng": rng not in (0, None)}
-    if names := [name for name, is_given in given.items() if is_given]:
-        msg = (
-            f"A fitted denoiser learns no more, so that {', '.join(names)} would have no effect. Leave it out, or fit "
-            'anew: sf.tl.denoise(adata, model="cellplm", ...).'
-        )
-        raise ValueError(msg)
+    return denoiser if return_fitted else adata if copy else None
 
 
 def _columns(
@@ -223,14 +207,13 @@ def _columns(
     if not len(genes):
         msg = "genes is empty. Name the genes to denoise, or leave genes=None for all of them."
         raise ValueError(msg)
-    found = adata.var_names.get_indexer_for(list(genes))
-    absent = [gene for gene in genes if gene not in adata.var_names]
-    if absent:
+    if absent := [gene for gene in genes if gene not in adata.var_names]:
         msg = (
             f"{len(absent)} of {len(genes)} genes are not in adata.var_names: {quoted(absent, 5)}. Its names look like "
             f"{quoted(adata.var_names[:3])}. Keep those it has: genes = [g for g in genes if g in adata.var_names]."
         )
         raise ValueError(msg)
+    found = adata.var_names.get_indexer_for(list(genes))
     unknown = adata.var_names[np.intersect1d(found, dropped)]
     if len(unknown):
         msg = (

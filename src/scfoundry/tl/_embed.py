@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scfoundry._keys import Keys
-from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
+from scfoundry.tl._opening import announce, open_model, record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +98,6 @@ def embed(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.tl._opening import open_model, record
 
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
@@ -106,7 +105,7 @@ def embed(
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
     cells = Cells.of(target, loaded.genes, **keys, caller=CALLER)
 
-    logger.info(f"{loaded.provenance['weights']} on {compute.device}: {cells.summary()}")
+    announce(loaded, compute, cells)
     latent = loaded.embed(cells, compute)
 
     name = loaded.provenance["model"]

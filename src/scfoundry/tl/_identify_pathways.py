@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from scfoundry._keys import Keys
-from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.tl._label_slots import column, refuse_shared_columns
-from scfoundry.tl._opening import check_return, open_fitted, record, seed_of
-from scfoundry.tl._query_and_reference import check_training, reference_given, shared_genes
+from scfoundry.tl._opening import (
+    announce,
+    at_least_one,
+    check_return,
+    new_seed,
+    one_of,
+    open_fitted,
+    quoted,
+    record,
+    seed_of,
+)
+from scfoundry.tl._query_and_reference import check_reference, shared_genes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,64 +141,54 @@ def identify_pathways(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.tasks.annotation.annotator import Train
     from scfoundry.tasks.annotation.pathways import Pathways, check_learning
 
-    check_training(train=train, max_epochs=max_epochs)
+    at_least_one("max_epochs", max_epochs)
+    one_of(Train, train=train)
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
-    learning = {
-        "reference": reference,
-        "pathways_key": pathways_key,
-        "train": train,
-        "max_epochs": max_epochs,
-        "reference_layer": reference_layer,
-    }
+    training: dict[str, Any] = {"train": train, "max_epochs": max_epochs}
+    learning = {"pathways_key": pathways_key, "reference_layer": reference_layer} | training
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
-    opened = open_fitted(model, Pathways, caller=CALLER)
-    reference_given(isinstance(opened, Pathways), learning, "pathways_key", caller=CALLER)
-    if isinstance(opened, Pathways):
-        pathways, weights = opened, opened.model
-        cells = Cells.of(target, weights.genes, layer=layer, caller=CALLER)
-        logger.info(f"{weights.provenance['weights']} on {compute.device}, as fitted: {cells.summary()}")
+    pathways, weights = open_fitted(model, Pathways, caller=CALLER)
+    given = {"reference": reference} | learning
+    check_reference(given, "pathways_key", fitted=pathways is not None, caller=CALLER)
+    labelled = None if reference is None else modality_of(reference, modality)
+    active = None if labelled is None else _active(labelled, pathways_key)
+    if active is not None:
+        check_learning(weights, **training)
+    cells = Cells.of(target, weights.genes, layer=layer, caller=CALLER)
+
+    if labelled is None or active is None:
+        announce(weights, compute, cells, what="as fitted")
     else:
-        weights, labelled = opened, modality_of(cast("AnnData | MuData", reference), modality)
-        active = _active(labelled, cast("str", pathways_key))
-        refuse_shared_columns(active.columns.tolist(), caller=CALLER)
-        check_learning(weights, train=train, max_epochs=max_epochs)
-        cells = Cells.of(target, weights.genes, layer=layer, caller=CALLER)
         to_learn = Cells.of(labelled, weights.genes, layer=reference_layer, caller=f"{CALLER} (reference)")
         shared = shared_genes(cells, to_learn, weights)
         rows = np.flatnonzero(~to_learn.empty & active.notna().all(axis=1).to_numpy())
         targets = active.iloc[rows].astype(np.int8)
         _refuse_constant(targets)
-        logger.info(
-            f"{weights.provenance['weights']} on {compute.device}, {targets.shape[1]} pathways learned from "
-            f"{len(rows):,} cells: {cells.summary()}, {len(shared):,} of them in the reference, too"
-        )
-        how: dict[str, Any] = {"query": cells, "train": train, "max_epochs": max_epochs, "compute": compute}
-        seed = int(np.random.default_rng(rng).integers(2**31))
-        pathways = Pathways.fit(weights, to_learn.take(rows), targets, seed=seed, **how)
+        what = f"{targets.shape[1]} pathways learned from {len(rows):,} cells"
+        announce(weights, compute, cells, what=what, shared=shared)
+        how: dict[str, Any] = {"query": cells, "seed": new_seed(rng), "compute": compute} | training
+        pathways = Pathways.fit(weights, to_learn.take(rows), targets, **how)
     scores = pathways.predict(cells, compute)
 
-    params = {name: value for name, value in learning.items() if name != "reference"}
-    params |= {"layer": layer, "rng": seed_of(rng), "precision": precision}
+    params = learning | {"layer": layer, "rng": seed_of(rng), "precision": precision}
     names, n_shared = list(map(column, pathways.names)), int(np.isin(pathways.genes, cells.measured).sum())
     target.obsm[key_added] = pd.DataFrame(scores, index=target.obs_names, columns=names)
     target.uns[key_added] = record(weights, cells, params, shared_genes=n_shared) | {
         Keys.REFERENCE: pd.DataFrame({"n_cells": pathways.n_cells}, index=pd.Index(names))
     }
-    if return_fitted:
-        return pathways
-    return adata if copy else None
+    return pathways if return_fitted else adata if copy else None
 
 
-def _active(reference: AnnData, key: str) -> pd.DataFrame:
+def _active(reference: AnnData, key: str | None) -> pd.DataFrame:
     """Which pathways are active in every cell of the reference, 0, 1 or missing."""
     if key not in reference.obsm:
-        present = ", ".join(map(repr, reference.obsm)) or "none"
         msg = (
-            f"reference.obsm has no table {key!r}; its tables: {present}. Pass one with a column of 0 and 1 per "
-            f"pathway: reference.obsm[{key!r}] = (scores > threshold)."
+            f"reference.obsm has no table {key!r}; its tables: {quoted(reference.obsm)}. Pass one with a column of 0 "
+            f"and 1 per pathway: reference.obsm[{key!r}] = (scores > threshold)."
         )
         raise ValueError(msg)
     values = reference.obsm[key]
@@ -207,6 +206,7 @@ def _active(reference: AnnData, key: str) -> pd.DataFrame:
             f"reference.obsm[{key!r}] = (scores > threshold)."
         )
         raise ValueError(msg)
+    refuse_shared_columns(table.columns.tolist(), caller=CALLER)
     return table
 
 

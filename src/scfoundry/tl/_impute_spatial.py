@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.matrix.state import MatrixState
 from scfoundry.data.modality import modality_of, to_write
+from scfoundry.tl._opening import at_least_one, new_seed, open_model, record, seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from anndata import AnnData
     from mudata import MuData
 
     from scfoundry._device import Precision
     from scfoundry.model import FoundationModel
+    from scfoundry.tasks.imputation.impute import Imputation
 
 __all__ = ["impute_spatial"]
 
@@ -151,47 +152,31 @@ def impute_spatial(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.model._capabilities import FineTunesImputation, require
+    from scfoundry.model._capabilities import FineTunesImputation
     from scfoundry.tasks.imputation.evidence import choose_evidence
     from scfoundry.tasks.imputation.genes import genes_to_impute
     from scfoundry.tasks.imputation.impute import ImputationOptions, impute
-    from scfoundry.tl._opening import at_least_one, open_model, record, seed_of
 
-    at_least_one(max_epochs=max_epochs, genes_per_block=genes_per_block, batch_size=batch_size)
+    at_least_one("max_epochs", max_epochs)
+    at_least_one("genes_per_block", genes_per_block)
     if max_epochs is not None and not fine_tune:
         msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
         raise ValueError(msg)
-    result, target = to_write(adata_sp, modality, copy=copy, caller=CALLER)
+    adata, target = to_write(adata_sp, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
-    loaded = open_model(model, caller=CALLER)
+    loaded = open_model(model, FineTunesImputation if fine_tune else None, caller=CALLER)
     used, lacking = choose_evidence(loaded, evidence, caller=CALLER)
-    if fine_tune:
-        require(loaded, FineTunesImputation, caller=CALLER)
-    spots = Cells.of(
-        target,
-        loaded.genes,
-        layer=layer,
-        batch_key=context_key,
-        spatial_key=spatial_key,
-        caller=CALLER,
-        name="adata_sp",
-        batch_argument="context_key",
-    )
-    reference = Cells.of(
-        modality_of(adata_sc, modality),
-        loaded.genes,
-        layer=reference_layer,
-        batch_key=reference_context_key,
-        caller=f"{CALLER} (reference)",
-        name="adata_sc",
-        batch_argument="reference_context_key",
-    )
+    keys: dict[str, Any] = {"layer": layer, "batch_key": context_key, "spatial_key": spatial_key}
+    names: dict[str, Any] = {"name": "adata_sp", "batch_argument": "context_key"}
+    spots = Cells.of(target, loaded.genes, **keys, **names, caller=CALLER)
+    keys = {"layer": reference_layer, "batch_key": reference_context_key}
+    names = {"name": "adata_sc", "batch_argument": "reference_context_key"}
+    single_cells = modality_of(adata_sc, modality)
+    reference = Cells.of(single_cells, loaded.genes, **keys, **names, caller=f"{CALLER} (reference)")
     load = f"model = sf.model.load_pretrained({str(model)!r}); " if isinstance(model, str | Path) else ""
     wanted = genes_to_impute(spots, reference, genes, vocabulary=loaded.genes, caller=CALLER, load=load)
-    options = ImputationOptions(
-        used, fine_tune, max_epochs, genes_per_block, seed=int(np.random.default_rng(rng).integers(2**31))
-    )
 
+    options = ImputationOptions(used, fine_tune, max_epochs, genes_per_block, seed=new_seed(rng))
     imputed = impute(loaded, spots, reference, wanted, options=options, compute=compute)
 
     params = {
@@ -215,14 +200,16 @@ def impute_spatial(
         Keys.HIDDEN: imputed.hidden,
         Keys.WEIGHTS: imputed.weights,
     }
+    _log_confidence(f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes of {spots.n_obs:,} spots", imputed)
+    return adata if copy else None
+
+
+def _log_confidence(what: str, imputed: Imputation) -> None:
     expected = imputed.confidence.mean()
-    logger.info(
-        f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes of {spots.n_obs:,} spots; "
-        + (
-            f"expected correlation {expected['pearson']:.2f}, beyond library size {expected['partial_pearson']:.2f} "
-            "(means over genes)."
-            if expected.notna().all()
-            else "how far to trust them is unknown: the panel has too few well-detected genes to hide some."
-        )
+    trust = (
+        f"expected correlation {expected['pearson']:.2f}, beyond library size {expected['partial_pearson']:.2f} (means "
+        "over genes)."
+        if expected.notna().all()
+        else "how far to trust them is unknown: the panel has too few well-detected genes to hide some."
     )
-    return result if copy else None
+    logger.info(f"{what}; {trust}")

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
@@ -180,8 +180,12 @@ def _check_meanings(labels: Sequence[Label], caller: str) -> None:
         )
 
 
-def with_prompts(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """Further texts for labels that are read by the text of their term: its name, synonyms and parents."""
+def with_prompts(labels: Sequence[Label], model: Any) -> tuple[Label, ...]:
+    """Further texts (name, synonyms, parents) for labels read by the text of their term, if the model averages them."""
+    from scfoundry.model._capabilities import ReadsTexts, can
+
+    if not can(model, ReadsTexts) or not model.averages_prompts:
+        return tuple(labels)
     ontology = CellOntology.load()
     prompted = []
     for label in labels:

@@ -11,6 +11,16 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
+from scfoundry.tl._opening import (
+    announce,
+    at_least_one,
+    check_return,
+    new_seed,
+    open_fitted,
+    quoted,
+    record,
+    seed_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -184,89 +194,76 @@ def predict_perturbation(
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.data.perturbations import Screen
     from scfoundry.tasks.perturbation.responses import Responses
-    from scfoundry.tl._opening import check_return, open_fitted, record, seed_of
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     _check_numbers(value, n_genes, max_epochs, fine_tune=fine_tune)
     compute = Compute.resolve(device, precision)
-    opened = open_fitted(model, Responses, caller=CALLER)
-    known: Responses | None = opened if isinstance(opened, Responses) else None
+    fitted, loaded = open_fitted(model, Responses, caller=CALLER)
     learning: dict[str, Any] = {"value": value, "fine_tune": fine_tune, "max_epochs": max_epochs}
-    naming = _naming(known, perturbation_key, control, group_key, learning | {"sep": sep})
+    keys = {"perturbation_key": perturbation_key, "control": control, "group_key": group_key}
+    naming = _naming(fitted, keys, learning | {"sep": sep})
     names = _asked(perturbations, naming)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
-    screen = Screen.read(target, naming, perturbed=known is None)
+    screen = Screen.read(target, naming, perturbed=fitted is None)
     wanted = _groups(groups, naming, screen)
-    loaded = opened if known is None else known.model
-    conditions = [] if known is not None else _conditions(loaded, screen, names, naming, wanted, fine_tune=fine_tune)
+    conditions = [] if fitted else _conditions(loaded, screen, names, naming, wanted, fine_tune=fine_tune)
     cells = Cells.of(target, loaded.genes, layer=layer, caller=CALLER)
 
-    logger.info(
-        f"{loaded.provenance['weights']} on {compute.device}: {len(names)} perturbations predicted "
-        f"{_source(known, conditions)}; {cells.summary()}"
-    )
-    seed = int(np.random.default_rng(rng).integers(2**31))
-    fitted = known or Responses.fit(loaded, cells, conditions, naming, **learning, seed=seed, compute=compute)
+    source = f"{len(fitted.learned.conditions)} learned before" if fitted else _source(conditions)
+    announce(loaded, compute, cells, what=f"{len(names)} perturbations predicted from {source}")
+    seed = new_seed(rng)
+    responses = fitted or Responses.fit(loaded, cells, conditions, naming, **learning, seed=seed, compute=compute)
     controls = np.flatnonzero(screen.is_control)
-    profiles = fitted.predict(
-        cells.take(controls), names, group_of=screen.groups.iloc[controls].tolist(), groups=wanted, compute=compute
-    )
+    of_controls = screen.groups.iloc[controls].tolist()
+    profiles = responses.predict(cells.take(controls), names, group_of=of_controls, groups=wanted, compute=compute)
     _warn_of_unseen(profiles)
 
     params = naming._asdict() | {
         "perturbations": names,
         "groups": wanted if naming.group_key is not None else None,
-        "fine_tune": fitted.fine_tuned,
-        "value": fitted.learned.value,
+        "fine_tune": responses.fine_tuned,
+        "value": responses.learned.value,
         "max_epochs": max_epochs,
         "n_genes": n_genes,
         "layer": layer,
-        "rng": seed_of(rng) if known is None else None,
+        "rng": None if fitted else seed_of(rng),
         "precision": precision,
     }
-    target.uns[key_added] = {
+    target.uns[key_added] = record(loaded, cells, params, replacement=responses.replacement) | {
         Keys.PROFILES: profiles,
         Keys.DIFFERENTIAL_EXPRESSION: _most_changed(profiles, n_genes),
-    } | record(loaded, cells, params, replacement=fitted.replacement)
-    if return_fitted:
-        return fitted
-    return adata if copy else None
+    }
+    return responses if return_fitted else adata if copy else None
 
 
-def _naming(
-    known: Responses | None,
-    perturbation_key: str | None,
-    control: str | None,
-    group_key: str | None,
-    learning: Mapping[str, Any],
-) -> Naming:
+def _naming(fitted: Responses | None, keys: Mapping[str, str | None], learning: Mapping[str, Any]) -> Naming:
     """How the data are written down; as in learning where nothing else is given."""
     from scfoundry.data.perturbations import Naming, require_separator
 
     require_separator(learning["sep"])
-    if known is None:
-        if perturbation_key is None or control is None:
+    given = {name: key for name, key in keys.items() if key is not None}
+    if fitted is None:
+        if not {"perturbation_key", "control"} <= given.keys():
             msg = (
                 "Which cells are perturbed? Name the column of adata.obs that says so, and what it calls unperturbed "
                 'cells: perturbation_key="guide", control="ctrl".'
             )
             raise ValueError(msg)
-        return Naming(perturbation_key, control, group_key, learning["sep"])
-    learned = known.learned
+        return Naming(**given, sep=learning["sep"])
+    learned = fitted.learned
     usual: dict[str, tuple[Any, ...]] = {
         "value": (VALUE, learned.value),
         "sep": (SEP, learned.naming.sep),
         "fine_tune": (False,),
         "max_epochs": (None,),
     }
-    if given := [name for name, passed in learning.items() if passed not in usual[name]]:
+    if changed := [f"{name}={passed!r}" for name, passed in learning.items() if passed not in usual[name]]:
         msg = (
-            f"{given[0]}={learning[given[0]]!r} is of learning, and the model has learned already: leave it out. To "
-            f'learn anew, pass weights: model="cellplm", {given[0]}={learning[given[0]]!r}.'
+            f"{changed[0]} is of learning, and the model has learned already: leave it out. To learn anew, pass "
+            f'weights: model="cellplm", {changed[0]}.'
         )
         raise ValueError(msg)
-    keys = {"perturbation_key": perturbation_key, "control": control, "group_key": group_key}
-    return learned.naming._replace(**{name: key for name, key in keys.items() if key is not None})
+    return learned.naming._replace(**given)
 
 
 def _asked(perturbations: object, naming: Naming) -> list[str]:
@@ -287,29 +284,20 @@ def _asked(perturbations: object, naming: Naming) -> list[str]:
 
 
 def _check_numbers(value: object, n_genes: object, max_epochs: object, *, fine_tune: bool) -> None:
-    """Refuse numbers that nothing can be computed with."""
     if not isinstance(value, int | float | np.number) or not np.isfinite(value):
         msg = (
             f"value must be a finite number, it stands in for log expression; got {value!r}. As published: value=-100."
         )
         raise ValueError(msg)
-    if not isinstance(n_genes, int | np.integer) or n_genes < 1:
-        msg = f"n_genes must be a whole number, at least 1 gene per condition; got {n_genes!r}: n_genes=100."
-        raise ValueError(msg)
-    if max_epochs is None:
-        return
-    if not fine_tune:
+    at_least_one("n_genes", n_genes, "must be a whole number, at least 1 gene per condition", fix="n_genes=100.")
+    if max_epochs is not None and not fine_tune:
         msg = (
             f"max_epochs={max_epochs!r} is of the network's training: fine_tune=True. The default trains none: leave "
             "max_epochs out."
         )
         raise ValueError(msg)
-    if not isinstance(max_epochs, int | np.integer) or max_epochs < 1:
-        msg = (
-            f"max_epochs must be a whole number, at least 1; got {max_epochs!r}. The published way of stopping: "
-            "max_epochs=None."
-        )
-        raise ValueError(msg)
+    published = "The published way of stopping: max_epochs=None."
+    at_least_one("max_epochs", max_epochs, "must be a whole number, at least 1", fix=published)
 
 
 def _groups(groups: str | Sequence[str] | None, naming: Naming, screen: Screen) -> list[str]:
@@ -322,10 +310,9 @@ def _groups(groups: str | Sequence[str] | None, naming: Naming, screen: Screen) 
         raise ValueError(msg)
     wanted = list(dict.fromkeys([groups] if isinstance(groups, str) else groups))
     if lacking := [group for group in wanted if group not in present]:
-        listed = ", ".join(map(repr, lacking))
         msg = (
-            f"{listed} has no control cells in adata.obs[{naming.group_key!r}], which a prediction starts from; "
-            f"groups with controls: {', '.join(map(repr, present))}."
+            f"{quoted(lacking)} has no control cells in adata.obs[{naming.group_key!r}], which a prediction starts "
+            f"from; groups with controls: {quoted(present)}."
         )
         raise ValueError(msg)
     return wanted
@@ -356,13 +343,11 @@ def _conditions(
     return conditions
 
 
-def _source(known: Responses | None, conditions: Sequence[Condition | None]) -> str:
-    """What predictions are made from, for the log."""
-    if known is not None:
-        return f"from {len(known.learned.conditions)} learned before"
+def _source(conditions: Sequence[Condition | None]) -> str:
+    """What is learned from, for the log."""
     learned = [condition for condition in conditions if condition is not None]
     n_others = len({condition.parts for condition in learned if condition.parts})
-    return f"from {n_others} others in {len(learned):,} cells"
+    return f"{n_others} others in {len(learned):,} cells"
 
 
 def _warn_of_unseen(profiles: AnnData) -> None:
@@ -370,12 +355,11 @@ def _warn_of_unseen(profiles: AnnData) -> None:
     unseen = profiles.obs.loc[profiles.obs["n_unseen"] > 0, "perturbation"].unique().tolist()
     if unseen:
         logger.warning(
-            "%s: %s with a gene that no cell shows perturbed (%s%s). Of such a gene little is known; see n_unseen in "
+            "%s: %s with a gene that no cell shows perturbed (%s). Of such a gene little is known; see n_unseen in "
             "the obs of the profiles.",
             CALLER,
             f"{len(unseen)} perturbations" if len(unseen) > 1 else "1 perturbation",
-            ", ".join(map(repr, unseen[:5])),
-            ", ..." if len(unseen) > 5 else "",
+            quoted(unseen, 5),
         )
 
 

@@ -12,7 +12,7 @@ from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
 from scfoundry.tl._label_slots import column, refuse_shared_columns, write_labels
 from scfoundry.tl._labels import as_table, labels_of, markers_of, with_markers, with_prompts
-from scfoundry.tl._opening import open_model, quoted, record
+from scfoundry.tl._opening import announce, open_model, quoted, record, require_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,27 +149,26 @@ def zero_shot_annotate(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.model._capabilities import ReadsTexts, require
+    from scfoundry.model._capabilities import ReadsTexts
     from scfoundry.tasks.annotation.votes import ALONE, group_means, groups_of
     from scfoundry.tasks.annotation.zero_shot import clusters, name_cells
 
     labels = tuple(sorted(labels_of(texts, caller=CALLER), key=lambda label: label.name))
+    names = [label.name for label in labels]
     _check_range(unknown)
-    refuse_shared_columns([label.name for label in labels], caller=CALLER)
+    refuse_shared_columns(names, caller=CALLER)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     by_column = _has_column(target, group_by)
     compute = Compute.resolve(device, precision, batch_size)
-    reading = require(open_model(model, caller=CALLER), ReadsTexts, caller=CALLER)
+    reading = open_model(model, ReadsTexts, caller=CALLER)
     cells = Cells.of(target, reading.genes, layer=layer, caller=CALLER)
     markers = markers_of(texts, markers)
     labels = with_markers(labels, markers, genes=reading.genes, measured=cells.measured, caller=CALLER)
-    if reading.averages_prompts:
-        labels = with_prompts(labels)
+    labels = with_prompts(labels, reading)
     unsupported = reading.check_labels(labels)
     threshold = reading.unknown_threshold if unknown == "auto" else unknown
 
-    summary = cells.summary(f"{len(labels)} labels")
-    logger.info(f"{reading.provenance['weights']} on {compute.device}: {summary}")
+    announce(reading, compute, cells, f"{len(labels)} labels")
     _warn(labels, unsupported, threshold=threshold, wanted=unknown)
     scores = name_cells(reading, cells, labels, adapt=adapt, compute=compute)
     own = np.where(cells.empty[:, None], np.float32(0), scores.probabilities)
@@ -180,18 +179,10 @@ def zero_shot_annotate(
         decided, fit = group_means(own, groups), group_means(fit, groups)
     named = ~cells.empty if threshold is None else ~cells.empty & (fit >= threshold)
 
-    params = dict(scores.params) | {
-        "markers": {column(label): list(map(str, genes)) for label, genes in markers.items()} or None,
-        "group_by": group_by,
-        "unknown": unknown,
-        "threshold": threshold,
-        "layer": layer,
-        "modality": None if target is adata else modality,
-        "batch_size": batch_size,
-        "precision": precision,
-    }
-    origin = record(reading, cells, params) | {Keys.TEXTS: as_table(labels)}
-    names = [label.name for label in labels]
+    params = {"group_by": group_by, "unknown": unknown, "threshold": threshold, "layer": layer}
+    params |= {"modality": None if target is adata else modality, "batch_size": batch_size, "precision": precision}
+    params["markers"] = {column(label): list(map(str, genes)) for label, genes in markers.items()} or None
+    origin = record(reading, cells, dict(scores.params) | params) | {Keys.TEXTS: as_table(labels)}
     write_labels(target, key_added, names, scores=own, decided=decided, named=named, origin=origin)
     target.obs[Keys.fit(key_added)] = fit.astype(np.float32)
     _write_terms(target, key_added, labels)
@@ -211,15 +202,11 @@ def _check_range(unknown: Literal["auto"] | float | None) -> None:
 
 def _has_column(adata: AnnData, group_by: str | None) -> bool:
     """Whether groups are in ``obs``, not to be computed."""
-    if group_by is None or group_by in adata.obs.columns:
-        return group_by is not None
-    if group_by == Keys.LEIDEN:
+    if group_by is None or (group_by == Keys.LEIDEN and group_by not in adata.obs):
         return False
-    msg = (
-        f"adata.obs has no column {group_by!r}; its columns: {quoted(adata.obs.columns)}. Pass one of them as "
-        f'group_by, or group_by="{Keys.LEIDEN}" to cluster the embedding of the model.'
-    )
-    raise ValueError(msg)
+    clustered = f'group_by, or group_by="{Keys.LEIDEN}" to cluster the embedding of the model.'
+    require_column(adata.obs, group_by, fix=clustered)
+    return True
 
 
 def _warn(
@@ -230,7 +217,7 @@ def _warn(
             "%s: the weights know neither cells nor markers of %s; expect these labels to be wrong. Give genes: "
             'markers={"%s": [...]}.',
             CALLER,
-            ", ".join(map(repr, unsupported)),
+            quoted(unsupported),
             unsupported[0],
         )
     if len(labels) == 1:
