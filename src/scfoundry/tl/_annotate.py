@@ -70,60 +70,50 @@ def annotate(
     """Name the type of every cell, as learned from labelled cells of a reference.
 
     Any model that embeds cells will do. One that reads texts (``"cellnamer"``) begins with what the texts of the labels
-    say, so that a few labelled cells are enough; of any other (``"cellplm"``) single genes have a say beside the
+    say, so that a few labelled cells are enough; with any other (``"cellplm"``) single genes count as well as the
     embedding, which helps over technologies. Genes of both data sets are found by name; they need not measure the same
-    ones. A loaded model that you pass, and the reference, stay as they are.
+    ones. A loaded model and the reference stay as they are.
 
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
-        Of a `MuData`, one modality is annotated.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     reference
-        Labelled cells, in the same forms; not with a fitted ``model``.
+        Labelled cells, in the same forms; not with what was fitted.
     labels_key
-        Column of the reference's ``obs`` with the labels. Cells without one are left out: missing, empty, or a word
-        for it (``"unknown"``, ``"unassigned"``, ``"nan"``, ``"none"``, ``"na"``, ``"n/a"``, in upper or lower case).
+        Column of the reference's ``obs`` with the labels. Cells without one are left out: missing, empty, or a word for
+        it (``"unknown"``, ``"unassigned"``, ``"nan"``, ``"none"``, ``"na"``, ``"n/a"``, in any case).
     model
-        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
-        model; or a `sf.tasks.Annotator`, or the folder of one, which names cells as it has learned before.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Or a
+        `sf.tasks.Annotator`, or its folder, which learns no more.
     n_shots
         Learn from this many cells per label, drawn at random; from all if `None`.
     train
-        A ``"head"`` on the weights as they are, or ``"all"`` of them in a copy: as the model's authors published, or
-        its encoder until held-out cells of the reference are named no better. ``"all"`` if `None` for models with a
-        published way (LangCell's transformer), else a ``"head"``.
+        A ``"head"`` on the weights as they are, or ``"all"`` of them in a copy: as published, or until held-out cells
+        of the reference are named no better. If `None`, ``"all"`` for models with a published way (LangCell), else a
+        ``"head"``.
     max_epochs
-        Passes over the cells to learn from, for ``train="all"``; chosen by the model if `None`. A head is fitted until
-        it is best.
+        Passes over the cells for ``train="all"``; chosen by the model if `None`. A head is fitted until it is best.
     transductive
         Whether the cells of ``adata``, without labels, play a part while the labels are learned: in the contexts of the
         reference, for models whose unit is a group of cells, and by showing along which axes cells differ.
-    layer
-        Layer with the values, ``X`` if `None`.
-    reference_layer
-        The same of the reference.
-    batch_key
-        Column of ``obs`` that names the sample of a cell, for models whose unit is a group of cells. Those of a sample
-        are seen together; all cells if `None`.
-    reference_batch_key
-        The same of the reference. Samples of one name in both are one.
+    layer, reference_layer
+        Layers with the values, ``X`` if `None`.
+    batch_key, reference_batch_key
+        Columns of ``obs`` that name the sample, section or field of view of a cell, for models whose unit is a group of
+        cells: those of a sample are seen together, and samples of one name in both are one. One group of all cells if
+        `None`.
     modality
         Modality of a `MuData`.
     rng
-        Seed or generator, for the cells drawn and for training.
+        Seed or generator.
     key_added
         Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    batch_size
-        Cells on the device at a time when annotating; chosen for the device if `None`.
-    copy
-        Return a changed copy, in memory, instead of changing ``adata``.
-    return_fitted
-        Return what was learned, to save it or to annotate other cells with it.
+    device, precision, batch_size
+        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
+        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
+    copy, return_fitted
+        Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 
     Returns
     -------
@@ -144,11 +134,10 @@ def annotate(
     Raises
     ------
     ValueError
-        If the reference has no such column, no labelled cell or one label only; if a key does not exist; if values of
-        either data set are scaled, negative, NaN or neither counts nor log1p-normalised; if too few genes are known, or
-        the two data sets share none of them or are of two species; if an argument is out of range, unknown to the
-        weights or of no effect; if ``adata`` is a view of data on disk. Nothing has been computed then, and nothing
-        written.
+        If the reference has no such column, no labelled cell or one label only; a key does not exist; values of either
+        data set are scaled, negative, NaN or neither counts nor log1p-normalised; too few genes are known, or the two
+        share none of them or are of two species; an argument is out of range, unknown to the weights or of no effect;
+        or ``adata`` is a view of data on disk. Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 

@@ -54,8 +54,7 @@ def cell_attention(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
-        Of a `MuData`, one modality is read.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     group_by
         Column of ``obs`` with groups of cells, such as cell types or regions. Cells without a value are in no group,
         but in the context of the others.
@@ -63,9 +62,9 @@ def cell_attention(
         Key of ``obsm`` with coordinates, for models with positions.
     batch_key
         Column of ``obs`` that names the sample, section or field of view of a cell: no weight goes from one to another.
-        Without it all cells form one context.
+        One group of all cells if `None`.
     model
-        A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
     k
         Weights to keep per cell, that of the cell for itself among them.
     encoder_layer
@@ -83,7 +82,7 @@ def cell_attention(
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     batch_size
-        Cells on the device at a time; chosen for the device if `None`. Does not change the result.
+        Cells on the device at a time; chosen for the device if `None`.
     copy
         Return a changed copy, in memory, instead of changing ``adata``.
 
@@ -104,10 +103,10 @@ def cell_attention(
     Raises
     ------
     ValueError
-        If a key does not exist or coordinates are missing, text or of the wrong shape; if the values are scaled,
-        negative, NaN or neither counts nor log1p-normalised; if too few genes are known; if ``k``, ``encoder_layer`` or
-        ``batch_size`` are out of range; if the model reads every cell by itself; if a GPU is asked for that is not
-        there; if ``adata`` is a view of data on disk. Nothing has been computed then, and nothing written.
+        If a key does not exist or coordinates are missing, text or of the wrong shape; the values are scaled, negative,
+        NaN or neither counts nor log1p-normalised; too few genes are known; an argument is out of range; the model
+        reads every cell by itself; a GPU is not there; or ``adata`` is a view of data on disk. Nothing has been
+        computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 

@@ -72,23 +72,23 @@ def denoise(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts; in memory, backed or dask. Of a `MuData`, one modality is denoised. Counts are
-        read into memory, sparse; the result is dense by nature, 4 bytes times cells times genes.
+        Cells x genes with raw counts; in memory, backed or dask; or a `MuData`. Counts are held in memory, sparse; the
+        result is dense by nature, 4 bytes times cells times genes.
     model
-        A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model;
-        or a `sf.tasks.Denoiser`, or the folder of one, which is used as it was fitted.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Or a
+        `sf.tasks.Denoiser`, or its folder, which learns no more.
     fine_tune
-        Learn from ``adata``, in a copy of the model. Without it the pretrained decoder alone is asked, which knows
-        neither the data's technology nor genes that are special to it: a quick look at best.
+        Learn from ``adata``, in a copy of the model. The pretrained decoder alone knows neither the data's technology
+        nor genes that are special to it: a quick look at best.
     given_detected
         Expected count if the gene is detected in the cell, at least 1 in cells with counts: what to compare with counts
         that are known not to be 0. The plain expectation is what analyses need. Genes that the model does not know keep
         their observed counts, zeros included.
     genes
-        Names of the genes to denoise. The result is a table of them in ``obsm`` instead of a layer of all genes; the
+        Names of the genes to denoise: the result is a table of them in ``obsm`` instead of a layer of all genes. The
         fit reads all genes anyway.
     layer
-        Layer with the counts, ``X`` if `None`.
+        Layer with the values, ``X`` if `None`.
     batch_key
         Column of ``obs`` that names the sample of a cell: cells of a sample inform each other. All samples are taken to
         measure the genes of ``adata``; where panels differ, denoise one panel at a time.
@@ -101,20 +101,14 @@ def denoise(
     modality
         Modality of a `MuData`.
     rng
-        Seed or generator, for fine-tuning.
+        Seed or generator.
     key_added
         Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products of the encoder, or ``"auto"``: bfloat16 on CUDA, float32
-        elsewhere.
-    batch_size
-        Cells on the device at a time when embedding; chosen for the device if `None`.
-    copy
-        Return a changed copy, in memory, instead of changing ``adata``.
-    return_fitted
-        Return what was fitted, to save it or to denoise other cells with it.
+    device, precision, batch_size
+        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
+        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
+    copy, return_fitted
+        Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 
     Returns
     -------
@@ -131,15 +125,15 @@ def denoise(
         ``"params"``: the arguments, and as ``"method"`` what the values are made of (``"decoder and neighbours"``,
         ``"decoder"`` or ``"neighbours"``); ``"scale"``: what the values are; ``"not_denoised"``: genes that keep their
         observed counts; ``"validation"``, if fitted: root mean squared errors on hidden counts in log1p of counts per
-        10,000, beside those of a count of 1, epochs, and weight of the nearest cells; ``"provenance"``: weights with
+        10,000, and those of a count of 1, epochs, and weight of the nearest cells; ``"provenance"``: weights with
         their checksum, licence, citation, versions, and how each gene was matched.
 
     Raises
     ------
     ValueError
-        If the values are not raw counts; if too few genes are known, or one of ``genes`` is not in ``adata`` or not
-        known; if a key does not exist or an argument is out of range; if ``adata`` is a view of data on disk. Nothing
-        has been computed then, and nothing written.
+        If the values are not raw counts; too few genes are known, or one of ``genes`` is not in ``adata`` or not known;
+        a key does not exist, or an argument is out of range or of no effect; or ``adata`` is a view of data on disk.
+        Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 

@@ -67,41 +67,33 @@ def identify_pathways(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
-        Of a `MuData`, one modality is annotated.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     reference
         Cells to learn from, in the same forms; not with a fitted ``model``.
     pathways_key
         Table in the reference's ``obsm`` that says which pathways are active: 0 or 1 (or bool), (n_obs, P). Cells with
         a missing value are left out.
     model
-        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
-        model; or a `sf.tasks.Pathways`, or the folder of one, which identifies what it has learned before.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Or a
+        `sf.tasks.Pathways`, or its folder, which learns no more.
     train
         A ``"head"`` on the weights as they are, or ``"all"`` of them in a copy, as the model's authors published;
         ``"all"`` if `None` for models with a published way (LangCell's transformer), else a ``"head"``.
     max_epochs
         Passes over the cells, for ``train="all"``; the published number if `None`. A head is fitted until it is best.
-    layer
-        Layer with the values, ``X`` if `None`.
-    reference_layer
-        The same of the reference.
+    layer, reference_layer
+        Layers with the values, ``X`` if `None`.
     modality
         Modality of a `MuData`.
     rng
-        Seed or generator, for training.
+        Seed or generator.
     key_added
         Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    batch_size
-        Cells on the device at a time when annotating; chosen for the device if `None`.
-    copy
-        Return a changed copy, in memory, instead of changing ``adata``.
-    return_fitted
-        Return what was learned, to save it or to look at other cells with it.
+    device, precision, batch_size
+        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
+        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
+    copy, return_fitted
+        Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 
     Returns
     -------
@@ -119,9 +111,9 @@ def identify_pathways(
     ------
     ValueError
         If the reference has no such table, its values are not 0 or 1, or a pathway is active in all of its cells or in
-        none; if values of either data set are neither counts nor log1p-normalised; if too few genes are known, or the
-        two data sets share none of them or are of two species; if an argument is out of range, unknown to the weights
-        or of no effect. Nothing has been computed then, and nothing written.
+        none; values of either data set are neither counts nor log1p-normalised; too few genes are known, or the two
+        share none of them or are of two species; or an argument is out of range, unknown to the weights or of no
+        effect. Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 

@@ -64,15 +64,14 @@ def impute_spatial(
     Parameters
     ----------
     adata_sp
-        Spots, or cells measured in place, x genes, with raw counts, or log1p-normalised values where there are no
-        counts.
+        Spots, or cells measured in place, x genes, with raw counts, or log1p-normalised values where there are none.
     adata_sc
         Single cells of the same species and tissue, in the same forms; they need no labels.
     genes
         Names of the genes to impute, or one name; all that reference and model know and the spots lack if `None`.
     model
-        A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
-        model, which stays as it is. Any model that embeds cells will do; see ``evidence``.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Any
+        that embeds cells will do; see ``evidence``.
     spatial_key
         Key of ``adata_sp.obsm`` with coordinates; `None` for cells without any, each of which then stands for itself.
     context_key
@@ -95,15 +94,12 @@ def impute_spatial(
     modality
         Modality of a `MuData`.
     rng
-        Seed or generator, for the genes hidden, the states and training.
+        Seed or generator.
     key_added
         Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    batch_size
-        Cells on the device at a time when embedding; chosen for the device if `None`.
+    device, precision, batch_size
+        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
+        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
     copy
         Return a changed copy, in memory, instead of changing ``adata_sp``.
 
@@ -117,31 +113,29 @@ def impute_spatial(
     ``adata_sp.uns["imputed"]``
         ``"confidence"``: by gene, the correlation with its unseen truth to expect over all spots, ``pearson`` (log1p
         counts) and ``partial_pearson`` (beyond library size); NaN where the panel is too small to hide genes, too high
-        for genes with very few counts (on a pancreas tumour the sparsest quarter was expected to reach 0.31 and reached
+        for genes with very few counts (on a pancreas tumour 0.31 was expected of the sparsest quarter, which reached
         0.23). ``"hidden_genes"``: the genes hidden to learn this, with what they reached. ``"weights"``: the exponents.
-        ``"params"``: the arguments, the scale, the ``"evidence"`` used, and ``"evidence_unavailable"``: the kinds that
-        the model does not have, if there are any. ``"provenance"``: weights with their checksum, licence, citation,
-        versions, and how the genes of both sides were matched.
+        ``"params"``: the arguments, the scale, the ``"evidence"`` used, and ``"evidence_unavailable"``, kinds that the
+        model does not have. ``"provenance"``: weights with their checksum, licence, citation, versions, and how the
+        genes of both data sets were matched.
 
     Raises
     ------
     ValueError
-        If the values of either side are scaled, negative, NaN or neither counts nor log1p-normalised; if the two share
-        no gene or are of different species; if a gene is unknown, not in the reference, measured already or named
-        twice; if coordinates are missing, text or of the wrong shape; if a key does not exist, or an argument is out of
-        range or has no effect; if the model lacks a kind of evidence that was asked for, or has no published
-        fine-tuning. Nothing has been computed then, and nothing written.
+        If values of either data set are scaled, negative, NaN or neither counts nor log1p-normalised; the two share no
+        gene or are of different species; a gene is unknown, not in the reference, measured already or named twice;
+        coordinates are missing, text or of the wrong shape; a key does not exist, or an argument is out of range or has
+        no effect; or the model lacks a kind of evidence that was asked for, or a published fine-tuning. Nothing has
+        been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
     Notes
     -----
     Spatial counts are few: of a gene with one count in ten spots no method can predict where they fall, and library
-    size explains most of what can be. Read ``partial_pearson``, and see `sf.metrics.imputation`.
-
-    With ``cellplm-mini``, fine-tuning changed nothing on average: over four spatial sets, in one hold-out of 100 genes
-    each, the mean partial Pearson correlation of held-out genes was 0.077 with and without it
-    (``benchmarks/imputation.py``).
+    size explains most of what can be. Read ``partial_pearson``, and see `sf.metrics.imputation`. With ``cellplm-mini``,
+    fine-tuning changed nothing on average: over four spatial sets, one hold-out of 100 genes each, the mean partial
+    Pearson correlation of held-out genes was 0.077 with and without it (``benchmarks/imputation.py``).
 
     Examples
     --------

@@ -77,8 +77,7 @@ def predict_perturbation(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
-        Of a `MuData`, one modality is read.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     perturbations
         What to predict: genes, combinations (``"KLF1+SET"``), or conditions of the column. A gene need not be measured,
         nor have cells; by whatever name, it is the gene that the column calls by its symbol or id.
@@ -92,9 +91,9 @@ def predict_perturbation(
     groups
         Groups to predict for, all if `None`. To learn the response of B cells from other cells: ``groups="B"``.
     model
-        A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model,
-        which stays as it is. Or what an earlier call learned (``return_fitted``), or the folder where it was saved:
-        nothing is learned then, only controls are read, and columns and control are those of that call if not given.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Or a
+        `sf.tasks.Responses`, or its folder, which learns no more. Only controls are read then, and columns and control
+        are those of learning if not given.
     fine_tune
         Train the network on the measured profiles, as published, instead of weighing their evidence; for models that
         have such a training. Slower, for genes of the model only, and clearly worse on the screen it was measured on.
@@ -112,17 +111,15 @@ def predict_perturbation(
     modality
         Modality of a `MuData`.
     rng
-        Seed or generator: of the control cells that the model reads, and of fine-tuning.
+        Seed or generator.
     key_added
         Name for the results.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    return_fitted
-        Return what was learned, to predict more with it or to save it.
-    copy
-        Return a changed copy, in memory, instead of changing ``adata``.
+        ``"float32"``, ``"bfloat16"`` (matrix products), or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+    copy, return_fitted
+        Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 
     Returns
     -------
@@ -149,22 +146,21 @@ def predict_perturbation(
     Raises
     ------
     ValueError
-        If a column, the control, a group or a gene is unknown, or a number makes no sense; if nothing is left to learn
-        from, or all cells are of one condition; if a group lacks controls; if the values are scaled, negative, NaN or
-        neither counts nor log1p-normalised; if too few genes are known; if the model has no training for
-        ``fine_tune=True``; if arguments of learning come with what was learned, or genes of it are missing; if
-        ``adata`` is a view of data on disk. Nothing has been computed then, and nothing written.
+        If a column, the control, a group or a gene is unknown, or an argument is out of range or of no effect; nothing
+        is left to learn from, or all cells are of one condition; a group lacks controls; the values are scaled,
+        negative, NaN or neither counts nor log1p-normalised; too few genes are known, or genes of what was learned are
+        missing; the model has no training for ``fine_tune=True``; or ``adata`` is a view of data on disk. Nothing has
+        been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
     Notes
     -----
-    No change is predicted where nothing can be learned. What a prediction is made of, how good it is, and what was
-    chosen on which data stands in the guide ("Perturbations nobody has measured").
-
-    Of a gene that no cell shows perturbed, alone or in a combination, little can be said from a small screen: what all
-    perturbations have in common. `sf.metrics.perturbation` scores predictions against controls of their own; the tables
-    in ``benchmarks/results/perturbation.md`` have the scores beside simple means, which are hard to beat.
+    No change is predicted where nothing can be learned. Of a gene that no cell shows perturbed, alone or in a
+    combination, little can be said from a small screen: what all perturbations have in common. The guide
+    ("Perturbations nobody has measured") says what a prediction is made of and how good it is, and
+    `sf.metrics.perturbation` scores predictions against controls of their own; ``benchmarks/results/perturbation.md``
+    has the scores next to simple means, which are hard to beat.
 
     Examples
     --------

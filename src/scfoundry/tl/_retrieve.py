@@ -56,8 +56,7 @@ def retrieve(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
-        Of a `MuData`, one modality is searched.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     query
         One text or several, ``{label: text}``, what `sf.tl.describe` returns, or a column of ``obs``.
     k
@@ -72,8 +71,7 @@ def retrieve(
         Default weights read a gene in part relative to its mean and spread in the cells that are passed, so that the
         scores of a cell depend a little on the data set it comes in.
     model
-        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
-        model.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
     use_rep
         Key of ``obsm`` with this model's embedding, if `sf.tl.embed` has computed it (``"X_cellnamer"``): searching
         all cells again then takes a moment. Rows are brought to length 1.
@@ -81,12 +79,9 @@ def retrieve(
         Layer with the values, ``X`` if `None`.
     modality
         Modality of a `MuData`.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    batch_size
-        Cells on the device at a time; chosen by their length if `None`.
+    device, precision, batch_size
+        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
+        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
 
     Returns
     -------
@@ -97,8 +92,8 @@ def retrieve(
     Raises
     ------
     ValueError
-        If there is no text, or two are the same; if the values are scaled, negative, NaN or neither counts nor
-        log1p-normalised; if too few genes are known; if an argument is out of range, a key does not exist or the model
+        If there is no text, or two are the same; the values are scaled, negative, NaN or neither counts nor
+        log1p-normalised; too few genes are known; or an argument is out of range, a key does not exist or the model
         reads no texts.
     FileNotFoundError
         If there are no such weights.

@@ -52,34 +52,27 @@ def zero_shot_annotate(
 
     Labels are found in the Cell Ontology (``"CD14+ Mono"``, ``"NK"``, ``"CL:0000236"``; see `sf.tl.describe`) and read
     as ``cell type: {name}. {definition}``. How a cell is scored against a text is the model's own; see the guide *How
-    cells get their names*.
-
-    The order of labels, cells and genes and the size of batches do not change the result; out-of-core data are read in
-    blocks.
+    cells get their names*. The order of labels, cells and genes and the size of batches do not change the result.
 
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
-        Of a `MuData`, one modality is annotated.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     texts
         Labels to choose from: cell types or free texts, ``{label: text}``, ``{label: [text, text]}``, what
-        `sf.tl.describe` returns, ``uns["zero_shot"]["texts"]`` of an earlier call (its markers count again, too), or a
-        column of ``obs``, of which every value counts once. Every cell gets one of them: offer all types that may
-        occur. A text that names a term (``"cell type: monocyte. ..."``) counts before its
-        label.
+        `sf.tl.describe` returns, ``uns["zero_shot"]["texts"]`` of an earlier call (with its markers), or a column of
+        ``obs``, of which every value counts once. Every cell gets one of them: offer all types that may occur. A text
+        that names a term (``"cell type: monocyte. ..."``) counts before its label.
     model
-        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
-        model.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
     adapt
-        Whether to smooth labels over cells that are alike in the data set: better for whole data sets, pointless for a
-        few cells. `None` does as the weights were calibrated: default weights adapt, official ones judge every cell by
-        itself. Even with `False`, default weights read a gene in part relative to its mean and spread in the data set
-        at hand, so that what a cell is called depends a little on the cells it comes with.
+        Whether to smooth labels over cells that are alike: better for whole data sets, pointless for a few cells.
+        `None` does as the weights were calibrated: default weights adapt, official ones read every cell by itself. Even
+        with `False`, default weights read a gene in part relative to its mean and spread in the data set at hand.
     markers
-        Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them. They
-        take the place of those that the weights know for the label. Known types that show them, and that no other
-        label covers, count as this label, not as unknown, whether the label is a term of the ontology or not.
+        Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them, instead
+        of those that the weights know for it. Known types that show them, and that no other label covers, count as this
+        label, not as unknown, whether the label is a term of the ontology or not.
     group_by
         Column of ``obs`` whose groups decide together by the mean probabilities of their cells; cells without a group
         decide alone. ``"leiden"``, where there is no such column, over-clusters the model's embedding.
@@ -93,12 +86,9 @@ def zero_shot_annotate(
         Modality of a `MuData`.
     key_added
         Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    batch_size
-        Cells on the device at a time; chosen by their length if `None`.
+    device, precision, batch_size
+        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
+        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
     copy
         Return a changed copy, in memory, instead of changing ``adata``.
 
@@ -129,10 +119,10 @@ def zero_shot_annotate(
     Raises
     ------
     ValueError
-        If there are no texts, or two labels are the same, by name or by term; if the values are scaled, negative, NaN
-        or neither counts nor log1p-normalised; if too few genes are known; if an argument is out of range or unknown to
-        the weights, a key does not exist or the model reads no texts; if ``adata`` is a view of data on disk. Nothing
-        has been computed then, and nothing written.
+        If there are no texts, or two labels are the same, by name or by term; the values are scaled, negative, NaN or
+        neither counts nor log1p-normalised; too few genes are known; an argument is out of range or unknown to the
+        weights, a key does not exist or the model reads no texts; or ``adata`` is a view of data on disk. Nothing has
+        been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
