@@ -127,9 +127,12 @@ def announce(
     model: Embeds, compute: Compute, cells: Cells, *also: str, what: str = "", shared: Sized | None = None
 ) -> None:
     """Log weights, device, what is to be done, what of the data the model knows, and which genes a reference has."""
+    from scfoundry.model._capabilities import warn_of_idle_positions
+
     tail = "" if shared is None else f", {len(shared):,} of them in the reference, too"
     begun = f"{model.provenance['weights']} on {compute.device}{what and f', {what}'}"
     logger.info(f"{begun}: {cells.summary(*also)}{tail}")
+    warn_of_idle_positions(model, cells)
 
 
 # ---- the record ----------------------------------------------------------------------------------------------------
