@@ -22,7 +22,6 @@ from scfoundry.tl._opening import (
     quoted,
     record,
     require_column,
-    seed_of,
 )
 from scfoundry.tl._query_and_reference import check_reference, shared_genes
 
@@ -178,7 +177,7 @@ def annotate(
     names = [label.name for label in annotator.labels]
     _warn_of_collapse([names[code] for code in np.unique(scores[known].argmax(1))], int(known.sum()))
 
-    params |= {"layer": layer, "batch_key": batch_key, "rng": seed_of(rng), "precision": precision}
+    params |= {"layer": layer, "batch_key": batch_key, "rng": rng, "precision": precision}
     origin = record(weights, cells, params, shared_genes=int(np.isin(annotator.genes, cells.measured).sum()))
     origin[Keys.REFERENCE] = pd.DataFrame({"n_cells": annotator.n_cells}, index=pd.Index(names))
     write_labels(target, key_added, names, scores=scores, decided=scores, named=known, origin=origin)

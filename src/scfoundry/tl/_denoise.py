@@ -18,7 +18,6 @@ from scfoundry.tl._opening import (
     quoted,
     record,
     refuse_learning,
-    seed_of,
 )
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ def denoise(
         "genes": None if genes is None else list(genes),
         "max_epochs": max_epochs,
         "patience": patience,
-        "rng": seed_of(rng),
+        "rng": rng,
         "precision": precision,
         "method": denoiser.method,
     }

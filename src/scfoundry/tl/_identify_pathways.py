@@ -10,17 +10,7 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.tl._label_slots import column, refuse_shared_columns
-from scfoundry.tl._opening import (
-    announce,
-    at_least_one,
-    check_return,
-    new_seed,
-    one_of,
-    open_fitted,
-    quoted,
-    record,
-    seed_of,
-)
+from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, one_of, open_fitted, quoted, record
 from scfoundry.tl._query_and_reference import check_reference, shared_genes
 
 if TYPE_CHECKING:
@@ -166,7 +156,7 @@ def identify_pathways(
         pathways = Pathways.fit(weights, to_learn.take(rows), targets, **how)
     scores = pathways.predict(cells, compute)
 
-    params = learning | {"layer": layer, "rng": seed_of(rng), "precision": precision}
+    params = learning | {"layer": layer, "rng": rng, "precision": precision}
     names, n_shared = list(map(column, pathways.names)), int(np.isin(pathways.genes, cells.measured).sum())
     target.obsm[key_added] = pd.DataFrame(scores, index=target.obs_names, columns=names)
     target.uns[key_added] = record(weights, cells, params, shared_genes=n_shared) | {

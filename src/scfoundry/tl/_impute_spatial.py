@@ -9,7 +9,7 @@ from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.matrix.state import MatrixState
 from scfoundry.data.modality import modality_of, to_write
-from scfoundry.tl._opening import at_least_one, new_seed, open_model, record, seed_of
+from scfoundry.tl._opening import at_least_one, new_seed, open_model, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,7 +184,7 @@ def impute_spatial(
         "evidence_unavailable": list(lacking) or None,
         "fine_tune": fine_tune,
         "max_epochs": max_epochs,
-        "rng": seed_of(rng),
+        "rng": rng,
         "precision": precision,
     }
     of_reference = {f"reference_{name}": value for name, value in reference.provenance.items()}

@@ -31,7 +31,6 @@ __all__ = [
     "record",
     "refuse_learning",
     "require_column",
-    "seed_of",
 ]
 
 
@@ -143,14 +142,10 @@ def new_seed(rng: int | np.random.Generator | None) -> int:
     return int(np.random.default_rng(rng).integers(2**31))
 
 
-def seed_of(rng: int | np.random.Generator | None) -> int | None:
-    """Seed as a record can hold it."""
-    return int(rng) if isinstance(rng, int | np.integer) else None
-
-
 def record(model: Embeds, cells: Cells | None, params: Mapping[str, Any], **further: Any) -> dict[str, Any]:
-    """What stands in ``uns``: arguments without those left at `None`, weights, and how the data were read."""
+    """What stands in ``uns``: arguments but those left at `None` and generators, weights, how the data were read."""
+    left_out = type(None) | np.random.Generator
     return {
-        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
+        Keys.PARAMS: {name: value for name, value in params.items() if not isinstance(value, left_out)},
         Keys.PROVENANCE: model.provenance | (cells.provenance if cells is not None else {}) | further,
     }

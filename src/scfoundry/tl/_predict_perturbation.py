@@ -11,16 +11,7 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import (
-    announce,
-    at_least_one,
-    check_return,
-    new_seed,
-    open_fitted,
-    quoted,
-    record,
-    seed_of,
-)
+from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, open_fitted, quoted, record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -222,7 +213,7 @@ def predict_perturbation(
         "max_epochs": max_epochs,
         "n_genes": n_genes,
         "layer": layer,
-        "rng": None if fitted else seed_of(rng),
+        "rng": None if fitted else rng,
         "precision": precision,
     }
     target.uns[key_added] = record(loaded, cells, params, replacement=responses.replacement) | {
