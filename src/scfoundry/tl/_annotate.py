@@ -13,17 +13,8 @@ from scfoundry.data.labels import NO_LABEL
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.tl._label_slots import refuse_shared_columns, write_labels
 from scfoundry.tl._labels import classes_of, with_prompts
-from scfoundry.tl._opening import (
-    announce,
-    at_least_one,
-    check_return,
-    one_of,
-    open_fitted,
-    quoted,
-    record,
-    require_column,
-)
-from scfoundry.tl._query_and_reference import check_reference, shared_genes
+from scfoundry.tl._opening import announce, at_least_one, check_return, one_of, quoted, require_column
+from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,9 +152,8 @@ def annotate(
     learning |= {"reference_layer": reference_layer, "reference_batch_key": reference_batch_key}
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
-    annotator, weights = open_fitted(model, Annotator, caller=CALLER)
     given = {"reference": reference} | learning
-    check_reference(given, "labels_key", fitted=annotator is not None, caller=CALLER)
+    annotator, weights = open_learned(model, Annotator, given, "labels_key", caller=CALLER)
     labelled = None if reference is None else _Labelled.of(modality_of(reference, modality), labels_key)
     cells = Cells.of(target, weights.genes, layer=layer, batch_key=batch_key, caller=CALLER)
 
@@ -178,8 +168,7 @@ def annotate(
     _warn_of_collapse([names[code] for code in np.unique(scores[known].argmax(1))], int(known.sum()))
 
     params |= {"layer": layer, "batch_key": batch_key, "rng": rng, "precision": precision}
-    origin = record(weights, cells, params, shared_genes=int(np.isin(annotator.genes, cells.measured).sum()))
-    origin[Keys.REFERENCE] = pd.DataFrame({"n_cells": annotator.n_cells}, index=pd.Index(names))
+    origin = record_learned(weights, annotator, cells, names, params)
     write_labels(target, key_added, names, scores=scores, decided=scores, named=known, origin=origin)
     return annotator if return_fitted else adata if copy else None
 

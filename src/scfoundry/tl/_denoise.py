@@ -168,16 +168,9 @@ def denoise(
     denoiser = denoiser or Denoiser.as_pretrained(loaded)
     expected = denoiser.predict(cells, columns=columns, given_detected=given_detected, compute=compute)
 
-    params = keys | {
-        "fine_tune": how == "to be fitted",
-        "given_detected": given_detected,
-        "genes": None if genes is None else list(genes),
-        "max_epochs": max_epochs,
-        "patience": patience,
-        "rng": rng,
-        "precision": precision,
-        "method": denoiser.method,
-    }
+    params = keys | {"genes": None if genes is None else list(genes), "given_detected": given_detected}
+    params |= {"fine_tune": how == "to be fitted", "max_epochs": max_epochs, "patience": patience, "rng": rng}
+    params |= {"precision": precision, "method": denoiser.method}
     if columns is None:
         target.layers[key_added] = expected
     else:

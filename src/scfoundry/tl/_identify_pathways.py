@@ -10,8 +10,8 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.tl._label_slots import column, refuse_shared_columns
-from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, one_of, open_fitted, quoted, record
-from scfoundry.tl._query_and_reference import check_reference, shared_genes
+from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, one_of, quoted
+from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,12 +133,11 @@ def identify_pathways(
     learning = {"pathways_key": pathways_key, "reference_layer": reference_layer} | training
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
-    pathways, weights = open_fitted(model, Pathways, caller=CALLER)
     given = {"reference": reference} | learning
-    check_reference(given, "pathways_key", fitted=pathways is not None, caller=CALLER)
+    pathways, weights = open_learned(model, Pathways, given, "pathways_key", caller=CALLER)
     labelled = None if reference is None else modality_of(reference, modality)
     active = None if labelled is None else _active(labelled, pathways_key)
-    if active is not None:
+    if labelled is not None:
         check_learning(weights, **training)
     cells = Cells.of(target, weights.genes, layer=layer, caller=CALLER)
 
@@ -157,11 +156,9 @@ def identify_pathways(
     scores = pathways.predict(cells, compute)
 
     params = learning | {"layer": layer, "rng": rng, "precision": precision}
-    names, n_shared = list(map(column, pathways.names)), int(np.isin(pathways.genes, cells.measured).sum())
+    names = list(map(column, pathways.names))
     target.obsm[key_added] = pd.DataFrame(scores, index=target.obs_names, columns=names)
-    target.uns[key_added] = record(weights, cells, params, shared_genes=n_shared) | {
-        Keys.REFERENCE: pd.DataFrame({"n_cells": pathways.n_cells}, index=pd.Index(names))
-    }
+    target.uns[key_added] = record_learned(weights, pathways, cells, names, params)
     return pathways if return_fitted else adata if copy else None
 
 

@@ -173,27 +173,15 @@ def impute_spatial(
     options = ImputationOptions(used, fine_tune, max_epochs, genes_per_block, seed=new_seed(rng))
     imputed = impute(loaded, spots, reference, wanted, options=options, compute=compute)
 
-    params = {
-        "scale": SCALES[spots.provenance["values"]],
-        "spatial_key": spatial_key,
-        "context_key": context_key,
-        "reference_context_key": reference_context_key,
-        "layer": layer,
-        "reference_layer": reference_layer,
-        "evidence": list(used),
-        "evidence_unavailable": list(lacking) or None,
-        "fine_tune": fine_tune,
-        "max_epochs": max_epochs,
-        "rng": rng,
-        "precision": precision,
-    }
+    params: dict[str, Any] = {"scale": SCALES[spots.provenance["values"]], "spatial_key": spatial_key}
+    params |= {"context_key": context_key, "reference_context_key": reference_context_key}
+    params |= {"layer": layer, "reference_layer": reference_layer}
+    params |= {"evidence": list(used), "evidence_unavailable": list(lacking) or None, "fine_tune": fine_tune}
+    params |= {"max_epochs": max_epochs, "rng": rng, "precision": precision}
     of_reference = {f"reference_{name}": value for name, value in reference.provenance.items()}
+    trust = {Keys.CONFIDENCE: imputed.confidence, Keys.HIDDEN: imputed.hidden, Keys.WEIGHTS: imputed.weights}
     target.obsm[key_added] = imputed.counts.set_axis(target.obs_names)
-    target.uns[key_added] = record(loaded, spots, params, **of_reference) | {
-        Keys.CONFIDENCE: imputed.confidence,
-        Keys.HIDDEN: imputed.hidden,
-        Keys.WEIGHTS: imputed.weights,
-    }
+    target.uns[key_added] = record(loaded, spots, params, **of_reference) | trust
     _log_confidence(f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes of {spots.n_obs:,} spots", imputed)
     return adata if copy else None
 

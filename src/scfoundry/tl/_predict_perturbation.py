@@ -205,21 +205,11 @@ def predict_perturbation(
     profiles = responses.predict(cells.take(controls), names, group_of=of_controls, groups=wanted, compute=compute)
     _warn_of_unseen(profiles)
 
-    params = naming._asdict() | {
-        "perturbations": names,
-        "groups": wanted if naming.group_key is not None else None,
-        "fine_tune": responses.fine_tuned,
-        "value": responses.learned.value,
-        "max_epochs": max_epochs,
-        "n_genes": n_genes,
-        "layer": layer,
-        "rng": None if fitted else rng,
-        "precision": precision,
-    }
-    target.uns[key_added] = record(loaded, cells, params, replacement=responses.replacement) | {
-        Keys.PROFILES: profiles,
-        Keys.DIFFERENTIAL_EXPRESSION: _most_changed(profiles, n_genes),
-    }
+    params = naming._asdict() | {"perturbations": names, "groups": wanted if naming.group_key is not None else None}
+    params |= {"fine_tune": responses.fine_tuned, "value": responses.learned.value, "max_epochs": max_epochs}
+    params |= {"n_genes": n_genes, "layer": layer, "rng": None if fitted else rng, "precision": precision}
+    results = {Keys.PROFILES: profiles, Keys.DIFFERENTIAL_EXPRESSION: _most_changed(profiles, n_genes)}
+    target.uns[key_added] = record(loaded, cells, params, replacement=responses.replacement) | results
     return responses if return_fitted else adata if copy else None
 
 

@@ -5,24 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from scfoundry.tl._opening import refuse_learning
+from scfoundry._keys import Keys
+from scfoundry.tl._opening import open_fitted, record, refuse_learning
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.data.matrix.reader import CountsReader
 
-__all__ = ["check_reference", "shared_genes"]
+__all__ = ["open_learned", "record_learned", "shared_genes"]
 
 
-def check_reference(learning: Mapping[str, Any], key: str, *, fitted: bool, caller: str) -> None:
-    """Refuse arguments of learning with what was fitted before, and to learn without ``reference`` and ``key``."""
+def open_learned(model: Any, kind: type[Any], learning: Mapping[str, Any], key: str, *, caller: str) -> tuple[Any, Any]:
+    """What was fitted before, if it was, and the model.
+
+    Raises
+    ------
+    CheckpointError, FileNotFoundError, ValueError
+        As `open_fitted` does; if arguments of learning come with what was fitted, or there is neither that nor the
+        ``reference`` and its ``key``.
+    """
+    fitted, weights = open_fitted(model, kind, caller=caller)
     given = [name for name, value in learning.items() if value is not None]
-    if fitted:
+    if fitted is not None:
         refuse_learning(given, caller=caller)
     elif missing := [name for name in ("reference", key) if name not in given]:
         msg = (
@@ -30,6 +40,7 @@ def check_reference(learning: Mapping[str, Any], key: str, *, fitted: bool, call
             f"{key}=...). Without one it takes what was fitted before: {caller}(adata, model=fitted)."
         )
         raise ValueError(msg)
+    return fitted, weights
 
 
 def shared_genes(query: Cells, reference: Cells, model: Any) -> NDArray[np.int64]:
@@ -51,6 +62,15 @@ def shared_genes(query: Cells, reference: Cells, model: Any) -> NDArray[np.int64
             )
             raise ValueError(msg)
     return shared
+
+
+def record_learned(
+    weights: Any, fitted: Any, cells: Cells, names: Sequence[str], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The record, with the number of genes that cells and reference share, and of cells that each name comes from."""
+    n_cells = pd.DataFrame({"n_cells": fitted.n_cells}, index=pd.Index(names))
+    n_shared = int(np.isin(fitted.genes, cells.measured).sum())
+    return record(weights, cells, params, shared_genes=n_shared) | {Keys.REFERENCE: n_cells}
 
 
 def _refuse_two_species(reader: CountsReader, other: CountsReader) -> None:
