@@ -93,15 +93,14 @@ def annotate(
         Columns of ``obs`` that name the sample, section or field of view of a cell, for models whose unit is a group of
         cells: those of a sample are seen together, and samples of one name in both are one. One group of all cells if
         `None`.
-    modality
-        Modality of a `MuData`.
+    modality, key_added
+        Modality of a `MuData`, and name for the results.
     rng
         Seed or generator.
-    key_added
-        Name for the results.
     device, precision, batch_size
-        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
-        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
     copy, return_fitted
         Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 

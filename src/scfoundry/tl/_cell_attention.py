@@ -72,17 +72,12 @@ def cell_attention(
     scale
         ``"shares"``: the weights of a cell sum to 1. ``"specific"``: that share, over the mean share that the attended
         cell gets from its context; above 1 where this cell attends to it more than others do. ``"raw"``: as they stand
-        in the layer; they sum to less than 1, the less the layer lets the context say.
-    layer
-        Layer with the values, ``X`` if `None`.
-    modality
-        Modality of a `MuData`.
-    key_added
-        Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    batch_size
-        Cells on the device at a time; chosen for the device if `None`.
+        in the layer; they sum to less than 1, the less the context counts in it.
+    layer, modality, key_added
+        Layer with the values (``X`` if `None`), modality of a `MuData`, and name for the results.
+    device, batch_size
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), and how many cells at a time (if `None`, what
+        suits the device).
     copy
         Return a changed copy, in memory, instead of changing ``adata``.
 
@@ -114,9 +109,8 @@ def cell_attention(
     -----
     A weight is no evidence of signalling, contact or cause: the model was trained to fill in masked genes, and cells
     attend to what helps with that. Attention is broad, and most of what differs lies in the cell attended to: read
-    enrichments rather than weights, and ``scale="specific"`` for what a cell attends to more than others do. Another
-    context, model or layer gives other weights; a claim needs a control, such as shuffled groups. The guide *What cells
-    take from each other* says how the weights are found and what they mean.
+    enrichments, or ``scale="specific"``. Another context, model or layer gives other weights; a claim needs a control,
+    such as shuffled groups. See the guide *What cells take from each other*.
 
     Examples
     --------

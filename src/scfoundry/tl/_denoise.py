@@ -86,8 +86,8 @@ def denoise(
     genes
         Names of the genes to denoise: the result is a table of them in ``obsm`` instead of a layer of all genes. The
         fit reads all genes anyway.
-    layer
-        Layer with the values, ``X`` if `None`.
+    layer, modality, key_added
+        Layer with the values (``X`` if `None`), modality of a `MuData`, and name for the results.
     batch_key
         Column of ``obs`` that names the sample of a cell: cells of a sample inform each other. All samples are taken to
         measure the genes of ``adata``; where panels differ, denoise one panel at a time.
@@ -97,15 +97,12 @@ def denoise(
         Most passes over the cells when fine-tuning; as many as make about 1,200 steps if `None`.
     patience
         Passes without a lower error on hidden counts before fine-tuning stops.
-    modality
-        Modality of a `MuData`.
     rng
         Seed or generator.
-    key_added
-        Name for the results.
     device, precision, batch_size
-        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
-        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
     copy, return_fitted
         Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 

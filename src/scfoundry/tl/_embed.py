@@ -60,8 +60,9 @@ def embed(
     key_added
         Name for the results instead of the model's.
     device, precision, batch_size
-        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
-        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
     copy
         Return a changed copy, in memory, instead of changing ``adata``.
 

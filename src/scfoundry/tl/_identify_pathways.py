@@ -73,15 +73,14 @@ def identify_pathways(
         Passes over the cells, for ``train="all"``; the published number if `None`. A head is fitted until it is best.
     layer, reference_layer
         Layers with the values, ``X`` if `None`.
-    modality
-        Modality of a `MuData`.
+    modality, key_added
+        Modality of a `MuData`, and name for the results.
     rng
         Seed or generator.
-    key_added
-        Name for the results.
     device, precision, batch_size
-        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
-        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
     copy, return_fitted
         Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 

@@ -91,15 +91,14 @@ def impute_spatial(
         Most passes of that training; as many as make about 300 steps if `None`. Refused without ``fine_tune``.
     genes_per_block
         Genes imputed at a time; chosen for the memory if `None`. Does not change the result.
-    modality
-        Modality of a `MuData`.
+    modality, key_added
+        Modality of a `MuData`, and name for the results.
     rng
         Seed or generator.
-    key_added
-        Name for the results.
     device, precision, batch_size
-        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
-        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
     copy
         Return a changed copy, in memory, instead of changing ``adata_sp``.
 

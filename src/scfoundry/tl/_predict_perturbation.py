@@ -58,12 +58,10 @@ def predict_perturbation(
 ) -> AnnData | MuData | Responses | None:
     """Predict the mean expression after unseen perturbations, from perturbations that were measured.
 
-    Genes, one or several at once: their effect is put together from what all measured perturbations change alike, what
-    each gene changed elsewhere (alone or in another combination), and what genes change that move the model's cells in
-    the same direction. Drugs and stimuli: their effect in one cell type or donor is learned from others, see
-    ``groups``.
-
-    Cells that got one of ``perturbations`` in one of ``groups`` are never learned from; all other perturbed cells are.
+    The effect of genes is put together from what all measured perturbations change alike, what each gene changed
+    elsewhere (alone or in another combination), and what genes change that move the model's cells in the same
+    direction; that of drugs and stimuli in some ``groups`` (cell types, donors) from that in others. Cells that got one
+    of ``perturbations`` in one of ``groups`` are never learned from; all other perturbed cells are.
 
     Parameters
     ----------
@@ -97,18 +95,13 @@ def predict_perturbation(
         Most epochs of fine-tuning, 100 if `None`; only with ``fine_tune=True``.
     n_genes
         Genes per condition in the table of differential expression.
-    layer
-        Layer with the values, ``X`` if `None`.
-    modality
-        Modality of a `MuData`.
+    layer, modality, key_added
+        Layer with the values (``X`` if `None`), modality of a `MuData`, and name for the results.
     rng
         Seed or generator.
-    key_added
-        Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` (matrix products), or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+    device, precision
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), and how precisely (``"float32"``,
+        ``"bfloat16"`` for matrix products; ``"auto"``: bfloat16 on CUDA).
     copy, return_fitted
         Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 
@@ -118,15 +111,14 @@ def predict_perturbation(
     ``adata.uns["perturbation"]`` (``key_added``) with:
 
     ``"profiles"``
-        AnnData, conditions x genes, float32: predicted mean of log1p counts per 10,000 in ``X``; the same of the
-        controls (less noise that all measured changes have in common) and the difference in the layers ``"control"``
-        and ``"change"``; ``obs`` with ``perturbation``, ``group``, ``n_perturbed`` (genes or conditions in the
-        perturbation), and ``n_unseen``, how many of these no cell that was learned from shows perturbed, in whatever
-        group or combination; ``uns`` with what the screen itself says: ``gene_similarity``, how much of its effect a
-        gene shares with genes that the model sees alike, ``group_similarity``, how far groups share a response, in
-        usual distances of groups (0: neither is used), ``level_dependence``, the slope of a change on the level of the
-        controls (0 to -1), and ``n_conditions`` that were learned from. Names are those of the perturbations, followed
-        by that of the group where there are several.
+        AnnData, conditions x genes, float32, named by perturbation and, where there are several, group: predicted mean
+        of log1p counts per 10,000 in ``X``; that of the controls (less noise that all measured changes have in common)
+        and the difference in the layers ``"control"`` and ``"change"``; ``obs`` with ``perturbation``, ``group``,
+        ``n_perturbed`` (genes or conditions in it), and ``n_unseen``, those that no cell learned from shows perturbed
+        in whatever group or combination; ``uns`` with what the screen itself says: ``gene_similarity``, how much of its
+        effect a gene shares with genes that the model sees alike, ``group_similarity``, how far groups share a
+        response, in usual distances of groups (0: neither is used), ``level_dependence``, the slope of a change on the
+        level of the controls (0 to -1), and ``n_conditions`` that were learned from.
     ``"differential_expression"``
         The ``n_genes`` genes per condition that change most, fewer where fewer change: ``perturbation``, ``group``,
         ``gene``, ``change``, ``control``, ``predicted``.
@@ -156,26 +148,17 @@ def predict_perturbation(
     Examples
     --------
     >>> import scfoundry as sf
+    >>> keys = {"perturbation_key": "guide", "control": "ctrl"}
     >>> fitted = sf.tl.predict_perturbation(  # doctest: +SKIP
-    ...     adata,
-    ...     perturbations=["KLF1+SET", "FOXO4"],
-    ...     perturbation_key="perturbation",
-    ...     control="control",
-    ...     return_fitted=True,
+    ...     adata, perturbations=["KLF1+SET", "FOXO4"], **keys, return_fitted=True
     ... )
     >>> adata.uns["perturbation"]["profiles"].to_df("change")  # doctest: +SKIP
     >>> sf.tl.predict_perturbation(adata, perturbations="KLF1", model=fitted)  # doctest: +SKIP
 
     The response of B cells to a stimulus, from that of other cells:
 
-    >>> sf.tl.predict_perturbation(  # doctest: +SKIP
-    ...     adata,
-    ...     perturbations="stim",
-    ...     perturbation_key="condition",
-    ...     control="ctrl",
-    ...     group_key="cell_type",
-    ...     groups="B",
-    ... )
+    >>> keys = {"perturbation_key": "condition", "control": "ctrl", "group_key": "cell_type"}
+    >>> sf.tl.predict_perturbation(adata, perturbations="stim", groups="B", **keys)  # doctest: +SKIP
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells

@@ -62,26 +62,21 @@ def retrieve(
     k
         How many to find, at most all.
     find
-        ``"cells"``: the best cells of every text, by the cosine of their embeddings, which compares across cells.
-        Every cell is compared with every text up to 2e10 pairs, beyond that the search goes through a graph of
-        neighbours (pynndescent) and may miss a few.
-        ``"texts"``: the best texts of every cell, by their probability among all texts given, as
-        `sf.tl.zero_shot_annotate` computes it with ``adapt=False``. For one cell pass ``adata[["its name"]]``.
-
-        Default weights read a gene in part relative to its mean and spread in the cells that are passed, so that the
-        scores of a cell depend a little on the data set it comes in.
+        ``"cells"``: the best cells of every text, by the cosine of their embeddings; beyond 2e10 pairs through a graph
+        of neighbours (pynndescent), which may miss a few. ``"texts"``: the best texts of every cell, by their
+        probability among all texts given, as of `sf.tl.zero_shot_annotate` with ``adapt=False``; for one cell pass
+        ``adata[["its name"]]``. Default weights read a gene in part relative to its mean and spread in these cells.
     model
         A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
     use_rep
         Key of ``obsm`` with this model's embedding, if `sf.tl.embed` has computed it (``"X_cellnamer"``): searching
         all cells again then takes a moment. Rows are brought to length 1.
-    layer
-        Layer with the values, ``X`` if `None`.
-    modality
-        Modality of a `MuData`.
+    layer, modality
+        Layer with the values (``X`` if `None`), and modality of a `MuData`.
     device, precision, batch_size
-        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
-        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
 
     Returns
     -------

@@ -80,15 +80,12 @@ def zero_shot_annotate(
         Cells that fit their best label less are ``"unknown"``: a number between 0 and 1 is compared with
         ``obs["zero_shot_fit"]``, not with the score. ``"auto"`` takes the threshold stored with the weights. `None`
         names every cell that expresses any gene of the model.
-    layer
-        Layer with the values, ``X`` if `None`.
-    modality
-        Modality of a `MuData`.
-    key_added
-        Name for the results.
+    layer, modality, key_added
+        Layer with the values (``X`` if `None`), modality of a `MuData`, and name for the results.
     device, precision, batch_size
-        Where to compute (``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"`` for matrix
-        products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the device).
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
     copy
         Return a changed copy, in memory, instead of changing ``adata``.
 
