@@ -77,6 +77,11 @@ def test_mudata_layers_and_names(model, make_adata):
     assert (mdata.mod["rna"].obsp["seen"] != expected).nnz == 0
 
 
+def test_coordinates_that_the_weights_do_not_read_are_warned_of_once(tiny_model, make_adata, logged):
+    sf.tl.cell_attention(make_adata(20), model=tiny_model(positions="none"), spatial_key="spatial", device="cpu")
+    assert sum("coordinates have no effect" in message for message in logged) == 1
+
+
 def test_an_interruption_leaves_the_data_as_they_were(model, make_adata, monkeypatch):
     def interrupted(self, k, among):
         raise KeyboardInterrupt

@@ -262,7 +262,7 @@ class TextScores:
 
 
 # Capability -> what a model without it lacks, and weights that have it.
-ABILITIES = {
+ABILITIES: dict[type, tuple[str, str]] = {
     Embeds: ("does not embed cells", "cellplm"),
     HasGeneVectors: ("has no vectors of genes", "cellplm"),
     PredictsRates: ("has no decoder of counts", "cellplm"),

@@ -233,7 +233,7 @@ def _points(
 
     area = 12000 / len(rows) if size is None else size
     if column is None:
-        ax.scatter(*xy.T, s=area, color="0.8", linewidths=0)
+        ax.scatter(xy[:, 0], xy[:, 1], s=area, color="0.8", linewidths=0)
         return
     if column not in adata.obs.columns:
         msg = (
@@ -247,7 +247,7 @@ def _points(
                 f"adata.obs[{column!r}] holds numbers, which take the name of a colour map as palette; got {palette!r}."
             )
             raise ValueError(msg)
-        drawn = ax.scatter(*xy.T, s=area, c=values, cmap=palette or "viridis", linewidths=0)
+        drawn = ax.scatter(xy[:, 0], xy[:, 1], s=area, c=values, cmap=palette or "viridis", linewidths=0)
         ax.figure.colorbar(drawn, ax=ax, label=column, shrink=0.7)
         return
     groups = pd.Categorical(adata.obs[column])
@@ -255,8 +255,9 @@ def _points(
     for code, name in enumerate(groups.categories):
         own = xy[codes == code]
         if len(own):
-            ax.scatter(*own.T, s=area, color=colours[name], linewidths=0, label=str(name))
-    ax.scatter(*xy[codes < 0].T, s=area, color="0.85", linewidths=0)
+            ax.scatter(own[:, 0], own[:, 1], s=area, color=colours[name], linewidths=0, label=str(name))
+    without = xy[codes < 0]
+    ax.scatter(without[:, 0], without[:, 1], s=area, color="0.85", linewidths=0)
     ax.legend(title=column, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=1.5)
 
 

@@ -147,7 +147,7 @@ def annotate(
     at_least_one("max_epochs", max_epochs)
     one_of(Train, train=train)
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
-    learning = {"labels_key": labels_key, "n_shots": n_shots, "train": train, "max_epochs": max_epochs}
+    learning: dict[str, Any] = {"labels_key": labels_key, "n_shots": n_shots, "train": train, "max_epochs": max_epochs}
     learning |= {"reference_layer": reference_layer, "reference_batch_key": reference_batch_key}
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)

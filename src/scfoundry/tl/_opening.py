@@ -144,8 +144,6 @@ def new_seed(rng: int | np.random.Generator | None) -> int:
 
 def record(model: Embeds, cells: Cells | None, params: Mapping[str, Any], **further: Any) -> dict[str, Any]:
     """What stands in ``uns``: arguments but those left at `None` and generators, weights, how the data were read."""
-    left_out = type(None) | np.random.Generator
-    return {
-        Keys.PARAMS: {name: value for name, value in params.items() if not isinstance(value, left_out)},
-        Keys.PROVENANCE: model.provenance | (cells.provenance if cells is not None else {}) | further,
-    }
+    kept = {name: value for name, value in params.items() if not isinstance(value, np.random.Generator | None)}
+    read = {} if cells is None else cells.provenance
+    return {Keys.PARAMS: kept, Keys.PROVENANCE: model.provenance | read | further}
