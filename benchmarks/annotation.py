@@ -137,7 +137,7 @@ def main() -> None:
         f"Seeds 0 to {args.seeds - 1}, one run of what does without chance; mean ± standard deviation over seeds.\n\n"
         + SEEN * (args.weights == DEFAULT_WEIGHTS)
         + TUNED
-        + "langcell-mini is not scored: labelled cells of all three studies trained it.\n"
+        + "cellnamer-mini is not scored: labelled cells of all three studies trained it.\n"
     )
     size_table = markdown_table("splits", list(sizes[0]), [tuple(size.values()) for size in sizes])
     tables = [head, *(table(scores, score) for score in (*SCORES, "seconds")), size_table]

@@ -4,7 +4,7 @@
 
 Shots are drawn from the study itself, and all its other cells are annotated by `sf.tl.annotate`; without shots by
 `sf.tl.zero_shot_annotate`. Beside it: logistic regression on the first 30 principal components of the study, fitted to
-the same shots. One training of langcell-mini and one draw of shots per seed.
+the same shots. One training of cellnamer-mini and one draw of shots per seed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from scfoundry.stats.components import principal_components
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
-from langcell_mini.corpus import human_genes, read_labels, read_markers, read_sets
+from cellnamer_mini.corpus import human_genes, read_labels, read_markers, read_studies
 from zero_shot.studies import Corpus, LeftOut
 from zero_shot.tasks import Task, read_tasks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TABLES = Path(__file__).parents[1] / "recipes" / "langcell_mini"
+TABLES = Path(__file__).parents[1] / "recipes" / "cellnamer_mini"
 STUDIES = ("pbmc10k_citeseq", "breast_cancer_wu_cid4465")
 SHOTS = (0, 1, 3, 5, 9)
 KEY = "label"
@@ -51,18 +51,18 @@ def scores(left_out: LeftOut, task: Task, n_shots: int, seed: int) -> dict[str, 
     names = np.array(task.offered, dtype=object)[task.truth]
     shots = draw(task.truth, n_shots, np.random.default_rng(seed))
     query, reference = task.adata[~shots].copy(), task.adata[shots].copy()
-    said = {}
+    labels_by: dict[str, Any] = {}
     if n_shots:
         reference.obs[KEY] = names[shots]
         sf.tl.annotate(query, reference, labels_key=KEY, model=left_out.model, rng=seed)
-        said["langcell-mini"] = query.obs["annotation"]
-        components = principal_components(left_out.reader(task))
+        labels_by["cellnamer-mini"] = query.obs["annotation"]
+        components = principal_components(left_out.cells(task).reader)
         peer = LogisticRegression(max_iter=1000).fit(components[shots], names[shots])
-        said["logistic regression on PCA"] = peer.predict(components[~shots])
+        labels_by["logistic regression on PCA"] = peer.predict(components[~shots])
     else:
         sf.tl.zero_shot_annotate(query, task.offered, model=left_out.model, unknown=None)
-        said["langcell-mini"] = query.obs["zero_shot"]
-    found = {name: sf.metrics.annotation(names[~shots], np.asarray(labels)) for name, labels in said.items()}
+        labels_by["cellnamer-mini"] = query.obs["zero_shot"]
+    found = {name: sf.metrics.annotation(names[~shots], np.asarray(labels)) for name, labels in labels_by.items()}
     by_method = {name: values[["accuracy", "macro_f1"]].to_dict() for name, values in found.items()}
     return {"task": task.name, "shots": n_shots, "seed": seed, "methods": by_method}
 
@@ -98,8 +98,8 @@ def main() -> None:
     sf.settings.verbosity = "error"
     genes = human_genes()
     corpus = Corpus(
-        read_sets(args.data, read_labels(TABLES / "labels.tsv"), genes, []),
-        read_markers(args.markers, TABLES / "marker_types.tsv", genes),
+        read_studies(args.data, read_labels(TABLES / "labels.tsv"), genes, []),
+        read_markers(args.markers, TABLES / "marker_types.tsv"),
         genes,
         CellOntology.load(),
     )

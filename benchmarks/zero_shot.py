@@ -1,4 +1,4 @@
-"""How well langcell-mini annotates studies it was not trained on, from the names of cell types alone.
+"""How well cellnamer-mini annotates studies it was not trained on, from the names of cell types alone.
 
     python benchmarks/zero_shot.py DATA_FOLDER --markers panglaodb_markers.tsv.gz
 
@@ -21,13 +21,14 @@ from reporting import surroundings, write_results
 from sklearn.metrics import f1_score
 
 import scfoundry as sf
+from scfoundry.data.labels import Label
 from scfoundry.data.labels.ontology import CellOntology
-from scfoundry.model.cellnamer._module import OfferedLabel
+from scfoundry.stats.adaptation import adapted
 from scfoundry.stats.components import principal_components
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
-from langcell_mini.corpus import human_genes, read_labels, read_markers, read_sets
+from cellnamer_mini.corpus import human_genes, read_labels, read_markers, read_studies
 from zero_shot.peers import LogisticPeer, marker_scores
 from zero_shot.report import tables
 from zero_shot.studies import Corpus, LeftOut
@@ -39,9 +40,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from scfoundry.model.langcell._matching import ZeroShot
 
-TABLES = Path(__file__).parents[1] / "recipes" / "langcell_mini"
+TABLES = Path(__file__).parents[1] / "recipes" / "cellnamer_mini"
 RESULTS = Path(__file__).parent / "results" / "zero_shot.json"
 KEEP = 0.96
 TEMPERATURES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
@@ -79,13 +79,13 @@ def _scores_of(
     return {"accuracy": float(right.mean()), "macro_f1": float(f1)}
 
 
-def resolved(task: Task, ontology: CellOntology) -> list[OfferedLabel]:
+def resolved(task: Task, ontology: CellOntology) -> list[Label]:
     """Offered labels as a user writes them, resolved by name."""
     labels = []
     for name in task.offered:
         term = ontology.resolve(name)
         labels.append(
-            OfferedLabel(ontology.prompts(term), (term.id,)) if term else OfferedLabel([f"cell type: {name}."])
+            Label(name, tuple(ontology.prompts(term)), term.id) if term else Label(name, (f"cell type: {name}.",))
         )
     return labels
 
@@ -94,27 +94,27 @@ def fits(left_out: LeftOut, task: Task, seed: int) -> dict[str, list]:
     """How well the best label fits some cells: where all labels are offered, and where their own is not."""
     cells = np.sort(np.random.default_rng(seed).permutation(len(task.truth))[:MAX_CELLS])
     labels = task.labels(left_out.ontology)
-    reader = left_out.reader(task)
+    data = left_out.cells(task)
     strange = []
     for position in range(len(labels)):
         own = cells[task.truth[cells] == position]
         if len(own) >= MIN_CELLS:
             others = labels[:position] + labels[position + 1 :]
-            strange.append(left_out.judge(task, reader, others).fit[own].tolist())
-    return {"known": left_out.judge(task, reader).fit[cells].tolist(), "strange": strange}
+            strange.append(left_out.score(task, data, others).fit[own].tolist())
+    return {"known": left_out.score(task, data).fit[cells].tolist(), "strange": strange}
 
 
 def score(left_out: LeftOut, task: Task, peers: Mapping[str, NDArray[np.int64]], seed: int) -> dict[str, Any]:
     """All scores of one task by one training."""
-    reader = left_out.reader(task)
-    components = principal_components(reader)
-    alone = left_out.judge(task, reader)
-    found = said(alone.adapted(components, temperature=1))
+    cells = left_out.cells(task)
+    components = principal_components(cells.reader)
+    alone = left_out.score(task, cells).probabilities
+    found = adapted(alone, components, 1).argmax(1)
     accuracy = (found == task.truth).mean()
     seen = np.array(left_out.seen(task))
-    named = left_out.judge(task, reader, resolved(task, left_out.ontology))
-    by_name = said(named.adapted(components, temperature=1))
-    methods = {"langcell-mini": found, "each cell by itself": said(alone), **peers}
+    named = left_out.score(task, cells, resolved(task, left_out.ontology)).probabilities
+    by_name = adapted(named, components, 1).argmax(1)
+    methods = {"cellnamer-mini": found, "each cell by itself": alone.argmax(1), **peers}
     return {
         "task": task.name,
         "seed": seed,
@@ -122,7 +122,7 @@ def score(left_out: LeftOut, task: Task, peers: Mapping[str, NDArray[np.int64]],
         "chance": 1 / len(task.offered),
         "n_labels": len(task.offered),
         "unseen_labels": [label for label, known in zip(task.offered, seen, strict=True) if not known],
-        "ece": {t: error(alone.adapted(components, temperature=t), task) for t in TEMPERATURES},
+        "ece": {t: error(adapted(alone, components, t), task) for t in TEMPERATURES},
         "ece_alone": error(alone, task),
         "dropout": {p: after_dropout(left_out, task, p, seed) - float(accuracy) for p in DROPOUT},
         "by_name": float((by_name == task.truth).mean()),
@@ -132,20 +132,15 @@ def score(left_out: LeftOut, task: Task, peers: Mapping[str, NDArray[np.int64]],
 
 def after_dropout(left_out: LeftOut, task: Task, probability: float, seed: int) -> float:
     """Accuracy once low genes have been lost."""
-    thinned = left_out.reader(task, drop_low_genes(task.adata.X, probability, np.random.default_rng(seed)))
-    found = said(left_out.judge(task, thinned).adapted(principal_components(thinned), temperature=1))
+    thinned = left_out.cells(task, drop_low_genes(task.adata.X, probability, np.random.default_rng(seed)))
+    found = adapted(left_out.score(task, thinned).probabilities, principal_components(thinned.reader), 1).argmax(1)
     return float((found == task.truth).mean())
 
 
-def said(result: ZeroShot) -> NDArray[np.int64]:
-    """Most probable label of every cell."""
-    return result.probabilities.argmax(1)
-
-
-def error(result: ZeroShot, task: Task) -> float:
+def error(probabilities: NDArray[np.float32], task: Task) -> float:
     """Expected calibration error."""
-    confidence = result.probabilities.max(1).clip(0, 1)
-    return float(sf.metrics.calibration(confidence, said(result) == task.truth)["ece"])
+    right = probabilities.argmax(1) == task.truth
+    return float(sf.metrics.calibration(probabilities.max(1).clip(0, 1), right)["ece"])
 
 
 def fitted(scores: list[dict[str, Any]]) -> dict[str, float]:
@@ -186,8 +181,8 @@ def main() -> None:
     sf.settings.verbosity = "error"
     genes = human_genes()
     corpus = Corpus(
-        read_sets(args.data, read_labels(TABLES / "labels.tsv"), genes, []),
-        read_markers(args.markers, TABLES / "marker_types.tsv", genes),
+        read_studies(args.data, read_labels(TABLES / "labels.tsv"), genes, []),
+        read_markers(args.markers, TABLES / "marker_types.tsv"),
         genes,
         CellOntology.load(),
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from cases import SmallModel
 from scipy import sparse
 
 from scfoundry.data.genes import GeneVocabulary
@@ -120,6 +121,12 @@ class SmallModel:
 def small_model(make_adata: Callable[..., AnnData]) -> SmallModel:
     """A model that can embed and nothing else, over the genes of ``make_adata(n_vars=160)``."""
     return SmallModel(GeneVocabulary(make_adata(n_vars=160).var_names))
+
+
+@pytest.fixture(scope="session")
+def small_model(make_adata: Callable[..., AnnData]) -> SmallModel:
+    """The least that a model is, over the genes of `make_adata`: it embeds, and can do nothing else."""
+    return SmallModel(make_adata().var_names)
 
 
 @pytest.fixture(scope="session")

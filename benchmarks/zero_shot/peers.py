@@ -35,7 +35,7 @@ def marker_scores(left_out: LeftOut, task: Task) -> dict[str, NDArray[np.int64]]
         for identifier in ids:
             for stand_in, weight in nearest(identifier, list(sets), left_out.ontology):
                 profiles[row] += weight / len(ids) * sets[stand_in]
-    scale = left_out.scorer.scale
+    scale = left_out.scale
     by = {"test set": (moments.mean, moments.sd), "training data": (scale.mean, scale.sd)}
     return {
         f"markers, z by the {name}": match(standardise(expression, *stats) * measured, measured, profiles)
@@ -52,23 +52,24 @@ class LogisticPeer:
         self.left_out = left_out
         rng = np.random.default_rng(0)
         z, labels = [], []
-        for study in left_out.sets:
-            measured = torch.from_numpy(study.measured)
-            for label, ids in study.types.items():
-                cells = rng.permutation(np.flatnonzero(study.labels == label))[:MAX_PER_TYPE]
-                if len(cells) and len(ids) == 1:
-                    z.append(self._z(SparseCounts.from_csr(study.counts[cells]), measured))
-                    labels += [ids[0]] * len(cells)
+        for study in left_out.studies:
+            counts, measured = left_out.of_study(study)
+            of_cells = study.obs["cell_type"].to_numpy()
+            for label in study.obs["cell_type"].unique():
+                cells = rng.permutation(np.flatnonzero(of_cells == label))[:MAX_PER_TYPE]
+                if "|" not in label:
+                    z.append(self._z(SparseCounts.from_csr(counts[cells]), measured))
+                    labels += [label] * len(cells)
         self.model = LogisticRegression(C=1e-2, max_iter=60, tol=1e-3).fit(torch.cat(z).numpy(), labels)
 
     def predict(self, task: Task) -> NDArray[np.int64]:
         """Position of the label of every cell."""
         expression, measured, _ = self.left_out.expression(task)
-        scale = self.left_out.scorer.scale
+        scale = self.left_out.scale
         probability = self.model.predict_proba((standardise(expression, scale.mean, scale.sd) * measured).numpy())
         shares, _ = claims(task.ids, list(self.model.classes_), self.left_out.ontology)
         return (probability @ shares.T).argmax(1)
 
     def _z(self, counts: SparseCounts, measured: Tensor) -> Tensor:
-        scale = self.left_out.scorer.scale
+        scale = self.left_out.scale
         return standardise(scale.log_expression(counts, measured), scale.mean, scale.sd) * measured

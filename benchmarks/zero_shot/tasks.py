@@ -12,7 +12,7 @@ import pandas as pd
 import scanpy as sc
 from scipy import sparse
 
-from scfoundry.model.cellnamer._module import OfferedLabel
+from scfoundry.data.labels import Label
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,9 +56,12 @@ class Task:
     offered: list[str]
     ids: list[tuple[str, ...]]
 
-    def labels(self, ontology: CellOntology) -> list[OfferedLabel]:
+    def labels(self, ontology: CellOntology) -> list[Label]:
         """Offered labels with their prompts."""
-        return [OfferedLabel([p for i in ids for p in ontology.prompts(ontology[i])], ids) for ids in self.ids]
+        return [
+            Label(name, tuple(p for i in ids for p in ontology.prompts(ontology[i])), "|".join(ids))
+            for name, ids in zip(self.offered, self.ids, strict=True)
+        ]
 
 
 def read_tasks(folder: Path, names: tuple[str, ...]) -> list[Task]:

@@ -218,6 +218,9 @@ class FoundationModel(BaseModelClass):
         """
         compute = Compute.resolve(device, precision, batch_size)
         caller = "get_latent_representation"
+        if adata is None and self.adata is None:
+            msg = f"This model was loaded without data: pass it, {caller}(adata)."
+            raise ValueError(msg)
         if adata is None:
             cells = self.registered_cells(caller)
         else:
@@ -230,10 +233,10 @@ class FoundationModel(BaseModelClass):
     def registered_cells(self, caller: str) -> Cells:
         """The training data, checked and aligned; a ValueError where there are none."""
         if self.adata is None:
+            name = type(self).__name__
             msg = (
-                f"This model was loaded without data, which {caller} needs: pass them, or register them, "
-                f"{type(self).__name__}.setup_anndata(adata, ...), and load the weights with them: "
-                f"{type(self).__name__}.from_pretrained(source, adata)."
+                f"There is nothing to train on: this model was loaded without data. Register it, {name}.setup_anndata"
+                f"(adata, ...), and load the weights with it: {name}.from_pretrained(source, adata)."
             )
             raise ValueError(msg)
         setup = self.registry["setup_args"]

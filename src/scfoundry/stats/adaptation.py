@@ -37,7 +37,7 @@ def adapted(
     Parameters
     ----------
     probabilities
-        Of P labels, each cell judged by itself, (n, P).
+        Of P labels, each cell scored by itself, (n, P).
     components
         Principal components of the same cells, (n, k); NaN for cells without a place among the others.
     temperature
@@ -65,7 +65,7 @@ def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.flo
     by :math:`g_j = n_j / (n_j + 5)`.
 
     No label of any cell is needed: this is a step of semi-supervised linear discriminant analysis with the model as the
-    only teacher. It moves cells along with their neighbours, most where the model is in doubt. Cells without a place
+    only reference. It moves cells along with their neighbours, most where the model is in doubt. Cells without a place
     among the others (NaN components) keep the order of what the model says and have no influence.
 
     Memory beyond the result does not grow with the number of cells: sums are gathered block by block, in double

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pynndescent import NNDescent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,6 +137,8 @@ def _exact(cosines: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDA
 
 
 def _by_graph(cells: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    from pynndescent import NNDescent  # it compiles for many seconds when imported
+
     # A query among texts lies far from all cells: a wider search than the default 0.1 is needed to find the nearest.
     index = NNDescent(cells, metric="dot", n_neighbors=max(30, k), random_state=0)
     return index.query(queries, k=k, epsilon=0.3)[0].astype(np.int64)
