@@ -77,8 +77,10 @@ def test_mudata_layers_and_names(model, make_adata):
     assert (mdata.mod["rna"].obsp["seen"] != expected).nnz == 0
 
 
-def test_coordinates_that_the_weights_do_not_read_are_warned_of_once(tiny_model, make_adata, logged):
-    sf.tl.cell_attention(make_adata(20), model=tiny_model(positions="none"), spatial_key="spatial", device="cpu")
+def test_coordinates_that_the_weights_do_not_read_are_warned_of_once(make_adata, logged):
+    adata = make_adata(20)
+    model = sf.model.CellPLM(genes=adata.var_names, n_hidden=32, n_layers=1, n_latent=8, positions="none")
+    sf.tl.cell_attention(adata, model=model, spatial_key="spatial", device="cpu")
     assert sum("coordinates have no effect" in message for message in logged) == 1
 
 
