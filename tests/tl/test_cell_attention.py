@@ -77,6 +77,13 @@ def test_mudata_layers_and_names(model, make_adata):
     assert (mdata.mod["rna"].obsp["seen"] != expected).nnz == 0
 
 
+def test_coordinates_that_the_weights_do_not_read_are_warned_of_once(make_adata, logged):
+    adata = make_adata(20)
+    model = sf.model.CellPLM(genes=adata.var_names, n_hidden=32, n_layers=1, n_latent=8, positions="none")
+    sf.tl.cell_attention(adata, model=model, spatial_key="spatial", device="cpu")
+    assert sum("coordinates have no effect" in message for message in logged) == 1
+
+
 def test_an_interruption_leaves_the_data_as_they_were(model, make_adata, monkeypatch):
     def interrupted(self, k, among):
         raise KeyboardInterrupt
@@ -151,6 +158,6 @@ def test_bad_input_is_refused_before_anything_is_computed(model, make_adata, dam
 def test_models_that_read_every_cell_by_itself_are_refused(by_expression, make_adata):
     with pytest.raises(
         ValueError,
-        match=r"cannot use LangCell, which reads every cell by itself. Use weights that can: .*model=\"cellplm\"",
+        match=r"cannot use CellNamer, which reads every cell by itself. Use weights that can: .*model=\"cellplm\"",
     ):
         sf.tl.cell_attention(make_adata(20), model=by_expression)
