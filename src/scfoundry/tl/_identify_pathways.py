@@ -174,10 +174,10 @@ def identify_pathways(
     params = {name: value for name, value in learning.items() if name != "reference"}
     params |= {"layer": layer, "rng": seed_of(rng), "precision": precision}
     names, n_shared = list(map(column, pathways.names)), int(np.isin(pathways.genes, cells.measured).sum())
+    origin = record(weights, cells, params, shared_genes=n_shared)
+    origin[Keys.REFERENCE] = pd.DataFrame({"n_cells": pathways.n_cells}, index=pd.Index(names))
     target.obsm[key_added] = pd.DataFrame(scores, index=target.obs_names, columns=names)
-    target.uns[key_added] = record(weights, cells, params, shared_genes=n_shared) | {
-        Keys.REFERENCE: pd.DataFrame({"n_cells": pathways.n_cells}, index=pd.Index(names))
-    }
+    target.uns[key_added] = origin
     if return_fitted:
         return pathways
     return adata if copy else None

@@ -209,15 +209,16 @@ def impute_spatial(
         "precision": precision,
     }
     of_reference = {f"reference_{name}": value for name, value in reference.provenance.items()}
-    target.obsm[key_added] = imputed.counts.set_axis(target.obs_names)
-    target.uns[key_added] = record(loaded, spots, params, **of_reference) | {
+    origin = record(loaded, spots, params, **of_reference) | {
         Keys.CONFIDENCE: imputed.confidence,
         Keys.HIDDEN: imputed.hidden,
         Keys.WEIGHTS: imputed.weights,
     }
+    target.obsm[key_added] = imputed.counts.set_axis(target.obs_names)
+    target.uns[key_added] = origin
     expected = imputed.confidence.mean()
     logger.info(
-        f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes of {spots.n_obs:,} spots; "
+        f"{origin[Keys.PROVENANCE]['weights']}: imputed {len(wanted):,} genes of {spots.n_obs:,} spots; "
         + (
             f"expected correlation {expected['pearson']:.2f}, beyond library size {expected['partial_pearson']:.2f} "
             "(means over genes)."

@@ -127,16 +127,17 @@ def retrieve(
     reading = require(open_model(model, caller=CALLER), ReadsTexts, caller=CALLER)
     if reading.averages_prompts:
         labels = with_prompts(labels)
-    reading.check_labels(labels)
     params = {"find": find, "k": k, "use_rep": use_rep, "layer": layer, "batch_size": batch_size}
     params |= {"modality": None if source is adata else modality, "precision": precision}
     if use_rep is not None:
+        reading.check_labels(labels)
         latent, directions = _stored(source, use_rep), text_directions(reading, labels, compute)
         _require_one_space(latent, directions, use_rep, reading)
         hits = best_cells(latent, directions, np.ones(source.n_obs, dtype=bool), k)
         return _table(source, labels, hits, params, reading)
 
     cells = Cells.of(source, reading.genes, layer=layer, caller=CALLER)
+    reading.check_labels(labels)
     summary = cells.summary(f"{len(labels)} texts")
     logger.info(f"{reading.provenance['weights']} on {compute.device}: {summary}")
     present = ~cells.empty
