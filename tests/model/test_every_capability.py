@@ -12,10 +12,10 @@ from scfoundry.data.matrix.cells import Cells
 from scfoundry.model._capabilities import ABILITIES, can, require
 
 # Model -> what it can do, see `scfoundry.model._capabilities`.
-CELLPLM = "Embeds HasGeneVectors PredictsRates Tunable AttendsToCells ReplacesGenes FineTunesImputation FineTunesPerturbations"
+CELLPLM = "HasGeneVectors PredictsRates Tunable AttendsToCells ReplacesGenes FineTunesImputation FineTunesPerturbations"
 CLAIMS = {
-    "cellplm": CELLPLM,
-    "cellplm_gmvae": CELLPLM,
+    "cellplm": f"Embeds {CELLPLM}",
+    "cellplm_gmvae": f"Embeds {CELLPLM}",
     "langcell": "Embeds ReadsTexts FineTunesLabels FineTunesPathways",
     "cellnamer": "Embeds ReadsTexts",
     "small": "Embeds",
