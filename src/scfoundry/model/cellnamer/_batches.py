@@ -97,14 +97,10 @@ class Batches:
     ----------
     studies
         Labelled studies over the vocabulary.
-    labels
-        Position of every label by the ids that it stands for.
     markers
         Marker sets, (K, G) bool.
     scale
         Abundance and moments of the training data.
-    rng
-        Random numbers, for what is drawn once and for all.
     """
 
     def __init__(

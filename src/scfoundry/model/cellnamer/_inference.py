@@ -48,12 +48,6 @@ class ExpressionStream:
 
     Parameters
     ----------
-    module
-        Holds the moments of the training data; on the device where blocks are wanted.
-    reader
-        Counts of checked and aligned cells.
-    batch_size
-        Cells per block.
     moments
         Moments of the same data, if they are known from an earlier pass.
     """

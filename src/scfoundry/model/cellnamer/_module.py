@@ -115,13 +115,6 @@ class CellNamerModule(FoundationModule):
     thing by which cells influence each other here. Bringing neighbours to agree is a step of its own
     (`scfoundry.stats.adaptation`).
 
-    Parameters
-    ----------
-    config
-        Structure.
-    n_genes
-        Size of the vocabulary, G.
-
     Examples
     --------
     >>> from scfoundry.data.labels.ontology import CellOntology

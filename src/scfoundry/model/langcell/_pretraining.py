@@ -36,10 +36,6 @@ class Pretraining:
 
     Parameters
     ----------
-    module, momentum
-        The model and its slow copies.
-    cells, texts
-        Training data; without texts only the cell encoder learns.
     weights
         Of every objective; what has none (0) is not computed, but for the contrast of cells and texts.
     """
