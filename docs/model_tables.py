@@ -32,11 +32,8 @@ def write_tables(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = json.loads(SUMMARY.read_text()) if SUMMARY.exists() else []
     models = {name: load_pretrained(weights) for name, weights in DEFAULTS.items()}
-    head = ' | '.join(f'`{weights}`' for weights in DEFAULTS.values())
+    head = " | ".join(f"`{weights}`" for weights in DEFAULTS.values())
     lines = [f"| verb | {head} |", "|---" * (len(models) + 1) + "|"]
-        f"| verb | {' | '.join(f'`{weights}`' for weights in DEFAULTS.values())} |",
-        "|---" * (len(models) + 1) + "|",
-    ]
     for verb, capability in VERBS.items():
         cells = [
             _cell(rows, verb, DEFAULTS[name]) if can(model, capability) else "cannot" for name, model in models.items()
