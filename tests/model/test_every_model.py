@@ -195,10 +195,6 @@ def test_a_model_needs_genes_or_data(case):
         type(case.model)()
 
 
-def places(model):
-    return {tensor.data_ptr() for tensor in model.module.state_dict().values() if tensor.numel()}
-
-
 def test_a_copy_shares_nothing_with_the_model_and_is_no_longer_its_weights(case, tmp_path):
     case.model.save_pretrained(tmp_path, weights="mine")
     model = type(case.model).from_pretrained(tmp_path)
