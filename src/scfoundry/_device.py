@@ -81,8 +81,11 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return torch.device(next((name for name, there in available.items() if there), "cpu"))
-    resolved = torch.device(device)
-    if not available.get(resolved.type, True):
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        resolved = None  # no name of a device
+    if resolved is None or not available.get(resolved.type, True):
         msg = (
             f"device={str(device)!r} was asked for, but torch {torch.__version__} finds no such device here. "
             'Use device="cpu" or device="auto", or install a torch build for your GPU.'

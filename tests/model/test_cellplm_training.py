@@ -51,14 +51,6 @@ def test_a_loaded_model_needs_no_data(trainable, quick, make_adata, tmp_path):
         loaded.get_latent_representation()
 
 
-def test_pretrained_weights_can_be_saved_as_scvi_does(tiny_model, tmp_path):
-    model = tiny_model()
-    model.save(tmp_path / "model")
-    loaded = sf.model.CellPLM.load(tmp_path / "model", adata=False, accelerator="cpu")
-    assert same(weights(model), weights(loaded))
-    assert loaded.genes == model.genes
-
-
 def test_the_registry_of_the_data_holds_plain_values(trainable):
     assert trainable().registry["setup_args"] == {
         "layer": None,

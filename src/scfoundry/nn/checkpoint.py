@@ -82,7 +82,7 @@ def account_for(
     Raises
     ------
     CheckpointError
-        If any entry is missing, unexpected or of another shape.
+        If any entry is missing, unexpected, of another shape, or holds values that are not finite.
     """
     expected = module.state_dict()
     missing = sorted(expected.keys() - found.keys())
@@ -101,7 +101,12 @@ def account_for(
         )
         msg = f"{source} does not fit {type(module).__name__}: {listed}. Is it the checkpoint of another model?"
         raise CheckpointError(msg)
-    return {name: found[name].to(tensor.dtype) for name, tensor in expected.items()}
+    state = {name: found[name].to(tensor.dtype) for name, tensor in expected.items()}
+    if strange := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        listed = f"{', '.join(strange[:N_SHOWN])}{', ...' if len(strange) > N_SHOWN else ''}"
+        msg = f"{source} is damaged: {len(strange)} tensors hold NaN or infinite values: {listed}. Download it again."
+        raise CheckpointError(msg)
+    return state
 
 
 def sha256(path: Path) -> str:

@@ -168,15 +168,16 @@ def denoise(
     params = keys | {"genes": None if genes is None else list(genes), "given_detected": given_detected}
     params |= {"fine_tune": how == "to be fitted", "max_epochs": max_epochs, "patience": patience, "rng": rng}
     params |= {"precision": precision, "method": denoiser.method}
-    if columns is None:
-        target.layers[key_added] = expected
-    else:
-        target.obsm[key_added] = pd.DataFrame(expected, target.obs_names, target.var_names[columns].astype(str))
-    target.uns[key_added] = record(loaded, cells, params) | {
+    origin = record(loaded, cells, params) | {
         "scale": f"expected counts at the cell's own depth{', given detection' if given_detected else ''}",
         "not_denoised": alignment.names[alignment.dropped].astype(str),
         **({"validation": dict(denoiser.validation)} if denoiser.validation else {}),
     }
+    if columns is None:
+        target.layers[key_added] = expected
+    else:
+        target.obsm[key_added] = pd.DataFrame(expected, target.obs_names, target.var_names[columns].astype(str))
+    target.uns[key_added] = origin
     return denoiser if return_fitted else adata if copy else None
 
 

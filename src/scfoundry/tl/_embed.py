@@ -103,7 +103,8 @@ def embed(
     announce(loaded, compute, cells)
     latent = loaded.embed(cells, compute)
 
-    name = loaded.provenance["model"]
+    origin = record(loaded, cells, keys | {"precision": precision})
+    name = origin[Keys.PROVENANCE]["model"]
     target.obsm[key_added or Keys.embedding(name)] = latent
-    target.uns[key_added or name] = record(loaded, cells, keys | {"precision": precision})
+    target.uns[key_added or name] = origin
     return adata if copy else None

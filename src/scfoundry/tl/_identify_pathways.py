@@ -156,8 +156,9 @@ def identify_pathways(
 
     params = learning | {"layer": layer, "rng": rng, "precision": precision}
     names = list(map(column, pathways.names))
+    origin = record_learned(weights, pathways, cells, names, params)
     target.obsm[key_added] = pd.DataFrame(scores, index=target.obs_names, columns=names)
-    target.uns[key_added] = record_learned(weights, pathways, cells, names, params)
+    target.uns[key_added] = origin
     return pathways if return_fitted else adata if copy else None
 
 

@@ -179,9 +179,10 @@ def impute_spatial(
     params |= {"max_epochs": max_epochs, "rng": rng, "precision": precision}
     of_reference = {f"reference_{name}": value for name, value in reference.provenance.items()}
     trust = {Keys.CONFIDENCE: imputed.confidence, Keys.HIDDEN: imputed.hidden, Keys.WEIGHTS: imputed.weights}
-    target.obsm[key_added] = imputed.counts.set_axis(target.obs_names)
-    target.uns[key_added] = record(loaded, spots, params, **of_reference) | trust
+    origin = record(loaded, spots, params, **of_reference) | trust
     _log_confidence(f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes of {spots.n_obs:,} spots", imputed)
+    target.obsm[key_added] = imputed.counts.set_axis(target.obs_names)
+    target.uns[key_added] = origin
     return adata if copy else None
 
 

@@ -116,16 +116,17 @@ def retrieve(
     compute = Compute.resolve(device, precision, batch_size)
     reading = open_model(model, ReadsTexts, caller=CALLER)
     labels = with_prompts(labels, reading)
-    reading.check_labels(labels)
     params = {"find": find, "k": k, "use_rep": use_rep, "layer": layer, "batch_size": batch_size}
     params |= {"modality": None if source is adata else modality, "precision": precision}
     if use_rep is not None:
+        reading.check_labels(labels)
         latent, directions = _stored(source, use_rep), text_directions(reading, labels, compute)
         _require_one_space(latent, directions, use_rep, reading)
         hits = best_cells(latent, directions, np.ones(source.n_obs, dtype=bool), k)
         return _table(source, labels, hits, record(reading, None, params))
 
     cells = Cells.of(source, reading.genes, layer=layer, caller=CALLER)
+    reading.check_labels(labels)
     announce(reading, compute, cells, f"{len(labels)} texts")
     present = ~cells.empty
     if not present.any():
