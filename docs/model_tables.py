@@ -47,8 +47,8 @@ class Verb(NamedTuple):
     default: str = ""
     """Model whose scores stand in the file that carries the name of the verb alone."""
     file: str = ""
-    score: str = "-"
-    peer: str = "-"
+    score: str = ""
+    peer: str = ""
     """Method of the file that the scores stand beside, or `BEST`."""
     ours: str = ""
     """Method of the file, from the name of the class and that of the weights."""
@@ -146,7 +146,7 @@ VERBS = (
         capabilities.Embeds,
         "cellplm",
         "denoise",
-        "RMSE given detection (lower is better)",
+        "RMSE given detection, lower is better",
         "kNN, k = 50",
         "{model}, fine-tuned",
         _denoise,
@@ -171,15 +171,16 @@ def write_tables(folder: Path) -> None:
     """Write ``scores.md``, and for every model its weights and what they can do."""
     folder.mkdir(parents=True, exist_ok=True)
     models = {name: load_pretrained(weights) for name, weights in DEFAULTS.items()}
-    lines = ["| verb | score | peer | " + " | ".join(f"`{weights}`" for weights in DEFAULTS.values()) + " |"]
-    lines.append("|---" * (3 + len(models)) + "|")
+    lines = ["| verb | score (peer) | " + " | ".join(f"`{weights}`" for weights in DEFAULTS.values()) + " |"]
+    lines.append("|---" * (2 + len(models)) + "|")
     for verb in VERBS:
-        link = f"{{py:func}}`sf.tl.{verb.name} <scfoundry.tl.{verb.name}>`"
+        link = f"{{py:func}}`{verb.name} <scfoundry.tl.{verb.name}>`"
+        measured = f"{verb.score} ({verb.peer})" if verb.read else ""
         cells = [
             _scored(verb, name, type(model).__name__) if capabilities.can(model, verb.needs) else "-"
             for name, model in models.items()
         ]
-        lines.append(f"| {' | '.join([link, verb.score, verb.peer, *cells])} |")
+        lines.append(f"| {' | '.join([link, measured, *cells])} |")
     (folder / "scores.md").write_text("\n".join(lines) + "\n")
     table = list_pretrained()
     for name, of_model in table.groupby("model"):
