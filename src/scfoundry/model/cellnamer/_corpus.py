@@ -45,24 +45,12 @@ UNION = "|"
 
 @dataclass(frozen=True)
 class Study:
-    """Cells of one study.
+    """Cells of one study."""
 
-    Attributes
-    ----------
-    counts
-        Over the vocabulary, (n, G) float32.
-    measured
-        Which genes the study measured, (G,) bool.
-    labels
-        Label of every cell, empty where it says nothing, (n,).
-    types
-        What every label stands for: Cell Ontology ids, or a text that says it.
-    """
-
-    counts: sparse.csr_matrix
-    measured: NDArray[np.bool_]
-    labels: NDArray[np.str_]
-    types: dict[str, tuple[str, ...]]
+    counts: sparse.csr_matrix  # Over the vocabulary, (n, G) float32
+    measured: NDArray[np.bool_]  # Which genes the study measured, (G,) bool
+    labels: NDArray[np.str_]  # Label of every cell, empty where it says nothing, (n,)
+    types: dict[str, tuple[str, ...]]  # What every label stands for: Cell Ontology ids, or a text that says it
 
     @property
     def is_counts(self) -> bool:

@@ -55,10 +55,6 @@ class DrawnBatches(pl.LightningDataModule):
     ----------
     training, validation
         Where batches are drawn from; without held-out cells there is no validation.
-    rows
-        Row numbers of the cells of both.
-    batch_size
-        Cells per batch, those that are made up included.
     made_up
         Share of cells that are made up from marker sets.
     """
@@ -103,8 +99,6 @@ class CellNamerPlan(TrainingPlan):
     ----------
     objectives
         What they learn beside the module belongs to the state of the training.
-    data
-        The batches.
     weights
         Of every objective.
     **how

@@ -37,10 +37,6 @@ class LabelTextLosses:
 
     Parameters
     ----------
-    module
-        The model.
-    cells
-        Training data.
     labels
         Number of each cell's text, -1 where it has none, (n_obs,).
     words

@@ -24,8 +24,6 @@ class Tokenizer:
 
     Parameters
     ----------
-    vocabulary
-        Word pieces in the order of their ids.
     max_length
         Most pieces of a text, ``[CLS]`` and ``[SEP]`` included.
 
@@ -55,8 +53,6 @@ def learn_vocabulary(texts: Iterable[str], size: int) -> tuple[str, ...]:
 
     Parameters
     ----------
-    texts
-        What the encoder will read.
     size
         Most pieces.
     """
