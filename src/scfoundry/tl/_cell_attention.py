@@ -139,8 +139,9 @@ def cell_attention(
 
     arguments = keys | {"group_by": group_by, "k": k, "encoder_layer": encoder_layer, "scale": scale}
     groups = {Keys.GROUPS: _table(found, names)} if group_by is not None else {}
+    origin = record(attending, cells, arguments) | groups
     target.obsp[key_added] = found.weights
-    target.uns[key_added] = record(attending, cells, arguments) | groups
+    target.uns[key_added] = origin
     return adata if copy else None
 
 
