@@ -39,52 +39,24 @@ DIRECT = {"ensembl", "symbol", "mouse_ensembl", "mouse_symbol"}
 
 
 class Naming(NamedTuple):
-    """How a screen is written down.
+    """How a screen is written down."""
 
-    Attributes
-    ----------
-    perturbation_key
-        Column of ``obs`` with the perturbation of every cell.
-    control
-        What unperturbed cells are called in it.
-    group_key
-        Column of ``obs`` with cell types, lines or donors; one group of all cells if `None`.
-    sep
-        What joins the parts of a combination; names are taken whole if `None`.
-    """
-
-    perturbation_key: str
-    control: str
-    group_key: str | None = None
-    sep: str | None = "+"
+    perturbation_key: str  # column of obs with the perturbation of every cell
+    control: str  # what unperturbed cells are called in it
+    group_key: str | None = None  # column of obs with cell types, lines or donors; all cells are one group if None
+    sep: str | None = "+"  # what joins the parts of a combination; names are taken whole if None
 
 
 class Screen(NamedTuple):
-    """What was perturbed in every cell, and in which group of cells.
-
-    Attributes
-    ----------
-    labels
-        Perturbation of every cell, missing where it has none.
-    groups
-        Group of every cell, missing where it has none.
-    is_control
-        Unperturbed cells that have a group.
-    """
+    """What was perturbed in every cell, and in which group of cells; missing where a cell has none."""
 
     labels: pd.Series
     groups: pd.Series
-    is_control: NDArray[np.bool_]
+    is_control: NDArray[np.bool_]  # unperturbed cells that have a group
 
     @classmethod
     def read(cls, adata: AnnData, naming: Naming, *, perturbed: bool = True) -> Screen:
-        """Read ``obs``; with ``perturbed``, something but controls is asked for.
-
-        Raises
-        ------
-        ValueError
-            As `perturbation_labels` and `group_labels` do.
-        """
+        """Read ``obs``; with ``perturbed``, something but controls is asked for."""
         key, control, group_key, sep = naming
         labels = perturbation_labels(adata, key, control=control, sep=sep, perturbed=perturbed)
         groups = group_labels(adata, group_key)
@@ -99,17 +71,7 @@ class Screen(NamedTuple):
     ) -> NDArray[np.bool_]:
         """Cells to learn from: all controls, and perturbed cells of groups that have some.
 
-        Parameters
-        ----------
-        parts
-            What every label stands for.
-        hidden, groups
-            Cells that got one of these in one of these are left out.
-
-        Raises
-        ------
-        ValueError
-            If no perturbed cell is left.
+        ``parts`` is what every label stands for. Cells of ``groups`` whose perturbation is in ``hidden`` are left out.
         """
         known = (self.labels.notna() & self.groups.notna()).to_numpy()
         compared = self.groups.isin(self.groups[self.is_control].unique()).to_numpy()
@@ -135,22 +97,10 @@ class Screen(NamedTuple):
 def components(name: str, *, control: str, sep: str | None = "+") -> tuple[str, ...]:
     """Genes (or conditions) that a name stands for, sorted: the order of a pair says nothing.
 
-    Parameters
-    ----------
-    name
-        Name of a perturbation. The control's name in it is passed over, as in ``"KLF1+ctrl"``; nothing is left of
-        ``"ctrl"`` and ``"ctrl+ctrl"``.
-    control
-        Name of the control.
-    sep
-        What joins the parts of a combination; names are taken whole if `None`.
+    The control's name in it is passed over; nothing is left of ``"ctrl"`` and ``"ctrl+ctrl"``.
 
-    Examples
-    --------
-    >>> components("SET+KLF1", control="ctrl")
+    >>> components("KLF1+SET+ctrl", control="ctrl")
     ('KLF1', 'SET')
-    >>> components("KLF1+ctrl", control="ctrl")
-    ('KLF1',)
     """
     parts = {name} if sep is None else {part.strip() for part in name.split(sep)} - {""} or {name}
     return tuple(sorted(parts - {control}))
@@ -159,17 +109,8 @@ def components(name: str, *, control: str, sep: str | None = "+") -> tuple[str, 
 def members_of(
     names: Iterable[str], *, control: str, sep: str | None = "+", known: Iterable[str] = ()
 ) -> dict[str, tuple[str, ...]]:
-    """`components` of every name, with one spelling for a gene that has several: cells differ by genes.
+    """`components` of every name, with one spelling for a gene that has several; spellings in ``known`` come first.
 
-    Parameters
-    ----------
-    control, sep
-        As in `components`.
-    known
-        Spellings that come first.
-
-    Examples
-    --------
     >>> members_of(["CNN1", "ENSG00000130176+MAPK1"], control="ctrl")
     {'CNN1': ('CNN1',), 'ENSG00000130176+MAPK1': ('CNN1', 'MAPK1')}
     """
@@ -198,13 +139,7 @@ def _genes_of(names: list[str]) -> list[str | int]:
 
 
 def require_separator(sep: object) -> None:
-    """Refuse what cannot separate the genes of a combination.
-
-    Raises
-    ------
-    ValueError
-        If it is neither text nor `None`, or empty.
-    """
+    """Refuse what cannot separate the genes of a combination."""
     if sep is not None and (not isinstance(sep, str) or not sep):
         msg = f'sep must be the text between the genes of a combination; got {sep!r}: sep="+", or sep=None for none.'
         raise ValueError(msg)
@@ -215,22 +150,7 @@ def perturbation_labels(
 ) -> pd.Series:
     """Perturbation of every cell as text, missing where it has none; control and control is the control.
 
-    Parameters
-    ----------
-    key
-        Column of ``obs``.
-    control
-        Value of cells that were not perturbed.
-    sep
-        What joins the parts of a combination.
-    perturbed
-        Whether there must be perturbed cells.
-
-    Raises
-    ------
-    ValueError
-        If there is no such column, no control among its values, nothing but the control where ``perturbed``, or
-        ``sep`` is empty.
+    With ``perturbed``, a column of nothing but the control is refused.
     """
     require_separator(sep)
     if key not in adata.obs.columns:
@@ -259,13 +179,7 @@ def perturbation_labels(
 
 
 def group_labels(adata: AnnData, key: str | None) -> pd.Series:
-    """Group of every cell as text, missing where it has none; one group of all cells without a key.
-
-    Raises
-    ------
-    ValueError
-        If there is no such column.
-    """
+    """Group of every cell as text, missing where it has none; one group of all cells without a key."""
     if key is None:
         return pd.Series(ONE_GROUP, index=adata.obs_names)
     if key not in adata.obs.columns:
@@ -292,21 +206,10 @@ def is_human_gene(name: str) -> bool:
 
 
 def require_known(parts: Iterable[str], *, seen: Iterable[str] | None, positions: Mapping[str, int]) -> None:
-    """Refuse parts of perturbations of which nothing can be known.
+    """Refuse parts of perturbations of which nothing can be known: neither seen perturbed nor a human gene.
 
-    Parameters
-    ----------
-    parts
-        What is to be predicted.
-    seen
-        Parts that were seen perturbed; `None` where the network alone predicts, which knows its own genes only.
-    positions
-        Vocabulary positions of the parts that are genes of the model.
-
-    Raises
-    ------
-    ValueError
-        If a part was neither seen perturbed nor is a gene.
+    ``positions`` holds the parts that are genes of the model; where the network alone predicts (``seen`` is `None`) it
+    knows no others.
     """
     unknown = sorted(set(parts) - set(seen or ()) - positions.keys())
     if seen is not None:

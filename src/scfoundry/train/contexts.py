@@ -31,12 +31,8 @@ MAX_GRADIENT_NORM = 2.0
 class WholeContexts(pl.LightningDataModule):
     """Every context in every epoch, to train on and to validate on: what is held out are cells or entries of it.
 
-    Parameters
-    ----------
-    cells_per_step
-        Most cells of a context that a step sees. Larger contexts come several times per epoch.
-    validated
-        Numbers of the contexts that every epoch ends with a validation on.
+    A context of more than ``cells_per_step`` cells comes several times per epoch. An epoch ends with a validation on
+    the contexts numbered in ``validated``.
     """
 
     def __init__(self, contexts: Sequence[Context], *, cells_per_step: int, validated: Sequence[int]) -> None:
@@ -74,7 +70,7 @@ def fine_tune(
     seed: int,
     compute: Compute,
 ) -> None:
-    """Train parts of a model on whole contexts.
+    """Train parts of a model (``"layers"``, ``"decoder"``) on whole contexts, and freeze all others.
 
     Parameters
     ----------
@@ -82,8 +78,6 @@ def fine_tune(
         Maps a context and the number of optimiser steps so far to ``loss`` and its parts, named tensors. It reads the
         cells itself and moves them to ``model.module.device``. While ``model.module.training`` is false it gives the
         loss of what is held out. Random numbers come from torch's default generators, which are seeded for every step.
-    parts
-        Submodules that learn, such as ``"layers"`` or ``"decoder"``; all others are frozen.
     head
         What a task sets on top of the model and trains with it, at ``lr``; its weights change in place.
     cells_per_step

@@ -124,14 +124,9 @@ class TrainingPlan(pl.LightningModule):
     """One example (a context, a batch of cells) per step.
 
     Every random number of a step derives from the seed and the number of the step, the order of examples from the seed
-    and the epoch: the same seed gives the same weights, also when training was interrupted in between.
-
-    Parameters
-    ----------
-    loss
-        Maps an example and the number of optimiser steps so far to ``loss`` and its parts.
-    other_rates
-        Parts of the model that learn at a rate of their own.
+    and the epoch: the same seed gives the same weights, also when training was interrupted in between. ``loss`` maps an
+    example and the number of optimiser steps so far to ``loss`` and its parts; parts of the model in ``other_rates``
+    learn at a rate of their own.
     """
 
     def __init__(
@@ -199,17 +194,7 @@ class TrainingPlan(pl.LightningModule):
 
 
 class ContextTrainingPlan(TrainingPlan):
-    """One context per step.
-
-    Parameters
-    ----------
-    visits
-        Numbers of the contexts that an epoch visits.
-    loss
-        Maps a context and the number of the step to ``loss`` and its parts.
-    **how
-        Further arguments of `TrainingPlan`.
-    """
+    """One context per step; an epoch visits the contexts numbered in ``visits``. See `TrainingPlan`."""
 
     def __init__(
         self,
@@ -235,13 +220,8 @@ class ContextTrainingPlan(TrainingPlan):
 class ContextDataModule(pl.LightningDataModule):
     """Contexts for training and validation, split by context, never by cell.
 
-    Parameters
-    ----------
-    cells_per_step
-        Most cells of a context that a step sees. Larger contexts come several times per epoch, so that an epoch sees
-        about every cell.
-    validation_size
-        Share of contexts held out, rounded; none is held out if there is only one.
+    A context of more than ``cells_per_step`` cells comes several times per epoch, so that an epoch sees about every
+    cell. ``validation_size`` is the share of contexts held out, rounded; none is held out if there is only one.
     """
 
     def __init__(self, contexts: Sequence[Context], *, cells_per_step: int, validation_size: float, seed: int) -> None:
@@ -273,13 +253,7 @@ def _rows(contexts: Sequence[Context], numbers: np.ndarray) -> np.ndarray:
 
 
 class Resumable(pl.Callback):
-    """Write the state of the training after every epoch, so that the same call can go on from it.
-
-    Attributes
-    ----------
-    path
-        The checkpoint.
-    """
+    """Write the state of the training after every epoch, so that the same call can go on from it."""
 
     FILE = "last.ckpt"
 
@@ -308,18 +282,10 @@ def fit(
     callbacks: Sequence[pl.Callback] = (),
     **trainer_kwargs: Any,
 ) -> None:
-    """Run a training through scvi-tools, from its last checkpoint if there is one.
+    """Run a training through scvi-tools, from its last checkpoint in ``checkpoint_dir`` if there is one.
 
-    Parameters
-    ----------
-    plan, data
-        What to train on, and how.
-    checkpoint_dir
-        Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
-    callbacks
-        To run beside those of ``trainer_kwargs``.
-    **trainer_kwargs
-        ``accelerator``, ``devices`` and further arguments of scvi-tools' trainer.
+    After every epoch a checkpoint is left there. ``trainer_kwargs`` are arguments of scvi-tools' trainer
+    (``accelerator``, ``devices``, ...); ``callbacks`` run beside those in it.
     """
     if data.val_dataloader():
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)

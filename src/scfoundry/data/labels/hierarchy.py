@@ -69,17 +69,9 @@ def claims(labels: Sequence[Ids], types: Sequence[str], ontology: CellOntology) 
     """How the probability of known types is handed to labels.
 
     A type goes to the most specific label that it is a kind of; failing that, in equal parts to the labels that are
-    kinds of it; failing that, to its siblings.
-
-    Parameters
-    ----------
-    types
-        Known types.
-
-    Returns
-    -------
-    Share of every type that each label claims, (P, C), columns adding up to 1 or 0; and the positions of labels that
-    have a claim of their own, not only part of a broader type.
+    kinds of it; failing that, to its siblings. Returned are the share of every type that each label claims, (P, C),
+    columns adding up to 1 or 0; and the positions of labels that have a claim of their own, not only part of a broader
+    type.
     """
     shares = np.zeros((len(labels), len(types)), dtype=np.float32)
     own: set[int] = set()

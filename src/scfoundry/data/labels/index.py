@@ -40,18 +40,10 @@ _CLUSTER = re.compile(r"[\s_.-]+(?:\d{1,2}|(?<=s[\s_.-])[A-Z])$")
 
 
 class LabelIndex:
-    """Terms by what labels say.
+    """Terms by what labels say, from their names, and from pairs of a synonym or short form and the id it stands for.
 
-    Parameters
-    ----------
-    synonyms
-        Pairs of a synonym and the id it stands for.
-    aliases
-        Pairs of a short form and the id it stands for, `AMBIGUOUS` for none.
-    replaced
-        Id now in use by former id.
-    is_a
-        Whether the first term is the second or one of its subtypes.
+    A short form may stand for `AMBIGUOUS`, none. ``replaced`` leads from former ids to those now in use, and ``is_a``
+    says whether the first term is the second or one of its subtypes.
     """
 
     def __init__(
