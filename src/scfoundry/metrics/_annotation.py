@@ -27,14 +27,14 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
 
     each 0 where its denominator is. Macro averages give every class present in the truth **or** in the prediction the
     same weight: a class that is predicted but never true lowers them, a declared category that nobody has does not.
-    What CellPLM reports as "acc" is ``macro_recall``; ``accuracy`` here is the share of correct cells.
+    What CellPLM reports as "acc" is ``macro_recall``.
 
     Parameters
     ----------
     truth
-        Label of every cell, shape ``(n_cells,)``. Cells without one (missing values) are left out.
+        Label of every cell, (n_cells,). Cells without one (missing values) are left out.
     predicted
-        Predicted label of every cell, shape ``(n_cells,)``. A missing value is a wrong prediction of no class.
+        Predicted label of every cell, (n_cells,). A missing value is a wrong prediction of no class.
 
     Returns
     -------
@@ -43,8 +43,7 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
     Raises
     ------
     ValueError
-        If the two differ in length or in the order of their cells, if no cell has a label, or if one holds names and
-        the other numbers.
+        If the two differ in length or order of cells, no cell has a label, or one holds names and the other numbers.
 
     References
     ----------

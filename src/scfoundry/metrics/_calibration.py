@@ -26,16 +26,16 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, *, n_bins: int = 15) 
     Parameters
     ----------
     confidence
-        Probability of the predicted label of every cell, shape ``(n_cells,)``.
+        Probability of the predicted label of every cell, (n_cells,).
     correct
-        Whether it is the true one, shape ``(n_cells,)``.
+        Whether it is the true one, (n_cells,).
     n_bins
         Number of bins; a bin holds its upper edge.
 
     Returns
     -------
-    ``ece``, ``max_error`` over the bins that hold cells, ``overconfidence`` (mean confidence minus accuracy, negative
-    where the model is too modest), ``confidence`` and ``accuracy``.
+    ``ece``, ``max_error`` over the bins that hold cells, ``overconfidence`` (mean confidence minus accuracy),
+    ``confidence`` and ``accuracy``.
 
     Raises
     ------

@@ -32,29 +32,26 @@ def denoising(
     .. math:: y_{ij} = \log\Bigl(1 + 10^4\, \frac{x_{ij}}{\sum_k x_{ik}}\Bigr),
 
     negative predictions counting as 0, with the totals of the complete cells. ``rmse``, ``mae``, ``pearson`` and
-    ``cosine`` pool the hidden entries of all cells, as CellPLM reports them. The same names with
-    ``_all`` cover the whole matrix, zeros included: errors over all entries, Pearson and cosine as means over cells
-    (cells where they are not defined left out).
+    ``cosine`` pool the hidden entries of all cells, as CellPLM reports them. The same names with ``_all`` cover the
+    whole matrix, zeros included: errors over all entries, Pearson and cosine as means over cells where they are
+    defined.
 
-    The published protocol hides only counts above 0, and being told that an entry is not 0 is already much: a constant
-    can beat a method that was not told. So every table has the scores of constants, which are fitted to the entries
-    that were not hidden, and methods that can make use of what the protocol tells have a reading of their own
-    (`given_detected`).
+    The published protocol hides only counts above 0, and to know that an entry is not 0 is already much: a constant can
+    beat a method that did not know. So every table has the scores of constants, which are fitted to the entries that
+    were not hidden, and methods that can make use of that knowledge have a reading of their own (`given_detected`).
 
     Parameters
     ----------
     counts
-        The complete raw counts, hidden entries included, shape ``(n_cells, n_genes)``. Sparse matrices are made dense
-        one block of cells at a time.
+        The complete raw counts, hidden entries included, (n_cells, n_genes); made dense in blocks of cells.
     predicted
-        Denoised counts, shape ``(n_cells, n_genes)``, on any scale per cell: as in the published protocol, every cell
-        is divided by its own total. Data frames are matched by gene name.
+        Denoised counts, (n_cells, n_genes), on any scale per cell: as in the published protocol, every cell is divided
+        by its own total. Data frames are matched by gene name.
     mask
-        True for entries hidden from the method, shape ``(n_cells, n_genes)``, bool.
+        True for entries hidden from the method, (n_cells, n_genes), bool.
     given_detected
         `predicted` are counts that are expected of genes known to be detected, as `sf.tl.denoise` gives with the same
-        argument. They stand on the scale of `counts` and are divided by the totals of these; the whole matrix is not
-        scored.
+        argument: divided by the totals of `counts`. The whole matrix is not scored.
 
     Returns
     -------

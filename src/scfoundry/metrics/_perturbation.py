@@ -60,23 +60,19 @@ def perturbation(
     -------
     ``rmse`` over all genes, ``rmse_nonzero`` over those that the perturbed cells express, ``rmse_top`` over the most
     differentially expressed; ``pearson_delta`` and ``pearson_delta_top``, the Pearson correlation of predicted and
-    measured change over the same genes; ``ceiling``, the same correlation over all genes of the change of one half of
-    the perturbed cells from one half of `controls` with that of the other halves, mean over halvings. It is the same
-    whatever is predicted.
-
-    Correlations are NaN where a change is constant, as that of "no change" is. A ceiling near 0 says that the
-    perturbation did nothing that these cells can show. It is no upper bound: halves are noisier than a good prediction.
+    measured change over the same genes, NaN where one is constant, as that of "no change" is; ``ceiling``, the same
+    over all genes of the change of one half of the perturbed cells from one half of `controls` with that of the other
+    halves, mean over halvings. It is the same whatever is predicted. Near 0 it says that the perturbation did nothing
+    that these cells can show. It is no upper bound: halves are noisier than a good prediction.
 
     Raises
     ------
     ValueError
-        If genes do not match or repeat, values are missing, there are fewer than four cells or controls, or a number
-        is too small.
+        If genes do not match or repeat, values are missing, or cells, controls (four at least) or a number are too few.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> import scfoundry as sf
+    >>> import numpy as np, scfoundry as sf
     >>> rng = np.random.default_rng(0)
     >>> control, effect = rng.gamma(1.0, size=50), np.r_[np.ones(5), np.zeros(45)]
     >>> cells = rng.normal(control + effect, 0.3, (40, 50))

@@ -33,11 +33,11 @@ def retrieval(
     Parameters
     ----------
     scores
-        Score of every label for every cell, shape ``(n_cells, n_labels)``, columns named by label; higher is better.
-        A label with a slash is found in the column with a bar, ``"T/NK"`` in ``"T|NK"``, as annotation writes it. An
-        array has its column numbers as labels.
+        Score of every label for every cell, (n_cells, n_labels), columns named by label; higher is better. A label with
+        a slash is found in the column with a bar, ``"T/NK"`` in ``"T|NK"``, as annotation writes it. An array has its
+        column numbers as labels.
     truth
-        True label of every cell, shape ``(n_cells,)``. Cells without one (missing values) are left out.
+        True label of every cell, (n_cells,). Cells without one (missing values) are left out.
     k
         How many labels of a cell are looked at, one number or several.
 
@@ -56,8 +56,7 @@ def retrieval(
 
     Examples
     --------
-    >>> import pandas as pd
-    >>> import scfoundry as sf
+    >>> import pandas as pd, scfoundry as sf
     >>> scores = pd.DataFrame({"B": [0.7, 0.5], "T": [0.2, 0.4], "NK": [0.1, 0.1]})
     >>> sf.metrics.retrieval(scores, ["B", "T"], k=[1, 2])
     recall@1          0.50

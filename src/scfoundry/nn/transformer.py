@@ -98,5 +98,5 @@ class TransformerLayer(nn.Module):
         return self.norm(x + self.dropout(self.contract(self.activation(self.expand(x)))))
 
     def forward(self, x: Tensor, present: Tensor | None = None, n_wanted: int | None = None) -> Tensor:
-        """Self-attention and network, (B, L, D), of the first ``n_wanted`` positions, informed by all ``present`` ones."""
+        """Self-attention and network, (B, L, D), of the first ``n_wanted`` positions, informed by all."""
         return self.feed_forward(self.attend(x, present, n_wanted))

@@ -54,7 +54,7 @@ def holdout_genes(
     Raises
     ------
     ValueError
-        If gene names are not unique, `strata` or `n_per_stratum` are not valid, or no gene falls in any stratum.
+        If gene names repeat, `strata` or `n_per_stratum` are not valid, or no gene falls in any stratum.
 
     References
     ----------
@@ -62,10 +62,8 @@ def holdout_genes(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from anndata import AnnData
-    >>> import scfoundry as sf
-    >>> adata = AnnData(np.tri(4))
+    >>> import anndata as ad, numpy as np, scfoundry as sf
+    >>> adata = ad.AnnData(np.tri(4))
     >>> adata.var_names = ["CD3D", "CD4", "MS4A1", "NKG7"]
     >>> sf.pp.holdout_genes(adata, n_per_stratum=1, strata=(0, 0.5, 1))
            stratum  zero_rate

@@ -20,12 +20,13 @@ __all__ = ["GeneAlignment"]
 class GeneAlignment:
     """Columns of a data set matched with the genes of a vocabulary.
 
-    >>> vocabulary = GeneVocabulary(["ENSG00000198851", "ENSG00000111640"])
-    >>> alignment = vocabulary.align(["GAPDH", "CD3E"])
-    >>> alignment.target
-    array([1, 0], dtype=int32)
+    >>> from scfoundry.data.genes import GeneVocabulary
+    >>> alignment = GeneVocabulary(["ENSG00000198851", "ENSG00000111640"]).align(["GAPDH", "CD3E"])
     >>> alignment.summary()
     '2 of 2 genes matched (symbol 2), 0 dropped, 0 of 2 vocabulary genes not measured'
+    >>> alignment.apply(sparse.csr_matrix([[5, 0], [0, 7]])).toarray()
+    array([[0., 5.],
+           [7., 0.]], dtype=float32)
     """
 
     target: NDArray[np.int32]  # vocabulary position of every input column, -1 where it is dropped, (n_vars,)
@@ -98,10 +99,6 @@ class GeneAlignment:
 
         float32 CSR, (n, n_vocabulary), with sorted indices and no stored zeros. Columns of the same gene are summed,
         smallest value first, so that the order of the input columns cannot change a single bit.
-
-        >>> alignment.apply(sparse.csr_matrix([[5, 0], [0, 7]])).toarray()
-        array([[0., 5.],
-               [7., 0.]], dtype=float32)
         """
         if block.shape[1] != len(self.target):
             msg = (
