@@ -145,6 +145,16 @@ def require_separator(sep: object) -> None:
         raise ValueError(msg)
 
 
+def _text_of(adata: AnnData, key: str, fix: str) -> pd.Series:
+    """Column of ``obs`` as text, missing where it has no value."""
+    if key not in adata.obs.columns:
+        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as {fix}."
+        raise ValueError(msg)
+    column = adata.obs[key]
+    return column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
+
+
 def perturbation_labels(
     adata: AnnData, key: str, *, control: str, sep: str | None, perturbed: bool = True
 ) -> pd.Series:
@@ -153,12 +163,7 @@ def perturbation_labels(
     With ``perturbed``, a column of nothing but the control is refused.
     """
     require_separator(sep)
-    if key not in adata.obs.columns:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as perturbation_key."
-        raise ValueError(msg)
-    column = adata.obs[key]
-    labels = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
+    labels = _text_of(adata, key, "perturbation_key")
     alone = {name: control for name in labels.dropna().unique() if not components(name, control=control, sep=sep)}
     labels = labels.replace(alone)
     names = np.unique(labels.dropna().to_numpy().astype(str)).tolist()
@@ -182,12 +187,7 @@ def group_labels(adata: AnnData, key: str | None) -> pd.Series:
     """Group of every cell as text, missing where it has none; one group of all cells without a key."""
     if key is None:
         return pd.Series(ONE_GROUP, index=adata.obs_names)
-    if key not in adata.obs.columns:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as group_key, or None."
-        raise ValueError(msg)
-    column = adata.obs[key]
-    return column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
+    return _text_of(adata, key, "group_key, or None")
 
 
 def positions_of(vocabulary: GeneVocabulary, names: Iterable[str]) -> dict[str, int]:
@@ -199,12 +199,6 @@ def positions_of(vocabulary: GeneVocabulary, names: Iterable[str]) -> dict[str, 
     return {name: int(position) for name, position in zip(listed, target, strict=True) if position >= 0}
 
 
-def is_human_gene(name: str) -> bool:
-    """Whether a name is that of a human gene, known to the model or not."""
-    rows, _ = find(gene_names().human, as_names([name]))
-    return bool(rows[0] >= 0)
-
-
 def require_known(parts: Iterable[str], *, seen: Iterable[str] | None, positions: Mapping[str, int]) -> None:
     """Refuse parts of perturbations of which nothing can be known: neither seen perturbed nor a human gene.
 
@@ -212,19 +206,21 @@ def require_known(parts: Iterable[str], *, seen: Iterable[str] | None, positions
     knows no others.
     """
     unknown = sorted(set(parts) - set(seen or ()) - positions.keys())
-    if seen is not None:
-        unknown = [name for name in unknown if not is_human_gene(name)]
-    if unknown:
-        listed = ", ".join(map(repr, unknown))
-        if seen is None:
-            msg = (
-                f"{listed}: no gene of the model, and fine_tune=True replaces the value of genes. The default predicts "
-                "all that was seen perturbed elsewhere: fine_tune=False."
-            )
-            raise ValueError(msg)
+    if seen is not None and unknown:
+        rows, _ = find(gene_names().human, as_names(unknown))
+        unknown = [name for name, row in zip(unknown, rows, strict=True) if row < 0]
+    if not unknown:
+        return
+    listed = ", ".join(map(repr, unknown))
+    if seen is None:
+        msg = (
+            f"{listed}: no gene of the model, and fine_tune=True replaces the value of genes. The default predicts "
+            "all that was seen perturbed elsewhere: fine_tune=False."
+        )
+    else:
         msg = (
             f"{listed}: neither seen perturbed in the cells to learn from nor a human gene, so nothing says what "
             "it would change. A gene: check its name in sf.datasets.human_genes(). A drug or stimulus is learned from "
             'groups of cells that got it, for others: group_key="cell_type", groups=["B"].'
         )
-        raise ValueError(msg)
+    raise ValueError(msg)
