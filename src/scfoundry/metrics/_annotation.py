@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from scfoundry.metrics._matrices import labelled_cells, require_same_cells
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -59,21 +61,13 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
     macro_recall       0.500
     dtype: float64
     """
-    if isinstance(truth, pd.Series) and isinstance(predicted, pd.Series) and not truth.index.equals(predicted.index):
-        msg = (
-            "truth and predicted are not indexed by the same cells in the same order. "
-            "Bring them in line: predicted = predicted.loc[truth.index]."
-        )
-        raise ValueError(msg)
+    require_same_cells(truth, predicted, names=("truth", "predicted"))
     true, guessed = _labels(truth, name="truth"), _labels(predicted, name="predicted")
     if len(true) != len(guessed):
         msg = f"truth has {len(true)} labels but predicted has {len(guessed)}; both need one per cell, in one order."
         raise ValueError(msg)
-    labelled = true.notna()
+    labelled = labelled_cells(true)
     true, guessed = true[labelled], guessed[labelled]
-    if not len(true):
-        msg = f"None of the {len(labelled)} cells has a label in truth. Pass the column of obs that holds the labels."
-        raise ValueError(msg)
     if guessed.notna().any() and _numbered(true) != _numbered(guessed):
         names, codes = ("truth", "predicted") if _numbered(guessed) else ("predicted", "truth")
         msg = (

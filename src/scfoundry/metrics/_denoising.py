@@ -84,20 +84,26 @@ def denoising(
     constants = _constants(counts, mask)
 
     hidden, errors, similarities = [], [], []
-    for x, x_hat, is_hidden in blocks(counts, predicted, mask, axis=0):
-        complete = _non_negative(dense(x, name="counts"))
+    for x, x_hat, marked in blocks(counts, predicted, mask, axis=0):
+        is_hidden = marked.toarray() if sparse.issparse(marked) else marked
+        complete = dense(x, name="counts")
+        if (complete < 0).any():
+            msg = (
+                f"counts holds negative values (lowest: {complete.min():.3g}); raw counts are expected. "
+                'If they rest in a layer, pass adata.layers["counts"].'
+            )
+            raise ValueError(msg)
         totals = complete.sum(axis=1)
         guesses = np.maximum(dense(x_hat, name="predicted"), 0)
         scale = totals if given_detected else guesses.sum(axis=1)
         truth = _log_normalised(complete, totals)
-        there = is_hidden.toarray() if sparse.issparse(is_hidden) else is_hidden
         logged = [
             _log_normalised(guesses, scale),
             _log_normalised(np.ones_like(truth), totals),
             _log_normalised(np.broadcast_to(constants["gene mean of non-zeros"], truth.shape), totals),
             _log_normalised(np.broadcast_to(constants["gene mean"], truth.shape), np.where(totals > 0, 1, 0)),
         ]
-        hidden.append(np.stack([truth[there], *(guess[there] for guess in logged)]))
+        hidden.append(np.stack([values[is_hidden] for values in (truth, *logged)]))
         if not given_detected:
             differences = [truth - guess for guess in logged]
             errors.append([[(d**2).sum(), np.abs(d).sum()] for d in differences])
@@ -133,9 +139,9 @@ def _pooled(truth: NDArray[np.float64], guess: NDArray[np.float64]) -> dict[str,
 def _constants(counts: Any, mask: Any) -> dict[str, NDArray[np.float64]]:
     """What needs no method, gene by gene, from the entries that were not hidden."""
     total, detected = (np.zeros(np.shape(counts)[1]) for _ in range(2))
-    for x, is_hidden in blocks(counts, mask, axis=0):
-        there = is_hidden.toarray() if sparse.issparse(is_hidden) else is_hidden
-        seen = np.where(there, 0, dense(x, name="counts"))
+    for x, marked in blocks(counts, mask, axis=0):
+        is_hidden = marked.toarray() if sparse.issparse(marked) else marked
+        seen = np.where(is_hidden, 0, dense(x, name="counts"))
         total += seen.sum(axis=0)
         detected += (seen > 0).sum(axis=0)
     return {
@@ -154,16 +160,6 @@ def _boolean(mask: np.ndarray | spmatrix | sparray | pd.DataFrame) -> np.ndarray
         msg = "mask marks no entry as hidden, so there is nothing to score. sf.pp.simulate_dropout(adata) makes one."
         raise ValueError(msg)
     return values
-
-
-def _non_negative(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    if (counts < 0).any():
-        msg = (
-            f"counts holds negative values (lowest: {counts.min():.3g}); raw counts are expected. "
-            'If they rest in a layer, pass adata.layers["counts"].'
-        )
-        raise ValueError(msg)
-    return counts
 
 
 def _log_normalised(values: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:

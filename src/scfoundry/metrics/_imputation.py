@@ -110,7 +110,7 @@ def imputation(
     truth, predicted = in_memory(truth), in_memory(predicted)
     predicted = align(truth, predicted, names=("truth", "predicted"))
     n_cells = np.shape(truth)[0]
-    sizes = None if library is None else _per_cell(library, n_cells, "library")
+    sizes = None if library is None else _per_cell(library, n_cells)
     around = None if positions is None else _neighborhoods(positions, sections, n_cells)
     parts = [
         _scores(dense(x, name="truth"), dense(y, name="predicted"), log1p=log1p, library=sizes, around=around)
@@ -120,7 +120,7 @@ def imputation(
         msg = f"truth has shape {np.shape(truth)}: there is no gene or no cell to score. Pass cells x held-out genes."
         raise ValueError(msg)
     scores = pd.concat(parts, ignore_index=True)
-    named = next((side for side in (truth, predicted) if isinstance(side, pd.DataFrame)), None)
+    named = next((values for values in (truth, predicted) if isinstance(values, pd.DataFrame)), None)
     return scores if named is None else scores.set_index(named.columns)
 
 
@@ -152,14 +152,14 @@ def summarise(scores: pd.DataFrame) -> pd.Series:
     return pd.concat([means, pd.Series(counts)])
 
 
-def _per_cell(values: np.ndarray | pd.Series, n_cells: int, name: str) -> NDArray[np.float64]:
-    values = np.asarray(values, dtype=np.float64)
-    if values.shape != (n_cells,) or not np.isfinite(values).all():
+def _per_cell(library: np.ndarray | pd.Series, n_cells: int) -> NDArray[np.float64]:
+    sizes = np.asarray(library, dtype=np.float64)
+    if sizes.shape != (n_cells,) or not np.isfinite(sizes).all():
         msg = (
-            f"{name} has shape {values.shape}, but must be one finite number for each of the {n_cells} cells of truth."
+            f"library has shape {sizes.shape}, but must be one finite number for each of the {n_cells} cells of truth."
         )
         raise ValueError(msg)
-    return values
+    return sizes
 
 
 def _neighborhoods(positions: np.ndarray, sections: np.ndarray | pd.Series | None, n_cells: int) -> sparse.csr_matrix:

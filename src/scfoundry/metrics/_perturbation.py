@@ -90,7 +90,7 @@ def perturbation(
     cells, controls = in_memory(cells), in_memory(controls)
     genes = cells.columns if isinstance(cells, pd.DataFrame) else None
     n_genes = np.shape(cells)[-1] if np.ndim(cells) else 0
-    sides: dict[str, Cells] = {
+    datasets: dict[str, Cells] = {
         name: _two_dimensional(values, genes, n_genes, name=name)
         for name, values in {"cells": cells, "controls": controls}.items()
     }
@@ -99,8 +99,8 @@ def perturbation(
         for name, values in {"predicted": predicted, "predicted_control": predicted_control}.items()
     )
     generator = np.random.default_rng(rng)
-    halves = {name: _halves(np.shape(values)[0], n_halves, generator) for name, values in sides.items()}
-    measured, unperturbed = (_summary(values, halves[name], name=name) for name, values in sides.items())
+    halves = {name: _halves(np.shape(values)[0], n_halves, generator) for name, values in datasets.items()}
+    measured, unperturbed = (_summary(values, halves[name], name=name) for name, values in datasets.items())
 
     error, expressed = guess - measured.mean, measured.mean > 0
     changes = np.stack([measured.mean - unperturbed.mean, guess - start])
@@ -129,10 +129,8 @@ def _two_dimensional(values: Cells, genes: pd.Index | None, n_genes: int, *, nam
         raise ValueError(msg)
     matched = _matched(values, genes, name)
     if np.shape(matched)[1] != n_genes:
-        msg = (
-            f"{name} has {np.shape(matched)[1]} values per cell, but cells has {n_genes} genes; both need the same "
-            "genes."
-        )
+        n_values = np.shape(matched)[1]
+        msg = f"{name} has {n_values} values per cell, but cells has {n_genes} genes; both need the same genes."
         raise ValueError(msg)
     return matched
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfoundry.metrics._matrices import labelled_cells, require_same_cells
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
 __all__ = ["retrieval"]
 
@@ -69,17 +71,14 @@ def retrieval(
     """
     k = (int(k),) if isinstance(k, int | np.integer) else k
     table, true = _checked(scores, truth, k)
-    ranks = _ranks(table.to_numpy(), table.columns.get_indexer(true))
+    values = table.to_numpy()
+    of_truth = values[np.arange(len(values)), table.columns.get_indexer(true)]
+    ranks = (values >= of_truth[:, None]).sum(axis=1)
     found = pd.DataFrame({f"recall@{n}": ranks <= n for n in k} | {"mrr": 1 / ranks}).astype(float)
     overall, macro = found.mean(), found.groupby(true.to_numpy()).mean().mean().add_prefix("macro_")
     recalls = [f"recall@{n}" for n in k]
     names = [*recalls, *(f"macro_{name}" for name in recalls), "mrr", "macro_mrr"]
     return pd.concat([overall, macro])[names]
-
-
-def _ranks(scores: NDArray[np.floating], column: NDArray[np.intp]) -> NDArray[np.int64]:
-    of_truth = scores[np.arange(len(scores)), column]
-    return (scores >= of_truth[:, None]).sum(axis=1)
 
 
 def _checked(scores: pd.DataFrame | np.ndarray, truth: ArrayLike, k: Sequence[int]) -> tuple[pd.DataFrame, pd.Series]:
@@ -93,18 +92,10 @@ def _checked(scores: pd.DataFrame | np.ndarray, truth: ArrayLike, k: Sequence[in
             'per cell are needed: sf.metrics.retrieval(adata.obsm["zero_shot_scores"], adata.obs["cell_type"]).'
         )
         raise ValueError(msg)
-    if isinstance(scores, pd.DataFrame) and isinstance(truth, pd.Series) and not scores.index.equals(truth.index):
-        msg = (
-            "scores and truth are not indexed by the same cells in the same order. "
-            "Bring them in line: truth = truth.loc[scores.index]."
-        )
-        raise ValueError(msg)
+    require_same_cells(scores, truth, names=("scores", "truth"))
     table, true = pd.DataFrame(scores).reset_index(drop=True), pd.Series(truth, dtype=object).reset_index(drop=True)
-    labelled = true.notna()
+    labelled = labelled_cells(true)
     table, true = table[labelled], true[labelled]
-    if not len(true):
-        msg = f"None of the {len(labelled)} cells has a label in truth. Pass the column of obs that holds the labels."
-        raise ValueError(msg)
     if not table.columns.is_unique:
         msg = (
             f"scores has the column {table.columns[table.columns.duplicated()][0]!r} more than once; keep one of them."
