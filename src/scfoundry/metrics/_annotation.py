@@ -29,7 +29,7 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
 
     each 0 where its denominator is. Macro averages give every class present in the truth **or** in the prediction the
     same weight: a class that is predicted but never true lowers them, a declared category that nobody has does not.
-    What CellPLM reports as "acc" is ``macro_recall``.
+    What CellPLM :cite:p:`wen2024cellplm` reports as "acc" is ``macro_recall``.
 
     Parameters
     ----------
@@ -46,10 +46,6 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
     ------
     ValueError
         If the two differ in length or order of cells, no cell has a label, or one holds names and the other numbers.
-
-    References
-    ----------
-    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
 
     Examples
     --------

@@ -16,8 +16,8 @@ __all__ = ["calibration"]
 def calibration(confidence: ArrayLike, correct: ArrayLike, *, n_bins: int = 15) -> pd.Series:
     r"""Expected calibration error of the probabilities of predicted labels.
 
-    Cells are sorted into :math:`M` bins of equal width by their confidence. With :math:`n_b` cells in bin :math:`b`,
-    of mean confidence :math:`p_b` and accuracy :math:`a_b`,
+    Cells are sorted into :math:`M` bins of equal width by their confidence :cite:p:`guo2017calibration`. With
+    :math:`n_b` cells in bin :math:`b`, of mean confidence :math:`p_b` and accuracy :math:`a_b`,
 
     .. math::
 
@@ -41,10 +41,6 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, *, n_bins: int = 15) 
     ------
     ValueError
         If there are no cells, the two differ in shape, a confidence is no probability, or there is no bin.
-
-    References
-    ----------
-    Guo C. et al. On Calibration of Modern Neural Networks. ICML 2017.
 
     Examples
     --------

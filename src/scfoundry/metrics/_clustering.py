@@ -33,9 +33,10 @@ def clustering(
     """Agreement of an embedding with cell labels: ARI, NMI and nearest-neighbour accuracy.
 
     Cells are clustered by Leiden on their neighbour graph at every resolution :math:`r`; the adjusted Rand index and
-    the normalised mutual information (arithmetic mean) compare clusters with labels. As CellPLM does, the best value
-    over resolutions is reported for each of the two separately: the labels choose the resolution, so these are upper
-    bounds of what a user without labels gets. The values at :math:`r = 1`, scanpy's default, are not.
+    the normalised mutual information (arithmetic mean) compare clusters with labels. As CellPLM does
+    :cite:p:`wen2024cellplm`, the best value over resolutions is reported for each of the two separately: the labels
+    choose the resolution, so these are upper bounds of what a user without labels gets. The values at :math:`r = 1`,
+    scanpy's default, are not.
 
     ``knn_accuracy`` is the share of cells whose label is the most frequent one among their `n_neighbors` nearest
     other cells; of labels equally frequent the one that occurs nearest is taken. Neighbours are exact and Euclidean.
@@ -64,10 +65,6 @@ def clustering(
     ------
     ValueError
         If there is no such key, the embedding holds missing values, or labelled cells or labels are too few.
-
-    References
-    ----------
-    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
 
     Examples
     --------

@@ -32,9 +32,9 @@ def denoising(
     .. math:: y_{ij} = \log\Bigl(1 + 10^4\, \frac{x_{ij}}{\sum_k x_{ik}}\Bigr),
 
     negative predictions counting as 0, with the totals of the complete cells. ``rmse``, ``mae``, ``pearson`` and
-    ``cosine`` pool the hidden entries of all cells, as CellPLM reports them. The same names with ``_all`` cover the
-    whole matrix, zeros included: errors over all entries, Pearson and cosine as means over cells where they are
-    defined.
+    ``cosine`` pool the hidden entries of all cells, as CellPLM reports them :cite:p:`wen2024cellplm`. The same names
+    with ``_all`` cover the whole matrix, zeros included: errors over all entries, Pearson and cosine as means over
+    cells where they are defined.
 
     The published protocol hides only counts above 0, and to know that an entry is not 0 is already much: a constant can
     beat a method that did not know. So every table has the scores of constants, which are fitted to the entries that
@@ -64,10 +64,6 @@ def denoising(
     ValueError
         If shapes, cells or genes do not match, values are missing, `counts` holds negative values, or `mask` is not
         bool, marks nothing, or marks only entries without counts.
-
-    References
-    ----------
-    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
 
     Examples
     --------

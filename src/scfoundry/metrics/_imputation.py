@@ -46,8 +46,8 @@ def imputation(
         \text{mae}_j = \frac{1}{n}\sum_i |\hat x_{ij} - x_{ij}|,
 
     and Pearson correlation, Spearman correlation and cosine of the two columns. Predictions below 0 count as 0. CellPLM
-    scores log1p of counts on both sides; its published RMSE averages square roots over all prefixes of the list of
-    genes and is not reproduced here.
+    :cite:p:`wen2024cellplm` scores log1p of counts on both sides; its published RMSE averages square roots over all
+    prefixes of the list of genes and is not reproduced here.
 
     A rich spot is rich in every gene, so that library size alone correlates with most genes: by Pearson correlation it
     beats most published methods. Given ``library``, ``partial_pearson`` is the correlation of what it does not explain:
@@ -93,10 +93,6 @@ def imputation(
     ------
     ValueError
         If shapes, cells or genes do not match, values are missing, or `truth` holds negative values.
-
-    References
-    ----------
-    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
 
     Examples
     --------

@@ -30,7 +30,8 @@ def retrieval(
 
         \text{recall@}k = \frac{1}{n}\sum_i [r_i \le k],\qquad \text{mrr} = \frac{1}{n}\sum_i \frac{1}{r_i}.
 
-    LangCell reports ``recall@k`` over cells; ``macro_recall@k`` gives every label that occurs the same weight.
+    LangCell :cite:p:`zhao2024langcell` reports ``recall@k`` over cells; ``macro_recall@k`` gives every label that
+    occurs the same weight.
 
     Parameters
     ----------
@@ -51,10 +52,6 @@ def retrieval(
     ------
     ValueError
         If cells do not match, labels of `truth` or scores are missing, label names repeat, or a k is below 1.
-
-    References
-    ----------
-    Zhao S. et al. LangCell: Language-Cell Pre-training for Cell Identity Understanding. ICML 2024.
 
     Examples
     --------

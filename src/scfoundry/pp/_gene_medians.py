@@ -19,7 +19,7 @@ def gene_medians(
 ) -> GeneVocabulary:
     r"""Median expression of every gene over the cells that express it.
 
-    Counts :math:`c_{ij}` are scaled to `target_sum` per cell, and
+    Counts :math:`c_{ij}` are scaled to `target_sum` per cell :cite:p:`theodoris2023geneformer`, and
 
     .. math:: m_j = \operatorname{median}_{i: c_{ij} > 0} \frac{c_{ij}}{\sum_k c_{ik}} \text{target\_sum}
 
@@ -46,10 +46,6 @@ def gene_medians(
     ValueError
         If the values are not raw counts or all zero, gene names repeat, too few of `genes` are measured, or
         `target_sum` is not positive.
-
-    References
-    ----------
-    Theodoris C. V. et al. Transfer learning enables predictions in network biology. Nature 618, 616-624 (2023).
 
     Examples
     --------

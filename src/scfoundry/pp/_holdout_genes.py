@@ -32,7 +32,8 @@ def holdout_genes(
 
     The zero rate of gene :math:`j` is :math:`z_j = 1 - \frac{1}{n}\sum_i [x_{ij} \ne 0]`. Stratum :math:`k` holds the
     genes with :math:`s_k < z_j \le s_{k+1}`, so a gene without a single zero is in none. From each, `n_per_stratum`
-    genes are drawn without replacement: the hold-out of CellPLM, which an integer `rng` reproduces in its order.
+    genes are drawn without replacement: the hold-out of CellPLM :cite:p:`wen2024cellplm`, which an integer `rng`
+    reproduces in its order.
 
     Parameters
     ----------
@@ -55,10 +56,6 @@ def holdout_genes(
     ------
     ValueError
         If gene names repeat, `strata` or `n_per_stratum` are not valid, or no gene falls in any stratum.
-
-    References
-    ----------
-    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
 
     Examples
     --------

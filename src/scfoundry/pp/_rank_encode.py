@@ -44,7 +44,7 @@ def rank_encode(
 ) -> AnnData | None:
     r"""Turn every cell into the tokens of its genes, most telling first.
 
-    The genes that cell :math:`i` expresses are sorted by
+    The genes that cell :math:`i` expresses are sorted :cite:p:`theodoris2023geneformer` by
 
     .. math:: \frac{c_{ij}}{m_j}
 
@@ -93,10 +93,6 @@ def rank_encode(
         or ``max_length`` is below 1.
     FileNotFoundError
         If there are no such weights.
-
-    References
-    ----------
-    Theodoris C. V. et al. Transfer learning enables predictions in network biology. Nature 618, 616-624 (2023).
 
     Examples
     --------

@@ -51,8 +51,8 @@ def simulate_dropout(
 
     (equal for all with the uniform kernel), then :math:`\lfloor \text{valid} \cdot m_i \rfloor` from the rest by the
     same rule. Low counts are lost more often, as in sequencing. Cells are visited in obs order, so that a seed gives
-    the hold-out of CellPLM: 10 % for test, 10 % for validation, only in cells with more than 5 expressed genes,
-    seed 10.
+    the hold-out of CellPLM :cite:p:`wen2024cellplm`: 10 % for test, 10 % for validation, only in cells with more than 5
+    expressed genes, seed 10.
 
     Parameters
     ----------
@@ -88,10 +88,6 @@ def simulate_dropout(
     ------
     ValueError
         If the values are not raw counts, or an argument is out of range.
-
-    References
-    ----------
-    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
 
     Examples
     --------

@@ -39,7 +39,8 @@ def split_perturbations(
     A share of the perturbed genes is drawn and becomes unseen: every perturbation with one of them is for test, so that
     of two genes none, one or both are new to a method. Of the combinations whose genes are all seen the same share is
     for test, too. The rest is divided once more, by the share for validation. A screen of single genes is thus split as
-    that of Adamson (25 % of the perturbations, 10 % of the rest), one with pairs as that of Norman.
+    that of Adamson (25 % of the perturbations, 10 % of the rest), one with pairs as that of Norman
+    :cite:p:`roohani2023gears,wen2024cellplm`.
 
     Parameters
     ----------
@@ -75,11 +76,6 @@ def split_perturbations(
     ------
     ValueError
         If ``obs`` has no such column, the control is not in it, or shares leave nothing to learn from or to test.
-
-    References
-    ----------
-    Roohani Y. et al. Predicting transcriptional outcomes of novel multigene perturbations with GEARS. Nature
-    Biotechnology 2023. Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
 
     Examples
     --------
