@@ -236,7 +236,7 @@ def test_contexts_are_split_whole(make_adata):
 
     adata = make_adata(200, n_batches=10)
     groups = contexts(adata, "batch")
-    data = ContextDataModule(groups, cells_per_step=7, validation_size=0.3, seed=0)
+    data = ContextDataModule.split(groups, cells_per_step=7, validation_size=0.3, seed=0)
     assert len(data.held_out) == 3
     assert not set(data.held_out) & set(data.visits)
     assert sorted([*data.train_idx, *data.val_idx]) == list(range(200))
@@ -247,7 +247,7 @@ def test_contexts_are_split_whole(make_adata):
 def test_a_single_context_is_never_held_out(make_adata):
     from scfoundry.data.matrix.contexts import contexts
 
-    data = ContextDataModule(contexts(make_adata()), cells_per_step=100, validation_size=0.5, seed=0)
+    data = ContextDataModule.split(contexts(make_adata()), cells_per_step=100, validation_size=0.5, seed=0)
     assert data.visits == [0]
     assert data.val_dataloader() == []
 
