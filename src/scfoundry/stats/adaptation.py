@@ -32,21 +32,11 @@ TINY = 1e-12
 def adapted(
     probabilities: NDArray[np.float32], components: NDArray[np.floating], temperature: float
 ) -> NDArray[np.float32]:
-    """Bring cells that lie together to agree on their labels.
+    """Bring cells that lie together to agree on their labels, whose probabilities (n, P) were found cell by cell.
 
-    Parameters
-    ----------
-    probabilities
-        Of P labels, each cell judged by itself, (n, P).
-    components
-        Principal components of the same cells, (n, k); NaN for cells without a place among the others.
-    temperature
-        Divisor that calibrates the log probabilities after `adapted_log_odds`.
-
-    Returns
-    -------
-    Probabilities, float32, (n, P). The very array that was given where fewer than two cells have a place, or the cells
-    are all alike (k = 0): nothing is there to agree by.
+    Components (n, k) are NaN for cells without a place among the others; the temperature divides log probabilities
+    after `adapted_log_odds`. The very array that was given comes back where fewer than two cells have a place, or the
+    cells are all alike (k = 0): there is nothing to agree by.
     """
     if components.shape[1] == 0 or np.count_nonzero(_placed(components)) < 2:
         return probabilities
@@ -56,7 +46,7 @@ def adapted(
 
 
 def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.floating]) -> NDArray[np.float32]:
-    r"""Combine what a model says of each cell with where the cell lies among all cells.
+    r"""Combine the log probabilities of P labels by a model, (n, P), with where cells lie among all cells, (n, k).
 
     Every label is a Gaussian in the space of the data set's principal components, all with one covariance. Means and
     covariance come from the cells, weighted by :math:`q_{ij} \propto p_{ij}^2`, times the confidence
@@ -64,23 +54,10 @@ def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.flo
     again. A label that few cells carry keeps to the model: its likelihood is drawn towards the cell's mean over labels
     by :math:`g_j = n_j / (n_j + 5)`.
 
-    No label of any cell is needed: this is a step of semi-supervised linear discriminant analysis with the model as the
-    only teacher. It moves cells along with their neighbours, most where the model is in doubt. Cells without a place
-    among the others (NaN components) keep the order of what the model says and have no influence.
-
-    Memory beyond the result does not grow with the number of cells: sums are gathered block by block, in double
-    precision.
-
-    Parameters
-    ----------
-    log_prior
-        Log probability of P labels by the model, (n, P).
-    components
-        Principal components of the same cells, (n, k).
-
-    Returns
-    -------
-    Log probabilities, float32, (n, P), rows normalised.
+    No label of any cell is needed: this is a step of semi-supervised linear discriminant analysis that starts from the
+    model alone. It moves cells along with their neighbours, most where the model is in doubt. Cells without a place
+    among the others (NaN components) keep the order of the model's labels and have no influence. Memory beyond the
+    result does not grow with the number of cells: sums are gathered block by block, in double precision.
     """
     clouds: _Clouds | None = None
     for _ in range(N_STEPS):
@@ -100,21 +77,11 @@ def _blocks(n_cells: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class _Clouds:
-    """Gaussians of P labels with one covariance.
+    """Gaussians of P labels with one covariance."""
 
-    Attributes
-    ----------
-    n_cells
-        Cells behind each label, (P,).
-    means
-        Whitened means, (P, k).
-    root
-        Cholesky root of the covariance, (k, k).
-    """
-
-    n_cells: NDArray[np.float64]
-    means: NDArray[np.float64]
-    root: NDArray[np.float64]
+    n_cells: NDArray[np.float64]  # behind each label, (P,)
+    means: NDArray[np.float64]  # whitened, (P, k)
+    root: NDArray[np.float64]  # Cholesky root of the covariance, (k, k)
 
     def log_likelihood(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         """Log likelihood of every label up to a constant, (n, P)."""

@@ -93,23 +93,13 @@ def gathered(reader: Reader) -> LogMoments:
 def principal_components(
     reader: Reader, n_components: int = 30, *, moments: LogMoments | None = None
 ) -> NDArray[np.float64]:
-    """Project cells on the main axes along which they differ.
+    """Project cells on the main axes along which they differ, (n_obs, n_components), NaN for cells without counts.
 
     Counts per 10,000 of the vocabulary's genes, log, the 2,000 most variable genes, standardised. Three passes over the
     data, two if the moments are known; sums are in double precision, so that neither the order of cells nor the size of
-    blocks shows in the result beyond rounding. Cells without counts have no place and no influence.
-
-    Parameters
-    ----------
-    n_components
-        Most components; fewer if there are fewer cells or genes.
-    moments
-        Moments of all cells of `reader`, if they were gathered before.
-
-    Returns
-    -------
-    Scores, (n_obs, n_components), NaN for cells without counts. The sign of a component is that of its largest loading.
-    No component is left if no gene varies.
+    blocks shows in the result beyond rounding. Cells without counts have no place and no influence. There are fewer
+    components if there are fewer cells or genes, and none if no gene varies; the sign of one is that of its largest
+    loading.
     """
     moments = gathered(reader) if moments is None else moments
     return PrincipalAxes.of({reader: moments}, n_components).project(reader, moments)
@@ -117,23 +107,16 @@ def principal_components(
 
 @dataclass(frozen=True)
 class PrincipalAxes:
-    r"""The main axes along which the cells of one or more data sets differ; see `principal_components`.
+    """The main axes along which the cells of one or more data sets differ; see `principal_components`.
 
     Genes are standardised by mean and variance of the data set of n cells a cell comes from, drawn towards those of all
     cells with a weight of :math:`200 / (n + 200)`: what sets whole data sets apart, such as their technology, makes no
     axis, and a few cells are seen among the others.
-
-    Attributes
-    ----------
-    loadings
-        Of the most variable genes, (g, k).
-    spread
-        Root mean squared length of these cells' scores.
     """
 
     _standardised: _Standardised
-    loadings: NDArray[np.float64]
-    spread: float
+    loadings: NDArray[np.float64]  # of the most variable genes, (g, k)
+    spread: float  # root mean squared length of the scores of these cells
 
     @classmethod
     def of(cls, data: Mapping[Reader, LogMoments], n_components: int = 30) -> PrincipalAxes:

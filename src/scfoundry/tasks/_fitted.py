@@ -29,21 +29,7 @@ def is_fitted(folder: str | Path) -> bool:
 def write_fitted(
     folder: str | Path, kind: str, model: Any, *, arrays: Mapping[str, NDArray], values: Mapping[str, Any]
 ) -> None:
-    """Write what was learned, and the model it was learned with.
-
-    Parameters
-    ----------
-    folder
-        Created if it does not exist.
-    kind
-        Class of the fitted object.
-    model
-        Has `save_pretrained`.
-    arrays
-        Numbers and texts; nothing has to be unpickled to read them.
-    values
-        As JSON holds them.
-    """
+    """Write what was learned and the model it was learned with; nothing has to be unpickled to read it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder / MODEL_FOLDER, weights=model.provenance["weights"])
@@ -54,12 +40,7 @@ def write_fitted(
 def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray], dict[str, Any]]:
     """Read what `write_fitted` wrote: model, arrays, values.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the folder holds no fitted object.
-    CheckpointError
-        If it holds one of another kind, or is damaged.
+    Raises `FileNotFoundError` if there is no fitted object, `CheckpointError` if one of another kind, or damaged.
     """
     folder = Path(folder)
     path = folder / VALUES_FILE

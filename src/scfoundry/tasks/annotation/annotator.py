@@ -54,10 +54,7 @@ def recipe_of(
 ) -> type[FineTuned | TextHead | CellHeads]:
     """How a model learns labels.
 
-    Raises
-    ------
-    ValueError
-        If all weights are to be trained of a model that has no way to, or epochs are asked of a head.
+    Raises `ValueError` if all weights are to be trained of a model that has no way to, or epochs are asked of a head.
     """
     weights, published = model.provenance["weights"], can(model, FineTunesLabels)
     if train == "all" and not published and not can(model, Tunable):
@@ -92,7 +89,7 @@ class Annotator:
     n_cells
         Cells that each label was learned from, (L,).
     recipe
-        How labels are read off a cell, with what was learned for it.
+        Heads that read labels off a cell; `None` if the fine-tuned model does.
 
     Examples
     --------
@@ -123,12 +120,12 @@ class Annotator:
         seed: int = 0,
         compute: Compute,
     ) -> Self:
-        """Learn the labels of a reference.
+        """Learn the labels of a reference; the model stays as it is.
 
         Parameters
         ----------
         model
-            Any that embeds. It stays as it is.
+            Any that embeds.
         reference
             Labelled cells.
         labels
@@ -136,8 +133,8 @@ class Annotator:
         codes
             Number of the label of every cell, (n_obs,).
         query
-            Cells to annotate, which play a part without labels: they stand in the contexts of the reference, and
-            axes along which cells differ are found by them, too.
+            Cells to annotate, without labels: they stand in the contexts of the reference, and axes along which cells
+            differ are found by them, too.
         genes
             Vocabulary positions of the genes to learn from; those that reference and query measured if `None`.
         train

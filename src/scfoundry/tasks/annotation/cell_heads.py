@@ -36,12 +36,8 @@ class CellHeads:
     .. math:: p_i = \operatorname{softmax}\left(\tfrac{1}{2} (W \tilde z_i + b) + \tfrac{1}{2} (V x_i + a)\right)
 
     An embedding knows what cell types have in common over studies, but little of differences it has never seen; single
-    genes tell those apart, but follow the technology. Each is fitted by itself, and the surer one decides.
-
-    Attributes
-    ----------
-    by_embedding, by_genes
-        The heads. They and the model read no genes but those of `by_genes`.
+    genes tell those apart, but follow the technology. Each is fitted by itself, and the surer one decides. Heads and
+    model read no genes but those of `by_genes`.
     """
 
     by_embedding: EmbeddingHead
@@ -63,12 +59,7 @@ class CellHeads:
         compute: Compute,
         tune: bool,
     ) -> tuple[Any, Self]:
-        """Fit to labelled cells, those to annotate in their contexts.
-
-        Returns
-        -------
-        The model, or with ``tune`` a copy of it whose encoder was fine-tuned, and the heads.
-        """
+        """Fit to labelled cells, those to annotate in their contexts; with ``tune`` in a fine-tuned copy."""
         rng, rows = np.random.default_rng(seed), reference.by_name
         labelled, among = reference.only(genes), _among(reference, query, genes)
         learned, held_out = stratified_split(codes, HELD_OUT, rows, rng, at_least=1) if tune else (rows, rows[:0])

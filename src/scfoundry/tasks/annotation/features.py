@@ -30,20 +30,13 @@ TINY = 1e-9
 class CellFeatures:
     """Embeddings beside the principal components of reference and query together.
 
-    Attributes
-    ----------
-    axes
-        Of the components.
-    genes
-        Vocabulary positions of the genes they were found by.
-    center, length
-        Of embeddings, (Z,) and (): those that share a space with texts have length 1 and count from the origin.
+    Embeddings that share a space with texts have length 1 and count from the origin.
     """
 
     axes: PrincipalAxes
-    genes: NDArray[np.int64]
-    center: NDArray[np.float64]
-    length: float
+    genes: NDArray[np.int64]  # vocabulary positions of the genes that the axes were found by
+    center: NDArray[np.float64]  # of embeddings, (Z,)
+    length: float  # of embeddings
 
     @classmethod
     def fit(

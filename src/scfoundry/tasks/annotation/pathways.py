@@ -30,28 +30,17 @@ RIDGE = 2.0
 
 
 class PathwayHeads(NamedTuple):
-    """One logistic regression per pathway on the embedding and the principal components of both data sets.
+    """One logistic regression per pathway on the embedding and the principal components of both data sets."""
 
-    Attributes
-    ----------
-    weights, bias
-        (F, P) and (P,).
-    features
-        What they read of a cell.
-    """
-
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    weights: NDArray[np.float64]  # (F, P)
+    bias: NDArray[np.float64]  # (P,)
     features: CellFeatures
 
 
 def check_learning(model: Any, *, train: Train | None, max_epochs: int | None) -> bool:
     """Whether a model learns pathways by its own published fine-tuning.
 
-    Raises
-    ------
-    ValueError
-        If epochs are asked of heads, or all weights are to be trained of a model that has no way to.
+    Raises `ValueError` if epochs are asked of heads, or all weights are to be trained of a model that has no way to.
     """
     own = can(model, FineTunesPathways) and train != "head"
     if not own and (train == "all" or max_epochs is not None):
@@ -74,7 +63,7 @@ class Pathways:
     names
         P pathways.
     genes
-        Vocabulary positions of the genes that both data sets measured when it was learned.
+        Vocabulary positions of the genes that it was learned from.
     n_cells
         Cells in which each pathway was active, (P,).
 
@@ -105,18 +94,18 @@ class Pathways:
         seed: int = 0,
         compute: Compute,
     ) -> Self:
-        """Learn which pathways are active.
+        """Learn which pathways are active; the model stays as it is.
 
         Parameters
         ----------
         model
-            Any that embeds. It stays as it is.
+            Any that embeds.
         reference
             Cells to learn from.
         targets
             0 or 1 for every cell and pathway, (n_obs, P), both of them for every pathway.
         query
-            Cells to annotate, by which axes along which cells differ are found, too.
+            Cells to annotate: axes along which cells differ are found by them, too.
         train
             ``"all"`` weights as the model's authors published (if `None`, where there is a published way), or a
             ``"head"``.

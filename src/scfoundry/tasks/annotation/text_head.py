@@ -36,17 +36,10 @@ class TextHead:
 
     Without labelled cells it is the annotation by texts; the more there are, the less the texts count. Cells that lie
     together are then brought to agree, if the model's texts are calibrated for that.
-
-    Attributes
-    ----------
-    weights, bias
-        (F, L) and (L,).
-    features
-        What it reads of a cell.
     """
 
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    weights: NDArray[np.float64]  # (F, L)
+    bias: NDArray[np.float64]  # (L,)
     features: CellFeatures
 
     shared_genes_only: ClassVar[bool] = False

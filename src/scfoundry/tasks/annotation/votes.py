@@ -39,15 +39,7 @@ def over_cluster(latent: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def group_means(values: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Mean over a cell's group in place of the cell's own values; cells of group -1 keep theirs.
-
-    Parameters
-    ----------
-    values
-        Scores of every cell, (n_obs,) or (n_obs, P).
-    groups
-        Number of its group, (n_obs,).
-    """
+    """Mean over a cell's group in place of its own values, (n_obs,) or (n_obs, P); cells of group -1 keep theirs."""
     together = groups != ALONE
     if not together.any():
         return values

@@ -27,24 +27,12 @@ __all__ = ["CellAttention", "attend"]
 
 @dataclass(frozen=True)
 class CellAttention:
-    """Attention between cells.
+    """Attention between cells; rows are those that attend."""
 
-    Attributes
-    ----------
-    weights
-        The largest of every cell, rows are the cells that attend, (n_obs, n_obs).
-    observed
-        Sum of all weights between groups, rows are the groups that attend, (P, P).
-    expected
-        The same if every cell spread its attention evenly over its context.
-    n_pairs
-        Ordered pairs of cells within contexts, (P, P).
-    """
-
-    weights: sparse.csr_matrix
-    observed: NDArray[np.float64]
-    expected: NDArray[np.float64]
-    n_pairs: NDArray[np.int64]
+    weights: sparse.csr_matrix  # the largest of every cell, (n_obs, n_obs)
+    observed: NDArray[np.float64]  # sum of all weights between groups, (P, P)
+    expected: NDArray[np.float64]  # the same if every cell spread its attention evenly over its context
+    n_pairs: NDArray[np.int64]  # ordered pairs of cells within contexts, a cell with itself among them, (P, P)
 
 
 def attend(
@@ -60,22 +48,9 @@ def attend(
 ) -> CellAttention:
     """Weights with which the cells of a context attend to each other, averaged over the heads of a layer.
 
-    Cells without counts stand in the context, as they do when embedding, but none of their weights is kept, and they
-    are in no group. All is float32, whatever the precision: weights of a context differ by less than bfloat16 resolves.
-
-    Parameters
-    ----------
-    codes, n_codes
-        Number of the group of every cell, (n_obs,), -1 for none; number of groups P.
-    k
-        Weights to keep per cell.
-    scale
-        Of the weights, see `CellPairs`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such layer.
+    Groups are numbered by ``codes``, (n_obs,), -1 for none. Cells without counts stand in the context, as they do when
+    embedding, but none of their weights is kept, and they are in no group. All is float32, whatever the precision:
+    weights of a context differ by less than bfloat16 resolves. Raises `ValueError` if there is no such layer.
     """
     n_layers = model.n_layers
     if not -n_layers <= layer < n_layers:

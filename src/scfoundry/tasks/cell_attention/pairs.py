@@ -27,17 +27,11 @@ Scale = Literal["shares", "specific", "raw"]
 class CellPairs:
     r"""Weights of all pairs of a context, averaged over heads, which never stand in memory together.
 
-    As the heads of a cell lie side by side in its factors, :math:`w_{ij} = \frac{1}{H} a_i \cdot b_j`.
+    As the heads of a cell lie side by side in its factors, :math:`w_{ij} = \frac{1}{H} a_i \cdot b_j`. Chunks of
+    factors are read once, all but the last of equal size; ``n_cells`` decides whether they rest in memory or in a file.
 
-    Parameters
-    ----------
-    chunks
-        Factors of consecutive cells; read once. All but the last of equal size.
-    n_cells
-        Cells of the context, which decides where factors rest: in memory, or in a file.
-    scale
-        ``"raw"``; ``"shares"``, which sum to 1 over the cells attended to; ``"specific"``, shares over their mean for
-        the cell attended to.
+    Scales: ``"raw"``; ``"shares"``, which sum to 1 over the cells attended to; ``"specific"``, shares over their mean
+    for the cell attended to.
     """
 
     def __init__(self, chunks: Iterable[AttentionFactors], n_cells: int, *, scale: Scale, device: torch.device) -> None:
@@ -66,19 +60,10 @@ class CellPairs:
     def largest(
         self, k: int, among: NDArray[np.bool_]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
-        """Largest weights of every cell.
+        """The k largest weights of every cell (all if fewer), among the cells that count, (n_cells,).
 
-        Parameters
-        ----------
-        k
-            How many; all if there are fewer cells.
-        among
-            Cells whose weights for each other count, (n_cells,).
-
-        Yields
-        ------
-        For every chunk of cells, n of which count, their positions (n,), those of the cells they attend to most, and
-        the weights, (n, k) each.
+        Yields for every chunk of cells, n of which count, their positions (n,), those of the cells they attend to most,
+        and the weights, (n, k) each.
         """
         counting = torch.from_numpy(among)
         for first, receiving in _among(self.receiving, counting):

@@ -41,7 +41,7 @@ METHODS = {0.0: "decoder", 1.0: "neighbours"}
 
 @dataclass(frozen=True, eq=False)
 class Denoiser:
-    """Expected counts of cells, learned from counts; `sf.tl.denoise` fits one and returns it on request.
+    """Expected counts of cells, learned from counts.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class Denoiser:
         model
             Embeds cells.
         cells
-            Raw counts in the model's gene order; they are held in memory, sparse.
+            Raw counts; they are held in memory, sparse.
         max_epochs
             Most passes over the cells; as many as make about 1,200 steps if `None`.
         patience
@@ -168,7 +168,7 @@ class Denoiser:
         given_detected: bool = False,
         compute: Compute,
     ) -> NDArray[np.float32]:
-        """Expected counts of every cell, at its own depth.
+        """Expected counts of every cell, at its own depth, float32, (n_obs, len(columns)).
 
         A cell's expected counts of the genes that the model knows sum to its observed counts of these genes. Columns
         of one and the same gene share its expectation in equal parts. Columns that the model does not know keep their
@@ -177,7 +177,7 @@ class Denoiser:
         Parameters
         ----------
         cells
-            Raw counts of one AnnData, in the model's gene order.
+            Raw counts of one AnnData.
         columns
             Columns of the AnnData to return; all if `None`.
         given_detected
@@ -185,10 +185,6 @@ class Denoiser:
             ones.
         compute
             Where and how precisely.
-
-        Returns
-        -------
-        float32 array, (n_obs, len(columns)).
 
         Raises
         ------

@@ -39,18 +39,10 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class States:
-    """Cell states of a reference.
+    """Cell states of a reference."""
 
-    Attributes
-    ----------
-    profiles
-        Share of every gene in the counts of a state, (K, g), over ``genes``; rows sum to 1.
-    genes
-        Vocabulary positions of the genes measured in the reference, ascending, (g,).
-    """
-
-    profiles: NDArray[np.float32]
-    genes: NDArray[np.int64]
+    profiles: NDArray[np.float32]  # share of every gene in the counts of a state, (K, g)
+    genes: NDArray[np.int64]  # vocabulary positions of the genes measured in the reference, ascending, (g,)
 
     def of(self, genes: NDArray[np.int64], panel: NDArray[np.int64]) -> NDArray[np.float32]:
         """Counts of ``genes`` per count of the ``panel``, (K, len(genes)); all measured in the reference."""
@@ -108,24 +100,12 @@ def compositions(
     panel: NDArray[np.int64],
     neighbors: sparse.csr_matrix | None,
 ) -> NDArray[np.float32]:
-    r"""Share of every state in every spot.
+    r"""Share of every state in every spot by genes of the ``panel``, (n, K); equal shares for a spot without counts.
 
     Expectation maximisation from equal shares,
     :math:`h_{ik} \propto h_{ik} \sum_j w_{kj}\, x_{ij} / \sum_l h_{il} w_{lj} + a\, \bar h_{ik}`, stopped early;
-    after a first fit the mean composition :math:`\bar h` of the neighbourhood counts like a = 100 further counts.
-
-    Parameters
-    ----------
-    states
-        Of the reference.
-    panel
-        Vocabulary positions of genes measured on both sides.
-    neighbors
-        Average over neighbouring spots, (n, n); `None` for spots without positions.
-
-    Returns
-    -------
-    float32, (n, K), rows sum to 1; equal shares for a spot without counts.
+    after a first fit the mean composition :math:`\bar h` of the neighbourhood, by the average ``neighbors`` (n, n),
+    counts like a = 100 further counts.
     """
     profiles = np.ascontiguousarray(states.of(panel, panel).T)  # (g, K)
     shares = np.full((spots.n_obs, profiles.shape[1]), 1 / profiles.shape[1], dtype=np.float32)

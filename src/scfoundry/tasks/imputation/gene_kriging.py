@@ -44,25 +44,11 @@ def gene_directions(
     panel: NDArray[np.int64],
     neighbors: sparse.csr_matrix | None,
 ) -> NDArray[np.float32]:
-    r"""In which direction of gene space every spot deviates from the mean spot.
+    r"""In which direction of gene space every spot deviates from the mean spot, (n, D), mean squared length 1.
 
-    Residuals are :math:`(x_{ij} - L_i p_j) / \sqrt{L_i p_j + 0.01}`, clipped at 5, with the share :math:`p_j` of a
-    gene in all counts. Directions, not residuals, are averaged with those of neighbouring spots: it is the same, and
-    cheaper.
-
-    Parameters
-    ----------
-    vectors
-        Unit vectors of all genes, (G, D).
-    panel
-        Vocabulary positions of the measured genes.
-    neighbors
-        Average over neighbouring spots, (n, n); `None` for spots without positions.
-
-    Returns
-    -------
-    float32, (n, D), scaled to a mean squared length of 1. Its product with the vector of a gene says how much more of
-    it than in a mean spot is expected.
+    Its product with the unit vector of a gene says how much more of it than in a mean spot is expected. Residuals are
+    :math:`(x_{ij} - L_i p_j) / \sqrt{L_i p_j + 0.01}`, clipped at 5, with the share :math:`p_j` of a gene in all
+    counts. Directions, not residuals, are averaged with those of neighbouring spots: it is the same, and cheaper.
     """
     blocks = [np.arange(i, min(i + CELLS_PER_BLOCK, spots.n_obs)) for i in range(0, spots.n_obs, CELLS_PER_BLOCK)]
     of_genes = np.zeros(len(panel))

@@ -33,26 +33,12 @@ MAX_SPOTS = 20_000
 
 @dataclass(frozen=True)
 class ImputationOptions:
-    """What a user decides.
+    """What a user decides."""
 
-    Attributes
-    ----------
-    evidence
-        Kinds of evidence to use, of those that the model has; see `choose_evidence`.
-    fine_tune
-        Train a copy of the model on spots and cells first; the model must be one that `FineTunesImputation`.
-    max_epochs
-        Most passes of that training, as many as the model finds right if `None`.
-    genes_per_block
-        Genes imputed at a time, chosen for the memory if `None`.
-    seed
-        Of everything random.
-    """
-
-    evidence: Sequence[str]
-    fine_tune: bool = False
-    max_epochs: int | None = None
-    genes_per_block: int | None = None
+    evidence: Sequence[str]  # kinds of those that the model has, see `choose_evidence`
+    fine_tune: bool = False  # a copy on spots and cells first; the model `FineTunesImputation`
+    max_epochs: int | None = None  # of that at most, as many as the model finds right if `None`
+    genes_per_block: int | None = None  # genes imputed at a time, chosen for the memory if `None`
     seed: int = 0
 
 
@@ -60,23 +46,15 @@ class ImputationOptions:
 class Imputation:
     """Imputed genes.
 
-    Attributes
-    ----------
-    counts
-        Expected counts on the scale of the spots' own libraries, float32, spots x genes.
-    confidence
-        Of every gene, the correlation with its unseen truth to expect: ``pearson`` of log1p counts,
-        ``partial_pearson`` beyond library size; NaN where the panel was too small to hide genes.
-    hidden
-        Genes of the panel that were hidden to learn this: the same two as reached, and ``expected_pearson``.
-    weights
-        Exponent of every kind of evidence.
+    Of every gene that was imputed, and of those of the panel that were hidden to learn this, the correlation with the
+    unseen truth to expect: ``pearson`` of log1p counts, ``partial_pearson`` beyond library size; NaN where the panel
+    was too small to hide genes. Of hidden ones as reached, with ``expected_pearson``.
     """
 
-    counts: pd.DataFrame
+    counts: pd.DataFrame  # expected, on the scale of the spots' own libraries, float32, spots x genes
     confidence: pd.DataFrame
     hidden: pd.DataFrame
-    weights: dict[str, float]
+    weights: dict[str, float]  # exponent of every kind of evidence
 
 
 def impute(
@@ -88,13 +66,7 @@ def impute(
     options: ImputationOptions,
     compute: Compute,
 ) -> Imputation:
-    """Expected counts of genes that spots were not measured for.
-
-    Parameters
-    ----------
-    options
-        What the user decides.
-    """
+    """Expected counts of genes that spots were not measured for."""
     panel = spots.measured
     hidden = genes_to_hide(spots, np.intersect1d(panel, reference.measured), options.seed)
     visible = np.setdiff1d(panel, hidden)
@@ -139,14 +111,8 @@ def learn(
 ) -> tuple[NDArray[np.float64], Confidence, pd.DataFrame]:
     """Exponents of the evidence, what correlation to expect of a gene, and what hidden genes reached.
 
-    Parameters
-    ----------
-    trial
-        Evidence that has not seen the hidden genes.
-    hidden
-        Vocabulary positions of the hidden genes.
-    default
-        Exponents where hidden genes have too few counts to tell, (E,).
+    Of ``trial``, which has not seen the hidden genes (vocabulary positions); ``default`` exponents (E,) stay where
+    these have too few counts to tell.
     """
     drawn = np.sort(np.random.default_rng(seed).permutation(spots.by_name)[:MAX_SPOTS])
     found, levels = trial.of(hidden, drawn)

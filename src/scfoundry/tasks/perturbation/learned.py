@@ -38,57 +38,28 @@ def _empty() -> Array:
 class LearnedResponses:
     """Everything that a prediction needs beside the model.
 
-    Attributes
-    ----------
-    genes
-        Names of the G genes that are predicted.
-    naming
-        How the screen was written down.
-    value
-        What a perturbed gene's log expression was replaced with.
-    conditions
-        The n conditions that were learned from, sorted.
-    reference
-        Control cells, in memory, that shifts are measured in.
-    seed
-        Of the controls that a fine-tuned model reads.
-    prior
-        How conditions resemble each other.
-    coefficients
-        (B, n, G), in units of log expression.
-    level
-        Mean control profile of the groups learned from, (G,).
-    reversion
-        How far a perturbed level forgets that of the controls.
-    measured, refined
-        By group, mean control profile, (G,), as measured, and less the noise that all changes from it have in common.
-    shifts, states
-        By gene, and by group, see `kernels`.
-    centre, distance
-        What shifts are measured from, (Z,), and states in units of; set by what was learned, so that a prediction does
-        not depend on what else is asked for.
-    head
-        Weights of the head of a fine-tuned model, by name. With them the model itself predicts, and of what stands
-        between ``seed`` and here nothing is known.
+    ``centre`` and ``distance`` are set by what was learned, so that a prediction does not depend on what else is asked
+    for. With a ``head`` the fine-tuned model itself predicts, and of what stands between ``seed`` and it nothing is
+    known.
     """
 
-    genes: NDArray[np.str_]
-    naming: Naming
-    value: float
-    conditions: list[Condition]
-    reference: Cells
-    seed: int
+    genes: NDArray[np.str_]  # names of the G genes that are predicted
+    naming: Naming  # how the screen was written down
+    value: float  # what a perturbed gene's log expression was replaced with
+    conditions: list[Condition]  # the n that were learned from, sorted
+    reference: Cells  # control cells, in memory, that shifts are measured in
+    seed: int  # of the controls that a fine-tuned model reads
     prior: Prior = field(default_factory=lambda: Prior(several_parts=False, several_groups=False))
-    coefficients: Array = field(default_factory=_empty)
-    level: Array = field(default_factory=_empty)
-    reversion: float = 0.0
-    measured: dict[str, Array] = field(default_factory=dict)
-    refined: dict[str, Array] = field(default_factory=dict)
-    shifts: dict[str, Array] = field(default_factory=dict)
-    states: dict[str, Array] = field(default_factory=dict)
-    centre: Array = field(default_factory=_empty)
-    distance: float = 1.0
-    head: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    coefficients: Array = field(default_factory=_empty)  # (B, n, G), log expression
+    level: Array = field(default_factory=_empty)  # mean control profile of the groups learned from, (G,)
+    reversion: float = 0.0  # how far a perturbed level forgets that of the controls
+    measured: dict[str, Array] = field(default_factory=dict)  # mean control profile by group, (G,)
+    refined: dict[str, Array] = field(default_factory=dict)  # less the noise all changes from it share
+    shifts: dict[str, Array] = field(default_factory=dict)  # by gene, see `kernels`
+    states: dict[str, Array] = field(default_factory=dict)  # by group, see `kernels`
+    centre: Array = field(default_factory=_empty)  # what shifts are measured from, (Z,)
+    distance: float = 1.0  # unit of states
+    head: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # weights by name
 
     @property
     def parts(self) -> set[str]:

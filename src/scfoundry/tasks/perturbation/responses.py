@@ -44,14 +44,17 @@ MOST_CONTROLS = 512
 class Responses:
     """What perturbations change, learned from a screen.
 
-    `sf.tl.predict_perturbation` makes one (``return_fitted=True``), and takes it as its ``model``.
-
     Attributes
     ----------
     model
         Model that it was learned with; a fine-tuned copy with ``fine_tune=True``.
     learned
         What was learned beside it.
+
+    Examples
+    --------
+    >>> fitted.save("my_screen")  # doctest: +SKIP
+    >>> sf.tl.predict_perturbation(adata, perturbations="KLF1+SET", model="my_screen")  # doctest: +SKIP
     """
 
     model: Embeds
@@ -328,13 +331,7 @@ class Responses:
 
 
 def require_genes(conditions: Sequence[Condition | None], positions: Mapping[str, int]) -> None:
-    """Refuse to train a model where it has nothing to replace.
-
-    Raises
-    ------
-    ValueError
-        If fewer than two of the perturbations are genes of the model.
-    """
+    """Refuse to train a model that knows fewer than two of the perturbed genes: it has nothing to replace."""
     perturbed = {condition.parts for condition in conditions if condition is not None and condition.parts}
     usable = [parts for parts in perturbed if set(parts) <= positions.keys()]
     if len(usable) < 2:
@@ -348,7 +345,7 @@ def require_genes(conditions: Sequence[Condition | None], positions: Mapping[str
 def _targets(
     controls: Cells, responses: MeasuredResponses, positions: Mapping[str, int]
 ) -> tuple[Cells, list[tuple[str, list[int]]], Array, NDArray[np.int64]]:
-    """What a model is fine-tuned on: controls, group and replaced genes of conditions, their profiles, and over which.
+    """What a model is fine-tuned on: controls, group and replaced genes of conditions, profiles, and over which genes.
 
     Conditions of genes that the model does not know are left out; those without genes are the controls.
     """
