@@ -15,17 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfoundry.data.matrix.reader import CountsReader
-
-__all__ = ["column", "empty_cells", "refuse_shared_columns", "write_labels"]
-
-CELLS_PER_BLOCK = 8192
-
-
-def empty_cells(reader: CountsReader) -> NDArray[np.bool_]:
-    """Which cells express no gene of the model, (n_obs,)."""
-    blocks = reader.blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK)
-    return np.concatenate([np.diff(block.indptr) == 0 for block in blocks])
+__all__ = ["column", "refuse_shared_columns", "write_labels"]
 
 
 def refuse_shared_columns(names: Sequence[str], *, caller: str) -> None:

@@ -21,8 +21,8 @@ from scfoundry.model.cellplm._fine_tune_perturbation import fine_tune_perturbati
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
 from scfoundry.model.cellplm._replaced_genes import replaced_gene_shifts
+from scfoundry.model.cellplm._samples import ContextBatch, ContextReader
 from scfoundry.model.cellplm._streaming import stream_embeddings
-from scfoundry.model.cellplm._tissues import ContextBatch, Tissues
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.counts import SparseCounts
 from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, Schedule, fit
@@ -144,10 +144,10 @@ class CellPLM(FoundationModel):
         latent = np.empty((cells.n_obs, self.config.n_latent), dtype=np.float32)
         self.module.to(compute.device).eval()
         bar = tqdm(desc=self.name, total=cells.n_obs, unit="cell", disable=not settings.show_progress)
-        tissues = Tissues(cells.reader, cells.coordinates)
+        reader = ContextReader(cells.reader, cells.coordinates)
         with bar, compute.autocast():
             for context in cells.contexts:
-                chunks = tissues.chunks(context, compute.cells_at_once)
+                chunks = reader.chunks(context, compute.cells_at_once)
                 embedded = stream_embeddings(
                     self.module, chunks, len(context.rows), device=compute.device, generator=generator
                 )
@@ -173,9 +173,9 @@ class CellPLM(FoundationModel):
     ) -> Iterator[tuple[NDArray[np.int64], Iterator[AttentionFactors]]]:
         """For every context its rows, and factors of the weights of a layer, chunk by chunk; see `AttendsToCells`."""
         self.module.to(compute.device).eval()
-        tissues, depth = Tissues(cells.reader, cells.coordinates), range(self.n_layers)[layer]
+        reader, depth = ContextReader(cells.reader, cells.coordinates), range(self.n_layers)[layer]
         for context in cells.contexts:
-            n_cells, chunks = len(context.rows), tissues.chunks(context, compute.cells_at_once)
+            n_cells, chunks = len(context.rows), reader.chunks(context, compute.cells_at_once)
             yield context.rows, stream_factors(self.module, chunks, n_cells, depth=depth, device=compute.device)
 
     def gene_vectors(self) -> np.ndarray:
@@ -307,13 +307,13 @@ class CellPLM(FoundationModel):
         batches = None
         if self.knows_batches_:
             batches = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-        tissues = Tissues(cells.reader, cells.coordinates, batches=batches, measured=measured, genes=self.genes)
+        reader = ContextReader(cells.reader, cells.coordinates, batches=batches, measured=measured, genes=self.genes)
 
         def loss(context: Context, step: int) -> dict[str, Tensor]:
             # Cells are dropped before they are read: a large sample costs no more than the cells that stay.
             n_cells = len(context.rows)
             cells = keep_cells(n_cells, self.config) if self.module.training else torch.arange(n_cells)
-            sample = tissues.sample(context, cells)
+            sample = reader.sample(context, cells)
             if panel_sizes is not None and self.module.training:
                 size = int(torch.randint(panel_sizes[0], panel_sizes[1] + 1, ()))
                 sample = sample.restricted(sample.genes[torch.randperm(len(sample.genes))[:size].sort().values])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model.cellplm._attention import FlowContext
     from scfoundry.model.cellplm._config import CellPLMConfig
-    from scfoundry.model.cellplm._tissues import ContextBatch
+    from scfoundry.model.cellplm._samples import ContextBatch
     from scfoundry.nn.counts import SparseCounts
 
 __all__ = ["CellPLMModule"]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model.cellplm._config import CellPLMConfig
     from scfoundry.model.cellplm._module import CellPLMModule
-    from scfoundry.model.cellplm._tissues import TissueSample
+    from scfoundry.model.cellplm._samples import ContextSample
     from scfoundry.nn.counts import SparseCounts
 
 __all__ = [
@@ -100,7 +100,7 @@ def regression_loss(expression: SparseCounts, predicted: Tensor, mask: Tensor, g
     return (predicted - target)[mask].square().mean()
 
 
-def pretraining_loss(module: CellPLMModule, sample: TissueSample, step: int) -> dict[str, Tensor]:
+def pretraining_loss(module: CellPLMModule, sample: ContextSample, step: int) -> dict[str, Tensor]:
     """One context through masking, encoder, latent and decoder.
 
     Random numbers come from torch's default generators: seed them around this call.
@@ -133,7 +133,7 @@ def pretraining_loss(module: CellPLMModule, sample: TissueSample, step: int) -> 
 
 def imputation_loss(
     module: CellPLMModule,
-    sample: TissueSample,
+    sample: ContextSample,
     genes: Tensor,
     *,
     shown: Tensor,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scfoundry._settings import logger, settings
+from scfoundry._settings import logger, without_progress
 from scfoundry.train.contexts import fine_tune
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def fine_tune_encoder(
         return cross_entropy(latent, rows, counting) / max(int(counting.sum()), 1)
 
     def held_out_loss(context: Context) -> Tensor:
-        with settings.without_progress():
+        with without_progress():
             latent = torch.from_numpy(tuned.embed(cells.take(context.rows), compute)).to(module.device)
         return cross_entropy(latent, context.rows, is_held_out[context.rows]) * share
 
