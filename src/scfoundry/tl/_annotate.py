@@ -226,7 +226,7 @@ def _learned(
     recipe = recipe_of(model, train=train, max_epochs=max_epochs)
     shared = shared_genes(cells, reference, model)
     seen, what = reference, "a gene of the model"
-    if recipe.shared_genes_only:
+    if recipe is not None and recipe.shared_genes_only:
         seen, what = reference.only(shared), "a gene of the model that adata measured, too"
         smaller = min(len(cells.measured), len(reference.measured))
         warn_of_few_shared(len(shared), smaller, names=("adata", "reference"), caller=CALLER)

@@ -10,6 +10,7 @@ from scipy.special import softmax
 
 from scfoundry._settings import logger
 from scfoundry.stats.splits import stratified_split
+from scfoundry.tasks._fitted import prefixed, under
 from scfoundry.tasks.annotation.fine_tune import fine_tune_encoder
 from scfoundry.tasks.annotation.linear_heads import EmbeddingHead, GeneHead
 
@@ -81,16 +82,12 @@ class CellHeads:
 
     def arrays(self) -> dict[str, NDArray]:
         """What `from_arrays` makes the same heads of."""
-        heads: dict[str, EmbeddingHead | GeneHead] = {"embedding": self.by_embedding, "genes": self.by_genes}
-        return {f"{kind}_{name}": values for kind, head in heads.items() for name, values in head._asdict().items()}
+        return prefixed("embedding_", self.by_embedding._asdict()) | prefixed("genes_", self.by_genes._asdict())
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Self:
         """Heads that were stored."""
-        return cls(
-            EmbeddingHead(*(arrays[f"embedding_{name}"] for name in EmbeddingHead._fields)),
-            GeneHead(*(arrays[f"genes_{name}"] for name in GeneHead._fields)),
-        )
+        return cls(EmbeddingHead(**under("embedding_", arrays)), GeneHead(**under("genes_", arrays)))
 
 
 def _among(reference: Cells, query: Cells | None, genes: NDArray[np.int64]) -> Cells:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy.special import expit
 
 from scfoundry.model._capabilities import Embeds, FineTunesPathways, can, require
 from scfoundry.stats.softmax_regression import softmax_regression
-from scfoundry.tasks._fitted import read_fitted, write_fitted
-from scfoundry.tasks.annotation.features import CellFeatures
+from scfoundry.tasks._fitted import Fitted
+from scfoundry.tasks.annotation.features import CellFeatures, LinearHead
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -27,14 +27,6 @@ __all__ = ["Pathways", "check_learning"]
 
 # Of two classes whose weights are opposite; of their difference it is 1.
 RIDGE = 2.0
-
-
-class PathwayHeads(NamedTuple):
-    """One logistic regression per pathway on the embedding and the principal components of both data sets."""
-
-    weights: NDArray[np.float64]  # (F, P)
-    bias: NDArray[np.float64]  # (P,)
-    features: CellFeatures
 
 
 def check_learning(model: Any, *, train: Train | None, max_epochs: int | None) -> bool:
@@ -53,7 +45,7 @@ def check_learning(model: Any, *, train: Train | None, max_epochs: int | None) -
 
 
 @dataclass(frozen=True, eq=False)
-class Pathways:
+class Pathways(Fitted):
     """What a model has learned of pathways that are active in cells.
 
     Attributes
@@ -79,7 +71,7 @@ class Pathways:
     names: tuple[str, ...]
     genes: NDArray[np.int64]
     n_cells: NDArray[np.int64]
-    _heads: PathwayHeads | None = field(repr=False)
+    _heads: LinearHead | None = field(repr=False)  # one logistic regression per pathway
 
     @classmethod
     def fit(
@@ -134,7 +126,7 @@ class Pathways:
             active = targets.to_numpy(dtype=np.int64)[order]
             fitted = [softmax_regression(inputs, of_pathway, 2, ridge=RIDGE) for of_pathway in active.T]
             weights = np.stack([weights[:, 1] - weights[:, 0] for weights, _ in fitted], axis=1)
-            heads = PathwayHeads(weights, np.array([bias[1] - bias[0] for _, bias in fitted]), features)
+            heads = LinearHead(weights, np.array([bias[1] - bias[0] for _, bias in fitted]), features)
         return cls(model, tuple(map(str, targets.columns)), genes, targets.sum().to_numpy(dtype=np.int64), heads)
 
     def predict(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
@@ -145,30 +137,14 @@ class Pathways:
         if self._heads is None:
             probabilities = self.model.pathway_probabilities(cells, compute)
         else:
-            values, _ = self._heads.features(self.model, cells, compute)
-            probabilities = expit(values @ self._heads.weights + self._heads.bias).astype(np.float32)
+            probabilities = expit(self._heads.logits(self.model, cells, compute)[0]).astype(np.float32)
         return np.where(cells.empty[:, None], np.float32(0), probabilities)
 
-    def save(self, folder: str | Path) -> None:
-        """Write to a folder, the model with it; what `load` reads predicts bit for bit the same."""
-        arrays = {"genes": self.genes, "n_cells": self.n_cells}
-        if self._heads is not None:
-            arrays |= {"weights": self._heads.weights, "bias": self._heads.bias} | self._heads.features.arrays()
-        write_fitted(folder, type(self).__name__, self.model, arrays=arrays, values={"names": list(self.names)})
+    def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        heads = {} if self._heads is None else self._heads.arrays()
+        return {"genes": self.genes, "n_cells": self.n_cells} | heads, {"names": list(self.names)}
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder holds no fitted object.
-        CheckpointError
-            If it holds one of another kind, or is damaged.
-        """
-        model, arrays, values = read_fitted(folder, cls.__name__)
-        heads = None
-        if "weights" in arrays:
-            heads = PathwayHeads(arrays["weights"], arrays["bias"], CellFeatures.from_arrays(arrays))
+    def _restored(cls, model: Any, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
+        heads = LinearHead.from_arrays(arrays) if "weights" in arrays else None
         return cls(model, tuple(values["names"]), arrays["genes"], arrays["n_cells"], heads)
