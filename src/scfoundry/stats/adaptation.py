@@ -61,10 +61,7 @@ def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.flo
     """
     clouds: _Clouds | None = None
     for _ in range(N_STEPS):
-        sums = _Sums.zeros(log_prior.shape[1], components.shape[1])
-        for rows in _blocks(len(log_prior)):
-            sums.update(np.exp(_log_posterior(log_prior[rows], components[rows], clouds)), components[rows])
-        clouds = sums.clouds()
+        clouds = _clouds(log_prior, components, clouds)
     result = np.empty(log_prior.shape, dtype=np.float32)
     for rows in _blocks(len(result)):
         result[rows] = _log_posterior(log_prior[rows], components[rows], clouds)
@@ -89,36 +86,24 @@ class _Clouds:
         return x @ self.means.T - 0.5 * (x**2).sum(1)[:, None] - 0.5 * (self.means**2).sum(1)
 
 
-@dataclass
-class _Sums:
-    """What the clouds are made of: weights (P,), weighted sums of points (P, k) and of their squares (k, k)."""
-
-    weights: NDArray[np.float64]
-    points: NDArray[np.float64]
-    squares: NDArray[np.float64]
-
-    @classmethod
-    def zeros(cls, n_labels: int, width: int) -> _Sums:
-        return cls(np.zeros(n_labels), np.zeros((n_labels, width)), np.zeros((width, width)))
-
-    def update(self, p: NDArray[np.float64], components: NDArray[np.floating]) -> None:
-        """Take in cells with their probabilities (n, P)."""
-        placed = _placed(components)
-        p, x = p[placed], components[placed]
-        weight = p**2
+def _clouds(log_prior: NDArray[np.floating], components: NDArray[np.floating], clouds: _Clouds | None) -> _Clouds:
+    """Clouds of the cells with the probabilities by those before; without any, by the prior."""
+    n_labels, width = log_prior.shape[1], components.shape[1]
+    weights, points, squares = np.zeros(n_labels), np.zeros((n_labels, width)), np.zeros((width, width))
+    for rows in _blocks(len(log_prior)):
+        placed = _placed(components[rows])
+        p = np.exp(_log_posterior(log_prior[rows], components[rows], clouds))[placed]
+        x, weight = components[rows][placed], p**2
         weight *= p.max(1, keepdims=True) / weight.sum(1, keepdims=True)
-        self.weights += weight.sum(0)
-        self.points += weight.T @ x
-        self.squares += (x * weight.sum(1, keepdims=True)).T @ x
-
-    def clouds(self) -> _Clouds:
-        means = self.points / np.maximum(self.weights, 1e-9)[:, None]
-        scatter = self.squares - (means * self.weights[:, None]).T @ means
-        covariance = scatter / max(self.weights.sum(), 1e-9)
-        width = len(covariance)
-        covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.eye(width) * np.trace(covariance) / width
-        root = linalg.cholesky(covariance + 1e-9 * np.eye(width), lower=True)
-        return _Clouds(self.weights, linalg.solve_triangular(root, means.T, lower=True).T, root)
+        weights += weight.sum(0)
+        points += weight.T @ x
+        squares += (x * weight.sum(1, keepdims=True)).T @ x
+    means = points / np.maximum(weights, 1e-9)[:, None]
+    scatter = squares - (means * weights[:, None]).T @ means
+    covariance = scatter / max(weights.sum(), 1e-9)
+    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.eye(width) * np.trace(covariance) / width
+    root = linalg.cholesky(covariance + 1e-9 * np.eye(width), lower=True)
+    return _Clouds(weights, linalg.solve_triangular(root, means.T, lower=True).T, root)
 
 
 def _log_posterior(

@@ -85,20 +85,17 @@ def nearest_exactly(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The same by comparing every query with every cell."""
     step = max(1, SCORES_AT_ONCE // len(cells))
-    parts = [_exact(queries[start : start + step] @ cells.T, k) for start in range(0, len(queries), step)]
-    rows, cosines = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return rows, cosines
-
-
-def _exact(cosines: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    n_cells = cosines.shape[1]
-    # Everything that ties with the last one is looked at, so that ties go to the first cells.
-    least = np.partition(cosines, n_cells - k, axis=1)[:, n_cells - k]
-    rows = np.empty((len(cosines), k), dtype=np.int64)
-    for query, cosine in enumerate(cosines):
-        candidates = np.flatnonzero(cosine >= least[query])
-        rows[query] = candidates[np.argsort(-cosine[candidates], kind="stable")[:k]]
-    return rows, np.take_along_axis(cosines, rows, 1)
+    rows = np.empty((len(queries), k), dtype=np.int64)
+    best = np.empty((len(queries), k), dtype=np.float32)
+    for start in range(0, len(queries), step):
+        cosines = queries[start : start + step] @ cells.T
+        # Everything that ties with the last one is looked at, so that ties go to the first cells.
+        least = np.partition(cosines, len(cells) - k, axis=1)[:, len(cells) - k]
+        for query, cosine in enumerate(cosines):
+            candidates = np.flatnonzero(cosine >= least[query])
+            rows[start + query] = candidates[np.argsort(-cosine[candidates], kind="stable")[:k]]
+            best[start + query] = cosine[rows[start + query]]
+    return rows, best
 
 
 def _by_graph(cells: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:

@@ -9,6 +9,8 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
+from scfoundry.stats.groups import membership
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -44,8 +46,7 @@ def group_means(values: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArr
     if not together.any():
         return values
     members = groups[together]
-    sums = np.zeros((members.max() + 1, *values.shape[1:]))
-    np.add.at(sums, members, values[together])
+    sums = membership(members, members.max() + 1) @ values[together]
     sizes = np.bincount(members).reshape(-1, *(1 for _ in values.shape[1:]))
     decided = values.copy()
     decided[together] = (sums / np.maximum(sizes, 1))[members]

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 
 from scfoundry.model._capabilities import PredictsRates, Tunable, can
-from scfoundry.tasks._fitted import read_fitted, write_fitted
+from scfoundry.tasks._fitted import Fitted
 from scfoundry.tasks.denoising.expectation import Expectation, expected_given_detection, gene_rates
 from scfoundry.tasks.denoising.recovery import HiddenCounts, Recovery
 from scfoundry.train.contexts import fine_tune
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -40,7 +39,7 @@ METHODS = {0.0: "decoder", 1.0: "neighbours"}
 
 
 @dataclass(frozen=True, eq=False)
-class Denoiser:
+class Denoiser(Fitted):
     """Expected counts of cells, learned from counts.
 
     Attributes
@@ -231,32 +230,10 @@ class Denoiser:
             of_context = torch.from_numpy(latent[context.rows]).to(compute.device)
             yield context, Expectation(of_context, counts, self.neighbor_weight, rates)
 
-    def save(self, folder: str | Path) -> None:
-        """Write everything that was learned, the model included; `load` gives bit-identical counts.
-
-        Parameters
-        ----------
-        folder
-            Created if it does not exist.
-        """
-        write_fitted(
-            folder,
-            "Denoiser",
-            self.model,
-            arrays={"log_offset": self.log_offset},
-            values={"neighbor_weight": self.neighbor_weight, "validation": dict(self.validation)},
-        )
+    def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        values = {"neighbor_weight": self.neighbor_weight, "validation": dict(self.validation)}
+        return {"log_offset": self.log_offset}, values
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder holds no fitted object.
-        CheckpointError
-            If it holds one of another kind, or is damaged.
-        """
-        model, arrays, values = read_fitted(folder, "Denoiser")
+    def _restored(cls, model: Any, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
         return cls(model, values["neighbor_weight"], arrays["log_offset"], values["validation"])

@@ -29,6 +29,7 @@ DEFAULT_WEIGHTS = (1.0, 1.0, 2.0, 0.0)
 # Values of one kind of evidence that are in memory at a time.
 VALUES_PER_BLOCK = 2**24
 MAX_SPOTS = 20_000
+CORRELATIONS = ["pearson", "partial_pearson"]
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,12 @@ def impute(
     hidden = genes_to_hide(spots, np.intersect1d(panel, reference.measured), options.seed)
     visible = np.setdiff1d(panel, hidden)
     if options.fine_tune:
-        model = model.fine_tune_imputation(
-            spots,
-            reference,
-            panel=visible,
-            hidden=hidden,
-            max_epochs=options.max_epochs,
-            seed=options.seed,
-            compute=compute,
-        )
+        how: dict[str, Any] = {"max_epochs": options.max_epochs, "seed": options.seed, "compute": compute}
+        model = model.fine_tune_imputation(spots, reference, panel=visible, hidden=hidden, **how)
     states = find_states(model, reference, seed=options.seed, compute=compute)
     used = np.isin(EVIDENCE, options.evidence)
-    weights, confidence, reached = np.where(used, DEFAULT_WEIGHTS, 0.0), Confidence(None, None), no_genes()
+    weights, confidence = np.where(used, DEFAULT_WEIGHTS, 0.0), Confidence(None, None)
+    reached = pd.DataFrame(columns=[*CORRELATIONS, "expected_pearson"], dtype=float)
     if len(hidden):
         # What is learned on hidden genes holds for the wanted ones, which nobody sees either.
         trial = Evidence(model, spots, states, visible, used, compute)
@@ -100,7 +95,7 @@ def impute(
     names = list(genes)
     return Imputation(
         pd.DataFrame(imputed, index=spots.names, columns=names),
-        pd.DataFrame(expected.T, index=names, columns=["pearson", "partial_pearson"]),
+        pd.DataFrame(expected.T, index=names, columns=CORRELATIONS),
         reached,
         dict(zip(EVIDENCE, weights.tolist(), strict=True)),
     )
@@ -127,8 +122,3 @@ def learn(
         "expected_pearson": confidence(rate)[0],
     }
     return weights, confidence, pd.DataFrame(columns, index=names_of(hidden, spots))
-
-
-def no_genes() -> pd.DataFrame:
-    """What hidden genes reached where there are none."""
-    return pd.DataFrame(columns=["pearson", "partial_pearson", "expected_pearson"], dtype=float)

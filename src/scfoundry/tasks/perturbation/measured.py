@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from scfoundry.data.matrix.log_normalisation import log_cp10k
+from scfoundry.stats.groups import membership
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.data.matrix.reader import CountsReader
@@ -106,11 +107,7 @@ def profiles(
     n_cells = np.bincount(codes[codes >= 0], minlength=n_codes).astype(np.float64)
     sums, squares = np.zeros((2, n_codes, n_genes))
     for rows, counts in blocks:
-        log = log_cp10k(counts)
-        of_cell = codes[rows]
-        belongs = sparse.csr_matrix(
-            (np.ones(len(of_cell)), (of_cell, np.arange(len(of_cell)))), shape=(n_codes, len(of_cell))
-        )
+        log, belongs = log_cp10k(counts), membership(codes[rows], n_codes)
         sums += np.asarray((belongs @ log).todense())
         squares += np.asarray((belongs @ log.power(2)).todense())
     return n_cells, sums, squares
