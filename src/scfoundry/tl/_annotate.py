@@ -229,7 +229,7 @@ def _learned(
     recipe = recipe_of(model, **training)
     shared = shared_genes(cells, to_learn, model)
     seen, what = to_learn, "a gene of the model"
-    if recipe.shared_genes_only:
+    if recipe is not None and recipe.shared_genes_only:
         seen, what = to_learn.only(shared), "a gene of the model that adata measured, too"
         smaller = min(len(cells.measured), len(to_learn.measured))
         warn_of_few_shared(len(shared), smaller, names=("adata", "reference"), caller=CALLER)
