@@ -160,12 +160,11 @@ def impute_spatial(
     loaded = open_model(model, FineTunesImputation if fine_tune else None, caller=CALLER)
     used, lacking = choose_evidence(loaded, evidence, caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": context_key, "spatial_key": spatial_key}
-    names: dict[str, Any] = {"name": "adata_sp", "batch_argument": "context_key"}
-    spots = Cells.of(target, loaded.genes, **keys, **names, caller=CALLER)
+    spots = Cells.of(target, loaded.genes, **keys, called=("adata_sp", "context_key"), caller=CALLER)
     keys = {"layer": reference_layer, "batch_key": reference_context_key}
-    names = {"name": "adata_sc", "batch_argument": "reference_context_key"}
+    keys["called"] = ("adata_sc", "reference_context_key")
     single_cells = modality_of(adata_sc, modality)
-    reference = Cells.of(single_cells, loaded.genes, **keys, **names, caller=f"{CALLER} (reference)")
+    reference = Cells.of(single_cells, loaded.genes, **keys, caller=f"{CALLER} (reference)")
     load = f"model = sf.model.load_pretrained({str(model)!r}); " if isinstance(model, str | Path) else ""
     wanted = genes_to_impute(spots, reference, genes, vocabulary=loaded.genes, caller=CALLER, load=load)
 
