@@ -73,7 +73,7 @@ class Settings:
 
     @contextmanager
     def without_progress(self) -> Iterator[None]:
-        """Work that is a step of longer work shows no bar of its own."""
+        """Show no progress bars within: work that is a step of longer work has none of its own."""
         shown, self._progress = self._progress, False
         try:
             yield
