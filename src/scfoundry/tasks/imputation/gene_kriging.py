@@ -27,9 +27,9 @@ __all__ = ["gene_directions", "unit_vectors"]
 MAX_RESIDUAL = 5.0
 # Keeps the residual of a gene that is hardly ever expected from exploding at its first count.
 LEAST_VARIANCE = 0.01
-# Noise beside the mean eigenvalue of the vectors' covariance.
+# Noise in units of the mean eigenvalue of the vectors' covariance.
 NOISE = 1.0
-# What the neighbourhood says of a spot beside the spot itself.
+# Weight of the neighbourhood of a spot; the spot itself has the rest.
 NEIGHBOR_SHARE = 0.5
 
 
