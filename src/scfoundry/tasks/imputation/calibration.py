@@ -22,10 +22,7 @@ MIN_GENES = 5
 
 
 def fit_weights(
-    counts: NDArray[np.float32],
-    evidence: NDArray[np.float32],
-    default: NDArray[np.float64],
-    used: NDArray[np.bool_],
+    counts: NDArray[np.float32], evidence: NDArray[np.float32], default: NDArray[np.float64], used: NDArray[np.bool_]
 ) -> NDArray:
     r"""Exponents of a product of evidence, by the likelihood of where the counts of hidden genes lie.
 

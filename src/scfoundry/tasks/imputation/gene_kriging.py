@@ -39,10 +39,7 @@ def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def gene_directions(
-    spots: Cells,
-    vectors: NDArray[np.float32],
-    panel: NDArray[np.int64],
-    neighbors: sparse.csr_matrix | None,
+    spots: Cells, vectors: NDArray[np.float32], panel: NDArray[np.int64], neighbors: sparse.csr_matrix | None
 ) -> NDArray[np.float32]:
     r"""In which direction of gene space every spot deviates from the mean spot, (n, D), mean squared length 1.
 
