@@ -104,7 +104,7 @@ class Annotator(Fitted):
         reference
             Labelled cells.
         labels
-            Their labels; a model that reads texts begins with what the texts say.
+            Their labels; a model that reads texts begins with the probabilities by these.
         codes
             Number of the label of every cell, (n_obs,).
         query
