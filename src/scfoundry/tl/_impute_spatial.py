@@ -150,8 +150,8 @@ def impute_spatial(
     from scfoundry.tasks.imputation.genes import genes_to_impute
     from scfoundry.tasks.imputation.impute import ImputationOptions, impute
 
-    at_least_one("max_epochs", max_epochs)
-    at_least_one("genes_per_block", genes_per_block)
+    for name, n in {"max_epochs": max_epochs, "genes_per_block": genes_per_block, "batch_size": batch_size}.items():
+        at_least_one(name, n)
     if max_epochs is not None and not fine_tune:
         msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
         raise ValueError(msg)
