@@ -10,10 +10,10 @@ import torch
 from anndata import AnnData
 from langcell_mini.corpus import choose_vocabulary
 from langcell_mini.saving import as_model
+from scfoundry.model.cellnamer._course import Settings, train
 
 from scfoundry.data.labels.hierarchy import is_kind_of
 from scfoundry.data.matrix.reader import CountsReader
-from scfoundry.model.cellnamer._course import Settings, train
 from scfoundry.model.cellnamer._expression import GeneMoments
 from scfoundry.nn.counts import SparseCounts
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+    from scfoundry.model.cellnamer._studies import LabelledSet
     from scipy.sparse import csr_matrix
     from torch import Tensor
     from zero_shot.tasks import Task
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels.ontology import CellOntology
     from scfoundry.model.cellnamer._module import CellTypeScorer, OfferedLabel
-    from scfoundry.model.cellnamer._studies import LabelledSet
     from scfoundry.model.langcell._matching import ZeroShot
 
 __all__ = ["Corpus", "LeftOut"]

@@ -5,12 +5,11 @@ import json
 import pytest
 
 import scfoundry as sf
-from scfoundry.model.cellnamer._module import ScorerConfig
 
 CONFIGS = [
     sf.model.CellPLMConfig(latent="gmvae", n_clusters=4),
     sf.model.LangCellConfig(text_vocabulary=("[PAD]", "cell"), n_layers=2),
-    ScorerConfig(types=("CL:0000236",), profiles=("CL:0000236",), n_members=3),
+    sf.model.CellNamerConfig(types=("CL:0000236",), profiles=("CL:0000236",), n_members=3),
 ]
 
 
@@ -25,8 +24,9 @@ def test_unknown_values_are_named(config):
         type(config).from_dict({"n_hiden": 3, "depth": 2})
 
 
-def test_the_cell_encoder_decides_the_kind():
-    assert isinstance(sf.model.LangCellConfig.from_dict({"cell_encoder": "expression_mlp"}), ScorerConfig)
+def test_one_class_is_one_model():
+    with pytest.raises(ValueError, match="LangCell has no config value 'cell_encoder'"):
+        sf.model.LangCellConfig.from_dict({"cell_encoder": "expression_mlp"})
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,8 @@ def test_the_cell_encoder_decides_the_kind():
         (lambda: sf.model.CellPLMConfig(n_hidden=30), "n_hidden=30 must be divisible by n_heads"),
         (lambda: sf.model.LangCellConfig(mixture="both"), "LangCell config: mixture must be one of 'released'"),
         (lambda: sf.model.LangCellConfig(n_text_hidden=30), "n_text_hidden=30 and n_text_heads=8"),
+        (lambda: sf.model.LangCellConfig(alpha=1.2), r"alpha .* lies between 0 and 1; got 1.2.*alpha=0.2"),
+        (lambda: sf.model.LangCellConfig(match_top_k=-1), "match_top_k must be at least 1, or 0 for all texts; got -1"),
     ],
 )
 def test_impossible_choices_are_refused(make, message):

@@ -1,5 +1,7 @@
 """What LangCell's embedding may depend on, and that saved weights are the same weights."""
 
+import logging
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -8,6 +10,9 @@ from scipy import sparse
 from torch import nn
 
 import scfoundry as sf
+from scfoundry._device import Compute
+from scfoundry.data.labels import Label
+from scfoundry.data.matrix.cells import Cells
 from scfoundry.model.langcell import _inference
 from scfoundry.model.langcell._config import LangCellConfig
 from scfoundry.model.langcell._encoders import TextEncoder
@@ -109,7 +114,7 @@ def test_saved_models_are_bit_identical(model, adata, tmp_path, way):
     np.testing.assert_array_equal(embed(loaded, adata), embed(model, adata))
     text = ["cell type: b cell"]
     np.testing.assert_array_equal(
-        loaded.get_text_embedding(text, device="cpu"), model.get_text_embedding(text, device="cpu")
+        loaded.embed_texts(text, Compute.resolve("cpu")), model.embed_texts(text, Compute.resolve("cpu"))
     )
 
 
@@ -119,6 +124,62 @@ def test_initial_weights_suit_the_width(width, std):
     encoder = TextEncoder(LangCellConfig(**(TINY | {"n_text_hidden": width})))
     matrices = [module.weight for module in encoder.modules() if isinstance(module, nn.Linear | nn.Embedding)]
     assert [matrix.std().item() for matrix in matrices] == pytest.approx(len(matrices) * [std], rel=0.15)
+
+
+TEXTS = [Label(name, (f"cell type: {name}",)) for name in ("b cell", "monocyte", "t cell")]
+
+
+def scores(model, adata, labels=TEXTS):
+    return model.score_texts(Cells.of(adata, model.genes, caller="test"), labels, Compute.resolve("cpu"))
+
+
+def test_the_record_says_what_of_the_mixture_took_effect(model, adata):
+    assert scores(model, adata).params == {"alpha": 0.2, "top_k": 3, "mixture": "corrected"}
+    assert scores(model.copy(alpha=0.5, match_top_k=2, mixture="released"), adata).params == {
+        "alpha": 0.5, "top_k": 2, "mixture": "released",
+    }  # fmt: skip
+    assert scores(model.copy(match_top_k=9), adata).params["top_k"] == 3
+
+
+def test_of_similarity_alone_nothing_is_matched(model, adata):
+    alone = scores(model.copy(alpha=1.0), adata)
+    assert alone.matching is None
+    assert alone.params["top_k"] == 0
+    expected = torch.from_numpy(alone.similarity / model.config.temperature).softmax(1)
+    np.testing.assert_allclose(alone.probabilities, expected, atol=1e-6)
+
+
+def test_only_the_most_similar_texts_are_matched(model, adata):
+    few, every = scores(model.copy(match_top_k=2), adata), scores(model, adata)
+    matched = ~np.isnan(few.matching)
+    assert (matched.sum(1) == 2).all()
+    np.testing.assert_allclose(few.matching[matched], every.matching[matched], atol=1e-6)
+    np.testing.assert_array_equal(np.where(matched, np.inf, few.similarity).argmin(1), few.similarity.argmin(1))
+
+
+def test_the_mixture_is_a_choice_at_loading(model, adata, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = sf.model.LangCell.from_pretrained(tmp_path, alpha=0.7, match_top_k=1)
+    assert scores(loaded, adata).params == {"alpha": 0.7, "top_k": 1, "mixture": "corrected"}
+
+
+def test_markers_are_refused_with_a_model_that_can_use_them(model):
+    with pytest.raises(ValueError, match=r"cannot use markers, given for 'b cell'.*model=\"cellnamer\""):
+        model.check_labels([Label("b cell", ("b cell",), markers=("ENSG00000156738",))])
+
+
+def test_medians_are_computed_for_the_genes_given(adata, caplog):
+    counts = adata.X.toarray()
+    counts[:, 7] = 0
+    adata.X, adata.obs["text"] = sparse.csr_matrix(counts), "a cell"
+    wanted = adata.var_names[19:4:-1]
+    sf.model.LangCell.setup_anndata(adata, text_keys="text")
+    with caplog.at_level(logging.INFO, logger="scfoundry"):
+        model = sf.model.LangCell(adata, genes=wanted, **{k: v for k, v in TINY.items() if k != "text_vocabulary"})
+    assert list(model.genes.ids) == [gene for gene in wanted if gene != adata.var_names[7]]
+    every = sf.pp.gene_medians(adata)
+    np.testing.assert_array_equal(model.genes.medians, every.medians[every.index_of(model.genes.ids)])
+    assert "1 of 15 genes are left out" in caplog.text
 
 
 def test_bad_input_says_what_is_right(model, adata):

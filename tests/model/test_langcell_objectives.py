@@ -9,7 +9,6 @@ from scfoundry.model.langcell._config import LangCellConfig
 from scfoundry.model.langcell._module import LangCellModule
 from scfoundry.model.langcell._momentum import Momentum, Pairs
 from scfoundry.model.langcell._objectives import (
-    contrastive_loss,
     describes,
     focal_loss,
     hard_negatives,
@@ -18,6 +17,7 @@ from scfoundry.model.langcell._objectives import (
     matching_loss,
 )
 from scfoundry.model.langcell._pretraining import draw_pairs
+from scfoundry.nn.contrastive import contrastive_loss
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,9 @@ import torch
 from scipy import sparse
 
 import scfoundry as sf
+from scfoundry._device import Compute
 from scfoundry.data.labels import Label
+from scfoundry.data.matrix.cells import Cells
 from scfoundry.model.langcell._classifier import stratified
 from scfoundry.model.langcell._few_shot import draw_shots
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
@@ -65,10 +67,14 @@ def taught():
     return model
 
 
+def scores(model, adata):
+    labels = [Label(name, (f"cell type: {name}",)) for name in TYPES]
+    return model.score_texts(Cells.of(adata, model.genes, caller="test"), labels, Compute.resolve("cpu"))
+
+
 def test_cells_find_their_texts(taught):
     adata = corpus(100, seed=1)
-    labels = [Label(name, (f"cell type: {name}",)) for name in TYPES]
-    by_similarity = taught.zero_shot(adata, labels, alpha=1.0, device="cpu").probabilities.argmax(1)
+    by_similarity = scores(taught.copy(alpha=1.0), adata).probabilities.argmax(1)
     assert np.mean(TYPES[by_similarity] == adata.obs["cell_type"]) > 0.8
 
 
@@ -77,9 +83,9 @@ def test_matching_is_learned(taught):
     matching = taught.history["matching_train"].iloc[:, 0].astype(float)
     assert matching.iloc[-1] < 0.4
     adata = corpus(100, seed=1)
-    judged = taught.zero_shot(adata, [Label(t, (f"cell type: {t}",)) for t in TYPES], device="cpu").matching
+    matching = scores(taught, adata).matching
     own = adata.obs["cell_type"].to_numpy()[:, None] == TYPES
-    assert judged[own].mean() > judged[~own].mean() + 0.3
+    assert matching[own].mean() > matching[~own].mean() + 0.3
 
 
 def test_the_first_stage_trains_cells_alone():
@@ -146,11 +152,6 @@ def test_cells_without_genes_of_the_vocabulary_are_left_out(logged):
             {},
             r"nothing to train on.*setup_anndata",
         ),
-        (
-            lambda: sf.model.LangCell(trainable().adata, cell_encoder="expression_mlp"),
-            {},
-            "no labels are registered: .*labels_key=",
-        ),
         (trainable, {"batch_size": 0}, "batch_size must be at least 1 cell; got 0"),
     ],
 )
@@ -174,7 +175,7 @@ def test_batches_cover_the_cells_once_and_are_alike_in_length():
 # ---- data and files ----------------------------------------------------------------------------------------------
 
 
-def untold(**config):
+def built_from_data(**config):
     """A model that takes medians and words from its data."""
     adata = corpus()
     sf.model.LangCell.setup_anndata(adata, text_keys="text")
@@ -183,7 +184,7 @@ def untold(**config):
 
 
 def test_what_came_from_the_data_is_saved_with_the_model(tmp_path):
-    model, other = untold(), corpus(40, seed=5)
+    model, other = built_from_data(), corpus(40, seed=5)
     other.obs["text"] = "a cell of " + other.obs["cell_type"]
     model.save(tmp_path / "model")
     alone = sf.model.LangCell.load(tmp_path / "model", adata=False, accelerator="cpu")
@@ -197,7 +198,7 @@ def test_what_came_from_the_data_is_saved_with_the_model(tmp_path):
 
 
 def test_a_head_survives_a_model_that_learned_its_words(tmp_path):
-    model = untold()
+    model = built_from_data()
     classify(model, corpus(), corpus().obs["cell_type"], max_epochs=1)
     model.save(tmp_path / "model")
     loaded = sf.model.LangCell.load(tmp_path / "model", adata=False, accelerator="cpu")

@@ -9,7 +9,9 @@ import torch
 from torch.nn import functional as F
 
 import scfoundry as sf
+from scfoundry._device import Compute
 from scfoundry.data.labels import Label
+from scfoundry.data.matrix.cells import Cells
 from scfoundry.model.langcell._checkpoint import from_released, to_released
 from scfoundry.model.langcell._matching import mix
 from scfoundry.model.langcell._module import ClassificationHead
@@ -72,7 +74,7 @@ def test_cell_states_and_embeddings(model, expected, states):
 
 def test_word_pieces(model, expected, texts):
     words, present = masked(expected, "text_")
-    pieces = model.reading.tokenizer(texts)
+    pieces = model.tokenizer(texts)
     assert pieces.lengths.tolist() == present.sum(1).tolist()
     assert pieces.tokens.tolist() == words[present.bool()].tolist()
 
@@ -142,9 +144,14 @@ def untied(parity_folder):
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_from_counts_and_texts_to_probabilities(model, expected, adata, texts, alpha, untied):
-    result = model.zero_shot(adata, [Label(text, (text,)) for text in texts], alpha=float(alpha))
+    cells = Cells.of(adata, model.genes, caller="test")
+    labels = [Label(text, (text,)) for text in texts]
+    result = model.copy(alpha=float(alpha)).score_texts(cells, labels, Compute.resolve("cpu"))
     np.testing.assert_allclose(result.probabilities[untied], expected[f"zero_shot_alpha_{alpha}"][untied], atol=1e-5)
-    np.testing.assert_allclose(result.matching[untied], expected["ctm_match_prob"][untied], atol=1e-5)
+    if alpha == "1.0":
+        assert result.matching is None
+    else:
+        np.testing.assert_allclose(result.matching[untied], expected["ctm_match_prob"][untied], atol=1e-5)
     agree = result.probabilities.argmax(1) == expected[f"zero_shot_alpha_{alpha}"].argmax(1)
     assert agree[untied].all()
 
@@ -153,7 +160,7 @@ def test_embeddings_from_counts(model, expected, adata, texts, untied):
     np.testing.assert_allclose(
         model.get_latent_representation(adata)[untied], expected["cell_embedding"][untied], atol=1e-5
     )
-    np.testing.assert_allclose(model.get_text_embedding(texts), expected["text_embedding"], atol=1e-5)
+    np.testing.assert_allclose(model.embed_texts(texts), expected["text_embedding"], atol=1e-5)
 
 
 def test_classification_head(parity_folder, model, expected, states):

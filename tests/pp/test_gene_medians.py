@@ -10,7 +10,7 @@ from scipy import sparse
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix import row_blocks as _row_blocks
-from scfoundry.pp import _gene_medians
+from scfoundry.data.tokens import medians as _medians
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def adata(make_adata: Callable[..., AnnData]) -> AnnData:
 @pytest.fixture(params=[None, 1, 50], ids=["sorted at once", "narrowed to a value", "narrowed, then sorted"])
 def max_candidates(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param is not None:
-        monkeypatch.setattr(_gene_medians, "_MAX_CANDIDATES", request.param)
+        monkeypatch.setattr(_medians, "_MAX_CANDIDATES", request.param)
 
 
 @pytest.mark.usefixtures("max_candidates")

@@ -183,11 +183,11 @@ def test_the_vocabulary_of_saved_weights(adata: AnnData, genes: GeneVocabulary, 
     assert ranked(adata, tmp_path) == ranked(adata, str(tmp_path)) == by_definition(adata, genes)
 
 
-def test_langcell_is_the_default(
+def test_default_weights_have_medians_to_rank_by(
     adata: AnnData, genes: GeneVocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genes.write(tmp_path / "genes.tsv")
-    folders = {"langcell": tmp_path}
+    folders = {"cellnamer": tmp_path}
     monkeypatch.setattr("scfoundry.model._pretrained.locate", folders.__getitem__)
     encoded = sf.pp.rank_encode(adata, copy=True)
     assert encoded.uns["X_rank"]["provenance"]["vocabulary"] == tokens.checksum(genes)

@@ -27,6 +27,8 @@ def test_cells_are_named_from_plain_words(blood):
     score = sf.metrics.annotation(blood.obs["type"], blood.obs["zero_shot"])
     assert score["accuracy"] > 0.86
     assert score["macro_f1"] > 0.86
+    assert blood.uns["zero_shot"]["provenance"]["model"] == "cellnamer"
+    assert blood.uns["zero_shot"]["provenance"]["citation"].startswith("scfoundry developers 2026, CellNamer")
 
 
 def test_a_type_that_is_not_offered_is_unknown(blood):
@@ -59,5 +61,5 @@ def test_cells_are_ranked_by_the_medians_of_the_weights(blood):
 
 
 def test_the_embedding_separates_types(blood):
-    sf.tl.embed(blood, model="langcell")
-    assert sf.metrics.clustering(blood, use_rep="X_langcell", labels_key="type")["knn_accuracy"] > 0.85
+    sf.tl.embed(blood, model="cellnamer")
+    assert sf.metrics.clustering(blood, use_rep="X_cellnamer", labels_key="type")["knn_accuracy"] > 0.85

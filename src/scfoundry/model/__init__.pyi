@@ -1,10 +1,13 @@
 from ._base import FoundationModel
 from ._load import load_pretrained
 from ._pretrained import list_pretrained
+from .cellnamer import CellNamer, CellNamerConfig
 from .cellplm import CellPLM, CellPLMConfig
 from .langcell import LangCell, LangCellConfig
 
 __all__ = [
+    "CellNamer",
+    "CellNamerConfig",
     "CellPLM",
     "CellPLMConfig",
     "FoundationModel",

@@ -283,7 +283,7 @@ ABILITIES: dict[type, _Ability] = {
     HasGeneVectors: _Ability("has no vectors of genes", "cellplm"),
     PredictsRates: _Ability("has no decoder of counts", "cellplm"),
     Tunable: _Ability("cannot be fine-tuned through its embedding", "cellplm"),
-    ReadsTexts: _Ability("reads no texts", "langcell"),
+    ReadsTexts: _Ability("reads no texts", "cellnamer"),
     AttendsToCells: _Ability("reads every cell by itself", "cellplm"),
     ReplacesGenes: _Ability("cannot be shown a replaced gene", "cellplm"),
     FineTunesImputation: _Ability("has no published fine-tuning for imputation", "cellplm"),

@@ -19,6 +19,7 @@ __all__ = ["CLASSES", "load_pretrained"]
 CLASSES = {
     "cellplm": ("scfoundry.model.cellplm", "CellPLM"),
     "langcell": ("scfoundry.model.langcell", "LangCell"),
+    "cellnamer": ("scfoundry.model.cellnamer", "CellNamer"),
 }
 
 

@@ -16,7 +16,7 @@ __all__ = ["DEFAULTS", "REGISTRY", "Weights", "list_pretrained", "locate"]
 PACKAGE = Path(__file__).parent
 
 # Model -> weights that `model="cellplm"` means.
-DEFAULTS = {"cellplm": "cellplm-mini", "langcell": "langcell-mini"}
+DEFAULTS = {"cellplm": "cellplm-mini", "cellnamer": "cellnamer-mini"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +120,8 @@ REGISTRY = {
         _shipped("cellplm", "cellplm-mini"),
         _cellplm_release("20230926_85M", 82_402_543),
         _cellplm_release("20231027_85M", 82_360_031),
-        _shipped("langcell", "langcell-mini"),
         LANGCELL_RELEASE,
+        _shipped("cellnamer", "cellnamer-mini"),
     )
 }
 

@@ -64,8 +64,8 @@ def rank_encode(
         Cells x genes with raw counts, or log1p-normalised values, whose order is the same; in memory, backed or dask.
     genes
         Vocabulary with medians, as `sf.pp.gene_medians` makes it from any corpus; or weights whose vocabulary to
-        take, a name of `sf.model.list_pretrained` or a folder, that of LangCell's official files included. The default
-        weights of LangCell if `None`.
+        take, a name of `sf.model.list_pretrained` or a folder, that of LangCell's official files included. Those of
+        ``"cellnamer"`` if `None`.
     max_length
         Genes to keep per cell.
     layer
@@ -140,8 +140,8 @@ def _vocabulary(genes: GeneVocabulary | str | Path | None) -> tuple[GeneVocabula
     else:
         from scfoundry.model._pretrained import locate as folder_of
 
-        folder = folder_of("langcell" if genes is None else genes)
-        vocabulary, name = _vocabulary_in(folder), f"The vocabulary of {str(genes or 'langcell')!r}"
+        folder = folder_of("cellnamer" if genes is None else genes)
+        vocabulary, name = _vocabulary_in(folder), f"The vocabulary of {str(genes or 'cellnamer')!r}"
     if vocabulary.medians is None:
         msg = (
             f"{name} ({len(vocabulary):,} genes) has no medians, by which {_CALLER} divides. "

@@ -38,7 +38,7 @@ def annotate(
     reference: AnnData | MuData | None = None,
     *,
     labels_key: str | None = None,
-    model: str | Path | FoundationModel | Annotator = "langcell",
+    model: str | Path | FoundationModel | Annotator = "cellnamer",
     n_shots: int | None = None,
     train: Train | None = None,
     max_epochs: int | None = None,
@@ -58,7 +58,7 @@ def annotate(
 ) -> AnnData | MuData | Annotator | None:
     """Name the type of every cell, as learned from labelled cells of a reference.
 
-    Any model that embeds cells will do. One that reads texts (``"langcell"``) begins with what the texts of the labels
+    Any model that embeds cells will do. One that reads texts (``"cellnamer"``) begins with what the texts of the labels
     say, so that a few labelled cells are enough; of any other (``"cellplm"``) single genes have a say beside the
     embedding, which helps over technologies. Genes of both data sets are found by name; they need not measure the same
     ones. A loaded model that you pass, and the reference, stay as they are.
@@ -74,7 +74,7 @@ def annotate(
         Column of the reference's ``obs`` with the labels. Cells without one are left out: missing, empty, or a word
         for it (``"unknown"``, ``"unassigned"``, ``"nan"``, ``"none"``, ``"na"``, ``"n/a"``, in upper or lower case).
     model
-        A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
+        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model; or a `sf.tasks.Annotator`, or the folder of one, which names cells as it has learned before.
     n_shots
         Learn from this many cells per label, drawn at random; from all if `None`.

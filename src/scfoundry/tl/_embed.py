@@ -40,7 +40,7 @@ def embed(
 
     Genes are found by name: Ensembl ids, symbols, former symbols and mouse orthologs. The order of genes and cells and
     the size of batches do not change the result; out-of-core data are read in blocks. The default weights of
-    ``"langcell"`` read a gene relative to its mean and spread in the training data and, in part, in these very data:
+    ``"cellnamer"`` read a gene relative to its mean and spread in the training data and, in part, in these very data:
     embed cells that are to be compared in one call.
 
     Parameters

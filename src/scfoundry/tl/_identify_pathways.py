@@ -35,7 +35,7 @@ def identify_pathways(
     reference: AnnData | MuData | None = None,
     *,
     pathways_key: str | None = None,
-    model: str | Path | FoundationModel | Pathways = "langcell",
+    model: str | Path | FoundationModel | Pathways = "cellnamer",
     train: Train | None = None,
     max_epochs: int | None = None,
     layer: str | None = None,
@@ -66,7 +66,7 @@ def identify_pathways(
         Table in the reference's ``obsm`` that says which pathways are active: 0 or 1 (or bool), (n_obs, P). Cells with
         a missing value are left out.
     model
-        A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
+        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model; or a `sf.tasks.Pathways`, or the folder of one, which identifies what it has learned before.
     train
         A ``"head"`` on the weights as they are, or ``"all"`` of them in a copy, as the model's authors published;

@@ -40,7 +40,7 @@ def retrieve(
     k: int = 10,
     *,
     find: Wanted = "cells",
-    model: str | Path | FoundationModel = "langcell",
+    model: str | Path | FoundationModel = "cellnamer",
     use_rep: str | None = None,
     layer: str | None = None,
     modality: str = Keys.RNA,
@@ -72,10 +72,10 @@ def retrieve(
         Default weights read a gene in part relative to its mean and spread in the cells that are passed, so that the
         scores of a cell depend a little on the data set it comes in.
     model
-        A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
+        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
     use_rep
-        Key of ``obsm`` with this model's embedding, if `sf.tl.embed` has computed it (``"X_langcell"``): searching
+        Key of ``obsm`` with this model's embedding, if `sf.tl.embed` has computed it (``"X_cellnamer"``): searching
         all cells again then takes a moment. Rows are brought to length 1.
     layer
         Layer with the values, ``X`` if `None`.

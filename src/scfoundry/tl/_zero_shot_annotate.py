@@ -35,7 +35,7 @@ def zero_shot_annotate(
     adata: AnnData | MuData,
     texts: Texts,
     *,
-    model: str | Path | FoundationModel = "langcell",
+    model: str | Path | FoundationModel = "cellnamer",
     adapt: bool | None = None,
     markers: Markers | None = None,
     group_by: str | None = None,
@@ -69,7 +69,7 @@ def zero_shot_annotate(
         occur. A text that names a term (``"cell type: monocyte. ..."``) counts before its
         label.
     model
-        A model (``"langcell"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
+        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
         model.
     adapt
         Whether to smooth labels over cells that are alike in the data set: better for whole data sets, pointless for a

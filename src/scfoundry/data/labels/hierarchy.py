@@ -16,10 +16,25 @@ if TYPE_CHECKING:
     Ids = Collection[str]
     Lineages = Mapping[str, frozenset[str]]
 
-__all__ = ["claims", "is_kind_of", "lineages", "nearest", "related", "siblings"]
+__all__ = [
+    "broader_types",
+    "claims",
+    "is_kind_of",
+    "lineages",
+    "nearest",
+    "nearest_weights",
+    "related",
+    "relatives",
+    "siblings",
+]
 
 NARROW = 25
 """Kinds that a term may have for two of its direct children to be near relatives."""
+
+BROAD = 600
+"""Kinds from which on a type says too little to describe a cell by."""
+
+EPITHELIAL, MALIGNANT = "CL:0000066", "CL:0001064"
 
 
 def is_kind_of(kind: str, of: str, ontology: CellOntology) -> bool:
@@ -116,3 +131,40 @@ def nearest(identifier: str, known: Ids, ontology: CellOntology) -> list[tuple[s
 def _most_specific(ids: Ids, lineage: Lineages) -> list[str]:
     listed = list(dict.fromkeys(ids))
     return [t for t in listed if not any(t in lineage[other] for other in listed if other != t)]
+
+
+def broader_types(ids: Ids, ontology: CellOntology) -> list[str]:
+    """Types that a cell may be described by as well, those that say little left out."""
+    found = {a for i in ids if i in ontology for a in ontology.ancestors(i)}
+    return sorted(a for a in found if len(ontology.descendants(a)) < BROAD)
+
+
+def relatives(labels: Sequence[Ids], candidates: Sequence[str], seen: Ids, ontology: CellOntology) -> NDArray[np.bool_]:
+    """Candidates that a cell with this label may be as well, (labels, candidates) bool.
+
+    Broader and narrower types; siblings of which no cells were ``seen``; and, since an expression profile seldom
+    tells, the malignant and the healthy epithelium.
+    """
+    table = np.zeros((len(labels), len(candidates)), dtype=bool)
+    for row, ids in enumerate(labels):
+        table[row] = related(ids, candidates, ontology)
+        near = set[str]().union(*(siblings(i, ontology) for i in ids))
+        for column, other in enumerate(candidates):
+            table[row, column] |= any(
+                _tumour_and_tissue(i, other, ontology) or _tumour_and_tissue(other, i, ontology) for i in ids
+            ) or (other not in seen and other in near)
+    return table
+
+
+def nearest_weights(types: Sequence[str], known: Sequence[str], ontology: CellOntology) -> NDArray[np.float32]:
+    """Weights of the known types that stand in for each type, (types, known); see `nearest`."""
+    weights = np.zeros((len(types), len(known)), dtype=np.float32)
+    for row, identifier in enumerate(types):
+        for stand_in, weight in nearest(identifier, known, ontology):
+            weights[row, known.index(stand_in)] = weight
+    return weights
+
+
+def _tumour_and_tissue(tumour: str, tissue: str, ontology: CellOntology) -> bool:
+    is_tumour = tumour == MALIGNANT or tumour not in ontology
+    return is_tumour and (tissue in (EPITHELIAL, MALIGNANT) or is_kind_of(tissue, EPITHELIAL, ontology))

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from scfoundry.model.cellnamer._studies import LabelledSet
+    from scfoundry.model.cellnamer._corpus import Study
 
 __all__ = ["Batch", "Batches", "fit_scale"]
 
 MAX_PER_TYPE = 150
 MIN_PANEL = 100
 PANEL_SIZES = (400, 5000)
-LARGE_SET = 3000
+LARGE_STUDY = 3000
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Batch:
         return replace(self, z=self.z.to(device), measured=self.measured.to(device))
 
 
-def fit_scale(sets: list[LabelledSet], n_genes: int, rng: np.random.Generator) -> GeneScale:
+def fit_scale(studies: list[Study], n_genes: int, rng: np.random.Generator) -> GeneScale:
     """Abundance of genes, and their moments with every cell type weighing the same."""
     scale = GeneScale(n_genes)
-    large = [study for study in sets if study.measured.sum() >= min(LARGE_SET, n_genes // 2)] or sets
+    large = [study for study in studies if study.measured.sum() >= min(LARGE_STUDY, n_genes // 2)] or studies
     per_10k = np.zeros(n_genes)
     for study in large:
         totals = np.asarray(study.counts.sum(1)).ravel().clip(1e-9)
@@ -68,7 +68,7 @@ def fit_scale(sets: list[LabelledSet], n_genes: int, rng: np.random.Generator) -
     scale.abundance.copy_(torch.from_numpy(abundance * 1e4 / abundance.sum()))
 
     of_type: dict[tuple[str, ...], list[NDArray[np.float64]]] = {}
-    for study in sets:
+    for study in studies:
         measured = torch.from_numpy(study.measured)
         for label, ids in study.types.items():
             cells = rng.permutation(np.flatnonzero(study.labels == label))[:MAX_PER_TYPE]
@@ -95,7 +95,7 @@ class Batches:
 
     Parameters
     ----------
-    sets
+    studies
         Labelled studies over the vocabulary.
     labels
         Position of every label by the ids that it stands for.
@@ -105,28 +105,24 @@ class Batches:
         Abundance and moments of the training data.
     rng
         Random numbers, for what is drawn once and for all.
-    max_per_type
-        Most cells of a label of a study; all if `None`.
     """
 
     def __init__(
         self,
-        sets: list[LabelledSet],
+        studies: list[Study],
         labels: Mapping[tuple[str, ...], int],
         markers: NDArray[np.bool_],
         scale: GeneScale,
         rng: np.random.Generator,
-        *,
-        max_per_type: int | None = MAX_PER_TYPE,
     ) -> None:
         # Batches are made where the counts are, wherever the model goes.
         self.scale, self.markers = copy.deepcopy(scale).cpu(), markers
-        self.panels = np.stack([study.measured for study in sets])
-        self.whole = np.array([study.is_counts for study in sets])
+        self.panels = np.stack([study.measured for study in studies])
+        self.whole = np.array([study.is_counts for study in studies])
         cells, of_study, of_label, group_sizes, moments = [], [], [], [], []
-        for number, study in enumerate(sets):
+        for number, study in enumerate(studies):
             for label, ids in study.types.items():
-                chosen = rng.permutation(np.flatnonzero(study.labels == label))[:max_per_type]
+                chosen = rng.permutation(np.flatnonzero(study.labels == label))
                 if len(chosen):
                     cells.append(study.counts[chosen])
                     of_study += [number] * len(chosen)

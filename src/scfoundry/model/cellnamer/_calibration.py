@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.data.labels import Label
 from scfoundry.data.labels.ontology import CellOntology
-from scfoundry.data.matrix.reader import CountsReader
+from scfoundry.data.matrix.cells import Cells
 from scfoundry.metrics import calibration
+from scfoundry.stats.adaptation import adapted
 from scfoundry.stats.components import principal_components
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfoundry.model.cellnamer._corpus import RegisteredCells
-    from scfoundry.model.langcell._model import LangCell
+    from scfoundry.model.cellnamer._model import CellNamer
 
 __all__ = ["calibrate"]
 
@@ -28,16 +30,17 @@ TEMPERATURES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
 MIN_CELLS = 50
 
 
-def calibrate(model: LangCell, registered: RegisteredCells, held_out: NDArray[np.int64]) -> None:
-    """Fit temperature and threshold on held-out cells, each study as a data set of its own."""
+def calibrate(model: CellNamer, registered: RegisteredCells, held_out: NDArray[np.int64]) -> None:
+    """Fit temperature and threshold on held-out cells of one type each, each study as a data set of its own."""
     fits: list[NDArray[np.float32]] = []
     errors: list[list[float]] = []
+    types = np.array([ids[0] if len(ids) == 1 else "" for ids in map(registered.types.get, registered.labels)])
+    held_out = held_out[types[held_out] != ""]
     for study in range(len(registered.names)):
         cells = held_out[registered.study[held_out] == study]
-        types = np.array([registered.types[label][0] for label in registered.labels[cells]])
-        offered = np.unique(types)
+        offered, truth = np.unique(types[cells], return_inverse=True)
         if len(offered) > 1:
-            fit, errors_here = _judged(model, registered, study, cells, offered, np.searchsorted(offered, types))
+            fit, errors_here = _scored(model, registered, study, cells, offered, truth)
             fits.append(fit)
             errors.append(errors_here)
     n_cells = sum(map(len, fits))
@@ -53,8 +56,8 @@ def calibrate(model: LangCell, registered: RegisteredCells, held_out: NDArray[np
     model.module.unknown_threshold.fill_(float(np.quantile(np.concatenate(fits), 1 - KEEP)))
 
 
-def _judged(
-    model: LangCell,
+def _scored(
+    model: CellNamer,
     registered: RegisteredCells,
     study: int,
     cells: NDArray[np.int64],
@@ -67,12 +70,12 @@ def _judged(
         Label(i, ontology.prompts(ontology[i]), i) if i in ontology else Label(i, (f"cell type: {i}.",))
         for i in offered.tolist()
     ]
-    reader = CountsReader(registered.part(study, cells), model.genes, caller="LangCell.train")
-    told = model.zero_shot(reader, labels, adapt=False, device=str(model.module.device))
-    components = principal_components(reader, moments=told.moments)
+    data = Cells.of(registered.part(study, cells), model.genes, caller="CellNamer.train")
+    scores = model.score_texts(data, labels, Compute.resolve(model.module.device))
+    components = principal_components(data.reader, moments=scores.moments)
     errors = []
     for temperature in TEMPERATURES:
-        said = told.adapted(components, temperature=temperature).probabilities
-        right = said.argmax(1) == truth
-        errors.append(float(calibration(said.max(1).clip(0, 1), right)["ece"]))
-    return np.asarray(told.fit), errors
+        probabilities = adapted(scores.probabilities, components, temperature)
+        right = probabilities.argmax(1) == truth
+        errors.append(float(calibration(probabilities.max(1).clip(0, 1), right)["ece"]))
+    return np.asarray(scores.fit), errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,82 +12,62 @@ from anndata import AnnData
 
 from scfoundry._settings import logger
 from scfoundry.data.labels import NO_LABEL
+from scfoundry.data.labels.hierarchy import is_kind_of
 from scfoundry.data.labels.ontology import CellOntology
+from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.data.matrix.state import MatrixState
-from scfoundry.model.cellnamer._studies import LabelledSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.model.langcell._model import LangCell
+    from scfoundry.model.cellnamer._model import CellNamer
 
-__all__ = ["RegisteredCells", "require_labels", "what_is_known"]
+__all__ = [
+    "UNION",
+    "RegisteredCells",
+    "Study",
+    "known_from",
+    "labels_in",
+    "marker_table",
+    "n_studies",
+    "occur_together",
+    "require_labels",
+]
 
 UNLABELLED = ""
+UNION = "|"
+"""Joins the terms of a label whose cells are of one of several types."""
 
 
-def require_labels(adata: AnnData, column: str) -> None:
-    """Refuse a column of ``obs`` in which cells have no label."""
-    if column in adata.obs and (n_missing := int(adata.obs[column].isna().sum())):
-        msg = (
-            f"obs[{column!r}] has no label for {n_missing:,} of {adata.n_obs:,} cells. Cells named 'unknown' are read "
-            f"without their label: adata.obs[{column!r}] = adata.obs[{column!r}].astype(object).fillna('unknown')."
-        )
-        raise ValueError(msg)
+@dataclass(frozen=True)
+class Study:
+    """Cells of one study.
 
+    Attributes
+    ----------
+    counts
+        Over the vocabulary, (n, G) float32.
+    measured
+        Which genes the study measured, (G,) bool.
+    labels
+        Label of every cell, empty where it says nothing, (n,).
+    types
+        What every label stands for: Cell Ontology ids, or a text that says it.
+    """
 
-def what_is_known(
-    model: LangCell, genes: GeneVocabulary, markers: Mapping[str, Sequence[str]] | None
-) -> dict[str, Any]:
-    """Types, profiles and markers that the configuration of a scorer takes from registered data."""
-    ontology = CellOntology.load()
-    if model.registry["setup_args"].get("labels_key") is None:
-        msg = (
-            "LangCell(adata, cell_encoder='expression_mlp') learns the cell types of its training data, but no labels "
-            'are registered: LangCell.setup_anndata(adata, labels_key="cell_type").'
-        )
-        raise ValueError(msg)
-    labels = registered_labels(model)
-    shown = {type_of(label, ontology) for label in np.unique(labels) if label != UNLABELLED}
-    if len(shown) < 2:
-        found = f"only {shown.pop()!r}" if shown else "none"
-        key = model.registry["setup_args"]["labels_key"]
-        msg = (
-            f"To tell cell types apart, at least two must be labelled; obs[{key!r}] names {found}. "
-            'Register another column: LangCell.setup_anndata(adata, labels_key="cell_type").'
-        )
-        raise ValueError(msg)
-    known = _known_markers(markers or {}, genes, ontology)
-    return {"types": sorted(shown | known.keys()), "profiles": sorted(known), "markers": known}
+    counts: sparse.csr_matrix
+    measured: NDArray[np.bool_]
+    labels: NDArray[np.str_]
+    types: dict[str, tuple[str, ...]]
 
-
-def type_of(label: str, ontology: CellOntology) -> str:
-    """Id of the term that a label stands for; the label itself where the ontology has none."""
-    term = ontology.resolve(label)
-    return label if term is None else term.id
-
-
-def registered_labels(model: LangCell) -> NDArray[np.str_]:
-    """Label of every registered cell, empty where it says nothing."""
-    labels = model.adata.obs[model.registry["setup_args"]["labels_key"]].astype(str).str.strip()
-    return labels.where(~labels.str.lower().isin(NO_LABEL), UNLABELLED).to_numpy(dtype=str)
-
-
-def _known_markers(
-    markers: Mapping[str, Sequence[str]], genes: GeneVocabulary, ontology: CellOntology
-) -> dict[str, list[str]]:
-    """Ids of the marker genes among ``genes``, by type; several names of a type add up."""
-    found: dict[str, list[str]] = {}
-    for name, symbols in markers.items():
-        position = genes.index_of(symbols)
-        listed = found.setdefault(type_of(name, ontology), [])
-        listed += [gene for gene in genes.ids[position[position >= 0]].tolist() if gene not in listed]
-    if unmarked := [i for i, listed in found.items() if not listed]:
-        logger.warning("No marker of %s is a gene of the model: left out.", ", ".join(map(repr, unmarked)))
-    return {identifier: sorted(listed) for identifier, listed in found.items() if listed}
+    @property
+    def is_counts(self) -> bool:
+        """Whether values are whole numbers, which can be thinned."""
+        return bool(np.all(self.counts.data[:1000] % 1 == 0))
 
 
 class RegisteredCells:
@@ -100,6 +81,8 @@ class RegisteredCells:
         Row of the AnnData of every cell, (n,).
     labels
         Label of every cell, empty where it says nothing, (n,).
+    types
+        What every label stands for.
     study
         Number of the study of every cell, (n,).
     names
@@ -111,19 +94,18 @@ class RegisteredCells:
         With the registered data.
     """
 
-    def __init__(self, model: LangCell) -> None:
-        reader = model._reader(None, None, "LangCell.train")
+    def __init__(self, model: CellNamer) -> None:
+        registered = model.registry["setup_args"]
+        reader = CountsReader(model.adata, model.genes, layer=registered["layer"], caller="CellNamer.train")
         self.genes, self.state = model.genes, reader.report.state
         self.rows = np.argsort(model.adata.obs_names.to_numpy().astype(str), kind="stable")
-        self.counts = reader.read(np.arange(reader.n_obs))[self.rows]
+        self.counts = reader.read(self.rows)
         self.labels = registered_labels(model)[self.rows]
-        key = model.registry["setup_args"]["batch_key"]
+        key = registered["batch_key"]
         studies = np.zeros(len(self.rows), dtype=str) if key is None else model.adata.obs[key].to_numpy().astype(str)
         self.names, self.study = np.unique(studies[self.rows], return_inverse=True)
         ontology = CellOntology.load()
-        self.types: dict[str, tuple[str, ...]] = {
-            label: (type_of(label, ontology),) for label in np.unique(self.labels).tolist()
-        }
+        self.types = {label: types_of(label, ontology) for label in np.unique(self.labels).tolist()}
 
     @cached_property
     def measured(self) -> NDArray[np.bool_]:
@@ -145,16 +127,105 @@ class RegisteredCells:
         """Number of the label and study of every cell, (n,)."""
         return np.unique(self.labels, return_inverse=True)[1] * len(self.names) + self.study
 
-    def sets(self, cells: NDArray[np.int64], like: NDArray[np.int64] | None = None) -> list[LabelledSet]:
+    def studies(self, cells: NDArray[np.int64], like: NDArray[np.int64] | None = None) -> list[Study]:
         """Some of the cells, study by study; in the studies of other cells, ``like`` which they are, if given."""
         chosen = {i: cells[self.study[cells] == i] for i in np.unique(self.study[cells if like is None else like])}
-        return [
-            LabelledSet(self.names[i], self.counts[own], self.measured[i], self.labels[own], self.types)
-            for i, own in chosen.items()
-        ]
+        return [Study(self.counts[own], self.measured[i], self.labels[own], self.types) for i, own in chosen.items()]
 
     def part(self, study: int, cells: NDArray[np.int64]) -> AnnData:
         """Some cells of a study, as a user would bring them: with the genes that the study measured."""
         values = self.counts[cells][:, self.measured[study]]
         genes = pd.DataFrame(index=self.genes.ids[self.measured[study]])
         return AnnData(values.log1p() if self.state is MatrixState.LOG1P else values, var=genes)
+
+
+def require_labels(adata: AnnData, column: str) -> None:
+    """Refuse a column of ``obs`` in which cells have no label."""
+    if column in adata.obs and (n_missing := int(adata.obs[column].isna().sum())):
+        msg = (
+            f"obs[{column!r}] has no label for {n_missing:,} of {adata.n_obs:,} cells. Cells named 'unknown' are read "
+            f"without their label: adata.obs[{column!r}] = adata.obs[{column!r}].astype(object).fillna('unknown')."
+        )
+        raise ValueError(msg)
+
+
+def known_from(model: CellNamer, genes: GeneVocabulary, markers: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
+    """Types, profiles and markers that the configuration takes from registered data."""
+    ontology = CellOntology.load()
+    key = model.registry["setup_args"].get("labels_key")
+    if key is None:
+        msg = (
+            "CellNamer(adata) learns the cell types of its training data, but no labels are registered: "
+            'CellNamer.setup_anndata(adata, labels_key="cell_type").'
+        )
+        raise ValueError(msg)
+    labels = [types_of(label, ontology) for label in np.unique(registered_labels(model)) if label != UNLABELLED]
+    shown = {types[0] for types in labels if len(types) == 1}
+    if len(shown) < 2:
+        found = f"only {shown.pop()!r}" if shown else "none"
+        msg = (
+            f"To tell cell types apart, at least two must be labelled; obs[{key!r}] names {found}. "
+            'Register another column: CellNamer.setup_anndata(adata, labels_key="cell_type").'
+        )
+        raise ValueError(msg)
+    known = _known_markers(markers or {}, genes, ontology)
+    return {"types": sorted(shown | known.keys()), "profiles": sorted(known), "markers": known}
+
+
+def registered_labels(model: CellNamer) -> NDArray[np.str_]:
+    """Label of every registered cell, empty where it says nothing."""
+    labels = model.adata.obs[model.registry["setup_args"]["labels_key"]].astype(str).str.strip()
+    return labels.where(~labels.str.lower().isin(NO_LABEL), UNLABELLED).to_numpy(dtype=str)
+
+
+def types_of(label: str, ontology: CellOntology) -> tuple[str, ...]:
+    """Ids of the terms that a label stands for; the label itself where the ontology lacks one of them."""
+    terms = [ontology.resolve(part.strip()) for part in label.split(UNION)]
+    return tuple(term.id for term in terms if term is not None) if None not in terms else (label,)
+
+
+def _known_markers(
+    markers: Mapping[str, Sequence[str]], genes: GeneVocabulary, ontology: CellOntology
+) -> dict[str, list[str]]:
+    """Ids of the marker genes among ``genes``, by type; several names of a type add up."""
+    found: dict[str, list[str]] = {}
+    for name, symbols in markers.items():
+        term = ontology.resolve(name)
+        position = genes.index_of(symbols)
+        listed = found.setdefault(name if term is None else term.id, [])
+        listed += [gene for gene in genes.ids[position[position >= 0]].tolist() if gene not in listed]
+    if unmarked := [i for i, listed in found.items() if not listed]:
+        logger.warning("No marker of %s is a gene of the model: left out.", ", ".join(map(repr, unmarked)))
+    return {identifier: sorted(listed) for identifier, listed in found.items() if listed}
+
+
+def labels_in(studies: Sequence[Study]) -> list[tuple[str, ...]]:
+    """Ids of every label that cells of some study have."""
+    return sorted({ids for study in studies for label, ids in study.types.items() if label in study.labels})
+
+
+def occur_together(studies: Sequence[Study], labels: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:
+    """Which labels have cells in one and the same study, (labels, labels)."""
+    number = {ids: i for i, ids in enumerate(labels)}
+    together = np.zeros((len(labels), len(labels)), dtype=bool)
+    for study in studies:
+        present = [number[ids] for ids in labels_in([study])]
+        together[np.ix_(present, present)] = True
+    np.fill_diagonal(together, val=False)
+    return together
+
+
+def n_studies(types: Sequence[str], studies: Sequence[Study], ontology: CellOntology) -> NDArray[np.float32]:
+    """In how many studies there are cells of each type, (C,)."""
+    shown = [{i for ids in labels_in([study]) for i in ids} for study in studies]
+    return np.array(
+        [sum(any(is_kind_of(i, t, ontology) for i in ids) for ids in shown) for t in types], dtype=np.float32
+    )
+
+
+def marker_table(model: CellNamer) -> NDArray[np.bool_]:
+    """Marker sets of the profiles, (K, G)."""
+    table = np.zeros((len(model.config.profiles), len(model.genes)), dtype=bool)
+    for row, identifier in zip(table, model.config.profiles, strict=True):
+        row[model.genes.index_of(model.config.markers[identifier])] = True
+    return table

@@ -1,148 +1,302 @@
-"""Cells read as standardised expression: what small corpora can teach."""
+"""CellNamer for AnnData: setup, embedding, labels from texts, training."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from scipy.special import softmax
+from scvi import REGISTRY_KEYS
+from scvi.data import fields
 
-from scfoundry._device import Precision, autocast
+from scfoundry._device import Compute
+from scfoundry._settings import logger
 from scfoundry.data.labels.ontology import CellOntology
+from scfoundry.model._base import FoundationModel
+from scfoundry.model._capabilities import TextScores
+from scfoundry.model.cellnamer._config import CellNamerConfig
+from scfoundry.model.cellnamer._corpus import UNION, known_from, require_labels
 from scfoundry.model.cellnamer._inference import ExpressionStream, embed_expression, score_expression
-from scfoundry.model.cellnamer._module import OfferedLabel
-from scfoundry.model.langcell._matching import ZeroShot
+from scfoundry.model.cellnamer._module import CellNamerModule, OfferedLabel
+from scfoundry.model.cellnamer._training import train
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
-    import torch
+    from anndata import AnnData
+    from numpy.typing import NDArray
 
-    from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
-    from scfoundry.data.matrix.reader import CountsReader
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.data.matrix.reader import Reader
     from scfoundry.model.cellnamer._inference import DataMoments
-    from scfoundry.model.cellnamer._module import CellTypeScorer, LabelPlan
-    from scfoundry.model.langcell._config import Mixture
+    from scfoundry.model.cellnamer._module import LabelPlan
+    from scfoundry.model.cellnamer._training import Stage
+    from scfoundry.train.plan import Schedule
 
-__all__ = ["ByExpression"]
+__all__ = ["CellNamer"]
 
 
-class ByExpression:
-    """Embeds cells and texts and scores labels, by the small scorer.
+class CellNamer(FoundationModel):
+    """A model of our own, inspired by LangCell :cite:p:`zhao2024langcell`; it is not LangCell.
+
+    It names cells from texts, and is made for corpora of some thousand cells. Small networks read log expression,
+    standardised per gene; a text is the mean of its hashed n-grams. A label is scored by the cosine of cell and text,
+    by its marker genes, and by the known types that the Cell Ontology says it covers.
 
     Parameters
     ----------
-    module
-        Holds the computation.
+    adata
+        Training data registered with `setup_anndata`. Inference needs none.
+    registry
+        Filled in by `load`.
     genes
-        Vocabulary.
+        Vocabulary; the genes of ``adata`` if `None`.
+    seed
+        Seed of the initial weights.
+    **config
+        Values of `sf.model.CellNamerConfig`.
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> model = sf.model.CellNamer.from_pretrained("cellnamer-mini")
+    >>> latent = model.get_latent_representation(adata)
+
+    Train one on your own labelled cells:
+
+    >>> sf.model.CellNamer.setup_anndata(adata, layer="counts", labels_key="cell_type", batch_key="study")
+    >>> model = sf.model.CellNamer(adata, markers={"tuft cell": ["POU2F3", "TRPM5"]})
+    >>> model.train()
+    >>> sf.tl.zero_shot_annotate(other, ["B cell", "NK", "tuft cell"], model=model)
     """
+
+    name = "cellnamer"
+    citation = "scfoundry developers 2026, CellNamer, inspired by Zhao et al. 2024 (LangCell)"
+    _config_cls = CellNamerConfig
+    _module_cls = CellNamerModule
+
+    config: CellNamerConfig
+    module: CellNamerModule
 
     averages_prompts = True
 
-    def __init__(self, module: CellTypeScorer, genes: GeneVocabulary) -> None:
-        self.module, self.genes = module, genes
-        self._moments: WeakKeyDictionary[CountsReader, DataMoments] = WeakKeyDictionary()
+    @cached_property
+    def _moments(self) -> WeakKeyDictionary[Reader, DataMoments]:
+        """Moments of data sets that were read, so that the next pass need not gather them again."""
+        return WeakKeyDictionary()
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        labels_key: str | None = None,
+        batch_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register labelled cells to learn from.
+
+        Parameters
+        ----------
+        adata
+            Cells x genes with raw counts.
+        layer
+            Layer with the counts, ``X`` if `None`.
+        labels_key
+            Column of ``obs`` with cell types. A label that stands for a Cell Ontology term (``"NK"``,
+            ``"CD14+ Mono"``, ``"CL:0000236"``; see `sf.tl.describe`) is read as that term, several terms joined by
+            ``|`` (``"CL:0000084|CL:0000623"``) as a cell of one of these types, any other label as its own type. Cells
+            named ``"unknown"``, ``"unassigned"`` and the like have none.
+        batch_key
+            Column of ``obs`` with the study of a cell; one study if `None`. A study measured the genes of which it has
+            counts.
+
+        Raises
+        ------
+        ValueError
+            If some cells have no label.
+        KeyError
+            If there is no such column.
+        """
+        setup_args = dict(locals())
+        if labels_key is not None:
+            require_labels(adata, labels_key)
+        if "source_registry" in kwargs:
+            # No weight depends on the names of labels and studies: other data may have others.
+            kwargs["extend_categories"] = True
+        data_fields = [
+            fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
+            fields.CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+            fields.CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+        ]
+        cls._register(adata, data_fields, setup_args, **kwargs)
+
+    def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        if config.get("types") or self.adata is None:
+            return config
+        return config | known_from(self, self.genes, config.get("markers"))
+
+    # ---- inference ---------------------------------------------------------------------------------------------
+
+    def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Embed cells in the space they share with texts: unit vectors, (n_obs, n_latent)."""
+        if cells.coordinates:
+            logger.warning("CellNamer knows no positions: the coordinates have no effect.")
+        with compute.autocast():
+            return embed_expression(self.module, self._stream(cells, compute))
+
+    def embed_texts(self, texts: Sequence[str], compute: Compute | None = None) -> NDArray[np.float32]:
+        """Embed texts in the space they share with cells: unit vectors, float32, (n_texts, n_latent).
+
+        Examples
+        --------
+        >>> import scfoundry as sf
+        >>> model = sf.model.CellNamer.from_pretrained("cellnamer-mini")
+        >>> model.embed_texts(["cell type: B cell."]).shape
+        (1, 96)
+        """
+        compute = compute or Compute.resolve()
+        self.module.to(compute.device).eval()
+        with compute.autocast():
+            return self.module.embed_texts([[text] for text in texts]).detach().float().cpu().numpy()
+
+    def score_texts(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> TextScores:
+        """Probability of every label for every cell by its texts, its markers and the known types it covers.
+
+        Each cell is judged by itself, but for the z-scores: these use mean and standard deviation of every gene in the
+        data set at hand.
+        """
+        with compute.autocast():
+            plan = self._plan(labels)
+            stream = self._stream(cells, compute)
+            logits, similarity, outside = score_expression(self.module, stream, plan)
+        probabilities = softmax(logits, axis=1)
+        fit = (1 - outside) * probabilities.max(1)
+        return TextScores(probabilities, similarity, None, fit=fit, moments=stream.moments.normalised)
 
     @property
     def unknown_threshold(self) -> float | None:
-        """Threshold that was fitted beside the weights."""
+        """Cells whose best label fits less are unknown."""
         return float(self.module.unknown_threshold)
 
-    def unsupported(self, labels: Sequence[Label]) -> list[str]:
-        """Labels for which there are neither training cells nor markers."""
-        plan = self._plan(self._offered(labels))
-        return [labels[i].name for i in plan.uninformed]
+    @property
+    def adapts(self) -> bool:
+        """Whether the weights were calibrated for labels that cells lying together have been brought to agree on."""
+        return self.config.adapt
 
-    def refuse(
-        self,
-        labels: Sequence[Label],
-        *,
-        weights: str,
-        alpha: float | None,
-        top_k: int | None,
-        mixture: Mixture | None,
-    ) -> None:
-        """Refuse arguments of the published mixture."""
-        given = {"alpha": alpha, "top_k": top_k, "mixture": mixture}
-        if idle := [f"{name}={value!r}" for name, value in given.items() if value is not None]:
-            msg = (
-                f"The weights {weights!r} match cells and texts in another way than the published mixture and know "
-                f"neither alpha, top_k nor mixture; got {', '.join(idle)}. Leave them out, or pass a folder with "
-                "official LangCell weights: model=folder."
-            )
-            raise ValueError(msg)
+    @property
+    def adapted_temperature(self) -> float:
+        """Divisor that calibrates log probabilities after that."""
+        return self.config.adapted_temperature
 
-    def embed(
-        self, reader: CountsReader, *, batch_size: int | None, device: torch.device, precision: Precision
-    ) -> np.ndarray:
-        """Cell embeddings, (n_obs, Z)."""
-        with autocast(device, precision):
-            return embed_expression(self.module, self._cells(reader, batch_size, device))
+    def check_labels(self, labels: Sequence[Label]) -> list[str]:
+        """Names of the labels for which there are neither training cells nor markers."""
+        return [labels[i].name for i in self._plan(labels).uninformed]
 
-    def embed_texts(self, texts: Sequence[str], *, device: torch.device, precision: Precision) -> np.ndarray:
-        """Text embeddings, (P, Z)."""
-        self.module.to(device).eval()
-        with autocast(device, precision):
-            return self.module.embed_texts([[text] for text in texts]).detach().float().cpu().numpy()
-
-    def zero_shot(
-        self,
-        reader: CountsReader,
-        labels: Sequence[Label],
-        *,
-        alpha: float | None,
-        top_k: int | None,
-        mixture: Mixture | None,
-        batch_size: int | None,
-        device: torch.device,
-        precision: Precision,
-    ) -> ZeroShot:
-        """Sum of what text, markers and known types say."""
-        return self.score(reader, self._offered(labels), batch_size=batch_size, device=device, precision=precision)
-
-    def score(
-        self,
-        reader: CountsReader,
-        offered: Sequence[OfferedLabel],
-        *,
-        batch_size: int | None,
-        device: torch.device,
-        precision: Precision,
-    ) -> ZeroShot:
-        """Probabilities of labels, each cell judged by itself, given its z-scores within the data set."""
-        with autocast(device, precision):
-            cells = self._cells(reader, batch_size, device)
-            plan = self._plan(offered)
-            logits, similarity, outside = score_expression(self.module, cells, plan)
-        probabilities = softmax(logits, axis=1)
-        fit = (1 - outside) * probabilities.max(1)
-        return ZeroShot(probabilities, similarity, None, fit=fit, moments=cells.moments.normalised)
-
-    def _plan(self, offered: Sequence[OfferedLabel]) -> LabelPlan:
+    def _plan(self, labels: Sequence[Label]) -> LabelPlan:
         """Labels as tensors, by weights that know what to compare them with."""
         if not self.module.n_studies.any() and not self.module.profiles.of_types.any():
             msg = (
-                "This model has learned no cell types yet. Train it on labelled cells: LangCell.setup_anndata(adata, "
-                "labels_key=\"cell_type\"), model = LangCell(adata, cell_encoder='expression_mlp'), "
-                'model.train(stage=2). Or load weights that know them: sf.model.load_pretrained("langcell").'
+                "This model has learned no cell types yet. Train it on labelled cells: CellNamer.setup_anndata(adata, "
+                'labels_key="cell_type"), model = CellNamer(adata), model.train(stage=2). Or load weights that know '
+                'them: sf.model.load_pretrained("cellnamer").'
             )
             raise ValueError(msg)
-        return self.module.plan(offered, CellOntology.load())
-
-    def _cells(self, reader: CountsReader, batch_size: int | None, device: torch.device) -> ExpressionStream:
-        """Blocks of cells; a reader that is read again is not gone through for its moments again."""
-        cells = ExpressionStream(self.module.to(device).eval(), reader, batch_size, self._moments.get(reader))
-        self._moments[reader] = cells.moments
-        return cells
-
-    def _offered(self, labels: Sequence[Label]) -> list[OfferedLabel]:
-        return [
-            OfferedLabel(label.texts, (label.term,) if label.term else (), dict.fromkeys(self._positions(label), 1.0))
+        offered = [
+            OfferedLabel(
+                label.texts,
+                tuple(label.term.split(UNION)) if label.term else (),
+                dict.fromkeys(self.genes.index_of(label.markers).tolist(), 1.0),
+            )
             for label in labels
         ]
+        return self.module.plan(offered, CellOntology.load())
 
-    def _positions(self, label: Label) -> list[int]:
-        return self.genes.index_of(label.markers).tolist()
+    def _stream(self, cells: Cells, compute: Compute) -> ExpressionStream:
+        """Blocks of cells; those that are read again are not gone through for their moments again."""
+        module = self.module.to(compute.device).eval()
+        stream = ExpressionStream(module, cells.reader, compute.batch_size, self._moments.get(cells.reader))
+        self._moments[cells.reader] = stream.moments
+        return stream
+
+    # ---- training ----------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        stage: Stage = 2,
+        loss_weights: Mapping[str, float] | None = None,
+        lr: float = 2e-3,
+        weight_decay: float = 1e-4,
+        warmup_steps: int | None = None,
+        schedule: Schedule = "cosine",
+        batch_size: int = 112,
+        validation_size: float = 0.1,
+        seed: int = 0,
+        checkpoint_dir: str | Path | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Learn the cell types of the registered data, through the texts of what their labels stand for.
+
+        Broader, narrower and similar types are no negatives. Cells are shown as other studies might have seen them,
+        thinned and on smaller panels; with ``markers`` some are made up. Cells are held in memory. At the end of stage
+        2 the temperature of probabilities and the threshold for unknown cells are fitted to the held-out cells. These
+        are of the same studies: other studies may lie further off.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over all cells; as many as make 260 steps if `None`. Rare types are drawn more often than others.
+        stage
+            2 learns by ``"cell_text"`` contrast, recognition of ``"known_types"``, and ``"matching"`` with profiles of
+            ``markers``; it is enough. 1, before it, trains the cell networks alone by ``"masked_genes"`` and
+            ``"cell_cell"`` contrast; it reads cells without a label, too.
+        loss_weights
+            Weights of these objectives that differ from 1.
+        lr, weight_decay
+            Of AdamW.
+        warmup_steps
+            Steps over which the learning rate grows from zero; a tenth of all if `None`.
+        schedule
+            ``"cosine"`` or ``"linear"`` down to zero at the last step, or ``"constant"``.
+        batch_size
+            Cells per step.
+        validation_size
+            Share of every type of a study that is held out. With 0, temperature and threshold stay as they are.
+        seed
+            Seed of everything random in training. The same seed gives the same weights.
+        checkpoint_dir
+            Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
+        **trainer_kwargs
+            ``accelerator``, ``devices``, ``strategy``, ``precision`` and further arguments of scvi-tools'
+            `~scvi.train.Trainer`.
+
+        Raises
+        ------
+        ValueError
+            If there are no data, or the weights know other cell types than the data have.
+
+        Notes
+        -----
+        ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
+        """
+        train(
+            self,
+            stage=stage,
+            loss_weights=loss_weights,
+            max_epochs=max_epochs,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            schedule=schedule,
+            batch_size=batch_size,
+            validation_size=validation_size,
+            seed=seed,
+            checkpoint_dir=checkpoint_dir,
+            **trainer_kwargs,
+        )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from scfoundry.data.labels.hierarchy import claims, lineages, nearest, related
 from scfoundry.model._base import FoundationModule
-from scfoundry.model._config import PlainConfig
 from scfoundry.model.cellnamer._expression import ExpressionMLP, GeneScale
 from scfoundry.model.cellnamer._markers import MarkerProfiles, match, showing
 from scfoundry.model.cellnamer._text import HashedText
@@ -22,57 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfoundry.data.labels.ontology import CellOntology
+    from scfoundry.model.cellnamer._config import CellNamerConfig
 
-__all__ = ["CellTypeScorer", "LabelPlan", "LabelScores", "OfferedLabel", "ScorerConfig"]
+__all__ = ["CellNamerModule", "LabelPlan", "LabelScores", "OfferedLabel"]
 
 FLOOR = 0.02
 MIN_SIMILARITY = 0.65
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScorerConfig(PlainConfig):
-    """Plain values that define a :class:`CellTypeScorer`.
-
-    Attributes
-    ----------
-    cell_encoder
-        Names this kind of LangCell.
-    types
-        Known types: Cell Ontology ids, or the text itself for what the ontology lacks.
-    profiles
-        Types that have a marker profile, by their ids.
-    n_hidden, n_latent, n_members
-        Width of the cell networks, width of the space shared with texts, number of networks.
-    n_buckets, n_text_hidden
-        Rows and width of the table of hashed n-grams.
-    profile_rank
-        Rank of the marker profiles.
-    dropout
-        Share of states that training hides.
-    mask_genes
-        Share of a cell's genes that stage 1 hides and has guessed.
-    markers
-        Marker genes of the types with a profile, by ids of the vocabulary, as far as training is to go on with them.
-    adapt, adapted_temperature
-        As in `sf.model.LangCellConfig`.
-    """
-
-    _of = "A LangCell with cell_encoder='expression_mlp'"
-
-    cell_encoder: Literal["expression_mlp"] = "expression_mlp"
-    types: tuple[str, ...] = field(default=(), repr=False)
-    profiles: tuple[str, ...] = field(default=(), repr=False)
-    n_hidden: int = 96
-    n_latent: int = 96
-    n_members: int = 2
-    n_buckets: int = 8192
-    n_text_hidden: int = 96
-    profile_rank: int = 128
-    dropout: float = 0.3
-    mask_genes: float = 0.3
-    markers: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
-    adapt: bool = True
-    adapted_temperature: float = 1.5
 
 
 @dataclass(frozen=True)
@@ -96,7 +50,7 @@ class OfferedLabel:
 
 @dataclass(frozen=True)
 class LabelPlan:
-    """Labels as tensors, made once by :meth:`CellTypeScorer.plan`.
+    """Labels as tensors, made once by :meth:`CellNamerModule.plan`.
 
     Attributes
     ----------
@@ -146,7 +100,7 @@ class LabelScores(NamedTuple):
     outside: Tensor
 
 
-class CellTypeScorer(FoundationModule):
+class CellNamerModule(FoundationModule):
     r"""Scores cells against labels that need not have been in the training data.
 
     .. math:: \text{logit}_{il} = a\,\tilde c_{il} + b_l\,\tilde k_{il} + g_l \log(p_{il} + 0.02)
@@ -171,8 +125,9 @@ class CellTypeScorer(FoundationModule):
     Examples
     --------
     >>> from scfoundry.data.labels.ontology import CellOntology
-    >>> config = ScorerConfig(types=["CL:0000236", "CL:0000084"], profiles=["CL:0000236", "CL:0000084"])
-    >>> scorer = CellTypeScorer(config, n_genes=50).eval()
+    >>> from scfoundry.model.cellnamer._config import CellNamerConfig
+    >>> config = CellNamerConfig(types=["CL:0000236", "CL:0000084"], profiles=["CL:0000236", "CL:0000084"])
+    >>> scorer = CellNamerModule(config, n_genes=50).eval()
     >>> b_cell, cd4 = OfferedLabel(["B cell"], ("CL:0000236",)), OfferedLabel(["CD4 T cell"], ("CL:0000624",))
     >>> plan = scorer.plan([b_cell, cd4], CellOntology.load())
     >>> scorer(torch.randn(3, 50), torch.ones(50, dtype=torch.bool), plan).logits.shape
@@ -183,7 +138,7 @@ class CellTypeScorer(FoundationModule):
     n_studies: Tensor
     unknown_threshold: Tensor
 
-    def __init__(self, config: ScorerConfig, n_genes: int) -> None:
+    def __init__(self, config: CellNamerConfig, n_genes: int) -> None:
         super().__init__()
         self.config = config
         self.scale = GeneScale(n_genes)

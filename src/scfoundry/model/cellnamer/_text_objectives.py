@@ -1,4 +1,4 @@
-"""Cells and texts: what a scorer learns from labelled cells, and from cells made up from marker sets."""
+"""Cells and texts: what CellNamer learns from labelled cells, and from cells made up from marker sets."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scfoundry.data.labels.hierarchy import is_kind_of
+from scfoundry.data.labels.hierarchy import broader_types, is_kind_of, nearest_weights, relatives
 from scfoundry.model.cellnamer._markers import match
-from scfoundry.model.cellnamer._relations import ancestors, profile_of_type, relatives
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,20 +20,20 @@ if TYPE_CHECKING:
 
     from scfoundry.data.labels.ontology import CellOntology
     from scfoundry.model.cellnamer._batches import Batch, Batches
-    from scfoundry.model.cellnamer._module import CellTypeScorer
+    from scfoundry.model.cellnamer._module import CellNamerModule
 
-__all__ = ["TextCourse"]
+__all__ = ["TextObjectives"]
 
 HIDDEN = -1e4
 """Logit of what must not compete."""
 
 
-class TextCourse(nn.Module):
+class TextObjectives(nn.Module):
     """Losses of one batch: which text is a cell's, of which known type it is, and which markers it shows.
 
     Parameters
     ----------
-    scorer
+    module
         What learns.
     labels
         Ids that each label stands for.
@@ -48,7 +47,7 @@ class TextCourse(nn.Module):
         How often a cell is described by a broader type.
     made_up
         Share of cells that are made up from marker sets.
-    told_apart
+    occur_together
         Whether a study has cells of both labels, (labels, labels): what it calls by the broader one is not of the
         narrower one. Nothing is known of it if `None`.
     """
@@ -62,7 +61,7 @@ class TextCourse(nn.Module):
 
     def __init__(
         self,
-        scorer: CellTypeScorer,
+        module: CellNamerModule,
         labels: Sequence[tuple[str, ...]],
         batches: Batches,
         ontology: CellOntology,
@@ -70,15 +69,15 @@ class TextCourse(nn.Module):
         temperature: float,
         broader: float,
         made_up: float,
-        told_apart: NDArray[np.bool_] | None = None,
+        occur_together: NDArray[np.bool_] | None = None,
     ) -> None:
         super().__init__()
-        self.scorer, self.temperature, self.how_often_broader = scorer, temperature, broader
-        types, profiles = scorer.config.types, scorer.config.profiles
+        self.module, self.temperature, self.how_often_broader = module, temperature, broader
+        types, profiles = module.config.types, module.config.profiles
         seen = {i for ids in labels for i in ids}
         described = [*labels, *((p,) for p in profiles)]
         self.n_labels = len(labels)
-        wider = [ancestors(ids, ontology) if row < len(labels) else [] for row, ids in enumerate(described)]
+        wider = [broader_types(ids, ontology) if row < len(labels) else [] for row, ids in enumerate(described)]
         candidates = sorted({t for ids in [*described, *wider] for t in ids})
         position = {t: i for i, t in enumerate(candidates)}
         self.own = [[position[t] for t in ids] for ids in described]
@@ -89,7 +88,7 @@ class TextCourse(nn.Module):
         ]
         related = relatives(described, candidates, seen, ontology)
         kinds = np.array([[any(is_kind_of(t, i, ontology) for i in ids) for t in types] for ids in described])
-        for row, column in [] if told_apart is None else np.argwhere(told_apart):
+        for row, column in [] if occur_together is None else np.argwhere(occur_together):
             narrower = [i for i in labels[column] if any(is_kind_of(i, own, ontology) for own in labels[row])]
             kinds[row] &= ~np.array([any(is_kind_of(t, i, ontology) for i in narrower) for t in types])
             related[row] &= ~np.array([any(is_kind_of(t, i, ontology) for i in narrower) for t in candidates])
@@ -99,7 +98,7 @@ class TextCourse(nn.Module):
         chances = np.concatenate([batches.label_chances * (1 - made_up), of_profiles])
         per_kind = kinds / np.maximum(kinds.sum(1, keepdims=True), 1)
         self.register_buffer("prior", torch.from_numpy(np.log(chances @ per_kind + 1e-5)).float())
-        scorer.heads.profile_of_type.copy_(torch.from_numpy(profile_of_type(types, profiles, ontology)))
+        module.heads.profile_of_type.copy_(torch.from_numpy(nearest_weights(types, profiles, ontology)))
         self._relate_profiles(labels, seen, ontology)
         sets = torch.from_numpy(batches.markers.astype(np.float32))
         self.register_buffer("marker_sets", sets / sets.sum(1, keepdim=True).clamp(min=1))
@@ -108,8 +107,8 @@ class TextCourse(nn.Module):
 
     def _relate_profiles(self, labels: Sequence[tuple[str, ...]], seen: set[str], ontology: CellOntology) -> None:
         """Which marker profiles are a label's, and which are neither its own nor a stranger's."""
-        profiles = self.scorer.config.profiles
-        fits = torch.from_numpy(profile_of_type([t for ids in labels for t in ids], profiles, ontology)) > 0
+        profiles = self.module.config.profiles
+        fits = torch.from_numpy(nearest_weights([t for ids in labels for t in ids], profiles, ontology)) > 0
         rows = np.repeat(np.arange(len(labels)), [len(ids) for ids in labels])
         own = torch.zeros(len(labels), len(profiles), dtype=torch.bool)
         for row, fit in zip(rows, fits, strict=True):
@@ -119,27 +118,27 @@ class TextCourse(nn.Module):
         self.register_buffer("profile_relatives", among & ~own)
 
     @property
-    def slow(self) -> list[nn.Parameter]:
-        """What weighs markers: log weights, which need a higher learning rate."""
-        return [self.marker_gain, self.marker_strength, self.scorer.heads.strength]
+    def marker_weights(self) -> list[nn.Parameter]:
+        """Log weights of markers, which need a higher learning rate."""
+        return [self.marker_gain, self.marker_strength, self.module.heads.strength]
 
     def profiles(self) -> Tensor:
         """Marker sets with the gain of every gene, (K, G)."""
         return self.marker_sets * self.marker_gain.clamp(-3, 3).exp()
 
     def conclude(self) -> None:
-        """Hand the marker profiles over to the scorer."""
+        """Hand the marker profiles over to the module."""
         if len(self.marker_sets):
-            self.scorer.profiles.learn(self.profiles())
+            self.module.profiles.learn(self.profiles())
 
     def losses(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """Every objective of one batch."""
-        scorer = self.scorer
+        module = self.module
         described = np.concatenate([batch.label, self.n_labels + batch.marker_type])
         matches = match(batch.z, batch.measured, self.profiles())
-        states = scorer.cells(batch.z)
-        logits = scorer.heads(states, batch.z, matches)
-        losses = {"cell_text": self.text_loss(scorer.cells.embed(states), described, rng)}
+        states = module.cells(batch.z)
+        logits = module.heads(states, batch.z, matches)
+        losses = {"cell_text": self.text_loss(module.cells.embed(states), described, rng)}
         losses["known_types"] = 0.5 * len(logits) * _of_kind(logits + self.prior, self.kinds[described]).mean()
         if len(self.marker_sets):
             losses["matching"] = self.matching_loss(matches, torch.from_numpy(batch.label).to(matches.device))
@@ -155,7 +154,7 @@ class TextCourse(nn.Module):
 
     def text_loss(self, embedded: Tensor, described: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """Contrast of cells (S, n, D) with one prompt of every candidate type."""
-        texts = self.scorer.text([of_type[_skewed(rng, len(of_type))] for of_type in self.prompts])
+        texts = self.module.text([of_type[_skewed(rng, len(of_type))] for of_type in self.prompts])
         targets = [
             int(
                 rng.choice(

@@ -1,92 +1,178 @@
-"""Training of a scorer on registered data in two stages: cells alone, then cells and texts."""
+"""Training of CellNamer on registered data in two stages: cells alone, then cells and texts."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import lightning.pytorch as pl
 import numpy as np
+import torch
 from torch import nn
 
 from scfoundry._settings import logger
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.model.cellnamer._batches import Batches, fit_scale
 from scfoundry.model.cellnamer._calibration import calibrate
-from scfoundry.model.cellnamer._cell_objectives import CellCourse
-from scfoundry.model.cellnamer._corpus import RegisteredCells
-from scfoundry.model.cellnamer._course import Settings, marker_table, n_studies, shown_labels, told_apart
-from scfoundry.model.cellnamer._plan import ScorerData, ScorerPlan
-from scfoundry.model.cellnamer._text_objectives import TextCourse
+from scfoundry.model.cellnamer._cell_objectives import CellObjectives
+from scfoundry.model.cellnamer._corpus import RegisteredCells, labels_in, marker_table, n_studies, occur_together
+from scfoundry.model.cellnamer._text_objectives import TextObjectives
 from scfoundry.stats.splits import stratified_split
-from scfoundry.train.plan import fit, training_only
+from scfoundry.train.plan import VALIDATION_SEED, TrainingPlan, fit, positions, training_only
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from scfoundry.model.langcell._model import LangCell
-    from scfoundry.model.langcell._training import Stage
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+    from scfoundry.model.cellnamer._batches import Batch
+    from scfoundry.model.cellnamer._model import CellNamer
     from scfoundry.train.plan import Schedule
 
-__all__ = ["objectives", "train_scorer"]
+    Drawn = tuple[Batch, np.random.Generator]
+
+__all__ = ["Stage", "prepare", "train"]
+
+Stage = Literal[1, 2]
 
 LEARNING = {1: ("cells",), 2: ("cells", "text", "heads")}
+N_STEPS = 260
+MADE_UP = 0.3
+"""Share of cells that are made up from marker sets."""
+BROADER = 0.3
+"""How often a cell is described by a broader type."""
+TEMPERATURE = 0.07
 # Rates of the linear head and of log weights of markers, relative to that of the networks.
 LINEAR_RATE, MARKER_RATE = 0.35, 7.5
-RECIPE = Settings()
 
 
-def objectives(stage: Stage, *, with_markers: bool) -> tuple[str, ...]:
-    """Names of what a stage learns from."""
-    if stage == 1:
-        return "masked_genes", "cell_cell"
-    return ("cell_text", "known_types", "matching") if with_markers else ("cell_text", "known_types")
+class DrawnBatches(pl.LightningDataModule):
+    """Batches for training and validation; an epoch draws as many cells as there are.
+
+    Parameters
+    ----------
+    training, validation
+        Where batches are drawn from; without held-out cells there is no validation.
+    rows
+        Row numbers of the cells of both.
+    batch_size
+        Cells per batch, those that are made up included.
+    made_up
+        Share of cells that are made up from marker sets.
+    """
+
+    def __init__(
+        self,
+        training: Batches,
+        validation: Batches | None,
+        *,
+        rows: tuple[NDArray[np.int64], NDArray[np.int64]],
+        batch_size: int,
+        made_up: float,
+    ) -> None:
+        super().__init__()
+        self.training, self.validation = training, validation
+        self.train_idx, self.val_idx = map(np.sort, rows)
+        self.batch_size, self.n_made_up = batch_size, int(batch_size * made_up)
+
+    def n_batches(self, rows: NDArray[np.int64]) -> int:
+        """Batches with as many real cells as there are rows."""
+        return math.ceil(len(rows) / (self.batch_size - self.n_made_up))
+
+    def draw(self, seed: Sequence[int], *, held_out: bool = False) -> Drawn:
+        """One batch, and where further random numbers of its step come from."""
+        rng = np.random.default_rng(seed)
+        batches = self.validation if held_out and self.validation is not None else self.training
+        return batches.draw(self.batch_size, self.n_made_up, rng), rng
+
+    def train_dataloader(self) -> DataLoader:
+        """Numbers of the steps of an epoch."""
+        return positions(range(self.n_batches(self.train_idx)))
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Numbers of the batches of held-out cells."""
+        return positions(range(self.n_batches(self.val_idx))) if self.validation is not None else []
 
 
-def train_scorer(
-    model: LangCell,
+class CellNamerPlan(TrainingPlan):
+    """One batch per step.
+
+    Parameters
+    ----------
+    objectives
+        What they learn beside the module belongs to the state of the training.
+    data
+        The batches.
+    weights
+        Of every objective.
+    **how
+        Further arguments of `TrainingPlan`.
+    """
+
+    def __init__(
+        self, objectives: CellObjectives | TextObjectives, data: DrawnBatches, weights: Mapping[str, float], **how: Any
+    ) -> None:
+        super().__init__(objectives.module, self.weighted, **how)
+        self.objectives, self.data, self.weights = objectives, data, weights
+
+    def weighted(self, drawn: Drawn, step: int) -> dict[str, Tensor]:
+        """Sum of the weighted objectives, and each of them."""
+        batch, rng = drawn
+        losses = self.objectives.losses(batch.to(self.device), rng)
+        total = sum(
+            (self.weights[name] * loss for name, loss in losses.items()), start=batch.z.new_zeros(()).to(self.device)
+        )
+        return {"loss": total} | losses
+
+    def example(self, position: int) -> Drawn:
+        """Batch at a position of this epoch."""
+        return self.data.draw([self.seed, self.current_epoch, position])
+
+    def held_out(self, number: int) -> Drawn:
+        """Held-out batch of a number, the same at every epoch."""
+        return self.data.draw([self.seed, VALIDATION_SEED, number], held_out=True)
+
+
+def train(
+    model: CellNamer,
     *,
     stage: Stage,
-    loss_weights: Mapping[str, float],
-    max_epochs: int | None = None,
-    lr: float = RECIPE.lr,
-    weight_decay: float = 1e-4,
-    warmup_steps: int | None = None,
-    schedule: Schedule = "cosine",
-    batch_size: int = RECIPE.n_cells,
+    loss_weights: Mapping[str, float] | None,
+    max_epochs: int | None,
+    lr: float,
+    warmup_steps: int | None,
+    batch_size: int,
     validation_size: float,
     seed: int,
     checkpoint_dir: str | Path | None,
+    weight_decay: float,
+    schedule: Schedule,
     **trainer_kwargs: Any,
 ) -> None:
-    """Train a model on its registered cells; see `LangCell.train`."""
-    if batch_size < 1:
-        msg = f"batch_size must be at least 1 cell; got {batch_size}."
-        raise ValueError(msg)
+    """Train a model on its registered cells; see `CellNamer.train`."""
+    _check_arguments(model, stage, batch_size)
+    weights = _objective_weights(stage, loss_weights, with_markers=bool(model.config.profiles))
     registered = RegisteredCells(model)
-    scorer = model.module
     _check_types(model, registered)
     if n_empty := int(registered.empty.sum()):
         logger.warning("%d cells without a gene of the vocabulary are left out.", n_empty)
-    readable = ~registered.empty if stage == 1 else ~registered.empty & registered.labelled
-    rng = np.random.default_rng(seed)
-    split = stratified_split(registered.groups, validation_size, np.flatnonzero(readable), rng)
-    data, labels = _data(model, registered, split, batch_size=batch_size, stage=stage, seed=seed)
-    course: CellCourse | TextCourse
-    if stage == 1:
-        course = CellCourse(scorer, temperature=RECIPE.temperature)
-        other_rates: list[tuple[nn.Module, float]] = [(course.decoders, lr)]
+    readable = np.flatnonzero(~registered.empty if stage == 1 else ~registered.empty & registered.labelled)
+    split = stratified_split(registered.groups, validation_size, readable, np.random.default_rng(seed))
+    objectives, data = prepare(model, registered, split, stage=stage, batch_size=batch_size, seed=seed)
+    if isinstance(objectives, TextObjectives):
+        markers = nn.ParameterList(objectives.marker_weights)
+        other_rates = [(model.module.heads.linear, LINEAR_RATE * lr), (markers, MARKER_RATE * lr)]
     else:
-        how = {"temperature": RECIPE.temperature, "broader": RECIPE.broader, "made_up": data.n_made_up / batch_size}
-        apart = told_apart(registered.sets(split[0]), labels)
-        course = TextCourse(scorer, labels, data.training, CellOntology.load(), told_apart=apart, **how)
-        other_rates = [(scorer.heads.linear, LINEAR_RATE * lr), (nn.ParameterList(course.slow), MARKER_RATE * lr)]
+        other_rates = [(objectives.decoders, lr)]
     steps = len(data.train_dataloader())
-    max_epochs = math.ceil(RECIPE.n_steps / steps) if max_epochs is None else max_epochs
-    plan = ScorerPlan(
-        course,
+    max_epochs = math.ceil(N_STEPS / steps) if max_epochs is None else max_epochs
+    plan = CellNamerPlan(
+        objectives,
         data,
-        loss_weights,
+        weights,
         lr=lr,
         weight_decay=weight_decay,
         warmup_steps=max_epochs * steps // 10 if warmup_steps is None else warmup_steps,
@@ -94,50 +180,90 @@ def train_scorer(
         seed=seed,
         other_rates=other_rates,
     )
-    with training_only(scorer, LEARNING[stage]):
+    with training_only(model.module, LEARNING[stage]):
         fit(model, plan, data, max_epochs=max_epochs, checkpoint_dir=checkpoint_dir, **trainer_kwargs)
-    if isinstance(course, TextCourse):
-        course.conclude()
-        scorer.n_studies.copy_(n_studies(model.config.types, registered.sets(split[0]), CellOntology.load()))
+    if isinstance(objectives, TextObjectives):
+        objectives.conclude()
+        found = n_studies(model.config.types, registered.studies(split[0]), CellOntology.load())
+        model.module.n_studies.copy_(torch.from_numpy(found))
         if len(split[1]):
             calibrate(model, registered, split[1])
 
 
-def _data(
-    model: LangCell,
+def prepare(
+    model: CellNamer,
     registered: RegisteredCells,
-    split: tuple[np.ndarray, ...],
+    split: tuple[NDArray[np.int64], NDArray[np.int64]],
     *,
-    batch_size: int,
     stage: Stage,
+    batch_size: int,
     seed: int,
-) -> tuple[ScorerData, list[tuple[str, ...]]]:
-    """Batches of training and held-out cells, and what their labels stand for; the scorer takes their moments."""
+) -> tuple[CellObjectives | TextObjectives, DrawnBatches]:
+    """Objectives and batches of training and held-out cells; the module takes the moments of the data."""
     training, held_out = split
-    sets = registered.sets(training)
-    n_genes = len(model.genes)
+    studies, markers = registered.studies(training), marker_table(model)
     rng = np.random.default_rng(seed)
-    model.module.scale = fit_scale(sets, n_genes, rng).to(model.module.device)
-    labels = shown_labels(sets)
-    markers = [model.genes.index_of(model.config.markers[i]) for i in model.config.profiles]
-    table = marker_table(markers, n_genes)
+    module = model.module
+    module.scale = fit_scale(studies, len(model.genes), rng).to(module.device)
+    labels = labels_in(studies)
     number = {ids: i for i, ids in enumerate(labels)}
-    batches = Batches(sets, number, table, model.module.scale, rng, max_per_type=None)
+    batches = Batches(studies, number, markers, module.scale, rng)
     validation = None
     if len(held_out):
-        validation = Batches(
-            registered.sets(held_out, training), number, table, model.module.scale, rng, max_per_type=None
-        )
+        validation = Batches(registered.studies(held_out, training), number, markers, module.scale, rng)
         # Few cells do not tell what a study is like.
         validation.mean, validation.sd = batches.mean, batches.sd
     rows = (registered.rows[training], registered.rows[held_out])
-    made_up = RECIPE.made_up if stage == 2 and len(table) else 0
-    return ScorerData(batches, validation, rows=rows, batch_size=batch_size, made_up=made_up), labels
+    made_up = MADE_UP if stage == 2 and len(markers) else 0
+    data = DrawnBatches(batches, validation, rows=rows, batch_size=batch_size, made_up=made_up)
+    if stage == 1:
+        return CellObjectives(module, temperature=TEMPERATURE), data
+    objectives = TextObjectives(
+        module,
+        labels,
+        batches,
+        CellOntology.load(),
+        temperature=TEMPERATURE,
+        broader=BROADER,
+        made_up=data.n_made_up / batch_size,
+        occur_together=occur_together(studies, labels),
+    )
+    return objectives, data
 
 
-def _check_types(model: LangCell, registered: RegisteredCells) -> None:
+def _check_arguments(model: CellNamer, stage: int, batch_size: int) -> None:
+    """Refuse a training that cannot be."""
+    if stage not in get_args(Stage):
+        msg = f"stage must be 1 (cells alone) or 2 (cells and texts); got {stage!r}."
+        raise ValueError(msg)
+    if batch_size < 1:
+        msg = f"batch_size must be at least 1 cell; got {batch_size}."
+        raise ValueError(msg)
+    if model.adata is None:
+        msg = (
+            "There is nothing to train on: this model was loaded without data. Register it, CellNamer.setup_anndata"
+            '(adata, labels_key="cell_type"), and load the weights with it: from_pretrained(source, adata).'
+        )
+        raise ValueError(msg)
+
+
+def _objective_weights(stage: Stage, given: Mapping[str, float] | None, *, with_markers: bool) -> dict[str, float]:
+    """Weight of every objective of a stage, 1 unless given."""
+    objectives = ["masked_genes", "cell_cell"] if stage == 1 else ["cell_text", "known_types"]
+    if stage == 2 and with_markers:
+        objectives.append("matching")
+    if unknown := sorted((given or {}).keys() - set(objectives)):
+        msg = (
+            f"loss_weights has no {', '.join(map(repr, unknown))}; the objectives of stage {stage} are "
+            f"{', '.join(map(repr, objectives))}."
+        )
+        raise ValueError(msg)
+    return dict.fromkeys(objectives, 1.0) | dict(given or {})
+
+
+def _check_types(model: CellNamer, registered: RegisteredCells) -> None:
     """Refuse data of other types than the weights have heads for."""
-    shown = {ids[0] for label, ids in registered.types.items() if label}
+    shown = {ids[0] for label, ids in registered.types.items() if label and len(ids) == 1}
     known = set(model.config.types)
     if missing := sorted(shown - known):
         found = f"{len(missing)} other types, such as {missing[0]!r}"
@@ -147,8 +273,8 @@ def _check_types(model: LangCell, registered: RegisteredCells) -> None:
         return
     msg = (
         f"The weights {model.provenance['weights']!r} know {len(known)} cell types, but the registered data have "
-        f"{found}. Weights on standardised expression are learned as a whole, with all their types. Build a model of "
-        "these data, LangCell(adata, cell_encoder='expression_mlp'), or learn their labels with a head on these "
-        'weights: sf.tl.annotate(adata, reference, labels_key="cell_type", model=model).'
+        f"{found}. These weights are learned as a whole, with all their types. Build a model of these data, "
+        "CellNamer(adata), or learn their labels with a head on these weights: "
+        'sf.tl.annotate(adata, reference, labels_key="cell_type", model=model).'
     )
     raise ValueError(msg)

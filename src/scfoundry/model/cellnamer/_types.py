@@ -14,7 +14,7 @@ __all__ = ["TypeHeads", "claimed_probability"]
 
 
 class TypeHeads(nn.Module):
-    r"""Logits of C known types: the match with their marker profiles, plus what training found beside.
+    r"""Logits of C known types: the match with their marker profiles, plus what training added.
 
     One head per member network on its state, one linear head on the z-scores. All start from
     :math:`\beta\,(k - \bar k)`, the centred marker match, so that a type without a single training cell has a place.

@@ -164,7 +164,7 @@ def class_probabilities(model: LangCell, cells: Cells, compute: Compute) -> np.n
         raise ValueError(msg)
     probabilities = np.empty((cells.n_obs, model.config.n_classes), dtype=np.float32)
     with compute.autocast():
-        for batch in model.reading.stream(cells.reader, compute.batch_size, compute.device):
+        for batch in model.stream(cells.reader, compute):
             logits = model.module.classifier(model.module.cell(batch.tokens, batch.present, n_wanted=1)).float()
             given = logits.sigmoid() if model.config.multilabel else logits.softmax(1)
             probabilities[batch.rows] = given.cpu().numpy()

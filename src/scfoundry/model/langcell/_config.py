@@ -1,21 +1,18 @@
-"""The configuration of LangCell: published structure, and the small forms for small corpora."""
+"""The configuration of LangCell."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from scfoundry.model._config import PlainConfig
-from scfoundry.model.cellnamer._module import ScorerConfig
 from scfoundry.nn.transformer import Activation
 
 __all__ = ["LangCellConfig", "Mixture"]
 
-CellEncoderKind = Literal["rank_bert", "expression_mlp"]
 Mixture = Literal["released", "corrected"]
 
 _CHOICES = {
-    "cell_encoder": CellEncoderKind,
     "activation": Activation,
     "text_activation": Activation,
     "mixture": Mixture,
@@ -28,13 +25,6 @@ class LangCellConfig(PlainConfig):
 
     Attributes
     ----------
-    cell_encoder
-        ``"rank_bert"``: a transformer over genes ranked by expression and one over words, as published.
-        ``"expression_mlp"``: small networks on standardised log expression and hashed words, for small corpora. It has
-        values of its own: ``n_hidden``, ``n_latent``, ``n_members`` (networks side by side), ``dropout``,
-        ``mask_genes``, ``n_buckets`` and ``n_text_hidden`` (the table of hashed words), ``profile_rank``, ``adapt``,
-        ``adapted_temperature``, and ``markers={"B cell": ["CD79A", "MS4A1"]}``, from which it learns types beside those
-        of the registered labels.
     n_hidden, n_layers, n_heads, n_intermediate, activation, dropout
         Transformer over genes: width D, depth, heads, width between, activation, dropout.
     max_length
@@ -52,10 +42,14 @@ class LangCellConfig(PlainConfig):
     temperature
         Divisor of the cosine of cell and text before a softmax over texts.
     alpha
-        Weight of similarity in the zero-shot mixture; the rest is that of cell-text matching.
+        Weight of similarity in the zero-shot mixture, between 0 and 1; the rest is that of cell-text matching, which 1
+        leaves out.
     mixture
         ``"released"`` takes a softmax over texts of the match probabilities, which loses all influence where there are
         many texts; ``"corrected"`` normalises the odds of a match over texts instead.
+    match_top_k
+        Match only the most similar texts of a cell, which is faster with many; the others keep their share by
+        similarity alone. All if 0.
     adapt, adapted_temperature
         Whether zero-shot labels are brought to agree among cells that lie together, and the divisor that calibrates the
         log probabilities then.
@@ -79,7 +73,6 @@ class LangCellConfig(PlainConfig):
     _of = "LangCell"
     _choices = _CHOICES
 
-    cell_encoder: CellEncoderKind = "rank_bert"
     n_hidden: int = 256
     n_layers: int = 6
     n_heads: int = 8
@@ -100,6 +93,7 @@ class LangCellConfig(PlainConfig):
     temperature: float = 0.05
     alpha: float = 0.2
     mixture: Mixture = "corrected"
+    match_top_k: int = 0
     adapt: bool = False
     adapted_temperature: float = 1.0
     mask_genes: float = 0.15
@@ -116,10 +110,12 @@ class LangCellConfig(PlainConfig):
                 found = f"{width}={getattr(self, width)} and {heads}={getattr(self, heads)}"
                 msg = f"LangCell config: the width must be divisible by the number of heads; got {found}."
                 raise ValueError(msg)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> LangCellConfig | ScorerConfig:  # type: ignore[override]
-        """Read plain values, refusing names that no LangCell knows; ``cell_encoder`` decides the kind."""
-        if values.get("cell_encoder") == "expression_mlp":
-            return ScorerConfig.from_dict(values)
-        return super().from_dict(values)
+        if not 0 <= self.alpha <= 1:
+            msg = (
+                "LangCell config: alpha weighs similarity against matching and lies between 0 and 1; "
+                f"got {self.alpha}. As published: alpha=0.2."
+            )
+            raise ValueError(msg)
+        if self.match_top_k < 0:
+            msg = f"LangCell config: match_top_k must be at least 1, or 0 for all texts; got {self.match_top_k}."
+            raise ValueError(msg)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.data.matrix.reader import CountsReader
+    from scfoundry.data.matrix.reader import Reader
     from scfoundry.model.langcell._batches import Batch
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._tokenizer import Tokenizer
@@ -47,7 +47,7 @@ def ranked_cells(counts: sparse.csr_matrix, genes: GeneVocabulary, max_length: i
 
 
 class CellStream:
-    """The cells of an AnnData as batches of tokens, in an order that wastes no padding.
+    """Cells as batches of tokens, in an order that wastes no padding.
 
     Parameters
     ----------
@@ -65,16 +65,13 @@ class CellStream:
 
     def __init__(
         self,
-        reader: CountsReader,
+        reader: Reader,
         genes: GeneVocabulary,
         *,
         max_length: int,
         device: torch.device,
         batch_size: int | None = None,
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            msg = f"batch_size must be at least 1 cell; got {batch_size}."
-            raise ValueError(msg)
         self.reader, self.genes, self.max_length = reader, genes, max_length
         self.device, self.batch_size = device, batch_size
 
@@ -133,17 +130,17 @@ class LabelTexts:
         embedded = torch.zeros(n_labels, self.module.config.n_latent, device=self.module.device)
         for batch in length_sorted(words, tokens_per_step=self.budget):
             rows = torch.from_numpy(batch.rows).to(self.module.device)
-            there = batch.to(self.module.device)
-            embedded.index_add_(0, owner[rows], self.module.embed_texts(there.tokens, there.present).float())
+            moved = batch.to(self.module.device)
+            embedded.index_add_(0, owner[rows], self.module.embed_texts(moved.tokens, moved.present).float())
         return unit(embedded)
 
     def _begin(self, words: TokenLists) -> list[tuple[Tensor, Tensor, Tensor | None]]:
         """Labels, states before the first look at a cell, and real positions, batch by batch."""
         begun = []
         for batch in length_sorted(words, tokens_per_step=self.budget):
-            there = batch.to(self.module.device)
+            moved = batch.to(self.module.device)
             rows = torch.from_numpy(batch.rows).to(self.module.device)
-            begun.append((rows, self.module.text.begin(there.tokens, there.present), there.present))
+            begun.append((rows, self.module.text.begin(moved.tokens, moved.present), moved.present))
         return begun
 
     def match(self, states: Tensor, considered: Tensor) -> Tensor:
@@ -153,8 +150,8 @@ class LabelTexts:
         for labels, begun, present in self._batches:
             chosen = considered[labels].nonzero()[:, 0]
             if len(chosen):
-                there = None if present is None else present[chosen]
-                logits = self.module.match_logits(begun[chosen], there, answers).float()
+                real = None if present is None else present[chosen]
+                logits = self.module.match_logits(begun[chosen], real, answers).float()
                 odds[labels[chosen]] = logits[:, 1] - logits[:, 0]
         return odds
 

@@ -2,64 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from scfoundry.stats.adaptation import adapted
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from scfoundry.model.langcell._config import Mixture
-    from scfoundry.stats.components import LogMoments
 
-__all__ = ["ZeroShot", "best_texts", "mix"]
-
-
-@dataclass(frozen=True)
-class ZeroShot:
-    """What a model says of n cells and P labels.
-
-    Attributes
-    ----------
-    probabilities
-        float32, (n, P), rows sum to 1.
-    similarity
-        Cosine of cell and label, float32, (n, P).
-    matching
-        Probability that cell and label match, each pair judged on its own, float32, (n, P); NaN where a label was not
-        considered for a cell. `None` if the weights have no matching head or it was left out.
-    fit
-        How well the best label fits at all, between 0 and 1, float32, (n,); by it cells are found that no label fits.
-        The highest probability if `None`.
-    moments
-        Moments of the same cells' log expression, where they were gathered in passing.
-    params
-        Arguments as they took effect, defaults of the weights included.
-    """
-
-    probabilities: NDArray[np.float32]
-    similarity: NDArray[np.float32]
-    matching: NDArray[np.float32] | None
-    fit: NDArray[np.float32] | None = None
-    moments: LogMoments | None = None
-    params: Mapping[str, Any] = field(default_factory=lambda: {"adapt": False})
-
-    def adapted(self, components: NDArray[np.floating], *, temperature: float) -> ZeroShot:
-        """The same after cells that lie together, by their principal components (n, k), have been brought to agree.
-
-        Fewer than two cells with a place among others, or cells that are all alike, are left as they are.
-        """
-        probabilities = adapted(self.probabilities, components, temperature)
-        if probabilities is self.probabilities:
-            return self
-        return replace(self, probabilities=probabilities, params={**self.params, "adapt": True})
+__all__ = ["best_texts", "mix"]
 
 
 def best_texts(similarity: Tensor, top_k: int) -> Tensor:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "contrastive_loss",
     "describes",
     "focal_loss",
     "hard_negatives",
@@ -84,30 +83,6 @@ def describes(drawn: Tensor, texts: Tensor) -> Tensor:
         All texts of B cells, (B, C).
     """
     return (texts[:, :, None] == drawn).any(1)
-
-
-def contrastive_loss(queries: Tensor, candidates: Tensor, negative: Tensor, temperature: float) -> Tensor:
-    r"""InfoNCE: query i is to find candidate i among its negatives.
-
-    .. math:: -\frac{1}{B} \sum_i \log \frac{e^{s_{ii}}}{e^{s_{ii}} + \sum_{j \in N_i} e^{s_{ij}}}, \qquad
-        s_{ij} = q_i \cdot c_j / \tau
-
-    Parameters
-    ----------
-    queries
-        Unit vectors, (B, Z).
-    candidates
-        Unit vectors, those of the queries first, (B + Q, Z).
-    negative
-        Which candidates are negatives of a query, (B, B + Q) bool; what is true of a query is none.
-    temperature
-        :math:`\tau`.
-    """
-    positive = torch.eye(*negative.shape, dtype=torch.bool, device=negative.device)
-    with torch.autocast(queries.device.type, enabled=False):
-        similarity = queries.float() @ candidates.float().T / temperature
-    similarity = similarity.masked_fill(~(negative | positive), -torch.inf)
-    return F.cross_entropy(similarity, torch.arange(len(queries), device=queries.device))
 
 
 def hard_negatives(similarity: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:

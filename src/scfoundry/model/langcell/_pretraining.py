@@ -10,13 +10,13 @@ from scfoundry.data.tokens.ranks import FIRST_GENE, cls_token
 from scfoundry.model.langcell._encoders import unit
 from scfoundry.model.langcell._momentum import Momentum, Pairs
 from scfoundry.model.langcell._objectives import (
-    contrastive_loss,
     describes,
     hard_negatives,
     mask_genes,
     masked_gene_loss,
     matching_loss,
 )
+from scfoundry.nn.contrastive import contrastive_loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
-from scfoundry.model.cellnamer._training import objectives, train_scorer
 from scfoundry.model.langcell._classifier import (
     ClassLoss,
     attach_head,
@@ -22,7 +21,7 @@ from scfoundry.model.langcell._classifier import (
 )
 from scfoundry.model.langcell._few_shot import LabelTextLosses, labelled_cells, learn_texts
 from scfoundry.model.langcell._objectives import focal_loss
-from scfoundry.model.langcell._training import OBJECTIVES, check, objective_weights, pretrain, require_transformer
+from scfoundry.model.langcell._training import pretrain
 from scfoundry.model.langcell._training_data import TrainingCells, in_obs_order
 from scfoundry.stats.splits import stratified_split
 
@@ -47,15 +46,15 @@ class Teachable:
 
     def train(
         self,
-        max_epochs: int | None = None,
+        max_epochs: int = 3,
         *,
         stage: Stage = 2,
         loss_weights: Mapping[str, float] | None = None,
-        lr: float | None = None,
-        weight_decay: float | None = None,
-        warmup_steps: int | None = None,
-        schedule: Schedule | None = None,
-        batch_size: int | None = None,
+        lr: float = 1e-5,
+        weight_decay: float = 1e-3,
+        warmup_steps: int = 1000,
+        schedule: Schedule = "linear",
+        batch_size: int = 32,
         validation_size: float = 0.1,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
@@ -63,42 +62,28 @@ class Teachable:
     ) -> None:
         """Pre-train on the registered data: first cells alone (stage 1), then cells and texts (stage 2).
 
-        Ranked genes (``cell_encoder="rank_bert"``) learn from the registered texts. Texts that are true of a cell, in
-        any of the registered columns, are never its negatives.
-
-        Standardised expression (``cell_encoder="expression_mlp"``) learns from the registered labels, through the texts
-        of the cell types that they stand for. Broader, narrower and similar types are no negatives. Cells are shown as
-        other studies might have seen them, thinned and on smaller panels; with ``markers`` some are made up. Cells are
-        held in memory. At the end of stage 2 the temperature of probabilities and the threshold for unknown cells are
-        fitted to the held-out cells. These are of the same studies: other studies may lie further off.
+        Texts that are true of a cell, in any of the registered columns, are never its negatives.
 
         Parameters
         ----------
         max_epochs
-            Passes over all cells. If `None`, 3 for ranked genes and as many as make 260 steps for standardised
-            expression, which draws rare types more often than others.
+            Passes over all cells.
         stage
-            1 trains the cell encoder by ``"masked_genes"`` and ``"cell_cell"`` contrast; 2 trains everything. Ranked
-            genes: by these, ``"cell_text"`` contrast and ``"matching"`` of hard pairs. Standardised expression: by
-            ``"cell_text"`` contrast, recognition of ``"known_types"``, and ``"matching"`` with profiles of ``markers``.
-            There stage 2 alone is enough; stage 1 reads cells without a label, too.
+            1 trains the cell encoder by ``"masked_genes"`` and ``"cell_cell"`` contrast; 2 trains everything by these,
+            ``"cell_text"`` contrast and ``"matching"`` of hard pairs.
         loss_weights
             Weights of these objectives that differ from 1.
         lr, weight_decay
-            Of AdamW; 1e-5 and 1e-3 for ranked genes, 2e-3 and 1e-4 for standardised expression if `None`. Ranked genes
-            from random weights on small data need a rate of 1e-4 to 1e-3.
+            Of AdamW, as published; random weights on small data need a rate of 1e-4 to 1e-3.
         warmup_steps
-            Steps over which the learning rate grows from zero; 1000 for ranked genes, a tenth of all for standardised
-            expression if `None`.
+            Steps over which the learning rate grows from zero.
         schedule
-            ``"linear"`` down to zero at the last step as published, ``"cosine"`` (that of standardised expression) or
-            ``"constant"``.
+            ``"linear"`` down to zero at the last step as published, ``"cosine"`` or ``"constant"``.
         batch_size
-            Cells per step; 32 of ranked genes and 112 of standardised expression if `None`. With
-            ``accumulate_grad_batches`` (published: 3 cells, 32 times, on 4 GPUs) gradients add up, but negatives come
-            from a batch and the queue only.
+            Cells per step. With ``accumulate_grad_batches`` (published: 3 cells, 32 times, on 4 GPUs) gradients add up,
+            but negatives come from a batch and the queue only.
         validation_size
-            Share of cells held out; of standardised expression, the same share of every type of a study.
+            Share of cells held out.
         seed
             Seed of everything random in training. The same seed gives the same weights.
         checkpoint_dir
@@ -110,32 +95,25 @@ class Teachable:
         Raises
         ------
         ValueError
-            If there are no data, stage 2 has no texts, or the weights know other cell types than the data have.
+            If there are no data, or stage 2 has no texts.
 
         Notes
         -----
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
         """
-        model = cast("LangCell", self)
-        check(model, stage)
-        by_ranks = model.config.cell_encoder == "rank_bert"
-        names = OBJECTIVES[stage] if by_ranks else objectives(stage, with_markers=bool(model.config.profiles))
-        given: dict[str, Any] = {
-            "max_epochs": max_epochs,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "warmup_steps": warmup_steps,
-            "schedule": schedule,
-            "batch_size": batch_size,
-        }
-        (pretrain if by_ranks else train_scorer)(
-            model,
+        pretrain(
+            cast("LangCell", self),
             stage=stage,
-            loss_weights=objective_weights(stage, names, loss_weights),
+            loss_weights=loss_weights,
+            max_epochs=max_epochs,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            schedule=schedule,
+            batch_size=batch_size,
             validation_size=validation_size,
             seed=seed,
             checkpoint_dir=checkpoint_dir,
-            **{name: value for name, value in given.items() if value is not None},
             **trainer_kwargs,
         )
 
@@ -155,7 +133,7 @@ class Teachable:
         seed: int = 0,
         **trainer_kwargs: Any,
     ) -> None:
-        """Fine-tune on labelled cells through the texts of their labels; `zero_shot` then annotates.
+        """Fine-tune on labelled cells through the texts of their labels; `sf.tl.zero_shot_annotate` then uses them.
 
         Parameters
         ----------
@@ -188,11 +166,10 @@ class Teachable:
         >>> model.fine_tune_texts(reference, reference.obs["cell_type"], texts, n_shots=5)
         """
         model = cast("LangCell", self)
-        require_transformer(model, "LangCell.fine_tune_texts")
         read = model._cells(adata, layer, "LangCell.fine_tune_texts")
         coded, rows = labelled_cells(in_obs_order(labels, read.names, "labels"), list(texts), read.names, n_shots, seed)
         cells = TrainingCells(read.reader, model.genes, model.config.max_length)
-        words = model.reading.tokenizer(list(texts.values()))
+        words = model.tokenizer(list(texts.values()))
         kind = model.config.mixture if losses is None else losses
         loss = LabelTextLosses(model.module, cells, coded, words, losses=kind)
         how: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "seed": seed, "max_epochs": max_epochs}
@@ -250,7 +227,6 @@ class Teachable:
         >>> model.config.classes, model.predict_classes(adata)
         """
         model = cast("LangCell", self)
-        require_transformer(model, "LangCell.train_classifier")
         read = model._cells(adata, layer, "LangCell.train_classifier")
         labels = in_obs_order(labels, read.names, "labels")
         classes = sorted(pd.Series(labels).dropna().astype(str).unique())
@@ -301,7 +277,6 @@ class Teachable:
         >>> model.train_multilabel(reference, reference.obsm["active_pathways"])
         """
         model = cast("LangCell", self)
-        require_transformer(model, "LangCell.train_multilabel")
         read = model._cells(adata, layer, "LangCell.train_multilabel")
         values, names = labels_of_cells(in_obs_order(targets, read.names, "targets"), read.n_obs)
         attach_head(model, names, multilabel=True, seed=seed)

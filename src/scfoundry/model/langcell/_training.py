@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from scfoundry._settings import logger
+from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model.langcell._momentum import Momentum
 from scfoundry.model.langcell._pretraining import Pretraining
 from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
@@ -14,13 +15,13 @@ from scfoundry.train.cells import CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from scfoundry.model.langcell._model import LangCell
     from scfoundry.train.plan import Schedule
 
-__all__ = ["OBJECTIVES", "Stage", "check", "objective_weights", "pretrain", "require_transformer"]
+__all__ = ["Stage", "pretrain"]
 
 Stage = Literal[1, 2]
 
@@ -46,35 +47,29 @@ class PretrainingPlan(CellTrainingPlan):
         self.momentum = momentum
 
 
-def require_transformer(model: LangCell, caller: str) -> None:
-    """Refuse what only the published cell encoder can do."""
-    if model.config.cell_encoder != "rank_bert":
-        msg = (
-            f"{caller} trains models with cell_encoder='rank_bert'; this one has {model.config.cell_encoder!r}. "
-            "Build one, LangCell(adata, cell_encoder='rank_bert'), or load the official files."
-        )
-        raise ValueError(msg)
-
-
 def pretrain(
     model: LangCell,
     *,
     stage: Stage,
-    loss_weights: Mapping[str, float],
-    max_epochs: int = 3,
-    lr: float = 1e-5,
-    weight_decay: float = 1e-3,
-    warmup_steps: int = 1000,
-    schedule: Schedule = "linear",
-    batch_size: int = 32,
+    loss_weights: Mapping[str, float] | None,
+    max_epochs: int,
+    lr: float,
+    weight_decay: float,
+    warmup_steps: int,
+    schedule: Schedule,
+    batch_size: int,
     validation_size: float,
     seed: int,
     checkpoint_dir: str | Path | None,
     **trainer_kwargs: Any,
 ) -> None:
     """Train a model on its registered cells; see `LangCell.train`."""
-    texts = CellTexts(registered_texts(model), model.reading.tokenizer) if stage == 2 else None
-    cells = TrainingCells(model._reader(None, None, "LangCell.train"), model.genes, model.config.max_length)
+    check(model, stage)
+    weights = objective_weights(stage, loss_weights)
+    texts = CellTexts(registered_texts(model), model.tokenizer) if stage == 2 else None
+    layer = model.registry["setup_args"]["layer"]
+    reader = CountsReader(model.adata, model.genes, layer=layer, caller="LangCell.train")
+    cells = TrainingCells(reader, model.genes, model.config.max_length)
     lengths = cells.lengths()
     train, validation = split(np.flatnonzero(lengths), validation_size, seed)
     if len(train) < len(lengths) - len(validation):
@@ -87,7 +82,7 @@ def pretrain(
         momentum,
         model.module,
         data,
-        Pretraining(model.module, momentum, cells, texts, loss_weights),
+        Pretraining(model.module, momentum, cells, texts, weights),
         lr=lr,
         weight_decay=weight_decay,
         warmup_steps=warmup_steps,
@@ -106,14 +101,14 @@ def check(model: LangCell, stage: int) -> None:
     if model.adata is None:
         msg = (
             "There is nothing to train on: this model was loaded without data. Register it, LangCell.setup_anndata"
-            "(adata, text_keys=...) for ranked genes or labels_key=... for standardised expression, and load the "
-            "weights with it: from_pretrained(source, adata)."
+            "(adata, text_keys=...), and load the weights with it: from_pretrained(source, adata)."
         )
         raise ValueError(msg)
 
 
-def objective_weights(stage: Stage, objectives: Sequence[str], given: Mapping[str, float] | None) -> dict[str, float]:
+def objective_weights(stage: Stage, given: Mapping[str, float] | None) -> dict[str, float]:
     """Weight of every objective of a stage, 1 unless given."""
+    objectives = OBJECTIVES[stage]
     if unknown := sorted((given or {}).keys() - set(objectives)):
         msg = (
             f"loss_weights has no {', '.join(map(repr, unknown))}; the objectives of stage {stage} are "

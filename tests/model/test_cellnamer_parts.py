@@ -1,4 +1,4 @@
-"""The small cell-text model: expression, hashed texts, markers, known types, and how labels claim them."""
+"""Parts of CellNamer: expression, hashed texts, markers, known types, and how labels claim them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from scipy import sparse
 
 from scfoundry.data.labels.hierarchy import claims, nearest
 from scfoundry.data.labels.ontology import CellOntology
+from scfoundry.model.cellnamer._config import CellNamerConfig
 from scfoundry.model.cellnamer._expression import GeneMoments, GeneScale
 from scfoundry.model.cellnamer._markers import MarkerProfiles, showing
-from scfoundry.model.cellnamer._module import CellTypeScorer, OfferedLabel, ScorerConfig
+from scfoundry.model.cellnamer._module import CellNamerModule, OfferedLabel
 from scfoundry.model.cellnamer._text import HashedText
 from scfoundry.nn.counts import SparseCounts
 
@@ -26,17 +27,17 @@ def ontology() -> CellOntology:
 
 
 @pytest.fixture
-def scorer() -> CellTypeScorer:
+def module() -> CellNamerModule:
     """Types B, T, natural killer cell and monocyte with ten markers each, otherwise untrained."""
     torch.manual_seed(0)
     types = [B, T, NK, MONOCYTE]
-    config = ScorerConfig(types=types, profiles=types, n_hidden=8, n_latent=64, n_buckets=4096, n_text_hidden=64)
-    scorer = CellTypeScorer(config, N_GENES).eval()
-    scorer.profiles.learn(torch.eye(4).repeat_interleave(10, 1) / 10)
-    scorer.heads.profile_of_type.copy_(torch.eye(4))
+    config = CellNamerConfig(types=types, profiles=types, n_hidden=8, n_latent=64, n_buckets=4096, n_text_hidden=64)
+    module = CellNamerModule(config, N_GENES).eval()
+    module.profiles.learn(torch.eye(4).repeat_interleave(10, 1) / 10)
+    module.heads.profile_of_type.copy_(torch.eye(4))
     # The cosine of untrained networks is noise.
-    scorer.weights[0] = 0
-    return scorer
+    module.weights[0] = 0
+    return module
 
 
 def cells_of(profile: int, n: int = 6) -> torch.Tensor:
@@ -134,7 +135,7 @@ class TestHashedText:
         assert torch.isfinite(HashedText(64, 4, 4)(["", "?"])).all()
 
 
-class TestKinship:
+class TestHierarchy:
     def test_a_type_goes_to_the_most_specific_label(self, ontology: CellOntology) -> None:
         shares, own = claims([[ILC], [NK], [T]], [NK, CD4, ILC], ontology)
         assert shares.tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
@@ -180,111 +181,111 @@ class TestMarkerProfiles:
         assert showing(torch.tensor([0.0, 0.0, 1.0, 0.0]), profiles[[0, 2]]) == []
 
 
-class TestScorer:
+class TestModule:
     def test_cells_go_to_the_label_whose_markers_they_show(
-        self, scorer: CellTypeScorer, ontology: CellOntology
+        self, module: CellNamerModule, ontology: CellOntology
     ) -> None:
         labels = [OfferedLabel(["cell type: T cell."], (T,)), OfferedLabel(["cell type: B cell."], (B,))]
-        plan = scorer.plan(labels, ontology)
-        assert (scorer(cells_of(0), ALL, plan).logits.argmax(1) == 1).all()
-        assert (scorer(cells_of(1), ALL, plan).logits.argmax(1) == 0).all()
+        plan = module.plan(labels, ontology)
+        assert (module(cells_of(0), ALL, plan).logits.argmax(1) == 1).all()
+        assert (module(cells_of(1), ALL, plan).logits.argmax(1) == 0).all()
 
     def test_cells_of_a_type_that_is_not_offered_are_outside(
-        self, scorer: CellTypeScorer, ontology: CellOntology
+        self, module: CellNamerModule, ontology: CellOntology
     ) -> None:
-        scorer.n_studies.copy_(torch.tensor([1, 1, 0, 1]))
-        plan = scorer.plan([OfferedLabel(["T cell"], (T,)), OfferedLabel(["B cell"], (B,))], ontology)
+        module.n_studies.copy_(torch.tensor([1, 1, 0, 1]))
+        plan = module.plan([OfferedLabel(["T cell"], (T,)), OfferedLabel(["B cell"], (B,))], ontology)
         assert plan.outside.tolist() == [False, False, False, True]
-        known, strange = scorer(cells_of(1), ALL, plan).outside, scorer(cells_of(3), ALL, plan).outside
+        known, strange = module(cells_of(1), ALL, plan).outside, module(cells_of(3), ALL, plan).outside
         assert known.max() < strange.min()
 
     def test_scores_do_not_depend_on_blocks_order_or_other_cells(
-        self, scorer: CellTypeScorer, ontology: CellOntology
+        self, module: CellNamerModule, ontology: CellOntology
     ) -> None:
-        plan = scorer.plan([OfferedLabel([name], (i,)) for name, i in (("T cell", T), ("B cell", B))], ontology)
+        plan = module.plan([OfferedLabel([name], (i,)) for name, i in (("T cell", T), ("B cell", B))], ontology)
         z = torch.cat([cells_of(i) for i in range(4)])
-        whole = scorer(z, ALL, plan)
-        parts = [scorer(part, ALL, plan) for part in z.flip(0).split(5)]
+        whole = module(z, ALL, plan)
+        parts = [module(part, ALL, plan) for part in z.flip(0).split(5)]
         torch.testing.assert_close(whole.logits, torch.cat([part.logits for part in parts]).flip(0))
         torch.testing.assert_close(whole.outside, torch.cat([part.outside for part in parts]).flip(0))
 
-    def test_the_order_of_labels_does_not_matter(self, scorer: CellTypeScorer, ontology: CellOntology) -> None:
+    def test_the_order_of_labels_does_not_matter(self, module: CellNamerModule, ontology: CellOntology) -> None:
         labels = [
             OfferedLabel(["T cell"], (T,)),
             OfferedLabel(["B cell"], (B,)),
             OfferedLabel(["monocyte"], (MONOCYTE,)),
         ]
-        forth, back = (scorer(cells_of(2), ALL, scorer.plan(x, ontology)).logits for x in (labels, labels[::-1]))
+        forth, back = (module(cells_of(2), ALL, module.plan(x, ontology)).logits for x in (labels, labels[::-1]))
         torch.testing.assert_close(forth, back.flip(1))
 
     def test_markers_of_the_user_replace_those_of_the_model(
-        self, scorer: CellTypeScorer, ontology: CellOntology
+        self, module: CellNamerModule, ontology: CellOntology
     ) -> None:
         novel = OfferedLabel(["hepatocyte"], (HEPATOCYTE,), markers=dict.fromkeys(range(30, 40), 1.0))
         b_cell = OfferedLabel(["B cell"], (B,))
-        informed = scorer.plan([novel, b_cell], ontology)
+        informed = module.plan([novel, b_cell], ontology)
         assert informed.uninformed == []
-        assert (scorer(cells_of(3), ALL, informed).logits.argmax(1) == 0).all()
-        bare = scorer.plan([OfferedLabel(["hepatocyte"], (HEPATOCYTE,)), b_cell], ontology)
+        assert (module(cells_of(3), ALL, informed).logits.argmax(1) == 0).all()
+        bare = module.plan([OfferedLabel(["hepatocyte"], (HEPATOCYTE,)), b_cell], ontology)
         assert bare.uninformed == [0]
 
     def test_a_type_that_several_studies_show_goes_less_by_its_markers(
-        self, scorer: CellTypeScorer, ontology: CellOntology
+        self, module: CellNamerModule, ontology: CellOntology
     ) -> None:
         labels = [OfferedLabel(["T cell"], (T,)), OfferedLabel(["B cell"], (B,))]
-        before = scorer.plan(labels, ontology)
-        scorer.n_studies.copy_(torch.tensor([2.0, 0, 0, 0]))
-        after = scorer.plan(labels, ontology)
+        before = module.plan(labels, ontology)
+        module.n_studies.copy_(torch.tensor([2.0, 0, 0, 0]))
+        after = module.plan(labels, ontology)
         assert (before.proven.tolist(), after.proven.tolist()) == ([False, False], [False, True])
-        gap = [scorer(cells_of(0), ALL, plan).logits.diff().mean() for plan in (before, after)]
+        gap = [module(cells_of(0), ALL, plan).logits.diff().mean() for plan in (before, after)]
         assert gap[1] < gap[0]
 
     def test_free_text_stands_for_the_known_type_it_resembles_or_for_none(
-        self, scorer: CellTypeScorer, ontology: CellOntology
+        self, module: CellNamerModule, ontology: CellOntology
     ) -> None:
         prompts = ontology.prompts(ontology[NK])
-        plan = scorer.plan([OfferedLabel(prompts), OfferedLabel(["something else"])], ontology)
+        plan = module.plan([OfferedLabel(prompts), OfferedLabel(["something else"])], ontology)
         assert plan.shares.tolist() == [[0, 0, 1, 0], [0, 0, 0, 0]]
         assert plan.uninformed == [1]
 
-    def test_an_empty_cell_scores_finite(self, scorer: CellTypeScorer, ontology: CellOntology) -> None:
-        plan = scorer.plan([OfferedLabel(["T cell"], (T,)), OfferedLabel(["B cell"], (B,))], ontology)
-        scores = scorer(torch.zeros(1, N_GENES), ALL, plan)
+    def test_an_empty_cell_scores_finite(self, module: CellNamerModule, ontology: CellOntology) -> None:
+        plan = module.plan([OfferedLabel(["T cell"], (T,)), OfferedLabel(["B cell"], (B,))], ontology)
+        scores = module(torch.zeros(1, N_GENES), ALL, plan)
         assert torch.isfinite(scores.logits).all()
         assert torch.isfinite(scores.outside).all()
 
-    def test_everything_learned_is_in_the_state(self, scorer: CellTypeScorer, ontology: CellOntology) -> None:
-        other = CellTypeScorer(scorer.config, N_GENES).eval()
-        other.load_state_dict(scorer.state_dict())
+    def test_everything_learned_is_in_the_state(self, module: CellNamerModule, ontology: CellOntology) -> None:
+        other = CellNamerModule(module.config, N_GENES).eval()
+        other.load_state_dict(module.state_dict())
         plan = other.plan([OfferedLabel(["T cell"], (T,)), OfferedLabel(["B cell"], (B,))], ontology)
-        torch.testing.assert_close(other(cells_of(0), ALL, plan).logits, scorer(cells_of(0), ALL, plan).logits)
+        torch.testing.assert_close(other(cells_of(0), ALL, plan).logits, module(cells_of(0), ALL, plan).logits)
 
     @pytest.mark.parametrize("ids", [(), (HEPATOCYTE,)], ids=["free text", "term"])
     def test_cells_of_a_known_type_that_shows_the_markers_of_a_label_are_not_outside(
-        self, scorer: CellTypeScorer, ontology: CellOntology, ids: tuple[str, ...]
+        self, module: CellNamerModule, ontology: CellOntology, ids: tuple[str, ...]
     ) -> None:
-        scorer.n_studies.fill_(1)
+        module.n_studies.fill_(1)
         mine = OfferedLabel(["xyzzy"], ids, markers=dict.fromkeys(range(10, 16), 1.0))
-        plan = scorer.plan([mine, OfferedLabel(["B cell"], (B,))], ontology)
+        plan = module.plan([mine, OfferedLabel(["B cell"], (B,))], ontology)
         assert plan.outside.tolist() == [False, False, True, True]
         assert plan.shares.tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
-        assert scorer(cells_of(1), ALL, plan).outside.max() < 0.5
+        assert module(cells_of(1), ALL, plan).outside.max() < 0.5
 
     @pytest.mark.parametrize("ids", [(), (HEPATOCYTE,)], ids=["free text", "term"])
     def test_markers_of_a_label_take_no_type_from_another_one(
-        self, scorer: CellTypeScorer, ontology: CellOntology, ids: tuple[str, ...]
+        self, module: CellNamerModule, ontology: CellOntology, ids: tuple[str, ...]
     ) -> None:
         mine = OfferedLabel(["xyzzy"], ids, markers=dict.fromkeys(range(6), 1.0))
-        plan = scorer.plan([mine, OfferedLabel(["B cell"], (B,))], ontology)
+        plan = module.plan([mine, OfferedLabel(["B cell"], (B,))], ontology)
         assert plan.shares.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0]]
 
     @pytest.mark.parametrize("profiles", [(), (B,)], ids=["no profile", "one profile"])
     def test_scores_are_finite_with_hardly_a_type_to_compare_with(
         self, profiles: tuple[str, ...], ontology: CellOntology
     ) -> None:
-        config = ScorerConfig(types=(B,), profiles=profiles, n_hidden=8, n_latent=8, n_buckets=64, n_text_hidden=8)
-        scorer = CellTypeScorer(config, N_GENES).eval()
+        config = CellNamerConfig(types=(B,), profiles=profiles, n_hidden=8, n_latent=8, n_buckets=64, n_text_hidden=8)
+        module = CellNamerModule(config, N_GENES).eval()
         labels = [OfferedLabel(["B cell"], (B,)), OfferedLabel(["mine"], markers={3: 1.0})]
-        scores = scorer(cells_of(0), ALL, scorer.plan(labels, ontology))
+        scores = module(cells_of(0), ALL, module.plan(labels, ontology))
         assert torch.isfinite(scores.logits).all()
         assert torch.isfinite(scores.outside).all()

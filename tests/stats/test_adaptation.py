@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from scfoundry.model.langcell._matching import ZeroShot
 from scfoundry.stats import adaptation as _adaptation
-from scfoundry.stats.adaptation import adapted_log_odds
+from scfoundry.stats.adaptation import adapted, adapted_log_odds
 
 
 @pytest.fixture
@@ -102,5 +101,15 @@ def test_cells_without_a_place_have_no_influence_and_keep_what_the_model_says(cl
     "components", [np.zeros((2, 0)), np.array([[1.0], [np.nan]])], ids=["no component", "one cell with a place"]
 )
 def test_without_cells_to_agree_with_all_stays_as_it_is(components):
-    said = ZeroShot(np.array([[0.7, 0.3], [0.5, 0.5]], dtype=np.float32), np.zeros((2, 2), dtype=np.float32), None)
-    assert said.adapted(components, temperature=3) is said
+    probabilities = np.array([[0.7, 0.3], [0.5, 0.5]], dtype=np.float32)
+    assert adapted(probabilities, components, 3) is probabilities
+
+
+def test_a_cell_keeps_a_share_of_its_own(clusters):
+    _, components, log_prior = clusters
+    alone = np.exp(log_prior).astype(np.float32)
+    agreed = adapted(alone, components, 1)
+    assert agreed.dtype == np.float32
+    np.testing.assert_allclose(agreed.sum(1), 1, rtol=1e-5)
+    assert (agreed >= 0.3 * alone - 1e-6).all()
+    assert adapted(alone, components, 4).max(1).mean() < agreed.max(1).mean()

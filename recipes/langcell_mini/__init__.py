@@ -1,1 +1,0 @@
-"""How langcell-mini is made: labelled sets, marker sets, saving."""
