@@ -1,1 +1,1 @@
-"""Parts of `annotation.py`: splits, peers."""
+"""How well cells are named by a labelled reference."""

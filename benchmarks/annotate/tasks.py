@@ -37,6 +37,13 @@ class Split:
     reference: AnnData
     query: AnnData
 
+    @property
+    def sizes(self) -> dict[str, int | str]:
+        """Cells, labels and shared genes."""
+        shared = self.reference.var_names.intersection(self.query.var_names)
+        sizes = {"reference": self.reference.n_obs, "query": self.query.n_obs}
+        return {"split": self.name, **sizes, "labels": self.reference.obs[LABEL].nunique(), "genes": len(shared)}
+
 
 def splits(folder: Path) -> Iterator[Split]:
     """All splits of three studies.
@@ -48,8 +55,8 @@ def splits(folder: Path) -> Iterator[Split]:
     """
     blood = _labelled(ad.read_h5ad(folder / "pbmc_3tech_1200.h5ad"))
     for chemistry in sorted(blood.obs["batch"].unique()):
-        there = (blood.obs["batch"] == chemistry).to_numpy()
-        yield _split(f"blood, other 10x chemistries to {chemistry}", blood[~there], blood[there])
+        chosen = (blood.obs["batch"] == chemistry).to_numpy()
+        yield _split(f"blood, other 10x chemistries to {chemistry}", blood[~chosen], blood[chosen])
 
     lines = ad.read_h5ad(folder / "cell_lines_mixology.h5ad")
     # A doublet has no single right label.

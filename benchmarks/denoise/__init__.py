@@ -1,1 +1,1 @@
-"""Parts of the denoising benchmark."""
+"""How well counts are denoised."""

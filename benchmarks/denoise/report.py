@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reporting import markdown_table
+from benchmarks.reporting import markdown_table, mean_and_spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,4 @@ def protein_table(pairs: pd.DataFrame) -> str:
 
 
 def _over_seeds(values: pd.Series) -> str:
-    if values.isna().any():
-        return "-"
-    deviation = f" ± {values.std():.4f}" if len(values) > 1 and values.std() > 0 else ""
-    return f"{values.mean():.4f}{deviation}"
+    return mean_and_spread(values, digits=4, ddof=1)

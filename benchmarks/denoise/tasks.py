@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scfoundry.data.genes import GeneVocabulary
+
 __all__ = ["DATA_SETS", "PROTEIN_SET", "protein_correlations", "read"]
 
 DATA_SETS = ("pbmc3k", "pbmc10k_citeseq", "breast_tumour_copykat_302")
@@ -33,9 +35,8 @@ PROTEINS = {
 }
 
 
-def read(folder: Path, name: str, weights: str) -> ad.AnnData:
-    """Counts of the genes that the weights know and the data detect, as published."""
-    genes = sf.model.CellPLM.from_pretrained(weights).genes
+def read(folder: Path, name: str, genes: GeneVocabulary) -> ad.AnnData:
+    """Counts of the genes that the model knows and the data detect, as published."""
     stored = ad.read_h5ad(folder / f"{name}.h5ad")
     counts = genes.align(stored).apply(sparse.csr_matrix(stored.X))
     detected = np.flatnonzero(np.asarray(counts.sum(0)).ravel())

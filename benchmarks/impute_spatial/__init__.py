@@ -1,1 +1,1 @@
-"""Parts of `imputation.py`."""
+"""How well genes are imputed that spots lack."""

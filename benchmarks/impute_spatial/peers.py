@@ -8,11 +8,14 @@ import numpy as np
 import scanpy as sc
 from sklearn.utils.extmath import randomized_svd
 
+from benchmarks.peers import TARGET_SUM, variable_genes
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imputation.tasks import Task
     from numpy.typing import NDArray
+
+    from benchmarks.impute_spatial.tasks import Task
 
     Method = Callable[[Task, int], NDArray[np.float32]]
 
@@ -24,7 +27,6 @@ SETTINGS: dict[str, Any] = {
     "Tangram": {"genes": 1000, "epochs": 300, "density_prior": "rna_count_based"},
     "gimVI": {"genes": 1000, "epochs": 200, "n_latent": 10},
 }
-TARGET_SUM = 1e4
 
 
 def _total(task: Task) -> NDArray[np.float32]:
@@ -64,8 +66,8 @@ def reference_mean(task: Task, seed: int) -> NDArray[np.float32]:
 
 
 def ridge(task: Task, seed: int) -> NDArray[np.float32]:
-    """Regress log expression of a target on that of the panel in the reference; both sides standardised apart."""
-    cells, spots = (_standardised(_log_shares(side, task.shared, task.shared)) for side in (task.cells, task.spots))
+    """Regress log expression of a target on that of the panel in the reference; both data sets standardised apart."""
+    cells, spots = (_standardised(_log_shares(adata, task.shared, task.shared)) for adata in (task.cells, task.spots))
     targets = _log_shares(task.cells, task.targets, task.shared)
     mean = targets.mean(0)
     kernel = cells @ cells.T
@@ -76,17 +78,16 @@ def ridge(task: Task, seed: int) -> NDArray[np.float32]:
 
 
 def nearest_cells(task: Task, seed: int) -> NDArray[np.float32]:
-    """SpaGE's idea: principal vectors common to both sides, then the mean of the nearest cells by cosine."""
+    """SpaGE's idea: principal vectors common to both data sets, then the mean of the nearest cells by cosine."""
     how = SETTINGS["kNN on aligned PCA"]
-    cells, spots = (_standardised(_log_shares(side, task.shared, task.shared)) for side in (task.cells, task.spots))
-    n_components = min(how["components"], *(side.shape[0] - 1 for side in (cells, spots)))
-    axes = [randomized_svd(side, n_components, random_state=seed)[2].T for side in (cells, spots)]
+    cells, spots = (_standardised(_log_shares(adata, task.shared, task.shared)) for adata in (task.cells, task.spots))
+    n_components = min(how["components"], len(cells) - 1, len(spots) - 1)
+    axes = [randomized_svd(x, n_components, random_state=seed)[2].T for x in (cells, spots)]
     rotation, cosines, _ = np.linalg.svd(axes[0].T @ axes[1])
     common = (axes[0] @ rotation)[:, : max(2, int((cosines > how["least cosine"]).sum()))]
-    a, b = (side @ common for side in (cells, spots))
-    similarity = _unit(b) @ _unit(a).T
+    similarity = _unit(spots @ common) @ _unit(cells @ common).T
     shares = np.expm1(_log_shares(task.cells, task.targets, task.shared)) / TARGET_SUM
-    predicted = np.empty((len(b), len(task.targets)), dtype=np.float32)
+    predicted = np.empty((len(spots), len(task.targets)), dtype=np.float32)
     for i, row in enumerate(similarity):
         nearest = np.argpartition(-row, how["neighbours"])[: how["neighbours"]]
         distance = 1 - row[nearest]
@@ -137,7 +138,7 @@ def gimvi(task: Task, seed: int) -> NDArray[np.float32]:
     how = SETTINGS["gimVI"]
     panel = _variable(task, how["genes"])
     cells, spots = task.cells[:, [*panel, *task.targets]].copy(), task.spots[:, panel].copy()
-    cells, spots = (side[np.ravel(side[:, panel].X.sum(1)) > 0].copy() for side in (cells, spots))
+    cells, spots = (adata[np.ravel(adata[:, panel].X.sum(1)) > 0].copy() for adata in (cells, spots))
     scvi.external.GIMVI.setup_anndata(cells)
     scvi.external.GIMVI.setup_anndata(spots)
     model = scvi.external.GIMVI(cells, spots, n_latent=how["n_latent"])
@@ -151,13 +152,8 @@ def gimvi(task: Task, seed: int) -> NDArray[np.float32]:
 def _variable(task: Task, n_genes: int) -> list[str]:
     """Most variable genes of the reference among the shared panel, detected in the spots."""
     detected = np.ravel((task.spots[:, task.shared].X > 0).sum(0)) > 0
-    cells = task.cells[:, np.asarray(task.shared)[detected]].copy()
-    if cells.n_vars <= n_genes:
-        return cells.var_names.tolist()
-    sc.pp.normalize_total(cells, target_sum=TARGET_SUM)
-    sc.pp.log1p(cells)
-    sc.pp.highly_variable_genes(cells, n_top_genes=n_genes)
-    return cells.var_names[cells.var["highly_variable"]].tolist()
+    cells = task.cells[:, np.asarray(task.shared)[detected]]
+    return cells.var_names[variable_genes(cells, n_genes)].tolist()
 
 
 PEERS: dict[str, Method] = {

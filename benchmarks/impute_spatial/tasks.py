@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfoundry.data.genes import GeneVocabulary
+
 __all__ = ["PAIRS", "Task", "read_task"]
 
 # Spatial set, reference, column of the sections.
@@ -61,10 +63,10 @@ class Task:
         return np.ravel(self.spots.X.sum(1))
 
 
-def read_task(folder: Path, pair: str, model: sf.model.CellPLM, seed: int) -> Task:
-    """Hold out up to 100 genes that both sides measure and the model knows, by the published strata of sparsity."""
+def read_task(folder: Path, pair: str, genes: GeneVocabulary, seed: int) -> Task:
+    """Hold out up to 100 genes that both data sets measure and the model knows, by the published strata of sparsity."""
     spatial, reference, section = PAIRS[pair]
-    spots, cells = (_counts(folder / f"{name}.h5ad", model) for name in (spatial, reference))
+    spots, cells = (_counts(folder / f"{name}.h5ad", genes) for name in (spatial, reference))
     shared = spots.var_names.intersection(cells.var_names, sort=False)
     targets = sf.pp.holdout_genes(spots[:, shared], rng=seed).index.tolist()
     truth = spots[:, targets].X.toarray()
@@ -76,13 +78,13 @@ def read_task(folder: Path, pair: str, model: sf.model.CellPLM, seed: int) -> Ta
     )
 
 
-def _counts(path: Path, model: sf.model.CellPLM) -> AnnData:
+def _counts(path: Path, genes: GeneVocabulary) -> AnnData:
     """Counts over the genes that the model knows, by their ids: the same for all methods."""
     adata = ad.read_h5ad(path)
-    alignment = model.genes.align(adata)
+    alignment = genes.align(adata)
     counts = alignment.apply(sparse.csr_matrix(adata.X))[:, alignment.measured]
     known = ad.AnnData(counts, obs=adata.obs)
-    known.var_names = model.genes.ids[alignment.measured]
+    known.var_names = genes.ids[alignment.measured]
     if "spatial" in adata.obsm:
         known.obsm["spatial"] = np.asarray(adata.obsm["spatial"], dtype=np.float32)
     return known

@@ -1,1 +1,1 @@
-"""Parts of `perturbation.py`."""
+"""How well unseen perturbations are predicted."""

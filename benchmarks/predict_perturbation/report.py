@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reporting import markdown_table
+from benchmarks.reporting import markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

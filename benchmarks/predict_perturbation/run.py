@@ -1,85 +1,92 @@
 """Prediction of unseen perturbations, beside means and sums that are hard to beat.
 
-    python benchmarks/perturbation.py DATA_FOLDER --weights FOLDER
+    python -m benchmarks predict_perturbation DATA_FOLDER --model FOLDER
 
 Truth and prediction share no control: methods see one half of the controls, the truth is the change from the other.
+The weights must not have seen the data sets; cellplm-mini has. Scores are kept in ``--cache``, so that a run that was
+interrupted goes on.
 """
 
 from __future__ import annotations
 
-import argparse
-import shlex
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from perturbation.report import by_condition, by_method, signal_table, tables
-from perturbation.screens import read
-from perturbation.tasks import PUBLISHED, held_out_groups, left_out_pairs, unseen_genes
-from reporting import surroundings, write_results
 
 import scfoundry as sf
+from benchmarks.command import arguments, kept, load_model, parse
+from benchmarks.predict_perturbation.report import by_condition, by_method, signal_table, tables
+from benchmarks.predict_perturbation.screens import read
+from benchmarks.predict_perturbation.tasks import PUBLISHED, held_out_groups, left_out_pairs, unseen_genes
+from benchmarks.reporting import about, write_results
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from argparse import Namespace
+    from collections.abc import Callable, Iterator, Sequence
 
-    Row = dict[str, object]
+    Row = dict[str, Any]
+    # Data set, what is hidden and seed, what computes the scores.
+    Job = tuple[str, str, Callable[[], Iterator[Row]]]
 
-WEIGHTS = """
+# By the recipe, with the data sets held out.
+DEFAULT = "perturb"
+HELD_OUT = """
 The weights are cellplm-mini by its recipe with these data sets held out (benchmarks/README.md says how), because the
 shipped ones have seen them.
 """
 LINES = ("A172", "T98G", "U87MG")
+# File, columns of perturbation and group, name of controls.
+SCREENS = {
+    "Norman K562": ("perturb_norman_mcfaline_5961", "perturbation", "control", "cell_type"),
+    "McFaline": ("perturb_norman_mcfaline_5961", "perturbation", "control", "cell_type"),
+    "Kang": ("kang_ifnb_2000", "condition", "ctrl", "cell_type"),
+    "Zhao": ("glioblastoma_panobinostat_5000", "condition", "ctrl", "donor"),
+}
 
 
-def main() -> None:
+def jobs(args: Namespace, model: Any) -> Iterator[Job]:
+    """Everything that is hidden, data set by data set and seed by seed."""
+    for data in args.data_sets:
+        file, *columns = SCREENS[data]
+        screen = read(args.data / f"{file}.h5ad", *columns)
+        if data == "Norman K562":
+            for seed in range(args.seeds):
+                yield data, f"pairs.{seed}", partial(left_out_pairs, screen, "k562", seed, model)
+            for seed in range(4 * args.seeds):
+                how = {"fine_tune": seed < args.fine_tuned}
+                stem = f"genes.{seed}" + ".fine_tuned" * how["fine_tune"]
+                yield data, stem, partial(unseen_genes, screen, "k562", seed, model, **how)
+            continue
+        if data == "McFaline":
+            for seed in range(args.seeds):
+                for line in LINES:
+                    yield data, f"{line}.{seed}", partial(unseen_genes, screen, line, seed, model, fine_tune=False)
+            screen = screen.restricted(screen.adata.obs["cell_type"].isin(LINES).to_numpy())
+        for seed in range(args.seeds):
+            yield data, f"groups.{seed}", partial(held_out_groups, screen, seed, model)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Hide, predict, score, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
-    parser.add_argument(
-        "--weights", required=True, help="folder of weights that have not seen the three data sets; cellplm-mini has"
-    )
+    parser = arguments(__doc__, "predict_perturbation", model=DEFAULT)
     parser.add_argument(
         "--seeds", type=int, default=5, help="halves of the controls; four times as many for new genes in Norman"
     )
     parser.add_argument("--fine-tuned", type=int, default=2, help="of the latter, with the network trained, too")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "perturbation.json")
-    args = parser.parse_args()
+    parser.add_argument("--data-sets", nargs="*", default=list(SCREENS), choices=SCREENS)
+    args = parse(parser, argv)
 
     sf.settings.verbosity = "error"
-    model = sf.model.load_pretrained(args.weights)
     rows: list[Row] = []
+    for data, stem, compute in jobs(args, load_model(args.model)):
+        found = kept(args.cache / f"{args.weights}.{data}.{stem}.json", lambda compute=compute: list(compute()))
+        rows += [{"data": data} | row for row in found]
 
-    def keep(data: str, found: Iterable[Row]) -> None:
-        rows.extend({"data": data} | row for row in found)
-        print(data, len(rows), flush=True)
-
-    screen = read(args.data / "perturb_norman_mcfaline_5961.h5ad", "perturbation", "control", "cell_type")
-    for seed in range(args.seeds):
-        keep("Norman K562", left_out_pairs(screen, "k562", seed, model))
-    for seed in range(4 * args.seeds):
-        fine_tune = seed < args.fine_tuned
-        keep("Norman K562", unseen_genes(screen, "k562", seed, model, fine_tune=fine_tune))
-    for seed in range(args.seeds):
-        for line in LINES:
-            keep("McFaline", unseen_genes(screen, line, seed, model, fine_tune=False))
-    lines = screen.restricted(screen.adata.obs["cell_type"].isin(LINES).to_numpy())
-    stimulated = read(args.data / "kang_ifnb_2000.h5ad", "condition", "ctrl", "cell_type")
-    treated = read(args.data / "glioblastoma_panobinostat_5000.h5ad", "condition", "ctrl", "donor")
-    for seed in range(args.seeds):
-        keep("McFaline", held_out_groups(lines, seed, model))
-        keep("Kang", held_out_groups(stimulated, seed, model))
-        keep("Zhao", held_out_groups(treated, seed, model))
-
-    found = pd.DataFrame(rows)
-    command = shlex.join(["python", "benchmarks/perturbation.py", "DATA_FOLDER", "--weights", Path(args.weights).name])
-    about = {"command": command, "seeds": args.seeds, "fine_tuned": args.fine_tuned}
-    about |= {"surroundings": surroundings("scanpy", "anndata", "scikit-learn")}
-    head = f"# Perturbation\n\n`{command}`, {args.seeds} seeds ({4 * args.seeds} of new genes in Norman)\n{WEIGHTS}"
-    report = [head, *tables(found, PUBLISHED), signal_table(found)]
-    write_results(args.out, about | {"scores": by_condition(found)}, report, rows=by_method(found))
+    table = pd.DataFrame(rows)
+    head = f"# Perturbation\n\n`{args.command}`, {args.seeds} seeds ({4 * args.seeds} of new genes in Norman)\n"
+    report = [head + HELD_OUT * (args.model == DEFAULT), *tables(table, PUBLISHED), signal_table(table)]
+    results = about(args, "scanpy", "anndata", "scikit-learn")
+    results |= {"seeds": args.seeds, "fine_tuned": args.fine_tuned, "scores": by_condition(table)}
+    write_results(args.out, results, report, rows=by_method(table))
     print("\n".join(report))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,1 +1,1 @@
-"""Parts of `zero_shot.py`: tasks, left-out studies, peers, combination, tables."""
+"""How well cells are named from texts alone."""
