@@ -9,7 +9,6 @@ import scfoundry as sf
 from scfoundry._device import Compute
 from scfoundry.data.labels import Label
 from scfoundry.data.matrix.cells import Cells
-from scfoundry.model.langcell._classifier import stratified
 from scfoundry.model.langcell._few_shot import draw_shots
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
 from scfoundry.train.cells import CellDataModule
@@ -277,13 +276,6 @@ def test_shots_per_class():
     assert np.bincount(labels[rows]).tolist() == [3, 2, 3]
     assert np.array_equal(rows, draw_shots(labels, 3, seed=0))
     assert not np.array_equal(rows, draw_shots(labels, 3, seed=1))
-
-
-def test_the_split_is_stratified_and_takes_nothing_of_small_classes():
-    classes = np.array([0] * 40 + [1] * 20 + [2] * 4)
-    train, validation = stratified(classes, np.arange(64), 0.1, 0)
-    assert np.bincount(classes[validation], minlength=3).tolist() == [4, 2, 0]
-    assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(64))
 
 
 def test_a_classifier_that_calls_all_cells_alike_is_reported(logged):

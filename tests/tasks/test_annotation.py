@@ -184,7 +184,7 @@ def test_the_encoder_learns_in_a_copy(datasets, fit, encoder, latent):
 def test_the_embedding_alone_tells_types_apart_too(datasets, fit):
     query, reference = datasets
     annotator = fit(reference)
-    logits = annotator._recipe.by_embedding.logits(annotator.model.embed(cells_of(query, annotator.model), CPU))
+    logits = annotator.recipe.by_embedding.logits(annotator.model.embed(cells_of(query, annotator.model), CPU))
     assert np.mean(logits.argmax(1) == codes_of(query)) > 0.6
 
 
@@ -248,7 +248,7 @@ def test_the_best_weights_by_held_out_cells_return(datasets, fit, monkeypatch):
     weights = until_then.model.module.state_dict()
     for name, tensor in annotator.model.module.state_dict().items():
         torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
-    np.testing.assert_array_equal(annotator._recipe.by_embedding.weights, until_then._recipe.by_embedding.weights)
+    np.testing.assert_array_equal(annotator.recipe.by_embedding.weights, until_then.recipe.by_embedding.weights)
 
 
 def test_parts_of_the_encoder_keep_what_they_know(datasets, fit, encoder):

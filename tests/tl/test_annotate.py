@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -13,44 +12,31 @@ from mudata import MuData
 
 import scfoundry as sf
 from scfoundry.data.genes.overlap import warn_of_few_shared
-from scfoundry.data.matrix.reader import CountsReader
+from scfoundry.data.matrix.reader import CountsInMemory
+from scfoundry.tasks import Annotator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from anndata import AnnData
-    from numpy.typing import NDArray
-
-    from scfoundry.data.labels import Label
-
-
-class Centroids(sf.model.CellPLM):
-    """A model that learns the mean profile of every label: fast, and right on cells that differ."""
-
-    fitted: tuple[AnnData, Sequence[Label], NDArray[np.int64], dict[str, Any]] | None = None
-
-    def _profiles(self, adata: AnnData | CountsReader, layer: str | None = None) -> NDArray[np.float64]:
-        reader = (
-            adata if isinstance(adata, CountsReader) else CountsReader(adata, self.genes, layer=layer, caller="test")
-        )
-        counts = reader.read(np.arange(reader.n_obs)).toarray().astype(np.float64)
-        return np.log1p(counts / np.maximum(counts.sum(1, keepdims=True), 1) * 1e3)
-
-    def fit_labels(self, adata: AnnData, labels: Any, codes: Any, *, layer: str | None = None, **how: Any) -> Centroids:
-        fitted = copy.copy(self)
-        fitted.means = np.stack([self._profiles(adata, layer)[codes == i].mean(0) for i in range(len(labels))])
-        type(self).fitted = (adata, labels, codes, how)
-        return fitted
-
-    def predict_labels(self, adata: Any, *, layer: str | None = None, **_: Any) -> NDArray[np.float32]:
-        distance = ((self._profiles(adata, layer)[:, None] - self.means) ** 2).sum(-1)
-        weights = np.exp(-(distance - distance.min(1, keepdims=True)))
-        return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture
-def learner(make_adata: Callable[..., AnnData]) -> Centroids:
-    return Centroids(genes=make_adata().var_names, n_hidden=16, n_layers=1, n_latent=4)
+def learner(small_model: Any) -> Any:
+    """A model that embeds, and no more."""
+    return small_model
+
+
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What annotators are fitted to: cells, labels, codes and how."""
+    calls: list[tuple[Any, ...]] = []
+    fit = Annotator.fit
+
+    def noted(model: Any, reference: Any, labels: Any, codes: Any, **how: Any) -> Annotator:
+        calls.append((reference, labels, codes, how))
+        return fit(model, reference, labels, codes, **how)
+
+    monkeypatch.setattr(Annotator, "fit", noted)
+    return calls
 
 
 def annotated(cells: tuple[AnnData, AnnData], model: Any, **arguments: Any) -> AnnData:
@@ -70,7 +56,6 @@ def test_writes_the_documented_slots_and_nothing_else(learner, cells):
     assert adata.obsm["annotation_scores"].index.equals(adata.obs_names)
     pd.testing.assert_frame_equal(reference.obs, reference_before.obs)
     assert (set(reference.obsm), set(reference.uns)) == (set(reference_before.obsm), set(reference_before.uns))
-    assert not hasattr(learner, "means")
 
 
 def test_cells_get_the_label_of_the_reference_cells_they_are_like(learner, cells):
@@ -89,26 +74,27 @@ def test_it_says_what_was_learned_from_how_many_cells(learner, cells, tmp_path):
         "train": "head",
         "rng": 7,
     }
-    assert uns["provenance"]["model"] == "cellplm"
+    assert uns["provenance"]["model"] == "small"
 
 
-def test_the_model_learns_from_shots_of_every_label_with_its_text(learner, cells):
-    annotated(cells, learner, n_shots=4, max_epochs=2)
-    shots, labels, codes, how = Centroids.fitted
+def test_the_model_learns_from_shots_of_every_label_with_its_text(reads_texts, cells, fitted):
+    annotated(cells, reads_texts, n_shots=4, max_epochs=2)
+    shots, labels, codes, how = fitted[-1]
     assert [label.name for label in labels] == ["B cell", "monocyte"]
     assert labels[0].texts[0].startswith("cell type: B cell. A lymphocyte")
     assert np.bincount(codes).tolist() == [4, 4]
-    assert shots.obs["cell_type"].tolist() == [labels[code].name for code in codes]
+    types = cells[1].obs["cell_type"][shots.names]
+    assert types.tolist() == [labels[code].name for code in codes]
     assert how["max_epochs"] == 2
 
 
-def test_the_seed_decides_which_cells_and_their_order_does_not(learner, cells):
+def test_the_seed_decides_which_cells_and_their_order_does_not(learner, cells, fitted):
     adata, reference = cells
     drawn = {}
     for name, arguments in {"0": {}, "again": {}, "1": {"rng": 1}, "turned": {}}.items():
         turned = reference[::-1].copy() if name == "turned" else reference
         annotated((adata, turned), learner, n_shots=4, **arguments)
-        drawn[name] = set(Centroids.fitted[0].obs_names)
+        drawn[name] = set(fitted[-1][0].names)
     assert drawn["0"] == drawn["again"] == drawn["turned"]
     assert drawn["0"] != drawn["1"]
 
@@ -143,7 +129,7 @@ def test_cells_without_label_are_left_out_and_empty_ones_are_unknown(learner, ce
     assert (result.obs["annotation"] == "unknown").sum() == 1
 
 
-def test_cells_without_a_gene_of_the_other_side_are_neither_named_nor_learned_from(learner, cells):
+def test_cells_without_a_gene_of_the_other_side_are_neither_named_nor_learned_from(learner, cells, fitted):
     adata, reference = (side.copy() for side in cells)
     # The other side measured only some of the genes that these cells express.
     adata.X = adata.X.multiply((np.arange(60) != 3)[:, None] | (np.arange(40) >= 30)).tocsr()
@@ -153,7 +139,7 @@ def test_cells_without_a_gene_of_the_other_side_are_neither_named_nor_learned_fr
     result = annotated((adata[:, 10:].copy(), reference[:, :30].copy()), learner)
     assert np.flatnonzero(result.obs["annotation"] == "unknown").tolist() == [3]
     assert result.obs["annotation_score"].iloc[3] == 0
-    assert Centroids.fitted[0].obs_names.tolist() == np.delete(reference.obs_names, 5).tolist()
+    assert fitted[-1][0].names.tolist() == np.delete(reference.obs_names, 5).tolist()
 
 
 def test_a_model_that_reads_more_than_the_shared_genes_names_all_cells(by_expression, cells):
@@ -164,9 +150,8 @@ def test_a_model_that_reads_more_than_the_shared_genes_names_all_cells(by_expres
 
 
 @pytest.mark.parametrize(("n_shared", "warns"), [(49, True), (60, False)])
-def test_few_shared_genes_are_warned_of_and_their_number_is_kept(make_adata, logged, n_shared, warns):
+def test_few_shared_genes_are_warned_of_and_their_number_is_kept(make_adata, learner, logged, n_shared, warns):
     both = make_adata(120, 150)
-    learner = Centroids(genes=both.var_names, n_hidden=16, n_layers=1, n_latent=4)
     adata, reference = both[:60, : 80 + n_shared // 2].copy(), both[60:, 80 - (n_shared + 1) // 2 :].copy()
     result = annotated((adata, reference), learner)
     assert result.uns["annotation"]["provenance"]["shared_genes"] == n_shared
@@ -207,23 +192,24 @@ def test_a_label_that_says_nothing_is_none(learner, cells, logged, nothing):
 
 
 @pytest.mark.parametrize("n_shots", [None, 5])
-def test_a_reference_on_disk_is_read_from_front_to_back(learner, cells, tmp_path, n_shots):
+def test_a_reference_on_disk_is_read_from_front_to_back(learner, cells, tmp_path, n_shots, fitted):
     adata, reference = cells
     reference.obs_names = np.random.default_rng(0).permutation(reference.obs_names)
     reference.write_h5ad(tmp_path / "reference.h5ad")
     backed = ad.read_h5ad(tmp_path / "reference.h5ad", backed="r")
     annotated((adata, backed), learner, n_shots=n_shots)
-    shots = Centroids.fitted[0]
-    assert (np.diff(reference.obs_names.get_indexer(shots.obs_names)) > 0).all()
-    assert shots.isbacked == (n_shots is None)
+    shots = fitted[-1][0]
+    assert (np.diff(reference.obs_names.get_indexer(shots.names)) > 0).all()
+    # A few shots are read once.
+    assert isinstance(shots.reader, CountsInMemory) == (n_shots is not None)
     assert shots.n_obs == (60 if n_shots is None else 10)
 
 
-def test_labels_of_one_meaning_are_read_by_their_names(learner, cells):
+def test_labels_of_one_meaning_are_read_by_their_names(learner, cells, fitted):
     _, reference = cells
     reference.obs["type"] = np.where(reference.obs["cell_type"] == "B cell", "NK", "natural killer cell")
     annotated(cells, learner, labels_key="type")
-    assert [label.texts for label in Centroids.fitted[1]] == [("cell type: NK.",), ("cell type: natural killer cell.",)]
+    assert [label.texts for label in fitted[-1][1]] == [("cell type: NK.",), ("cell type: natural killer cell.",)]
 
 
 def test_layers_backed_files_and_mudata(learner, cells, tmp_path):
@@ -239,14 +225,15 @@ def test_layers_backed_files_and_mudata(learner, cells, tmp_path):
         np.testing.assert_allclose(result.obsm["annotation_scores"], expected, atol=1e-5)
 
 
-def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in_memory(learner, cells, tmp_path):
+def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in_memory(
+    learner, cells, tmp_path, fitted
+):
     adata, reference = cells
     adata.write_h5ad(tmp_path / "cells.h5ad")
     backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    Centroids.fitted = None
     with pytest.raises(ValueError, match=r"sf.tl.annotate: adata is a view of data on disk.*adata = adata.to_memory"):
         sf.tl.annotate(backed[:20], reference, labels_key="cell_type", model=learner)
-    assert Centroids.fitted is None
+    assert not fitted
     expected = annotated(cells, learner).obs["annotation"]
     for on_disk in (backed, backed[:20]):
         result = annotated((on_disk, reference), learner)
@@ -255,11 +242,11 @@ def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in
     assert "annotation" not in backed.obs
 
 
-def test_the_cells_to_annotate_are_handed_to_the_model_or_not(learner, cells):
+def test_the_cells_to_annotate_are_handed_on_or_not(learner, cells, fitted):
     for transductive in (True, False):
         annotated(cells, learner, transductive=transductive, reference_batch_key="batch")
-        how = Centroids.fitted[3]
-        assert how["batch_key"] == "batch"
+        reference, _, _, how = fitted[-1]
+        assert {context.name for context in reference.contexts} == {"batch 0", "batch 1"}
         assert (how["query"] is not None) == transductive
         assert how["genes"].tolist() == list(range(40))
 
@@ -320,7 +307,7 @@ def one_label_with_counts(adata, reference):
         (None, {"labels_key": "type"}, r"reference.obs has no column 'type'; its columns: 'batch', 'cell_type'"),
         (one_label, {}, r"All labelled cells of the reference are 'B cell'.*sf.tl.zero_shot_annotate"),
         (no_label, {}, r"None of the 60 cells of the reference has a label in obs\['cell_type'\]"),
-        (apart, {}, r"adata and reference have no gene of untrained in common"),
+        (apart, {}, r"adata and reference have no gene of small in common"),
         (scaled, {}, r"sf.tl.annotate needs raw counts.*negative"),
         (scaled_reference, {}, r"sf.tl.annotate \(reference\) needs raw counts.*negative"),
         (probe_names, {}, r"probe_0_at.*ENSG"),
@@ -346,25 +333,62 @@ def one_label_with_counts(adata, reference):
         (None, {"layer": "counts"}, r"no 'counts'; layers of this AnnData: none"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_learned_or_written(learner, cells, damage, arguments, message):
+def test_bad_input_is_refused_before_anything_is_learned_or_written(learner, cells, fitted, damage, arguments, message):
     adata, reference = cells
     if damage:
         damage(adata, reference)
     before = list(adata.obs), set(adata.obsm), set(adata.uns)
-    Centroids.fitted = None
     with pytest.raises(ValueError, match=message):
         sf.tl.annotate(adata, reference, **({"labels_key": "cell_type", "model": learner} | arguments))
-    assert Centroids.fitted is None
+    assert not fitted
     assert (list(adata.obs), set(adata.obsm), set(adata.uns)) == before
 
 
-def test_models_that_do_not_learn_labels_are_refused(cells):
-    class Embeds(sf.model.CellPLM):
-        fit_labels = None
+def test_what_does_not_embed_is_refused(cells):
+    with pytest.raises(ValueError, match=r"sf.tl.annotate cannot use dict, which does not embed cells"):
+        annotated(cells, {})
 
-    model = Embeds(genes=cells[0].var_names, n_hidden=32, n_latent=6)
-    with pytest.raises(ValueError, match=r"cannot use Embeds, which does not learn labels yet. Use LangCell"):
-        annotated(cells, model)
+
+# ---- what was fitted -----------------------------------------------------------------------------------------------
+
+
+def test_what_was_fitted_names_other_cells_without_the_reference(cells, make_adata, tmp_path):
+    adata, reference = cells
+    cellplm = sf.model.CellPLM(genes=make_adata().var_names, n_hidden=32, n_layers=1, n_latent=8)
+    expected = annotated(cells, cellplm)
+    annotator = sf.tl.annotate(
+        adata, reference, labels_key="cell_type", model=cellplm, device="cpu", return_fitted=True
+    )
+    pd.testing.assert_frame_equal(adata.obsm["annotation_scores"], expected.obsm["annotation_scores"])
+    annotator.save(tmp_path / "annotator")
+    for model in (
+        annotator,
+        Annotator.load(tmp_path / "annotator"),
+        tmp_path / "annotator",
+        str(tmp_path / "annotator"),
+    ):
+        again = sf.tl.annotate(adata, model=model, device="cpu", copy=True)
+        pd.testing.assert_frame_equal(again.obsm["annotation_scores"], expected.obsm["annotation_scores"])
+        pd.testing.assert_frame_equal(again.uns["annotation"]["reference"], expected.uns["annotation"]["reference"])
+        assert again.uns["annotation"]["provenance"]["shared_genes"] == 40
+
+
+def test_arguments_of_no_effect_and_missing_ones_are_refused(learner, cells, tmp_path):
+    adata, reference = cells
+    how = {"labels_key": "cell_type", "model": learner, "device": "cpu"}
+    with pytest.raises(ValueError, match=r"a copy of adata or the fitted object, not both. For both: copied = "):
+        sf.tl.annotate(adata, reference, copy=True, return_fitted=True, **how)
+    with pytest.raises(
+        ValueError, match=r"reference and labels_key is missing: sf.tl.annotate learns from a reference"
+    ):
+        sf.tl.annotate(adata, model=learner)
+    with pytest.raises(ValueError, match=r"labels_key is missing"):
+        sf.tl.annotate(adata, reference, model=learner)
+    annotator = sf.tl.annotate(adata, reference, return_fitted=True, **how)
+    with pytest.raises(
+        ValueError, match=r"so that reference, labels_key, n_shots would have no effect. Leave them out"
+    ):
+        sf.tl.annotate(adata, reference, labels_key="cell_type", n_shots=3, model=annotator)
 
 
 def test_the_line_that_translates_mouse_genes_does(learner, cells, run_fix):

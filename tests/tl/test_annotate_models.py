@@ -1,4 +1,4 @@
-"""Cell types learned by LangCell and CellPLM: what they learn from, and what plays no part."""
+"""Cell types learned with models of every kind: what they learn from, and what plays no part."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from scfoundry.tasks.annotation.text_prior import TextPriorHead
 from scipy import sparse
 
 import scfoundry as sf
@@ -16,10 +15,54 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scfoundry.tasks import Annotator
+
 
 def annotated(cells: tuple[AnnData, AnnData], model: Any, **arguments: Any) -> AnnData:
     how = {"labels_key": "cell_type", "device": "cpu", "copy": True} | arguments
     return sf.tl.annotate(*cells, model=model, **how)
+
+
+def fitted(cells: tuple[AnnData, AnnData], model: Any, **arguments: Any) -> Annotator:
+    how = {"labels_key": "cell_type", "device": "cpu", "return_fitted": True} | arguments
+    return sf.tl.annotate(*cells, model=model, **how)
+
+
+# ---- any model -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("who", "how"),
+    [
+        ("small_model", {}),
+        ("cellplm", {}),
+        ("cellplm", {"train": "all", "max_epochs": 2}),
+        ("by_expression", {}),
+        ("reads_texts", {"train": "head"}),
+    ],
+)
+def test_any_model_learns_types(cells, who, how, request):
+    result = annotated(cells, request.getfixturevalue(who), **how)
+    assert sf.metrics.annotation(result.obs["cell_type"], result.obs["annotation"])["accuracy"] > 0.75
+    np.testing.assert_allclose(result.obsm["annotation_scores"].sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("who", "how"),
+    [
+        ("by_expression", {}),
+        ("reads_texts", {"n_shots": 3, "max_epochs": 1}),
+        ("reads_texts", {"max_epochs": 1}),
+        ("reads_texts", {"train": "head"}),
+    ],
+)
+def test_what_was_learned_is_kept_bit_for_bit(cells, who, how, request, tmp_path):
+    adata, _ = cells
+    annotator = fitted(cells, request.getfixturevalue(who), **how)
+    expected = adata.obsm["annotation_scores"].copy()
+    annotator.save(tmp_path)
+    sf.tl.annotate(adata, model=tmp_path, device="cpu")
+    np.testing.assert_array_equal(adata.obsm["annotation_scores"], expected)
 
 
 # ---- LangCell ------------------------------------------------------------------------------------------------------
@@ -29,7 +72,7 @@ def annotated(cells: tuple[AnnData, AnnData], model: Any, **arguments: Any) -> A
     ("arguments", "way"),
     [
         ({"n_shots": 2}, "fine_tune_texts"),
-        ({"n_shots": 2, "train": "head"}, "train_classifier"),
+        ({"n_shots": 2, "train": "all"}, "fine_tune_texts"),
         ({}, "train_classifier"),
     ],
 )
@@ -53,20 +96,24 @@ def test_langcell_learns_few_cells_through_texts_and_many_by_a_head(reads_texts,
     assert all((tensor == after[name]).all() for name, tensor in before.items())
 
 
+def test_a_head_leaves_a_transformer_as_it_is(reads_texts, cells):
+    annotator = fitted(cells, reads_texts, train="head")
+    assert annotator.model is reads_texts
+    result = annotated(cells, reads_texts, train="head")
+    assert sf.metrics.annotation(result.obs["cell_type"], result.obs["annotation"])["accuracy"] > 0.75
+
+
 def test_labels_are_read_by_several_prompts_where_the_weights_like_it(reads_texts, cells, monkeypatch):
-    seen = []
-    fit = sf.model.LangCell.fit_labels
-    monkeypatch.setattr(
-        sf.model.LangCell,
-        "fit_labels",
-        lambda self, adata, labels, codes, **how: (seen.append(labels), fit(self, adata, labels, codes, **how))[1],
-    )
-    annotated(cells, reads_texts, n_shots=2, max_epochs=1)
+    several = fitted(cells, reads_texts, n_shots=2, max_epochs=1)
     monkeypatch.setattr(sf.model.LangCell, "averages_prompts", False)
-    annotated(cells, reads_texts, n_shots=2, max_epochs=1)
-    several, one = seen
-    assert min(len(label.texts) for label in several) > 1
-    assert [len(label.texts) for label in one] == [1, 1]
+    one = fitted(cells, reads_texts, n_shots=2, max_epochs=1)
+    assert min(len(label.texts) for label in several.labels) > 1
+    assert [len(label.texts) for label in one.labels] == [1, 1]
+
+
+def test_weights_that_are_not_fine_tuned_say_so(by_expression, cells):
+    with pytest.raises(ValueError, match=r"cannot be fine-tuned. A reference trains a head"):
+        annotated(cells, by_expression, train="all")
 
 
 def test_a_head_on_expression_knows_no_epochs(by_expression, cells):
@@ -78,7 +125,8 @@ def test_a_head_on_expression_knows_no_epochs(by_expression, cells):
     ("model", "how"),
     [
         ("reads_texts", {"n_shots": 3, "max_epochs": 1}),
-        ("reads_texts", {"n_shots": 3, "max_epochs": 1, "train": "head"}),
+        ("reads_texts", {"n_shots": 3, "train": "head"}),
+        ("reads_texts", {"max_epochs": 1}),
         ("by_expression", {}),
         ("by_expression", {"n_shots": 3}),
     ],
@@ -88,22 +136,6 @@ def test_the_order_of_the_reference_does_not_matter(cells, model, how, request):
     learner = request.getfixturevalue(model)
     one, other = (annotated((adata, cells), learner, **how) for cells in (reference, reference[::-1].copy()))
     np.testing.assert_allclose(other.obsm["annotation_scores"], one.obsm["annotation_scores"], atol=1e-5)
-
-
-def test_a_head_learns_cells_and_begins_with_what_the_texts_say():
-    rng = np.random.default_rng(0)
-    codes = rng.integers(3, size=90)
-    latent = np.eye(3, 8)[codes] + rng.normal(scale=0.2, size=(90, 8))
-    latent = (latent / np.linalg.norm(latent, axis=1, keepdims=True)).astype(np.float32)
-    # The texts take the second class for the third.
-    prior = np.array([[0.8, 0.1, 0.1], [0.1, 0.2, 0.7], [0.1, 0.1, 0.8]], np.float32)[codes]
-    features = 10 * latent
-    untaught = TextPriorHead.fit(features[:0], prior[:0], codes[:0])
-    np.testing.assert_allclose(untaught(features, prior), prior, atol=1e-6)
-    shots = np.concatenate([np.flatnonzero(codes == code)[:3] for code in range(3)])
-    taught = TextPriorHead.fit(features[shots], prior[shots], codes[shots])
-    assert (untaught(features, prior).argmax(1) == codes).mean() < 0.75
-    assert (taught(features, prior).argmax(1) == codes).mean() > 0.95
 
 
 def test_a_head_on_expression_sees_a_few_labelled_cells_among_all_the_others(by_expression, make_adata):
@@ -158,7 +190,7 @@ def test_an_interruption_leaves_the_data_as_they_were(cellplm, cells, monkeypatc
         raise KeyboardInterrupt
 
     adata, reference = cells
-    monkeypatch.setattr("scfoundry.tasks.annotation.annotator.fit_softmax", interrupted)
+    monkeypatch.setattr("scfoundry.tasks.annotation.linear_heads.softmax_regression", interrupted)
     before = list(adata.obs), set(adata.obsm), set(adata.uns)
     with pytest.raises(KeyboardInterrupt):
         sf.tl.annotate(adata, reference, labels_key="cell_type", model=cellplm, device="cpu")

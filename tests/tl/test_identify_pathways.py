@@ -25,12 +25,17 @@ def cells(make_adata):
     return adata[:120].copy(), adata[120:].copy()
 
 
+@pytest.fixture
+def cellplm(make_adata):
+    return sf.model.CellPLM(genes=make_adata().var_names, n_hidden=32, n_layers=1, n_latent=8)
+
+
 def identified(cells, model, **arguments):
     how = {"pathways_key": "active", "device": "cpu", "copy": True} | arguments
     return sf.tl.identify_pathways(*cells, model=model, **how)
 
 
-def test_every_pathway_is_judged_on_its_own(by_expression, cells, tmp_path):
+def test_every_pathway_is_told_on_its_own(by_expression, cells, tmp_path):
     adata, reference = cells
     before = adata.copy()
     assert sf.tl.identify_pathways(adata, reference, pathways_key="active", model=by_expression, device="cpu") is None
@@ -50,15 +55,59 @@ def test_every_pathway_is_judged_on_its_own(by_expression, cells, tmp_path):
     pd.testing.assert_frame_equal(ad.read_h5ad(tmp_path / "cells.h5ad").obsm["pathways"], told)
 
 
-@pytest.mark.parametrize("train", [None, "head"])
-def test_a_transformer_learns_by_the_focal_loss_and_stays_as_it_was(reads_texts, cells, train):
+def test_a_transformer_learns_by_the_focal_loss_and_stays_as_it_was(reads_texts, cells):
     before = {name: tensor.clone() for name, tensor in reads_texts.module.state_dict().items()}
-    told = identified(cells, reads_texts, train=train, max_epochs=1).obsm["pathways"]
-    assert np.isfinite(told).all(axis=None)
-    assert not np.allclose(told.sum(axis=1), 1)
+    found = identified(cells, reads_texts, max_epochs=1).obsm["pathways"]
+    assert np.isfinite(found).all(axis=None)
+    assert not np.allclose(found.sum(axis=1), 1)
     after = reads_texts.module.state_dict()
     assert before.keys() == after.keys()
     assert all((tensor == after[name]).all() for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    ("who", "how"),
+    [("small_model", {}), ("cellplm", {}), ("by_expression", {}), ("reads_texts", {"train": "head"})],
+)
+def test_any_model_identifies_pathways(cells, who, how, request):
+    found = identified(cells, request.getfixturevalue(who), **how).obsm["pathways"].to_numpy()
+    assert ((found > 0.5) == cells[0].obsm["active"].to_numpy()).mean() > 0.9
+
+
+@pytest.mark.parametrize("max_epochs", [1, 2])
+def test_the_order_of_the_reference_does_not_matter_to_a_transformer(reads_texts, cells, max_epochs):
+    adata, reference = cells
+    one, other = (
+        identified((adata, side), reads_texts, max_epochs=max_epochs).obsm["pathways"]
+        for side in (reference, reference[::-1].copy())
+    )
+    np.testing.assert_allclose(other, one, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("who", "how"), [("by_expression", {}), ("reads_texts", {"max_epochs": 1}), ("reads_texts", {"train": "head"})]
+)
+def test_what_was_learned_is_kept_bit_for_bit(cells, who, how, request, tmp_path):
+    adata, reference = cells
+    how = how | {"pathways_key": "active", "model": request.getfixturevalue(who), "device": "cpu"}
+    pathways = sf.tl.identify_pathways(adata, reference, return_fitted=True, **how)
+    expected, uns = adata.obsm["pathways"].copy(), adata.uns["pathways"]
+    pathways.save(tmp_path)
+    sf.tl.identify_pathways(adata, model=tmp_path, device="cpu")
+    pd.testing.assert_frame_equal(adata.obsm["pathways"], expected)
+    pd.testing.assert_frame_equal(adata.uns["pathways"]["reference"], uns["reference"])
+
+
+def test_arguments_of_no_effect_and_missing_ones_are_refused(small_model, cells):
+    adata, reference = cells
+    how = {"pathways_key": "active", "device": "cpu"}
+    with pytest.raises(ValueError, match=r"pathways_key is missing: sf.tl.identify_pathways learns from a reference"):
+        sf.tl.identify_pathways(adata, reference, model=small_model)
+    pathways = sf.tl.identify_pathways(adata, reference, model=small_model, return_fitted=True, **how)
+    with pytest.raises(ValueError, match=r"so that reference, pathways_key would have no effect"):
+        sf.tl.identify_pathways(adata, reference, model=pathways, **how)
+    with pytest.raises(ValueError, match=r"a copy of adata or the fitted object, not both"):
+        sf.tl.identify_pathways(adata, reference, model=small_model, copy=True, return_fitted=True, **how)
 
 
 def test_one_pathway_and_an_array_of_numbers(by_expression, cells):
@@ -132,9 +181,3 @@ def test_bad_input_is_refused_and_nothing_written(by_expression, cells, damage, 
     with pytest.raises(ValueError, match=message):
         sf.tl.identify_pathways(adata, reference, pathways_key="active", model=by_expression, device="cpu", **arguments)
     assert (set(adata.obsm), set(adata.uns)) == before
-
-
-def test_models_without_pathways_are_refused(cells, make_adata):
-    model = sf.model.CellPLM(genes=make_adata().var_names, n_hidden=16, n_layers=1, n_latent=4)
-    with pytest.raises(ValueError, match=r"CellPLM, which does not learn pathways. Use LangCell"):
-        identified(cells, model)

@@ -105,8 +105,6 @@ class Screen(NamedTuple):
             What every label stands for.
         hidden, groups
             Cells that got one of these in one of these are left out.
-        caller
-            The user's function, for messages.
 
         Raises
         ------
@@ -165,8 +163,6 @@ def members_of(
 
     Parameters
     ----------
-    names
-        Names of perturbations.
     control, sep
         As in `components`.
     known
@@ -221,8 +217,6 @@ def perturbation_labels(
 
     Parameters
     ----------
-    adata
-        Cells x genes.
     key
         Column of ``obs``.
     control

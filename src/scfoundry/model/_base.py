@@ -18,6 +18,7 @@ from torch import nn
 from scfoundry._device import Compute
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.cells import Cells
+from scfoundry.model._capabilities import warn_of_idle_positions
 from scfoundry.model._folder import CONFIG_FILE, read_folder, write_folder
 from scfoundry.model._pretrained import locate
 from scfoundry.nn.checkpoint import account_for
@@ -70,6 +71,9 @@ class FoundationModel(BaseModelClass):
     **config
         Values of the model's configuration.
     """
+
+    reads_positions: bool = False
+    """Whether coordinates of cells change the embedding."""
 
     name: ClassVar[str]
     citation: ClassVar[str]
@@ -222,15 +226,36 @@ class FoundationModel(BaseModelClass):
             If there are no data, the values are neither counts nor log1p-normalised, too few genes are known, a key
             does not exist, or a GPU is asked for that is not there.
         """
-        keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
-        if adata is None:
-            if self.adata is None:
-                msg = "This model was loaded without data: pass it, get_latent_representation(adata)."
-                raise ValueError(msg)
-            adata, keys = self.adata, {key: self.registry["setup_args"].get(key) for key in keys}
         compute = Compute.resolve(device, precision, batch_size)
-        latent = self.embed(Cells.of(adata, self.genes, **keys, caller="get_latent_representation"), compute)
+        caller = "get_latent_representation"
+        if adata is None:
+            cells = self.registered_cells(caller)
+        else:
+            keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
+            cells = Cells.of(adata, self.genes, **keys, caller=caller)
+        warn_of_idle_positions(self, cells)
+        latent = self.embed(cells, compute)
         return latent if indices is None else latent[np.asarray(indices)]
+
+    def registered_cells(self, caller: str) -> Cells:
+        """The training data, checked and aligned.
+
+        Raises
+        ------
+        ValueError
+            If there are none.
+        """
+        if self.adata is None:
+            name = type(self).__name__
+            msg = (
+                f"{caller} has nothing to read: this model was loaded without data: pass it, where that is possible, or "
+                f"register it, {name}.setup_anndata(adata, ...), and load the weights with it: "
+                f"{name}.from_pretrained(source, adata)."
+            )
+            raise ValueError(msg)
+        setup = self.registry["setup_args"]
+        keys: dict[str, Any] = {key: setup.get(key) for key in ("layer", "batch_key", "spatial_key")}
+        return Cells.of(self.adata, self.genes, **keys, caller=caller)
 
     @classmethod
     def _register(cls, adata: AnnData, fields: list[Any], setup_args: dict[str, Any], **kwargs: Any) -> None:

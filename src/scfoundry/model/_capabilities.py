@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
+from scfoundry._settings import logger
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -36,6 +38,7 @@ __all__ = [
     "Tunable",
     "can",
     "require",
+    "warn_of_idle_positions",
 ]
 
 
@@ -323,3 +326,10 @@ def lack_of(model: object, capability: type) -> str | None:
     """Why these weights of a model cannot do what others of its kind can."""
     lacks = getattr(model, "lacks", None)
     return None if lacks is None else lacks(capability)
+
+
+def warn_of_idle_positions(model: Any, cells: Cells) -> None:
+    """Say that coordinates were given to a model that does not read them."""
+    if cells.coordinates and not getattr(model, "reads_positions", False):
+        weights = model.provenance["weights"]
+        logger.warning("The weights %r use no positions: the coordinates have no effect.", weights)

@@ -72,10 +72,6 @@ def account_for(
     ----------
     found
         Tensors under the module's names.
-    module
-        The model they are meant for.
-    source
-        What to call the checkpoint in an error.
     unused
         Names that may be in the file although the model has no use for them.
 

@@ -27,8 +27,6 @@ class ChunkStore:
 
     Parameters
     ----------
-    device
-        Where chunks are handed out.
     on_disk
         Keep them in an unnamed temporary file. The operating system caches it in memory that is free.
     """

@@ -20,14 +20,6 @@ class MLPHead(nn.Module):
     ----------
     n_input
         Width of the latent.
-    n_output
-        Number of classes or genes.
-    n_hidden
-        Width of the hidden layers.
-    n_layers
-        Number of linear layers, counting the output.
-    dropout
-        Dropout probability before every layer.
     """
 
     def __init__(

@@ -31,14 +31,8 @@ class Attention(nn.Module):
 
     Parameters
     ----------
-    n_hidden
-        Width D of the sequence that asks.
-    n_heads
-        Number of heads H.
     n_context
         Width of the sequence that answers, ``n_hidden`` if `None`.
-    dropout
-        Dropout of the attention weights.
     """
 
     def __init__(self, n_hidden: int, n_heads: int, *, n_context: int | None = None, dropout: float = 0.0) -> None:
@@ -94,8 +88,6 @@ class TransformerLayer(nn.Module):
         ``"relu"`` or ``"gelu"`` (the exact one).
     n_context
         Width of the context; without it the layer has no attention to one.
-    dropout
-        Dropout of every part and of the attention weights.
     """
 
     def __init__(

@@ -36,11 +36,6 @@ class LogMoments:
 
     Log expression is log1p of counts per 10,000 of the vocabulary's genes. Cells without counts are left out. Sums are
     in double precision, so that neither the order of cells nor the size of blocks shows in the result.
-
-    Parameters
-    ----------
-    n_genes
-        Size of the vocabulary, G.
     """
 
     def __init__(self, n_genes: int) -> None:
@@ -106,8 +101,6 @@ def principal_components(
 
     Parameters
     ----------
-    reader
-        Checked and aligned data.
     n_components
         Most components; fewer if there are fewer cells or genes.
     moments

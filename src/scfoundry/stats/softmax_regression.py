@@ -43,8 +43,6 @@ def softmax_regression(
         Of n examples, (n, F).
     codes
         Class of every example, (n,).
-    n_classes
-        Number of classes C.
     ridge, bias_ridge
         :math:`r` and :math:`r_b`; the bias is free if 0.
     offset

@@ -28,10 +28,6 @@ def stratified_split(
         Class of every row of the data.
     share
         Share to hold out.
-    rows
-        Rows to divide, in an order that says nothing, such as that of the names of cells.
-    rng
-        Draws them.
     at_least
         Fewest to hold out of a class; at least one row of a class is always learned from then.
 

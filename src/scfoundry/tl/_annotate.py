@@ -190,7 +190,7 @@ def annotate(
         how |= {"transductive": transductive, "rng": np.random.default_rng(rng), "compute": compute}
         annotator = _learned(weights, cells, to_learn, named, **how)
     scores = annotator.predict(cells, compute)
-    known = scores.any(axis=1)
+    known: NDArray[np.bool_] = np.any(scores, axis=1)
     names = [label.name for label in annotator.labels]
     _warn_of_collapse([names[code] for code in np.unique(scores[known].argmax(1))], int(known.sum()))
 

@@ -33,8 +33,6 @@ class CellDataModule(pl.LightningDataModule):
         Row numbers.
     lengths
         Length of every cell of the data, whose order by length is what counts.
-    batch_size
-        Most cells per batch; the batches of an epoch differ by one cell at most.
     """
 
     def __init__(self, train: np.ndarray, validation: np.ndarray, *, lengths: np.ndarray, batch_size: int) -> None:
@@ -70,10 +68,6 @@ class CellTrainingPlan(TrainingPlan):
 
     Parameters
     ----------
-    module
-        The model.
-    data
-        The batches.
     loss
         Maps the row numbers of a batch and the number of the step to ``loss`` and its parts.
     **how
@@ -104,15 +98,7 @@ class CellTrainingPlan(TrainingPlan):
 
 
 class BestWeights(pl.Callback):
-    """Stop where the validation loss no longer falls, and go back to the weights where it was lowest.
-
-    Parameters
-    ----------
-    module
-        The model.
-    patience
-        Epochs without improvement before training stops.
-    """
+    """Stop where the validation loss no longer falls, and go back to the weights where it was lowest."""
 
     def __init__(self, module: nn.Module, patience: int) -> None:
         self.module, self.patience = module, patience

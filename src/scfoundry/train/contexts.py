@@ -33,8 +33,6 @@ class WholeContexts(pl.LightningDataModule):
 
     Parameters
     ----------
-    contexts
-        All contexts.
     cells_per_step
         Most cells of a context that a step sees. Larger contexts come several times per epoch.
     validated
@@ -80,10 +78,6 @@ def fine_tune(
 
     Parameters
     ----------
-    model
-        Is changed: pass a copy.
-    contexts
-        What a step is given one of.
     loss
         Maps a context and the number of optimiser steps so far to ``loss`` and its parts, named tensors. It reads the
         cells itself and moves them to ``model.module.device``. While ``model.module.training`` is false it gives the
@@ -94,21 +88,10 @@ def fine_tune(
         What a task sets on top of the model and trains with it, at ``lr``; its weights change in place.
     cells_per_step
         Most cells of a context that a step sees; how many epochs mean how many steps.
-    max_epochs
-        Passes over all contexts.
-    lr, weight_decay, warmup_steps, schedule
-        Of AdamW.
     part_lrs
         Learning rates of submodules that differ.
-    patience
-        Epochs without a lower validation loss before training stops and the best weights return; without it nothing is
-        validated, and the last weights stay.
     validate_on
         Numbers of the contexts whose validation loss counts, all if `None`.
-    seed
-        Of everything random. The same seed gives the same weights.
-    compute
-        Where and how precisely.
     """
     trained = model.module if head is None else nn.ModuleList([model.module, head])
     validated = range(len(contexts)) if validate_on is None else validate_on

@@ -128,18 +128,8 @@ class TrainingPlan(pl.LightningModule):
 
     Parameters
     ----------
-    module
-        The model. Parameters that are frozen when training starts are left as they are.
     loss
         Maps an example and the number of optimiser steps so far to ``loss`` and its parts.
-    lr, weight_decay
-        Of AdamW; without weight decay it is Adam.
-    warmup_steps
-        Steps over which the learning rate grows linearly from zero.
-    schedule
-        Learning rate after the warm-up: constant, or down to zero at the last step, linearly or as a cosine.
-    seed
-        Seed of the training.
     other_rates
         Parts of the model that learn at a rate of their own.
     """
@@ -213,10 +203,6 @@ class ContextTrainingPlan(TrainingPlan):
 
     Parameters
     ----------
-    module
-        The model.
-    contexts
-        All contexts.
     visits
         Numbers of the contexts that an epoch visits.
     loss
@@ -251,15 +237,11 @@ class ContextDataModule(pl.LightningDataModule):
 
     Parameters
     ----------
-    contexts
-        All contexts.
     cells_per_step
         Most cells of a context that a step sees. Larger contexts come several times per epoch, so that an epoch sees
         about every cell.
     validation_size
         Share of contexts held out, rounded; none is held out if there is only one.
-    seed
-        Seed of the split.
     """
 
     def __init__(self, contexts: Sequence[Context], *, cells_per_step: int, validation_size: float, seed: int) -> None:
@@ -297,11 +279,6 @@ class Resumable(pl.Callback):
     ----------
     path
         The checkpoint.
-
-    Parameters
-    ----------
-    folder
-        Folder of the checkpoint.
     """
 
     FILE = "last.ckpt"
@@ -335,12 +312,8 @@ def fit(
 
     Parameters
     ----------
-    model
-        Whose module is trained and whose history grows.
     plan, data
         What to train on, and how.
-    max_epochs
-        Passes over the data.
     checkpoint_dir
         Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
     callbacks

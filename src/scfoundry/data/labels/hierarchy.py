@@ -73,12 +73,8 @@ def claims(labels: Sequence[Ids], types: Sequence[str], ontology: CellOntology) 
 
     Parameters
     ----------
-    labels
-        Ids that each label stands for; several where it is a union of types.
     types
         Known types.
-    ontology
-        The Cell Ontology.
 
     Returns
     -------

@@ -44,8 +44,6 @@ class LabelIndex:
 
     Parameters
     ----------
-    names
-        Name of every term by its id.
     synonyms
         Pairs of a synonym and the id it stands for.
     aliases

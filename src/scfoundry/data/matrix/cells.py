@@ -69,10 +69,6 @@ class Cells:
 
         Parameters
         ----------
-        adata
-            Cells x genes; in memory, backed or dask.
-        vocabulary
-            The model's genes.
         layer, batch_key, spatial_key
             Layer with the counts, column of ``obs`` that names the context of a cell, key of ``obsm`` with coordinates.
         caller, name, batch_argument

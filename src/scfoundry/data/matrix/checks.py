@@ -31,8 +31,6 @@ def require_counts(adata: AnnData, *, layer: str | None = None, caller: str, all
 
     Parameters
     ----------
-    adata
-        Cells x genes; in memory, backed or dask.
     layer
         Layer to check, ``X`` if `None`.
     caller

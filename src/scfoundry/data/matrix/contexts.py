@@ -42,8 +42,6 @@ def contexts(
 
     Parameters
     ----------
-    adata
-        Cells x genes.
     batch_key
         Column of ``obs`` that names the context of a cell; all cells form one context if `None`.
     name, argument
@@ -97,8 +95,6 @@ def coordinates(
 
     Parameters
     ----------
-    adata
-        Cells x genes.
     spatial_key
         Key of ``obsm``; `None` for cells without positions.
     groups

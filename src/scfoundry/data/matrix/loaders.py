@@ -28,8 +28,6 @@ def matrix_of(adata: AnnData, layer: str | None = None) -> Any:
 
     Parameters
     ----------
-    adata
-        Cells x genes.
     layer
         Name of the layer, ``X`` if `None`. There is no fallback to ``raw``.
 
@@ -82,8 +80,6 @@ def row_blocks(
 
     Parameters
     ----------
-    adata
-        Cells x genes; in memory, backed or dask.
     layer
         Layer to read, ``X`` if `None`.
     rows
@@ -124,10 +120,6 @@ def read_rows(adata: AnnData, rows: np.ndarray, *, layer: str | None = None) -> 
 
     Parameters
     ----------
-    adata
-        Cells x genes; in memory, backed or dask.
-    rows
-        Row numbers, in any order, possibly repeated.
     layer
         Layer to read, ``X`` if `None`.
 

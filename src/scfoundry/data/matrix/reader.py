@@ -58,14 +58,8 @@ class CountsReader:
 
     Parameters
     ----------
-    adata
-        Cells x genes; in memory, backed or dask.
-    vocabulary
-        The model's genes.
     layer
         Layer with the counts, ``X`` if `None`.
-    caller
-        The user's function, for messages.
     allow_log1p
         Whether log1p-normalised values will do.
 

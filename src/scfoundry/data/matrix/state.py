@@ -111,8 +111,6 @@ def inspect_matrix(adata: AnnData, *, layer: str | None = None, block_size: int 
 
     Parameters
     ----------
-    adata
-        Cells x genes; in memory, backed or dask.
     layer
         Layer to look at, ``X`` if `None`.
     block_size
@@ -197,8 +195,6 @@ def to_linear(block: sparse.csr_matrix, state: MatrixState) -> sparse.csr_matrix
     ----------
     block
         Raw counts or log1p-normalised values (natural logarithm), cells x genes.
-    state
-        Which of the two they are.
 
     Returns
     -------

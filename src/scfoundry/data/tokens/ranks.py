@@ -59,8 +59,6 @@ def rank_tokens(
         Values in canonical CSR, not negative, shape ``(n_cells, n_columns)``; compared as float32.
     medians
         Median of every gene, shape ``(n_genes,)``.
-    max_length
-        Tokens to keep per cell.
     gene_of_column
         Gene of every column, -1 to leave it out, no gene twice, shape ``(n_columns,)``. Columns are genes if `None`.
 
@@ -91,8 +89,6 @@ def ranked_matrix(indptr: NDArray[np.int64], tokens: NDArray[np.int32], max_leng
         Where each cell starts among the tokens, shape ``(n_cells + 1,)``.
     tokens
         Tokens of all cells, shape ``(n_tokens,)``.
-    max_length
-        Number of columns.
 
     Returns
     -------

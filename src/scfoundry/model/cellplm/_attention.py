@@ -101,15 +101,7 @@ def attend(q: Tensor, context: FlowContext) -> Tensor:
 
 
 class FlowAttention(nn.Module):
-    """Non-causal Flow-Attention with H heads.
-
-    Parameters
-    ----------
-    n_hidden
-        Width D of a cell.
-    n_heads
-        Number of heads H.
-    """
+    """Non-causal Flow-Attention with H heads."""
 
     def __init__(self, n_hidden: int, n_heads: int) -> None:
         super().__init__()

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfoundry.model.cellplm._config import CellPLMConfig
-    from scfoundry.model.cellplm._model import CellPLM
 
-__all__ = ["Decoder", "require_expected_counts"]
+__all__ = ["Decoder"]
 
 N_GROUPS = 4
 
@@ -102,20 +101,3 @@ class Decoder(nn.Module):
         if self.likelihood == "nb":
             mean = mean.exp().clamp(1e-5, 1e6)
         return mean, log_dispersion.exp().clamp(1e-4, 1e4)
-
-
-def require_expected_counts(model: CellPLM) -> None:
-    """Refuse a model whose decoder returns log expression.
-
-    Raises
-    ------
-    ValueError
-        If its likelihood is not negative binomial.
-    """
-    if model.config.likelihood != "nb":
-        msg = (
-            f"The decoder of {model.provenance['weights']!r} was trained on log expression "
-            f'(likelihood="{model.config.likelihood}") and has no expected counts. Use weights trained with '
-            'likelihood="nb", such as model="cellplm".'
-        )
-        raise ValueError(msg)

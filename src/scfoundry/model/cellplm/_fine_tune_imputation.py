@@ -10,7 +10,7 @@ import torch
 
 from scfoundry.data.matrix.contexts import Context
 from scfoundry.model.cellplm._objectives import imputation_loss, keep_cells
-from scfoundry.model.cellplm._tissues import Tissues
+from scfoundry.model.cellplm._samples import ContextReader
 from scfoundry.train.contexts import fine_tune
 
 if TYPE_CHECKING:
@@ -51,35 +51,27 @@ def fine_tune_on_both(
 
     Parameters
     ----------
-    model
-        Is changed: pass a copy.
-    spots, reference
-        Spatial data and single cells; the order in which they lie plays no part.
     panel
         Genes of the spots to learn from, vocabulary positions.
     hidden
         Genes of the spots that are hidden: their likelihood decides which weights stay.
     max_epochs
         Most passes over spots and cells; as many as make about 300 steps if `None`.
-    seed
-        Of everything random.
-    compute
-        Where and how precisely.
     """
     module, config = model.module, replace(model.module.config, mask_cells=MASKED_CELLS, mask_genes=MASKED_GENES)
     shown, hidden_genes = torch.from_numpy(panel), torch.from_numpy(hidden)
-    contexts, tissues, measured = [], {}, {}
+    contexts, readers, measured = [], {}, {}
     for kind, cells, genes in (("spots", spots.ordered(), panel), ("cells", reference.ordered(), reference.measured)):
-        own = Tissues(cells.reader, {f"{kind} {name}": xy for name, xy in cells.coordinates.items()})
+        own = ContextReader(cells.reader, {f"{kind} {name}": xy for name, xy in cells.coordinates.items()})
         for context in cells.contexts:
             name = f"{kind} {context.name}"
             contexts.append(Context(name, context.rows))
-            tissues[name], measured[name] = own, torch.from_numpy(genes)
+            readers[name], measured[name] = own, torch.from_numpy(genes)
 
     def loss(context: Context, step: int) -> dict[str, Tensor]:
         # Cells are dropped before they are read: a large sample costs no more than the cells that stay.
         kept = keep_cells(len(context.rows), config)
-        sample = tissues[context.name].sample(context, kept)
+        sample = readers[context.name].sample(context, kept)
         genes = hidden_genes
         if module.training:
             genes = measured[context.name]

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.model.cellplm._model import CellPLM
     from scfoundry.model.cellplm._module import CellPLMModule
+    from scfoundry.train.plan import Trainable
 
     Head = dict[str, NDArray[np.float32]]
 
@@ -46,7 +46,7 @@ PARTS = ("embedder", "layers", "norm", "latent")
 
 
 def fine_tune_perturbations(
-    model: CellPLM,
+    model: Trainable[CellPLMModule],
     controls: Cells,
     conditions: Sequence[tuple[str, Sequence[int]]],
     profiles: NDArray[np.float64],
@@ -56,7 +56,7 @@ def fine_tune_perturbations(
     max_epochs: int | None,
     seed: int,
     compute: Compute,
-) -> tuple[CellPLM, Head]:
+) -> Head:
     """Train the encoder, and a head from the latent to the log expression of all genes.
 
     A tenth of the perturbations, at least one, is for validation where there are more than four, and the best weights
@@ -64,8 +64,6 @@ def fine_tune_perturbations(
 
     Parameters
     ----------
-    model
-        A copy: it is changed.
     controls
         Control cells, every group a context.
     conditions
@@ -76,14 +74,10 @@ def fine_tune_perturbations(
         What replaces the log expression of a perturbed gene.
     max_epochs
         Most epochs, 100 if `None`.
-    seed
-        Of everything random.
-    compute
-        Where and how precisely.
 
     Returns
     -------
-    The model, and the weights of the head by name.
+    Weights of the head by name.
     """
     device = compute.device
     rng = np.random.default_rng(seed)
@@ -130,34 +124,20 @@ def fine_tune_perturbations(
         seed=seed,
         compute=compute,
     )
-    return model, {name: weight.cpu().numpy() for name, weight in head.state_dict().items()}
+    return {name: weight.cpu().numpy() for name, weight in head.state_dict().items()}
 
 
 @torch.no_grad()
 def replaced_gene_changes(
-    model: CellPLM,
+    module: CellPLMModule,
     controls: Cells,
     head: Head,
     conditions: Sequence[Sequence[int]],
     value: float,
     compute: Compute,
 ) -> NDArray[np.float64]:
-    """Mean output for controls with genes replaced less that for the same cells as they are, (n, G).
-
-    Parameters
-    ----------
-    model
-        Fine-tuned by `fine_tune_perturbations`, which gave the ``head``.
-    controls
-        Control cells, read as one context.
-    conditions
-        Vocabulary positions of the replaced genes of n conditions.
-    value
-        What replaces their log expression.
-    compute
-        Where and how precisely.
-    """
-    module = model.module.to(compute.device).eval()
+    """Mean output for controls, one context, with genes replaced, less that for the same cells as they are, (n, G)."""
+    module.to(compute.device).eval()
     output = new_head(module)
     output.load_state_dict({name: torch.from_numpy(weight) for name, weight in head.items()})
     output.to(compute.device).eval()

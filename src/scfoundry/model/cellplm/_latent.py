@@ -50,10 +50,6 @@ class MixtureLatent(nn.Module):
 
     Parameters
     ----------
-    n_hidden
-        Width D of the encoder.
-    n_latent
-        Width Z of the latent.
     n_clusters
         Number of components K.
     floor
@@ -138,17 +134,7 @@ def log_normal(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
 
 
 class GaussianLatent(nn.Module):
-    """One Gaussian per cell with a standard normal prior.
-
-    Parameters
-    ----------
-    n_hidden
-        Width D of the encoder.
-    n_latent
-        Width Z of the latent.
-    warmup_steps
-        Training steps over which the weight of the KL term grows from 0 to 1.
-    """
+    """One Gaussian per cell with a standard normal prior."""
 
     def __init__(self, n_hidden: int, n_latent: int, *, warmup_steps: int) -> None:
         super().__init__()
@@ -179,15 +165,7 @@ class GaussianLatent(nn.Module):
 
 
 class LinearLatent(nn.Module):
-    """A linear layer without a distribution, as used when fine-tuning for annotation.
-
-    Parameters
-    ----------
-    n_hidden
-        Width D of the encoder.
-    n_latent
-        Width Z of the latent.
-    """
+    """A linear layer without a distribution, as used when fine-tuning for annotation."""
 
     def __init__(self, n_hidden: int, n_latent: int) -> None:
         super().__init__()

@@ -10,11 +10,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import fields
 from tqdm.auto import tqdm
 
-from scfoundry._device import Compute, Precision
-from scfoundry._settings import logger, settings
-from scfoundry.data.matrix.cells import Cells
-from scfoundry.data.matrix.contexts import contexts, coordinates
-from scfoundry.data.matrix.reader import CountsReader
+from scfoundry._settings import settings
 from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
 from scfoundry.model.cellplm._cell_attention import stream_factors
@@ -25,8 +21,8 @@ from scfoundry.model.cellplm._fine_tune_perturbation import fine_tune_perturbati
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
 from scfoundry.model.cellplm._replaced_genes import replaced_gene_shifts
+from scfoundry.model.cellplm._samples import ContextBatch, ContextReader
 from scfoundry.model.cellplm._streaming import stream_embeddings
-from scfoundry.model.cellplm._tissues import ContextBatch, Tissues
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.counts import SparseCounts
 from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, Schedule, fit
@@ -40,8 +36,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from torch import Tensor
 
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
     from scfoundry.data.matrix.contexts import Context
-    from scfoundry.data.matrix.reader import Reader
     from scfoundry.model.cellplm._decoder import Decoder
     from scfoundry.model.cellplm._fine_tune_perturbation import Head
     from scfoundry.nn.attention_factors import AttentionFactors
@@ -139,30 +136,18 @@ class CellPLM(FoundationModel):
     # ---- embedding ---------------------------------------------------------------------------------------------
 
     def embed(self, cells: Cells, compute: Compute, *, rng: int | np.random.Generator | None = 0) -> np.ndarray:
-        """Embed cells: the posterior mean, in the context of all cells of their sample.
+        """Embed cells: the posterior mean, in the context of all cells of their sample, float32, (n_obs, n_latent).
 
-        Parameters
-        ----------
-        cells
-            Checked and aligned cells.
-        compute
-            Where and how precisely.
-        rng
-            Seed of the noise, which only ``latent_embedding="gumbel"`` has.
-
-        Returns
-        -------
-        float32, (n_obs, n_latent), rows in the order of the cells.
+        ``rng`` is the seed of the noise, which only ``latent_embedding="gumbel"`` has.
         """
-        self._warn_of_positions(cells)
         generator = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
         latent = np.empty((cells.n_obs, self.config.n_latent), dtype=np.float32)
         self.module.to(compute.device).eval()
         bar = tqdm(desc=self.name, total=cells.n_obs, unit="cell", disable=not settings.show_progress)
-        tissues = Tissues(cells.reader, cells.coordinates)
+        reader = ContextReader(cells.reader, cells.coordinates)
         with bar, compute.autocast():
             for context in cells.contexts:
-                chunks = tissues.chunks(context, compute.cells_at_once)
+                chunks = reader.chunks(context, compute.cells_at_once)
                 embedded = stream_embeddings(
                     self.module, chunks, len(context.rows), device=compute.device, generator=generator
                 )
@@ -174,6 +159,11 @@ class CellPLM(FoundationModel):
         return latent
 
     @property
+    def reads_positions(self) -> bool:  # type: ignore[override]
+        """Whether coordinates of cells change the embedding."""
+        return self.config.positions != "none"
+
+    @property
     def n_layers(self) -> int:
         """Layers in which cells attend to each other."""
         return self.config.n_layers
@@ -181,27 +171,12 @@ class CellPLM(FoundationModel):
     def attention_factors(
         self, cells: Cells, layer: int, compute: Compute
     ) -> Iterator[tuple[NDArray[np.int64], Iterator[AttentionFactors]]]:
-        """For every context its rows, and factors of the weights of a layer, chunk by chunk.
-
-        Parameters
-        ----------
-        cells
-            Checked and aligned cells.
-        layer
-            Number of the layer, from the end if negative.
-        compute
-            Where; the precision is that of the caller's autocast.
-        """
-        self._warn_of_positions(cells)
+        """For every context its rows, and factors of the weights of a layer, chunk by chunk; see `AttendsToCells`."""
         self.module.to(compute.device).eval()
-        tissues, depth = Tissues(cells.reader, cells.coordinates), range(self.n_layers)[layer]
+        reader, depth = ContextReader(cells.reader, cells.coordinates), range(self.n_layers)[layer]
         for context in cells.contexts:
-            n_cells, chunks = len(context.rows), tissues.chunks(context, compute.cells_at_once)
+            n_cells, chunks = len(context.rows), reader.chunks(context, compute.cells_at_once)
             yield context.rows, stream_factors(self.module, chunks, n_cells, depth=depth, device=compute.device)
-
-    def _warn_of_positions(self, cells: Cells) -> None:
-        if cells.coordinates and self.config.positions == "none":
-            logger.warning('These weights use no positions (positions="none"): the coordinates have no effect.')
 
     def gene_vectors(self) -> np.ndarray:
         """Vectors of the vocabulary's genes, float32, (G, n_hidden)."""
@@ -213,19 +188,7 @@ class CellPLM(FoundationModel):
         return self.module.decoder
 
     def expected_rates(self, latent: Tensor, genes: Tensor | None = None) -> Tensor:
-        """Unscaled expected counts by the decoder, for a cell of an unknown batch.
-
-        Parameters
-        ----------
-        latent
-            Of n cells, (n, n_latent), on the model's device.
-        genes
-            Vocabulary positions, (g,); all if `None`.
-
-        Returns
-        -------
-        (n, g), with gradient. Only their ratios within a cell mean something.
-        """
+        """Unscaled expected counts by the decoder for cells of an unknown batch, (n, g), with gradient."""
         # Half precision would round rates by a percent.
         with torch.autocast(latent.device.type, enabled=False):
             return self.module.decoder(latent.float(), genes=genes)[0]
@@ -247,20 +210,6 @@ class CellPLM(FoundationModel):
     def batch(self, counts: csr_matrix, coordinates: Tensor | None = None) -> ContextBatch:
         """Cells of one context as the module reads them: counts (n, G), x and y in [0, 1], (n, 2)."""
         return ContextBatch(SparseCounts.from_csr(counts), coordinates).to(self.module.device)
-
-    def _embed(
-        self,
-        reader: Reader,
-        groups: Sequence[Context],
-        xy: Mapping[str, np.ndarray],
-        *,
-        batch_size: int | None,
-        device: torch.device,
-        precision: Precision,
-    ) -> np.ndarray:
-        """Embed all contexts of checked and aligned data."""
-        cells = Cells(reader, groups, xy, np.empty(reader.n_obs, dtype=str))
-        return self.embed(cells, Compute.resolve(device, precision, batch_size))
 
     # ---- training ----------------------------------------------------------------------------------------------
 
@@ -321,13 +270,8 @@ class CellPLM(FoundationModel):
         -----
         ``model.history`` holds ``loss``, ``reconstruction`` and ``latent`` per epoch, training and validation.
         """
-        if self.adata is None:
-            msg = (
-                "There is nothing to train on: this model was loaded without data. Register it, "
-                "CellPLM.setup_anndata(adata, ...), and load the weights with it: from_pretrained(source, adata)."
-            )
-            raise ValueError(msg)
-        groups = contexts(self.adata, self.registry["setup_args"]["batch_key"])
+        cells = self.registered_cells("CellPLM.train")
+        groups = cells.contexts
         data = ContextDataModule(
             groups, cells_per_step=self.config.max_cells, validation_size=validation_size, seed=seed
         )
@@ -335,7 +279,7 @@ class CellPLM(FoundationModel):
             self.module,
             groups,
             data.visits,
-            self._loss_of(groups, measured_genes, panel_sizes),
+            self._loss_of(cells, measured_genes, panel_sizes),
             lr=lr,
             weight_decay=weight_decay,
             warmup_steps=warmup_steps,
@@ -357,28 +301,19 @@ class CellPLM(FoundationModel):
         )
 
     def _loss_of(
-        self,
-        groups: Sequence[Context],
-        measured_genes: Mapping[str, Sequence[str]] | None,
-        panel_sizes: tuple[int, int] | None,
+        self, cells: Cells, measured: Mapping[str, Sequence[str]] | None, panel_sizes: tuple[int, int] | None
     ) -> Callable[[Context, int], dict[str, Tensor]]:
         """Loss of a context of the registered data."""
-        adata, setup = self.adata, self.registry["setup_args"]
-        tissues = Tissues(
-            CountsReader(adata, self.genes, layer=setup["layer"], caller="CellPLM.train"),
-            coordinates(adata, setup["spatial_key"], groups),
-            batches=np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-            if self.knows_batches_
-            else None,
-            measured=measured_genes,
-            genes=self.genes,
-        )
+        batches = None
+        if self.knows_batches_:
+            batches = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+        reader = ContextReader(cells.reader, cells.coordinates, batches=batches, measured=measured, genes=self.genes)
 
         def loss(context: Context, step: int) -> dict[str, Tensor]:
             # Cells are dropped before they are read: a large sample costs no more than the cells that stay.
             n_cells = len(context.rows)
             cells = keep_cells(n_cells, self.config) if self.module.training else torch.arange(n_cells)
-            sample = tissues.sample(context, cells)
+            sample = reader.sample(context, cells)
             if panel_sizes is not None and self.module.training:
                 size = int(torch.randint(panel_sizes[0], panel_sizes[1] + 1, ()))
                 sample = sample.restricted(sample.genes[torch.randperm(len(sample.genes))[:size].sort().values])
@@ -397,10 +332,7 @@ class CellPLM(FoundationModel):
         seed: int,
         compute: Compute,
     ) -> Self:
-        """Copy that learned from spots and cells together, each with its own measured genes, as published.
-
-        Arguments are those of `FineTunesImputation`; about 300 steps if ``max_epochs`` is `None`.
-        """
+        """Copy that learned from spots and cells together, as published; see `FineTunesImputation`."""
         model = self.copy()
         model.module.to(compute.device)
         fine_tune_on_both(
@@ -428,21 +360,21 @@ class CellPLM(FoundationModel):
     ) -> tuple[CellPLM, Head]:
         """Copy, and weights of an expression head by name, that turn controls into profiles (section 4.5)."""
         how: dict[str, Any] = {"value": value, "max_epochs": max_epochs, "seed": seed, "compute": compute}
-        return fine_tune_perturbations(self.copy(), controls, conditions, profiles, genes, **how)
+        model = self.copy()
+        return model, fine_tune_perturbations(model, controls, conditions, profiles, genes, **how)
 
     def replaced_gene_changes(
         self, controls: Cells, head: Head, conditions: Sequence[Sequence[int]], value: float, compute: Compute
     ) -> NDArray[np.float64]:
         """Mean change that the head predicts for controls of one context with genes replaced, (n, n_genes)."""
-        return replaced_gene_changes(self, controls, head, conditions, value, compute)
+        return replaced_gene_changes(self.module, controls, head, conditions, value, compute)
 
     # ---- official files ----------------------------------------------------------------------------------------
 
     @classmethod
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
         released_config, genes, state, weights = read_release(folder, version)
-        values = {name: getattr(released_config, name) for name in released_config.__dataclass_fields__}
-        model = cls(adata, genes=genes, **(values | config))
+        model = cls(adata, genes=genes, **(released_config.as_dict() | config))
         model.module.load_state_dict(from_released(state, model.module, source=str(weights)))
         model.description_ |= {
             "weights": weights.name.removesuffix(".best.ckpt"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model.cellplm._attention import FlowContext
     from scfoundry.model.cellplm._config import CellPLMConfig
-    from scfoundry.model.cellplm._tissues import ContextBatch
+    from scfoundry.model.cellplm._samples import ContextBatch
     from scfoundry.nn.counts import SparseCounts
 
 __all__ = ["CellPLMModule"]
@@ -91,15 +91,7 @@ class EncoderLayer(nn.Module):
 
 
 class CellPLMModule(FoundationModule):
-    """The published computation: embedder, encoder over cells, latent, decoder.
-
-    Parameters
-    ----------
-    config
-        Structure.
-    n_genes
-        Size of the vocabulary G.
-    """
+    """The published computation: embedder, encoder over cells, latent, decoder."""
 
     def __init__(self, config: CellPLMConfig, n_genes: int) -> None:
         super().__init__()

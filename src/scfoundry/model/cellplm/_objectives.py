@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model.cellplm._config import CellPLMConfig
     from scfoundry.model.cellplm._module import CellPLMModule
-    from scfoundry.model.cellplm._tissues import TissueSample
+    from scfoundry.model.cellplm._samples import ContextSample
     from scfoundry.nn.counts import SparseCounts
 
 __all__ = [
@@ -100,19 +100,15 @@ def regression_loss(expression: SparseCounts, predicted: Tensor, mask: Tensor, g
     return (predicted - target)[mask].square().mean()
 
 
-def pretraining_loss(module: CellPLMModule, sample: TissueSample, step: int) -> dict[str, Tensor]:
+def pretraining_loss(module: CellPLMModule, sample: ContextSample, step: int) -> dict[str, Tensor]:
     """One context through masking, encoder, latent and decoder.
 
     Random numbers come from torch's default generators: seed them around this call.
 
     Parameters
     ----------
-    module
-        The model.
     sample
         The cells of one context that stay, see `keep_cells`.
-    step
-        Training step, which sets the weight of the KL term.
 
     Returns
     -------
@@ -137,7 +133,7 @@ def pretraining_loss(module: CellPLMModule, sample: TissueSample, step: int) -> 
 
 def imputation_loss(
     module: CellPLMModule,
-    sample: TissueSample,
+    sample: ContextSample,
     genes: Tensor,
     *,
     shown: Tensor,
@@ -148,18 +144,12 @@ def imputation_loss(
 
     Parameters
     ----------
-    module
-        The model.
     sample
         Cells of one context.
     genes
         Vocabulary positions of genes to predict, (g,).
     shown
         Those that the encoder is shown, the panel of the spots, for cells of the reference, too.
-    step
-        Training step, which sets the weight of the KL term.
-    config
-        Shares of masked cells and genes.
     """
     seen = sample.restricted(shown).to(module.device)
     expression = seen.counts.log_normalised(config.library_size)

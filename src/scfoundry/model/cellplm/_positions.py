@@ -25,8 +25,6 @@ def position_code(coordinates: Tensor, n_hidden: int) -> Tensor:
     ----------
     coordinates
         x and y in [0, 1], (n, 2).
-    n_hidden
-        Number of channels D, divisible by 4.
     """
     bins = ((coordinates.float() * 1.02 - 0.01) * N_BINS).trunc().clamp(0, N_BINS - 1)
     m = torch.arange(n_hidden // 4, device=coordinates.device)
@@ -35,13 +33,7 @@ def position_code(coordinates: Tensor, n_hidden: int) -> Tensor:
 
 
 class PositionCode(nn.Module):
-    """The sinusoid for cells with coordinates, one shared learned vector for contexts without.
-
-    Parameters
-    ----------
-    n_hidden
-        Number of channels D.
-    """
+    """The sinusoid for cells with coordinates, one shared learned vector for contexts without."""
 
     def __init__(self, n_hidden: int) -> None:
         super().__init__()

@@ -42,8 +42,6 @@ def replaced(expression: SparseCounts, genes: Sequence[int], value: float) -> Sp
     ----------
     expression
         Log expression of n cells, as `SparseCounts.log_normalised` gives it.
-    genes
-        Vocabulary positions.
     value
         What stands in for their log expression.
     """
@@ -76,16 +74,8 @@ def replaced_gene_shifts(
 
     Parameters
     ----------
-    module
-        The model.
-    cells
-        Control cells, read as one context.
-    genes
-        Vocabulary position by name.
     value
         As in `replaced`.
-    compute
-        Where and how precisely.
     """
     module.to(compute.device).eval()
     expression = expression_of(module, cells)

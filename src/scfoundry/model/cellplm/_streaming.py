@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from scfoundry._device import Compute
 from scfoundry.model.cellplm._attention import flow_context
 from scfoundry.nn.chunk_store import ChunkStore, resident_bytes
 
@@ -25,12 +24,7 @@ if TYPE_CHECKING:
     from scfoundry.model.cellplm._module import CellPLMModule, EncoderLayer
     from scfoundry.nn.counts import SparseCounts
 
-__all__ = ["ContextStates", "LayerSweep", "chunk_size", "stream_embeddings"]
-
-
-def chunk_size(batch_size: int | None, device: torch.device) -> int:
-    """Cells on the device at a time: as asked for, or what suits it."""
-    return Compute.resolve(device, batch_size=batch_size).cells_at_once
+__all__ = ["ContextStates", "LayerSweep", "stream_embeddings"]
 
 
 class ContextStates:
@@ -42,8 +36,6 @@ class ContextStates:
         The model, in evaluation mode, on ``device``.
     n_cells
         Cells of the context, which decides where states rest.
-    device
-        Compute device.
     max_resident
         Bytes of states that may stay on the device; by default what `resident_bytes` says.
     """
@@ -93,8 +85,6 @@ class LayerSweep:
 
     Parameters
     ----------
-    layer
-        Whose projections.
     states
         Of the chunks; not to change before the last call.
     keep

@@ -91,6 +91,8 @@ class Annotator:
         Vocabulary positions of the genes that it was learned from.
     n_cells
         Cells that each label was learned from, (L,).
+    recipe
+        How labels are read off a cell, with what was learned for it.
 
     Examples
     --------
@@ -104,7 +106,7 @@ class Annotator:
     labels: tuple[Label, ...]
     genes: NDArray[np.int64]
     n_cells: NDArray[np.int64]
-    _recipe: FineTuned | TextHead | CellHeads = field(repr=False)
+    recipe: FineTuned | TextHead | CellHeads = field(repr=False)
 
     @classmethod
     def fit(
@@ -191,19 +193,19 @@ class Annotator:
         Each data set in contexts of its own. All 0 for cells that express none of the genes that are read: those
         learned from, or all that the model knows if it reads others, too.
         """
-        read = cells.only(self.genes) if self._recipe.shared_genes_only else cells
-        probabilities = self._recipe.predict(self.model, read, self.labels, compute)
+        read = cells.only(self.genes) if self.recipe.shared_genes_only else cells
+        probabilities = self.recipe.predict(self.model, read, self.labels, compute)
         return np.where(read.empty[:, None], np.float32(0), probabilities)
 
     def save(self, folder: str | Path) -> None:
         """Write to a folder, the model with it; what `load` reads predicts bit for bit the same."""
-        recipe = next(name for name, kind in RECIPES.items() if isinstance(self._recipe, kind))
+        recipe = next(name for name, kind in RECIPES.items() if isinstance(self.recipe, kind))
         write_fitted(
             folder,
             type(self).__name__,
             self.model,
             arrays={"genes": self.genes, "n_cells": self.n_cells}
-            | {f"recipe_{name}": values for name, values in self._recipe.arrays().items()},
+            | {f"recipe_{name}": values for name, values in self.recipe.arrays().items()},
             values={"recipe": recipe, "labels": [asdict(label) for label in self.labels]},
         )
 

@@ -90,7 +90,7 @@ class CellHeads:
 
     def arrays(self) -> dict[str, NDArray]:
         """What `from_arrays` makes the same heads of."""
-        heads = {"embedding": self.by_embedding, "genes": self.by_genes}
+        heads: dict[str, EmbeddingHead | GeneHead] = {"embedding": self.by_embedding, "genes": self.by_genes}
         return {f"{kind}_{name}": values for kind, head in heads.items() for name, values in head._asdict().items()}
 
     @classmethod

@@ -65,20 +65,12 @@ def attend(
 
     Parameters
     ----------
-    model
-        Its cells attend to each other.
-    cells
-        Checked and aligned cells.
     codes, n_codes
         Number of the group of every cell, (n_obs,), -1 for none; number of groups P.
     k
         Weights to keep per cell.
-    layer
-        Number of the layer, from the end if negative.
     scale
         Of the weights, see `CellPairs`.
-    compute
-        Where to compute; how many cells at a time does not change the result.
 
     Raises
     ------

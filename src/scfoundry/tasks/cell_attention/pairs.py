@@ -38,8 +38,6 @@ class CellPairs:
     scale
         ``"raw"``; ``"shares"``, which sum to 1 over the cells attended to; ``"specific"``, shares over their mean for
         the cell attended to.
-    device
-        Compute device.
     """
 
     def __init__(self, chunks: Iterable[AttentionFactors], n_cells: int, *, scale: Scale, device: torch.device) -> None:
@@ -178,13 +176,7 @@ class GroupTable:
 
 
 class LargestWeights:
-    """Collects the largest weights of every cell into one sparse matrix.
-
-    Parameters
-    ----------
-    n_obs
-        Cells of the data.
-    """
+    """Collects the largest weights of every cell into one sparse matrix."""
 
     def __init__(self, n_obs: int) -> None:
         self.n_obs = n_obs

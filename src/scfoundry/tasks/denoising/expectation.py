@@ -42,8 +42,6 @@ def hold_out(
         Counts in CSR, (n, G).
     share
         Share of a cell's expressed genes to hide, rounded down.
-    rng
-        Source of the noise.
 
     Returns
     -------

@@ -41,13 +41,6 @@ PSEUDOCOUNT = 0.5
 class HiddenCounts:
     """Counts of cells that are hidden for good, to score what is expected of them.
 
-    Parameters
-    ----------
-    cells
-        In memory, in the order of their names.
-    seed
-        Of what is hidden, and of the choice of cells that are scored.
-
     Attributes
     ----------
     visible, hidden
@@ -135,8 +128,6 @@ class Recovery:
 
     Parameters
     ----------
-    model
-        Predicts rates and can be tuned; is changed.
     counts
         Visible counts to learn from, and hidden ones that score.
 

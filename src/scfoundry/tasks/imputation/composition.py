@@ -65,17 +65,6 @@ def find_states(model: Embeds, reference: Cells, *, seed: int, compute: Compute)
     counts. Its prior is what the decoder expects of the state's mean latent, brought to the level of every gene in the
     reference, or the mean profile of the reference if the model has no decoder: rare states and genes lean on the
     prior, common ones on their own cells.
-
-    Parameters
-    ----------
-    model
-        The model.
-    reference
-        Its m cells; the order in which they lie plays no part.
-    seed
-        Of the division.
-    compute
-        Where and how precisely.
     """
     genes = reference.measured
     latent = model.embed(reference, compute)
@@ -127,8 +116,6 @@ def compositions(
 
     Parameters
     ----------
-    spots
-        The n spots.
     states
         Of the reference.
     panel

@@ -35,12 +35,8 @@ def choose_evidence(
 
     Parameters
     ----------
-    model
-        Says what it can do.
     wanted
         Kinds that the user asked for; all that the model has if `None`.
-    caller
-        The user's function, for messages.
 
     Raises
     ------
@@ -72,18 +68,12 @@ class Evidence:
 
     Parameters
     ----------
-    model
-        The model, with what the kinds of evidence need.
-    spots
-        Spatial data.
     states
         Cell states of the reference.
     panel
         Vocabulary positions of genes that may be looked at in the spots.
     used
         Which of `EVIDENCE` are wanted, (E,).
-    compute
-        Where and how precisely.
     """
 
     model: Any
@@ -118,13 +108,6 @@ class Evidence:
         self, genes: NDArray[np.int64], spots: NDArray[np.int64] | slice = slice(None)
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Log evidence of some spots, and the mean count of every gene that their composition lets expect.
-
-        Parameters
-        ----------
-        genes
-            Vocabulary positions of g genes.
-        spots
-            Rows of n spots, over which all kinds but the library are centred.
 
         Returns
         -------

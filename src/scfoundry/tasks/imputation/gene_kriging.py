@@ -52,8 +52,6 @@ def gene_directions(
 
     Parameters
     ----------
-    spots
-        The n spots.
     vectors
         Unit vectors of all genes, (G, D).
     panel

@@ -45,15 +45,9 @@ def genes_to_impute(
 
     Parameters
     ----------
-    spots, reference
-        Spatial data and single cells.
     genes
         Names that were asked for, or one name; if `None`, all genes of the reference that the spots lack, named as
         in the reference.
-    vocabulary
-        Of the model.
-    caller
-        The user's function, for messages.
     load
         Line of code that makes ``model``, if the user has not loaded one.
 

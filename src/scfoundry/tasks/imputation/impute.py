@@ -92,16 +92,8 @@ def impute(
 
     Parameters
     ----------
-    model
-        A model that embeds; it stays as it is.
-    spots, reference
-        Spatial data and single cells.
-    genes
-        Vocabulary positions of the genes to impute, by name, see `genes_to_impute`.
     options
         What the user decides.
-    compute
-        Where and how precisely.
     """
     panel = spots.measured
     hidden = genes_to_hide(spots, np.intersect1d(panel, reference.measured), options.seed)
@@ -151,14 +143,10 @@ def learn(
     ----------
     trial
         Evidence that has not seen the hidden genes.
-    spots
-        Spatial data; of very many spots some are read, drawn by name.
     hidden
         Vocabulary positions of the hidden genes.
     default
         Exponents where hidden genes have too few counts to tell, (E,).
-    seed
-        Draws the spots.
     """
     drawn = np.sort(np.random.default_rng(seed).permutation(spots.by_name)[:MAX_SPOTS])
     found, levels = trial.of(hidden, drawn)

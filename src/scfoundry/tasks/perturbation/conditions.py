@@ -55,8 +55,6 @@ def control_cells(cells: Cells, conditions: Sequence[Condition | None]) -> Cells
 
     Parameters
     ----------
-    cells
-        Controls and others.
     conditions
         Condition of every cell, without parts for controls; `None` for cells that are left out.
 
@@ -84,8 +82,6 @@ def by_group(cells: Cells, groups: Sequence[str]) -> Cells:
 
     Parameters
     ----------
-    cells
-        n cells.
     groups
         Group of every cell, (n,).
     """

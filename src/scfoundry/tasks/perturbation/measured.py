@@ -151,8 +151,6 @@ def measure_responses(cells: Cells, conditions: Sequence[Condition | None]) -> M
 
     Parameters
     ----------
-    cells
-        Cells of one AnnData.
     conditions
         Condition of every cell, without parts for controls; `None` leaves a cell out. Every group has controls.
     """

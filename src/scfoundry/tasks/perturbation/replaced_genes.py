@@ -33,16 +33,8 @@ def gene_shifts(
 
     Parameters
     ----------
-    model
-        Any model.
-    cells
-        Control cells, in memory.
-    genes
-        Vocabulary position by name.
     value
         What replaces the log expression of a gene, for models that can be shown it.
-    compute
-        Where and how precisely.
     """
     if can(model, ReplacesGenes):
         return model.replaced_gene_shifts(cells, genes, value, compute)  # type: ignore[attr-defined]

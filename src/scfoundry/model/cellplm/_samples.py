@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scfoundry.data.matrix.contexts import Context
     from scfoundry.data.matrix.reader import Reader
 
-__all__ = ["ContextBatch", "TissueSample", "Tissues"]
+__all__ = ["ContextBatch", "ContextReader", "ContextSample"]
 
 
 class ContextBatch(NamedTuple):
@@ -35,7 +35,7 @@ class ContextBatch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TissueSample:
+class ContextSample:
     """Cells of one context as tensors.
 
     Attributes
@@ -56,14 +56,14 @@ class TissueSample:
     batch: Tensor | None = None
     dataset: Tensor | None = None
 
-    def restricted(self, genes: Tensor) -> TissueSample:
+    def restricted(self, genes: Tensor) -> ContextSample:
         """Leave only these genes measured, as on a smaller panel."""
         elsewhere = torch.ones(self.counts.n_genes, dtype=torch.bool)
         elsewhere[genes] = False
         values = self.counts.values.masked_fill(elsewhere[self.counts.genes], 0.0)
         return replace(self, counts=replace(self.counts, values=values), genes=genes)
 
-    def to(self, device: torch.device | str) -> TissueSample:
+    def to(self, device: torch.device | str) -> ContextSample:
         """Move to a device."""
         moved = {
             name: value.to(device)
@@ -73,21 +73,17 @@ class TissueSample:
         return replace(self, **moved)
 
 
-class Tissues:
+class ContextReader:
     """Reads the cells of contexts when it is their turn.
 
     Parameters
     ----------
-    reader
-        Checked and aligned counts.
     positions
         Coordinates of the contexts that have some, see `scfoundry.data.matrix.contexts.coordinates`.
     batches
         Row of the decoder's batch table for every cell, (n_obs,); `None` if the model does not know these batches.
     measured
         Context -> identifiers of the genes measured there; by default the genes detected in the context.
-    genes
-        The model's vocabulary.
     """
 
     def __init__(
@@ -111,11 +107,11 @@ class Tissues:
         for i, block in enumerate(self.reader.blocks(context.rows, size)):
             yield SparseCounts.from_csr(block), None if unit is None else unit[i * size : (i + 1) * size]
 
-    def sample(self, context: Context, cells: Tensor) -> TissueSample:
+    def sample(self, context: Context, cells: Tensor) -> ContextSample:
         """Some cells of a context; the others are not read."""
         rows = context.rows[cells.numpy()]
         unit = self._unit.get(context.name)
-        return TissueSample(
+        return ContextSample(
             SparseCounts.from_csr(self.reader.read(rows)),
             genes=self._measured_genes(context),
             coordinates=None if unit is None else unit[cells],
