@@ -63,11 +63,11 @@ def principal_components(logged: AnnData, n_components: int) -> NDArray[np.float
 
 
 def logistic_regression(
-    features: NDArray[np.floating], labels: NDArray[Any], query: NDArray[np.floating], **how: Any
+    features: NDArray[np.floating], labels: NDArray[Any], query: NDArray[np.floating], *, scaled: bool = True
 ) -> NDArray[Any]:
-    """Labels of the query by multinomial regression on standardised features."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, **how))
-    return model.fit(features, labels).predict(query)
+    """Labels of the query by multinomial regression on features, standardised if ``scaled``."""
+    model = LogisticRegression(max_iter=1000)
+    return (make_pipeline(StandardScaler(), model) if scaled else model).fit(features, labels).predict(query)
 
 
 def scvi(adata: AnnData, seed: int, batch_key: str | None = None) -> Any:

@@ -1,38 +1,36 @@
 """What a few labelled cells add: accuracy over 0, 1, 3, 5 and 9 shots per type, on studies left out of training.
 
-    python benchmarks/few_shot.py DATA_FOLDER --markers panglaodb_markers.tsv.gz
+    python -m benchmarks few_shot DATA_FOLDER --markers panglaodb_markers.tsv.gz
 
 Shots are drawn from the study itself, and all its other cells are annotated by `sf.tl.annotate`; without shots by
-`sf.tl.zero_shot_annotate`. Beside it: logistic regression on the first 30 principal components of the study, fitted to
-the same shots. One training of langcell-mini and one draw of shots per seed.
+`sf.tl.zero_shot_annotate`, if the model reads texts. Beside it: logistic regression on the first 30 principal
+components of the study, fitted to the same shots. One training of cellnamer-mini and one draw of shots per seed; any
+other model is taken as it is, and should not have seen the studies.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from reporting import markdown_table, surroundings, write_results
-from sklearn.linear_model import LogisticRegression
 
 import scfoundry as sf
-from scfoundry.data.labels.ontology import CellOntology
+from benchmarks.command import arguments, kept, parse
+from benchmarks.peers import logistic_regression
+from benchmarks.reporting import about, markdown_table, write_results
+from benchmarks.zero_shot_annotate.studies import TRAINED_HERE, Corpus, LeftOut
+from benchmarks.zero_shot_annotate.tasks import Task, read_tasks
+from scfoundry.model._capabilities import ReadsTexts, can
 from scfoundry.stats.components import principal_components
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
-
-from langcell_mini.corpus import human_genes, read_labels, read_markers, read_sets
-from zero_shot.studies import Corpus, LeftOut
-from zero_shot.tasks import Task, read_tasks
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-TABLES = Path(__file__).parents[1] / "recipes" / "langcell_mini"
 STUDIES = ("pbmc10k_citeseq", "breast_cancer_wu_cid4465")
 SHOTS = (0, 1, 3, 5, 9)
 KEY = "label"
@@ -46,25 +44,32 @@ def draw(truth: NDArray[np.int64], n_shots: int, rng: np.random.Generator) -> ND
     return shots
 
 
-def scores(left_out: LeftOut, task: Task, n_shots: int, seed: int) -> dict[str, Any]:
+def scores(left_out: LeftOut, task: Task, weights: str, n_shots: int, seed: int) -> dict[str, Any]:
     """Accuracy and macro F1 of the cells that are no shots, ours and of logistic regression."""
-    names = np.array(task.offered, dtype=object)[task.truth]
+    names, model = np.array(task.offered, dtype=object)[task.truth], left_out.model
     shots = draw(task.truth, n_shots, np.random.default_rng(seed))
     query, reference = task.adata[~shots].copy(), task.adata[shots].copy()
-    said = {}
+    labels: dict[str, NDArray[Any]] = {}
     if n_shots:
         reference.obs[KEY] = names[shots]
-        sf.tl.annotate(query, reference, labels_key=KEY, model=left_out.model, rng=seed)
-        said["langcell-mini"] = query.obs["annotation"]
-        components = principal_components(left_out.reader(task))
-        peer = LogisticRegression(max_iter=1000).fit(components[shots], names[shots])
-        said["logistic regression on PCA"] = peer.predict(components[~shots])
-    else:
-        sf.tl.zero_shot_annotate(query, task.offered, model=left_out.model, unknown=None)
-        said["langcell-mini"] = query.obs["zero_shot"]
-    found = {name: sf.metrics.annotation(names[~shots], np.asarray(labels)) for name, labels in said.items()}
+        sf.tl.annotate(query, reference, labels_key=KEY, model=model, rng=seed)
+        labels[weights] = query.obs["annotation"].to_numpy()
+        components = principal_components(left_out.cells(task).reader)
+        labels["logistic regression on PCA"] = logistic_regression(
+            components[shots], names[shots], components[~shots], scaled=False
+        )
+    elif can(model, ReadsTexts):
+        sf.tl.zero_shot_annotate(query, task.offered, model=model, unknown=None)
+        labels[weights] = query.obs["zero_shot"].to_numpy()
+    found = {name: sf.metrics.annotation(names[~shots], of_method) for name, of_method in labels.items()}
     by_method = {name: values[["accuracy", "macro_f1"]].to_dict() for name, values in found.items()}
     return {"task": task.name, "shots": n_shots, "seed": seed, "methods": by_method}
+
+
+def study_scores(corpus: Corpus, data: Path, study: str, model: str, weights: str, seed: int) -> list[dict[str, Any]]:
+    """All numbers of shots for one training."""
+    task, left_out = read_tasks(data, (study,))[-1], LeftOut(corpus, study, model, seed)
+    return [scores(left_out, task, weights, n_shots, seed) for n_shots in SHOTS]
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -85,37 +90,21 @@ def table(results: list[dict[str, Any]]) -> str:
     return markdown_table("Accuracy / macro F1 over shots", ["data set, labels", "method", *map(str, SHOTS)], rows)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Leave out, train, draw, annotate, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
+    parser = arguments(__doc__, "few_shot", model=TRAINED_HERE, seeds=3)
     parser.add_argument("--markers", type=Path, required=True, help="PanglaoDB table, .tsv or .tsv.gz")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--studies", nargs="*", default=list(STUDIES), help="studies to leave out")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "few_shot.json")
-    args = parser.parse_args()
+    parser.add_argument("--studies", nargs="*", default=list(STUDIES), choices=STUDIES, help="studies to leave out")
+    args = parse(parser, argv)
 
     sf.settings.verbosity = "error"
-    genes = human_genes()
-    corpus = Corpus(
-        read_sets(args.data, read_labels(TABLES / "labels.tsv"), genes, []),
-        read_markers(args.markers, TABLES / "marker_types.tsv", genes),
-        genes,
-        CellOntology.load(),
-    )
+    corpus = Corpus.read(args.data, args.markers)
     results: list[dict[str, Any]] = []
-    for name in args.studies:
-        task = read_tasks(args.data, (name,))[-1]
+    for study in args.studies:
         for seed in range(args.seeds):
-            left_out = LeftOut(corpus, name, seed)
-            for n_shots in SHOTS:
-                results.append(scores(left_out, task, n_shots, seed))
-                print(results[-1], flush=True)
-    report = f"# Few-shot annotation of studies that were left out of training\n\nMean of {args.seeds} seeds.\n"
-    tables = [report, table(results)]
+            job = (corpus, args.data, study, args.model, args.weights, seed)
+            results += kept(args.cache / f"{args.weights}.{study}.{seed}.json", partial(study_scores, *job))
+    head = "# Few-shot annotation of studies that were left out of training\n\n"
+    tables = [f"{head}`{args.command}`\n\nMean of {args.seeds} seeds.\n", table(results)]
     print("\n".join(tables))
-    write_results(args.out, {"surroundings": surroundings("scanpy", "scikit-learn"), "scores": results}, tables)
-
-
-if __name__ == "__main__":
-    main()
+    write_results(args.out, about(args, "scanpy", "scikit-learn") | {"scores": results}, tables)

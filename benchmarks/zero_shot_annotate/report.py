@@ -6,17 +6,18 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from reporting import markdown_table
+
+from benchmarks.reporting import markdown_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = ["tables"]
 
 Scores = list[dict[str, Any]]
 
 
-def tables(scores: Scores, trusted: Mapping[str, Mapping[str, float]], seeds: Sequence[int]) -> list[str]:
+def tables(scores: Scores, trusted: Mapping[str, Mapping[str, float]], *, command: str, n_seeds: int) -> list[str]:
     """Accuracy beside peers, seen and unseen types, trust, robustness."""
     by_task: dict[str, Scores] = defaultdict(list)
     for score in scores:
@@ -47,7 +48,8 @@ def tables(scores: Scores, trusted: Mapping[str, Mapping[str, float]], seeds: Se
     trust.append(("mean", *(f"{np.mean([t[key] for t in trusted.values()]):.3f}" for key in columns), "", ""))
     dropout = ", ".join(f"{p:.0%}" for p in scores[0]["dropout"])
     return [
-        f"# Zero-shot annotation of studies that were left out of training\n\nMean of {len(seeds)} trainings.\n",
+        "# Zero-shot annotation of studies that were left out of training\n",
+        f"`{command}`\n\nMean of {n_seeds} trainings.\n",
         markdown_table("Accuracy / macro F1", ["data set, labels", *methods, "chance"], beside),
         markdown_table(
             "Labels that training cells have shown, accuracy / macro F1",

@@ -1,63 +1,60 @@
-"""A scorer trained without a study, and what it says about that study."""
+"""A model that has not seen a study, and what it says of that study."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import torch
 from anndata import AnnData
-from langcell_mini.corpus import choose_vocabulary
-from langcell_mini.saving import as_model
-from scfoundry.model.cellnamer._course import Settings, train
+from recipes.cellnamer_mini import corpus as recipe
 
+import scfoundry as sf
+from benchmarks.command import load_model
+from scfoundry._device import Compute
 from scfoundry.data.labels.hierarchy import is_kind_of
-from scfoundry.data.matrix.reader import CountsReader
-from scfoundry.model.cellnamer._expression import GeneMoments
-from scfoundry.nn.counts import SparseCounts
+from scfoundry.data.labels.ontology import CellOntology
+from scfoundry.data.matrix.cells import Cells
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-    from scfoundry.model.cellnamer._studies import LabelledSet
     from scipy.sparse import csr_matrix
-    from torch import Tensor
-    from zero_shot.tasks import Task
 
+    from benchmarks.zero_shot_annotate.tasks import Task
     from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.data.labels.ontology import CellOntology
-    from scfoundry.model.cellnamer._module import CellTypeScorer, OfferedLabel
-    from scfoundry.model.langcell._matching import ZeroShot
+    from scfoundry.data.labels import Label
+    from scfoundry.model._capabilities import TextScores
 
-__all__ = ["Corpus", "LeftOut"]
+__all__ = ["TRAINED_HERE", "Corpus", "LeftOut"]
 
-CPU = torch.device("cpu")
+TRAINED_HERE = "cellnamer-mini"
+"""Weights whose recipe takes a minute: they are trained anew without every study."""
+
+TABLES = Path(recipe.__file__).parent
+N_GENES = 7000
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """All labelled studies over all human genes, the marker sets, the ontology."""
+    """All labelled studies over all human genes, symbols of marker genes by type."""
 
-    sets: list[LabelledSet]
-    markers: Mapping[str, NDArray[np.int64]]
+    studies: Sequence[AnnData]
+    markers: Mapping[str, list[str]]
     genes: GeneVocabulary
-    ontology: CellOntology
-    n_genes: int = 7000
 
-    def without(self, name: str) -> tuple[list[LabelledSet], dict[str, NDArray[np.int64]], GeneVocabulary]:
-        """All but one study, the marker sets and the vocabulary, chosen without that study."""
-        sets = [study for study in self.sets if study.name != name]
-        chosen = choose_vocabulary(sets, dict(self.markers), self.n_genes)
-        position = np.full(len(self.genes), -1)
-        position[chosen] = np.arange(len(chosen))
-        markers = {i: found for i, at in self.markers.items() if len(found := position[at][position[at] >= 0])}
-        return [study.subset(chosen) for study in sets], markers, self.genes.subset(chosen)
+    @classmethod
+    def read(cls, folder: Path, markers: Path) -> Self:
+        """As the recipe reads them."""
+        genes = recipe.human_genes()
+        studies = recipe.read_studies(folder, recipe.read_labels(TABLES / "labels.tsv"), genes, [])
+        return cls(studies, recipe.read_markers(markers, TABLES / "marker_types.tsv"), genes)
 
 
 class LeftOut:
-    """A scorer trained on all studies but one.
+    """A model trained on all studies but one by the recipe; or weights as they are, which should not know the study.
 
     Parameters
     ----------
@@ -65,40 +62,40 @@ class LeftOut:
         The studies.
     name
         The one to leave out.
+    weights
+        Name or folder; of `TRAINED_HERE` the recipe.
     seed
-        Of the training.
-    settings
         Of the training.
     """
 
-    def __init__(self, corpus: Corpus, name: str, seed: int, settings: Settings | None = None) -> None:
-        self.ontology = corpus.ontology
-        self.sets, self.markers, self.genes = corpus.without(name)
-        self.scorer: CellTypeScorer = train(self.sets, self.markers, corpus.ontology, seed=seed, settings=settings)
-        self.model = as_model(self.scorer, self.genes)
+    def __init__(self, corpus: Corpus, name: str, weights: str, seed: int) -> None:
+        self.studies = [study for study in corpus.studies if study.obs["study"].iloc[0] != name]
+        self.markers, self.ontology, self.compute = corpus.markers, CellOntology.load(), Compute.resolve("cpu")
+        self.model = self._trained(corpus, seed) if weights == TRAINED_HERE else load_model(weights)
 
-    def reader(self, task: Task, counts: csr_matrix | None = None) -> CountsReader:
+    def _trained(self, corpus: Corpus, seed: int) -> sf.model.CellNamer:
+        genes = recipe.choose_genes(self.studies, dict(self.markers), corpus.genes, N_GENES)
+        cells = recipe.joined(self.studies)
+        sf.model.CellNamer.setup_anndata(cells, labels_key="cell_type", batch_key="study")
+        model = sf.model.CellNamer(cells, genes=genes, markers=self.markers, seed=seed)
+        model.train(validation_size=0, seed=seed, accelerator="cpu")
+        return model
+
+    def cells(self, task: Task, counts: csr_matrix | None = None) -> Cells:
         """The cells as the model reads them, or other values of the same genes."""
-        adata = task.adata if counts is None else AnnData(counts, var=task.adata.var)
-        return CountsReader(adata, self.genes, caller="benchmark")
+        adata = task.adata if counts is None else AnnData(counts, obs=task.adata.obs, var=task.adata.var)
+        return Cells.of(adata, self.model.genes, caller="benchmark")
 
-    def judge(self, task: Task, reader: CountsReader, labels: list[OfferedLabel] | None = None) -> ZeroShot:
-        """Each cell by itself, for the offered labels or for some others."""
-        labels = task.labels(self.ontology) if labels is None else labels
-        return self.model.reading.score(reader, labels, batch_size=None, device=CPU, precision="float32")
+    def scores(self, cells: Cells, labels: Sequence[Label]) -> TextScores:
+        """Each cell by itself."""
+        return self.model.score_texts(cells, labels, self.compute)
 
-    def expression(self, task: Task) -> tuple[Tensor, Tensor, GeneMoments]:
-        """Log expression of the cells, (n, G), which genes are measured, and the moments of the data set."""
-        reader = self.reader(task)
-        measured = torch.zeros(len(self.genes), dtype=torch.bool)
-        measured[torch.from_numpy(reader.alignment.measured).long()] = True
-        counts = SparseCounts.from_csr(reader.read(np.arange(reader.n_obs)))
-        expression = self.scorer.scale.log_expression(counts, measured)
-        moments = GeneMoments(len(self.genes))
-        moments.update(expression)
-        return expression, measured, moments
+    def labels(self, task: Task) -> list[Label]:
+        """Offered labels with the texts that the model reads."""
+        return task.labels(self.ontology, several_texts=self.model.averages_prompts)
 
-    def seen(self, task: Task) -> list[bool]:
+    def seen(self, task: Task) -> NDArray[np.bool_]:
         """Whether each label has training cells of its kind."""
-        trained = {i for study in self.sets for label, ids in study.types.items() if label in study.labels for i in ids}
-        return [any(is_kind_of(t, i, self.ontology) for t in trained for i in ids) for ids in task.ids]
+        named = {label for study in self.studies for label in study.obs["cell_type"].unique()}
+        trained = {i for label in named for i in label.split("|")}
+        return np.array([any(is_kind_of(t, i, self.ontology) for t in trained for i in ids) for ids in task.ids])

@@ -12,7 +12,7 @@ import pandas as pd
 import scanpy as sc
 from scipy import sparse
 
-from scfoundry.model.cellnamer._module import OfferedLabel
+from scfoundry.data.labels import Label
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,9 +56,17 @@ class Task:
     offered: list[str]
     ids: list[tuple[str, ...]]
 
-    def labels(self, ontology: CellOntology) -> list[OfferedLabel]:
-        """Offered labels with their prompts."""
-        return [OfferedLabel([p for i in ids for p in ontology.prompts(ontology[i])], ids) for ids in self.ids]
+    def labels(self, ontology: CellOntology, *, several_texts: bool) -> list[Label]:
+        """Offered labels with the texts of their terms: name and definition, or several phrasings."""
+        labels = []
+        for name, ids in zip(self.offered, self.ids, strict=True):
+            texts = [
+                text
+                for term in map(ontology.__getitem__, ids)
+                for text in (ontology.prompts(term) if several_texts else [ontology.text(term)])
+            ]
+            labels.append(Label(name, tuple(texts), "|".join(ids)))
+        return labels
 
 
 def read_tasks(folder: Path, names: tuple[str, ...]) -> list[Task]:
