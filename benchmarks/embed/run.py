@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "settings": {"seeds": list(seeds), "PCA": PCA_SETTINGS, "scVI": SCVI_SETTINGS},
         "data": {},
     }
-    tables = []
+    tables = [f"# Embedding\n\n`{args.command}`\n"]
     for data in DATA_SETS:
         scores, fits = score_beside_peers(data, args.data, args.model, seeds, args.cache)
         results["data"][data.name] = {"batch_key": data.batch_key, "scores": scores, "fits": fits}
