@@ -91,11 +91,11 @@ def untrained(model: Any, *, seed: int = 0) -> Any:
 
 
 def kept(path: Path, compute: Callable[[], list[Row]]) -> list[Row]:
-    """Rows of a file, computed if it does not exist; they are shown as they come."""
+    """Rows of a file, computed if it does not exist; their numbers are shown as they come."""
     if not path.exists():
         rows = compute()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(rows))
         for row in rows:
-            print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+            print(path.stem, {k: round(v, 4) for k, v in row.items() if isinstance(v, float)}, flush=True)
     return json.loads(path.read_text())

@@ -86,9 +86,9 @@ def impute_spatial(results: Results) -> Iterator[Headline]:
 def denoise(results: Results) -> Iterator[Headline]:
     """Error on hidden counts, plain expectation, per data set."""
     peers, rows = ("kNN, k = 50", "kNN of logs, k = 50", "scVI"), pd.DataFrame(results["scores"])
-    rows = rows[rows["reading"] == "plain"]
+    rows, measure = rows[rows["reading"] == "plain"], "RMSE, lower is better"
     ours = next(name for name in rows["method"].unique() if name.endswith("fine-tuned"))
-    return _beside("denoise", "RMSE, lower is better", results, rows, "rmse", ours=ours, peers=peers, lower_is_better=True)
+    return _beside("denoise", measure, results, rows, "rmse", ours=ours, peers=peers, lower_is_better=True)
 
 
 def predict_perturbation(results: Results) -> Iterator[Headline]:

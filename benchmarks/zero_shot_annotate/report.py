@@ -46,7 +46,7 @@ def tables(scores: Scores, trusted: Mapping[str, Mapping[str, float]], *, comman
     ]
     columns = ("ece", "ece_alone", "kept", "caught")
     trust.append(("mean", *(f"{np.mean([t[key] for t in trusted.values()]):.3f}" for key in columns), "", ""))
-    dropout = ", ".join(f"{p:.0%}" for p in scores[0]["dropout"])
+    dropout = ", ".join(f"{float(p):.0%}" for p in scores[0]["dropout"])
     return [
         "# Zero-shot annotation of studies that were left out of training\n",
         f"`{command}`\n\nMean of {n_seeds} trainings.\n",

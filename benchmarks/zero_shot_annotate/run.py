@@ -11,6 +11,7 @@ of them does equally well. Any other model is asked as it is, and should not hav
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 import scfoundry as sf
-from benchmarks.command import arguments, parse
+from benchmarks.command import arguments, kept, parse
 from benchmarks.reporting import about, write_results
 from benchmarks.zero_shot_annotate.peers import Peers
 from benchmarks.zero_shot_annotate.report import tables
@@ -29,6 +30,7 @@ from scfoundry.stats.adaptation import adapted
 from scfoundry.stats.components import principal_components
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
@@ -75,6 +77,7 @@ def score(
     components = principal_components(cells.reader)
     by_temperature = {t: adapted(alone, components, t) if model.adapts else alone for t in (1.0, *TEMPERATURES)}
     found, seen = by_temperature[1.0].argmax(1), left_out.seen(task)
+    accuracy = float((found == task.truth).mean())
     methods = {name: found, "each cell by itself": alone.argmax(1), **peers}
     return {
         "task": task.name,
@@ -83,9 +86,11 @@ def score(
         "chance": 1 / len(task.offered),
         "n_labels": len(task.offered),
         "unseen_labels": [label for label, known in zip(task.offered, seen, strict=True) if not known],
-        "ece": {t: error(by_temperature[t], task) for t in TEMPERATURES},
+        "ece": {str(t): error(by_temperature[t], task) for t in TEMPERATURES},
         "ece_alone": error(alone, task),
-        "dropout": {p: after_dropout(left_out, task, p, seed) - float((found == task.truth).mean()) for p in DROPOUT},
+        "dropout": {
+            str(p): after_dropout(left_out, task, p, seed) - float((found == task.truth).mean()) for p in DROPOUT
+        },
         "by_name": by_name(left_out, task),
         "fits": fits(left_out, task, seed),
     }
@@ -105,6 +110,20 @@ def by_name(left_out: LeftOut, task: Task) -> float:
     return float((done.obs["zero_shot"].astype(str) == np.array(task.offered)[task.truth]).mean())
 
 
+def study_scores(corpus: Corpus, args: Namespace, study: str, n_seeds: int) -> list[dict[str, Any]]:
+    """All scores of the data sets of one study, training by training; peers are the same for all."""
+    tasks = read_tasks(args.data, FOLDS[study])
+    peers: dict[str, dict[str, NDArray[np.int64]]] = {task.name: {} for task in tasks}
+    scores = []
+    for seed in range(n_seeds):
+        left_out = LeftOut(corpus, study, args.model, seed)
+        if args.model == TRAINED_HERE and seed == 0:
+            by_peers = Peers(left_out)
+            peers = {task.name: by_peers.predict(task) for task in tasks}
+        scores += [score(left_out, task, args.weights, peers[task.name], seed) for task in tasks]
+    return scores
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Leave out, train, score, report."""
     parser = arguments(__doc__, "zero_shot_annotate", model=TRAINED_HERE, seeds=3)
@@ -114,23 +133,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     sf.settings.verbosity = "error"
     corpus = Corpus.read(args.data, args.markers)
+    n_seeds = args.seeds if args.model == TRAINED_HERE else 1
     scores: list[dict[str, Any]] = []
     fold_of: dict[str, str] = {}
     for study in args.studies:
-        tasks = read_tasks(args.data, FOLDS[study])
-        fold_of |= dict.fromkeys((task.name for task in tasks), study)
-        peers: dict[str, dict[str, NDArray[np.int64]]] = {task.name: {} for task in tasks}
-        for seed in range(args.seeds if args.model == TRAINED_HERE else 1):
-            left_out = LeftOut(corpus, study, args.model, seed)
-            if args.model == TRAINED_HERE and seed == 0:
-                by_peers = Peers(left_out)
-                peers = {task.name: by_peers.predict(task) for task in tasks}
-            for task in tasks:
-                scores.append(score(left_out, task, args.weights, peers[task.name], seed))
-                accuracies = {name: round(s["all"]["accuracy"], 3) for name, s in scores[-1]["methods"].items()}
-                print(task.name, seed, accuracies, flush=True)
+        fold_of |= dict.fromkeys((task.name for task in read_tasks(args.data, FOLDS[study])), study)
+        path = args.cache / f"{args.weights}.{study}.{n_seeds}.json"
+        scores += kept(path, partial(study_scores, corpus, args, study, n_seeds))
     trusted = trust(scores, fold_of)
-    n_seeds = len({s["seed"] for s in scores})
     results = about(args, "scanpy", "scikit-learn") | {
         "seeds": n_seeds,
         "fitted": fitted(scores),

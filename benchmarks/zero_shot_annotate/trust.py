@@ -50,7 +50,7 @@ def fits(left_out: LeftOut, task: Task, seed: int) -> dict[str, list]:
 def fitted(scores: list[dict[str, Any]]) -> dict[str, float]:
     """Temperature and threshold that some runs call for."""
     lowest = [np.log(np.quantile(s["fits"]["known"], 1 - KEEP)) for s in scores]
-    temperature = min(TEMPERATURES, key=lambda t: np.mean([s["ece"][t] for s in scores]))
+    temperature = min(TEMPERATURES, key=lambda t: np.mean([s["ece"][str(t)] for s in scores]))
     return {"temperature": temperature, "threshold": float(np.exp(np.mean(lowest)))}
 
 
@@ -62,7 +62,7 @@ def trust(scores: list[dict[str, Any]], fold_of: Mapping[str, str]) -> dict[str,
         others = fitted([s for s in scores if fold_of[s["task"]] != fold] or runs)
         limit = others["threshold"]
         found[task] = others | {
-            "ece": float(np.mean([run["ece"][others["temperature"]] for run in runs])),
+            "ece": float(np.mean([run["ece"][str(others["temperature"])] for run in runs])),
             "ece_alone": float(np.mean([run["ece_alone"] for run in runs])),
             "kept": float(np.mean([np.mean(np.array(run["fits"]["known"]) >= limit) for run in runs])),
             "caught": float(

@@ -140,7 +140,7 @@ def impute_spatial(
 
     With ``cellplm-mini``, fine-tuning changed nothing on average: over four spatial sets, in one hold-out of 100 genes
     each, the mean partial Pearson correlation of held-out genes was 0.077 with and without it
-    (``benchmarks/imputation.py``).
+    (``python -m benchmarks impute_spatial``).
 
     Examples
     --------

@@ -154,7 +154,7 @@ def predict_perturbation(
 
     Of a gene that no cell shows perturbed, alone or in a combination, little can be said from a small screen: what all
     perturbations have in common. `sf.metrics.perturbation` scores predictions against controls of their own; the tables
-    in ``benchmarks/results/perturbation.md`` have the scores beside simple means, which are hard to beat.
+    in ``benchmarks/results/predict_perturbation.md`` have the scores beside simple means, which are hard to beat.
 
     Examples
     --------
