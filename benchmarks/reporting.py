@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["about", "markdown_table", "mean_and_spread", "surroundings", "write_results"]
+__all__ = ["about", "markdown_table", "mean_and_spread", "score_table", "surroundings", "write_results"]
 
 
 def markdown_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -29,6 +29,17 @@ def markdown_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[o
     lines = [f"### {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def score_table(title: str, rows: pd.DataFrame, score: str, *, columns: str) -> str:
+    """One row per method, one column per value of ``columns``, mean ± spread over seeds; their mean if none lacks."""
+    values = list(rows[columns].unique())
+    body = []
+    for method, runs in rows.groupby("method", sort=False):
+        cells = [mean_and_spread(runs.loc[runs[columns] == value, score]) for value in values]
+        mean = "-" if "-" in cells else f"{runs.groupby(columns)[score].mean().mean():.3f}"
+        body.append((method, *cells, mean))
+    return markdown_table(title, ["method", *values, "mean"], body)
 
 
 def mean_and_spread(values: Iterable[float], *, digits: int = 3, ddof: int = 0) -> str:

@@ -24,10 +24,9 @@ import pandas as pd
 
 import scfoundry as sf
 from benchmarks.annotate.peers import peers
-from benchmarks.annotate.report import SCORES, score_table, size_table
 from benchmarks.annotate.tasks import LABEL, splits
 from benchmarks.command import arguments, kept, load_model, parse
-from benchmarks.reporting import about, write_results
+from benchmarks.reporting import about, markdown_table, score_table, write_results
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.model._capabilities import ReadsTexts, can
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     Method = Callable[[Split, int], NDArray[np.str_]]
 
 DEFAULT = "cellplm-mini"
+SCORES = ("macro_f1", "macro_precision", "accuracy")
 SEEN = {
     "cellplm-mini": (
         "cellplm-mini has seen the counts of pbmc3k, the reference of the last split, but no labels, and was trained "
@@ -117,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         + SEEN.get(args.weights, "")
         + TUNED
     )
-    tables = [head, *(score_table(table, score) for score in (*SCORES, "seconds")), size_table(sizes)]
+    tables = [score_table(s.replace("_", " "), table, s, columns="split") for s in (*SCORES, "seconds")]
+    tables = [head, *tables, markdown_table("splits", list(sizes[0]), [tuple(size.values()) for size in sizes])]
     packages = ("scanpy", "scikit-learn", *(["celltypist"] if "CellTypist" in methods else []))
     write_results(args.out, about(args, *packages) | {"splits": sizes, "scores": rows}, tables, rows=table.round(4))
     print("\n".join(tables))

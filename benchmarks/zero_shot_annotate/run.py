@@ -88,9 +88,7 @@ def score(
         "unseen_labels": [label for label, known in zip(task.offered, seen, strict=True) if not known],
         "ece": {str(t): error(by_temperature[t], task) for t in TEMPERATURES},
         "ece_alone": error(alone, task),
-        "dropout": {
-            str(p): after_dropout(left_out, task, p, seed) - float((found == task.truth).mean()) for p in DROPOUT
-        },
+        "dropout": {str(p): after_dropout(left_out, task, p, seed) - accuracy for p in DROPOUT},
         "by_name": by_name(left_out, task),
         "fits": fits(left_out, task, seed),
     }
