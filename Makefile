@@ -19,7 +19,7 @@ endif
 help:
 	@echo "make quickstart   embed, cluster, score and name (zero-shot) 700 real cells; writes quickstart_umap.png"
 	@echo "make test         run the test suite; arguments for pytest in ARGS"
-	@echo "make lint         ruff (rules, format) and mypy"
+	@echo "make lint         ruff (rules, format), mypy, direction of imports"
 	@echo "make docs         build the documentation into docs/_build/html, warnings are errors"
 	@echo "make clean        remove the environment and everything built"
 
@@ -33,13 +33,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 docs: $(VENV)/.doc
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/api/generated docs/jupyter_execute docs/tutorials
+	rm -rf $(VENV) build dist docs/_build docs/api/generated docs/models/generated docs/jupyter_execute docs/tutorials
 	rm -rf .mypy_cache .pytest_cache .ruff_cache quickstart_umap.png
 
 # A stamp per set of packages: a second run starts at once, a changed requirement installs again.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import warnings
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -33,7 +35,7 @@ extensions = [
     "sphinxcontrib.bibtex",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "jupyter_execute", "models/generated", "**.ipynb_checkpoints"]
 default_role = "py:obj"
 
 # Notebooks are shown as committed. Sphinx reads pages below docs/ only, so they are copied there, their links adapted.
@@ -41,6 +43,9 @@ HERE = Path(__file__).parent
 (HERE / "tutorials").mkdir(exist_ok=True)
 for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
     (HERE / "tutorials" / notebook.name).write_text(notebook.read_text("utf-8").replace("../docs/", "../"), "utf-8")
+sys.path.insert(0, str(HERE))
+write_tables = importlib.import_module("model_tables").write_tables
+write_tables(HERE / "models" / "generated")
 nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

@@ -77,9 +77,9 @@ class Peers:
             study = every[:, self.genes.ids]
             measured = torch.from_numpy(study.var["measured"].to_numpy())
             of_cells = study.obs["cell_type"].to_numpy().astype(str)
-            for label in np.unique(of_cells):
+            for label in study.obs["cell_type"].unique():
+                chosen = rng.permutation(np.flatnonzero(of_cells == label))[:MAX_PER_TYPE]
                 if "|" not in label:
-                    chosen = rng.permutation(np.flatnonzero(of_cells == label))[:MAX_PER_TYPE]
                     expression = self._expression(study.X[chosen], measured)
                     z.append(standardise(expression, self.scale.mean, self.scale.sd) * measured)
                     labels += [label] * len(chosen)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 DROPOUT = (0.01, 0.05, 0.1)
+# The way that the verb does not take by default.
+BY_ITSELF, ADAPTED = "each cell by itself", "adapted to the data set"
 
 
 def drop_low_genes(counts: csr_matrix, probability: float, rng: np.random.Generator) -> csr_matrix:
@@ -75,10 +77,12 @@ def score(
     cells, model = left_out.cells(task), left_out.model
     alone = left_out.scores(cells, left_out.labels(task)).probabilities
     components = principal_components(cells.reader)
-    by_temperature = {t: adapted(alone, components, t) if model.adapts else alone for t in (1.0, *TEMPERATURES)}
+    agreed = {t: adapted(alone, components, t) for t in TEMPERATURES}
+    by_temperature = agreed if model.adapts else dict.fromkeys(TEMPERATURES, alone)
     found, seen = by_temperature[1.0].argmax(1), left_out.seen(task)
     accuracy = float((found == task.truth).mean())
-    methods = {name: found, "each cell by itself": alone.argmax(1), **peers}
+    other = {BY_ITSELF: alone} if model.adapts else {ADAPTED: agreed[1.0]}
+    methods = {name: found} | {way: p.argmax(1) for way, p in other.items()} | dict(peers)
     return {
         "task": task.name,
         "seed": seed,

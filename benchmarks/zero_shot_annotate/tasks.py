@@ -57,15 +57,13 @@ class Task:
     ids: list[tuple[str, ...]]
 
     def labels(self, ontology: CellOntology, *, several_texts: bool) -> list[Label]:
-        """Offered labels with the texts of their terms: name and definition, or several phrasings."""
+        """Offered labels with the texts of their terms: name and definition, then other phrasings if several."""
         labels = []
         for name, ids in zip(self.offered, self.ids, strict=True):
-            texts = [
-                text
-                for term in map(ontology.__getitem__, ids)
-                for text in (ontology.prompts(term) if several_texts else [ontology.text(term)])
-            ]
-            labels.append(Label(name, tuple(texts), "|".join(ids)))
+            texts: list[str] = []
+            for term in map(ontology.__getitem__, ids):
+                texts += [ontology.text(term), *(ontology.prompts(term) if several_texts else ())]
+            labels.append(Label(name, tuple(dict.fromkeys(texts)), "|".join(ids)))
         return labels
 
 

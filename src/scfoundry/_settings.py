@@ -13,7 +13,7 @@ from platformdirs import user_cache_path
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["logger", "settings"]
+__all__ = ["logger", "settings", "without_progress"]
 
 Verbosity = Literal["error", "warning", "info", "debug"]
 
@@ -71,17 +71,18 @@ class Settings:
         """Whether long work shows a progress bar."""
         return self._progress and logger.isEnabledFor(logging.INFO)
 
-    @contextmanager
-    def without_progress(self) -> Iterator[None]:
-        """Work that is a step of longer work shows no bar of its own."""
-        shown, self._progress = self._progress, False
-        try:
-            yield
-        finally:
-            self._progress = shown
-
     def __repr__(self) -> str:
         return f"Settings(verbosity={self.verbosity!r}, cache_dir={str(self.cache_dir)!r})"
 
 
 settings = Settings()
+
+
+@contextmanager
+def without_progress() -> Iterator[None]:
+    """Work that is a step of longer work shows no bar of its own."""
+    shown, settings._progress = settings._progress, False
+    try:
+        yield
+    finally:
+        settings._progress = shown

@@ -17,7 +17,7 @@ from scfoundry._device import Compute
 from scfoundry.data.labels import Label
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.data.matrix.cells import Cells
-from scfoundry.model.cellnamer._corpus import RegisteredCells, labels_in
+from scfoundry.model.cellnamer._corpus import labels_in
 from scfoundry.model.cellnamer._training import prepare
 from scfoundry.stats.adaptation import adapted
 from scfoundry.stats.components import principal_components
@@ -121,7 +121,7 @@ def test_terms_joined_by_a_bar_are_a_union_and_no_type_of_their_own() -> None:
     adata.obs["cell_type"] = adata.obs["cell_type"].mask(unclear, "CL:0000236|CL:0000623")
     model = built(adata)
     assert set(model.config.types) == {"CL:0000236", "CL:0000623", "CL:0001054", "mystery cell"}
-    assert ("CL:0000236", "CL:0000623") in labels_in(RegisteredCells(model).studies(np.arange(160)))
+    assert ("CL:0000236", "CL:0000623") in labels_in(model._registered("a test").studies(np.arange(160)))
     model.train(max_epochs=6, **QUICK)
     assert dict(zip(model.config.types, model.module.n_studies.tolist(), strict=True))["CL:0000623"] == 2
     assert accuracy(model, corpus(200, seed=1)) > 0.85
@@ -143,8 +143,8 @@ def test_held_out_cells_are_named_by_texts_alone(trained) -> None:
 def kinds(adata: ad.AnnData) -> dict[str, bool]:
     """Whether cells of the broader of two types count as ones of each."""
     model, ontology, cells = built(adata), CellOntology.load(), np.arange(adata.n_obs)
-    registered = RegisteredCells(model)
-    objectives, _ = prepare(model, registered, (cells, cells[:0]), batch_size=48, stage=2, seed=0)
+    registered = model._registered("a test")
+    objectives, _ = prepare(model.module, registered, (cells, cells[:0]), batch_size=48, stage=2, seed=0)
     ids = {name: ontology.resolve(name).id for name in ("CD14+ Mono", "FCGR3A+ Mono")}
     row = labels_in(registered.studies(cells)).index((ids["CD14+ Mono"],))
     return {name: bool(objectives.kinds[row, model.config.types.index(i)]) for name, i in ids.items()}
@@ -266,7 +266,7 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path) -> None:
 
 
 def test_a_study_measured_the_genes_of_which_it_has_counts() -> None:
-    registered = RegisteredCells(built(corpus(missing=slice(60, None))))
+    registered = built(corpus(missing=slice(60, None)))._registered("a test")
     assert registered.names.tolist() == ["one", "two"]
     assert registered.measured.sum(1).tolist() == [80, 60]
 

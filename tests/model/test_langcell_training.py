@@ -9,6 +9,7 @@ import scfoundry as sf
 from scfoundry._device import Compute
 from scfoundry.data.labels import Label
 from scfoundry.data.matrix.cells import Cells
+from scfoundry.model.langcell._encoders import CellEncoder
 from scfoundry.model.langcell._few_shot import draw_shots
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
 from scfoundry.train.cells import CellDataModule
@@ -94,6 +95,28 @@ def test_the_first_stage_trains_cells_alone():
     assert moved(before, model) == {"cell", "cell_projection"}
     assert set(model.history) >= {"loss_train", "masked_genes_validation", "cell_cell_validation"}
     assert "matching_train" not in model.history
+
+
+def test_without_matching_only_cls_is_followed_through_the_last_layer(monkeypatch):
+    """The other positions would cost as much as <cls> a gene, and nothing reads them."""
+    model = trainable(dropout=0.0, text_dropout=0.0)
+    followed = []
+    read = CellEncoder.forward
+
+    def watched(self, tokens, present=None, *, n_wanted=None):
+        followed.append(n_wanted)
+        return read(self, tokens, present, n_wanted=n_wanted)
+
+    monkeypatch.setattr(CellEncoder, "forward", watched)
+    objectives = {"masked_genes": 0, "cell_cell": 0}
+    once = {"max_epochs": 1, "batch_size": 60, "validation_size": 0, "lr": 0.0}
+    pretrain(model, loss_weights=objectives | {"matching": 0}, **once)
+    assert followed[0] == 1
+    followed.clear()
+    pretrain(model, loss_weights=objectives, **once)
+    assert followed[0] is None
+    contrast = model.history["cell_text_train"].iloc[:, 0].astype(float)
+    np.testing.assert_allclose(contrast.iloc[0], contrast.iloc[1], rtol=1e-5)
 
 
 def test_a_second_stage_lengthens_the_history_and_adds_to_it():

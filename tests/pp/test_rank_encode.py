@@ -187,7 +187,7 @@ def test_default_weights_have_medians_to_rank_by(
     adata: AnnData, genes: GeneVocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genes.write(tmp_path / "genes.tsv")
-    folders = {"cellnamer": tmp_path}
+    folders = {"langcell": tmp_path}
     monkeypatch.setattr("scfoundry.model._pretrained.locate", folders.__getitem__)
     encoded = sf.pp.rank_encode(adata, copy=True)
     assert encoded.uns["X_rank"]["provenance"]["vocabulary"] == tokens.checksum(genes)

@@ -31,25 +31,14 @@ LARGE_STUDY = 3000
 
 @dataclass(frozen=True)
 class Batch:
-    """Cells as the networks see them, the made-up ones last.
+    """Cells as the networks see them, the made-up ones last."""
 
-    Attributes
-    ----------
-    z, measured
-        Z-scores, and which genes are measured, (n, G).
-    cell
-        Which cells the real ones are, (r,): a cell may be drawn twice.
-    label
-        Label of the real cells, (r,).
-    marker_type
-        Marker type of the made-up cells, (n - r,).
-    """
-
+    # Z-scores, and which genes are measured, (n, G)
     z: Tensor
     measured: Tensor
-    cell: NDArray[np.int64]
-    label: NDArray[np.int64]
-    marker_type: NDArray[np.int64]
+    cell: NDArray[np.int64]  # Which cells the real ones are, (r,): a cell may be drawn twice
+    label: NDArray[np.int64]  # Label of the real cells, (r,)
+    marker_type: NDArray[np.int64]  # Marker type of the made-up cells, (n - r,)
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -78,8 +67,8 @@ def fit_scale(studies: list[Study], n_genes: int, rng: np.random.Generator) -> G
                 second = moments.sd.square() + moments.mean.square()
                 of_type.setdefault(ids, []).append(np.stack([moments.mean, second, study.measured.astype(float)]))
     sums = np.zeros((3, n_genes))
-    for studies in of_type.values():
-        mean, second, times = np.sum([(m * k, s * k, k) for m, s, k in studies], axis=0)
+    for by_study in of_type.values():
+        mean, second, times = np.sum([(m * k, s * k, k) for m, s, k in by_study], axis=0)
         sums += np.stack([mean, second, times]) / np.maximum(times, 1)
     mean, second = sums[:2] / np.maximum(sums[2], 1)
     scale.mean.copy_(torch.from_numpy(mean))
@@ -97,14 +86,10 @@ class Batches:
     ----------
     studies
         Labelled studies over the vocabulary.
-    labels
-        Position of every label by the ids that it stands for.
     markers
         Marker sets, (K, G) bool.
     scale
         Abundance and moments of the training data.
-    rng
-        Random numbers, for what is drawn once and for all.
     """
 
     def __init__(

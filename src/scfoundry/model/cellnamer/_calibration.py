@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.data.labels import Label
 from scfoundry.data.labels.ontology import CellOntology
@@ -18,8 +17,9 @@ from scfoundry.stats.components import principal_components
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from scfoundry._device import Compute
+    from scfoundry.model._capabilities import ReadsTexts
     from scfoundry.model.cellnamer._corpus import RegisteredCells
-    from scfoundry.model.cellnamer._model import CellNamer
 
 __all__ = ["calibrate"]
 
@@ -30,17 +30,23 @@ TEMPERATURES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
 MIN_CELLS = 50
 
 
-def calibrate(model: CellNamer, registered: RegisteredCells, held_out: NDArray[np.int64]) -> None:
-    """Fit temperature and threshold on held-out cells of one type each, each study as a data set of its own."""
+def calibrate(
+    model: ReadsTexts, registered: RegisteredCells, held_out: NDArray[np.int64], compute: Compute
+) -> tuple[float, float] | None:
+    """Temperature and threshold by held-out cells of one type each, each study as a data set of its own.
+
+    `None`, with a warning, if there are too few of them.
+    """
     fits: list[NDArray[np.float32]] = []
     errors: list[list[float]] = []
-    types = np.array([ids[0] if len(ids) == 1 else "" for ids in map(registered.types.get, registered.labels)])
+    single = {label: ids[0] if len(ids) == 1 else "" for label, ids in registered.types.items()}
+    types = np.array([single[label] for label in registered.labels])
     held_out = held_out[types[held_out] != ""]
     for study in range(len(registered.names)):
         cells = held_out[registered.study[held_out] == study]
         offered, truth = np.unique(types[cells], return_inverse=True)
         if len(offered) > 1:
-            fit, errors_here = _scored(model, registered, study, cells, offered, truth)
+            fit, errors_here = _scored(model, registered, study, cells, offered, truth, compute)
             fits.append(fit)
             errors.append(errors_here)
     n_cells = sum(map(len, fits))
@@ -51,18 +57,19 @@ def calibrate(model: CellNamer, registered: RegisteredCells, held_out: NDArray[n
             n_cells,
             MIN_CELLS,
         )
-        return
-    model._change_config(adapted_temperature=TEMPERATURES[int(np.mean(errors, axis=0).argmin())])
-    model.module.unknown_threshold.fill_(float(np.quantile(np.concatenate(fits), 1 - KEEP)))
+        return None
+    temperature = TEMPERATURES[int(np.mean(errors, axis=0).argmin())]
+    return temperature, float(np.quantile(np.concatenate(fits), 1 - KEEP))
 
 
 def _scored(
-    model: CellNamer,
+    model: ReadsTexts,
     registered: RegisteredCells,
     study: int,
     cells: NDArray[np.int64],
     offered: NDArray[np.str_],
     truth: NDArray[np.int64],
+    compute: Compute,
 ) -> tuple[NDArray[np.float32], list[float]]:
     """How well the best label fits each cell, and the calibration error at every temperature."""
     ontology = CellOntology.load()
@@ -71,7 +78,7 @@ def _scored(
         for i in offered.tolist()
     ]
     data = Cells.of(registered.part(study, cells), model.genes, caller="CellNamer.train")
-    scores = model.score_texts(data, labels, Compute.resolve(model.module.device))
+    scores = model.score_texts(data, labels, compute)
     components = principal_components(data.reader, moments=scores.moments)
     errors = []
     for temperature in TEMPERATURES:

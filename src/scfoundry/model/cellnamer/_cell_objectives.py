@@ -24,8 +24,6 @@ class CellObjectives(nn.Module):
 
     Parameters
     ----------
-    module
-        Whose networks learn.
     temperature
         Of the cosine of two cells.
     """

@@ -14,7 +14,6 @@ from scfoundry._settings import logger
 from scfoundry.data.labels import NO_LABEL
 from scfoundry.data.labels.hierarchy import is_kind_of
 from scfoundry.data.labels.ontology import CellOntology
-from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.data.matrix.state import MatrixState
 
 if TYPE_CHECKING:
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.model.cellnamer._model import CellNamer
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.model.cellnamer._config import CellNamerConfig
 
 __all__ = [
     "UNION",
@@ -45,24 +45,12 @@ UNION = "|"
 
 @dataclass(frozen=True)
 class Study:
-    """Cells of one study.
+    """Cells of one study."""
 
-    Attributes
-    ----------
-    counts
-        Over the vocabulary, (n, G) float32.
-    measured
-        Which genes the study measured, (G,) bool.
-    labels
-        Label of every cell, empty where it says nothing, (n,).
-    types
-        What every label stands for: Cell Ontology ids, or a text that says it.
-    """
-
-    counts: sparse.csr_matrix
-    measured: NDArray[np.bool_]
-    labels: NDArray[np.str_]
-    types: dict[str, tuple[str, ...]]
+    counts: sparse.csr_matrix  # Over the vocabulary, (n, G) float32
+    measured: NDArray[np.bool_]  # Which genes the study measured, (G,) bool
+    labels: NDArray[np.str_]  # Label of every cell, empty where it says nothing, (n,)
+    types: dict[str, tuple[str, ...]]  # What every label stands for: Cell Ontology ids, or a text that says it
 
     @property
     def is_counts(self) -> bool:
@@ -79,30 +67,19 @@ class RegisteredCells:
         Over the vocabulary, (n, G) float32.
     rows
         Row of the AnnData of every cell, (n,).
-    labels
-        Label of every cell, empty where it says nothing, (n,).
-    types
-        What every label stands for.
-    study
-        Number of the study of every cell, (n,).
-    names
-        Names of the studies.
-
-    Parameters
-    ----------
-    model
-        With the registered data.
+    labels, types
+        Label of every cell, empty where it says nothing, (n,), and what every label stands for.
+    study, names
+        Number of the study of every cell, (n,), and names of the studies.
     """
 
-    def __init__(self, model: CellNamer) -> None:
-        registered = model.registry["setup_args"]
-        reader = CountsReader(model.adata, model.genes, layer=registered["layer"], caller="CellNamer.train")
-        self.genes, self.state = model.genes, reader.report.state
-        self.rows = np.argsort(model.adata.obs_names.to_numpy().astype(str), kind="stable")
-        self.counts = reader.read(self.rows)
-        self.labels = registered_labels(model)[self.rows]
-        key = registered["batch_key"]
-        studies = np.zeros(len(self.rows), dtype=str) if key is None else model.adata.obs[key].to_numpy().astype(str)
+    def __init__(
+        self, cells: Cells, genes: GeneVocabulary, labels: NDArray[np.str_], studies: NDArray[np.str_]
+    ) -> None:
+        self.genes, self.is_log1p = genes, cells.provenance["values"] == str(MatrixState.LOG1P)
+        self.rows = cells.by_name
+        self.counts = cells.read(self.rows)
+        self.labels = labels[self.rows]
         self.names, self.study = np.unique(studies[self.rows], return_inverse=True)
         ontology = CellOntology.load()
         self.types = {label: types_of(label, ontology) for label in np.unique(self.labels).tolist()}
@@ -136,7 +113,7 @@ class RegisteredCells:
         """Some cells of a study, as a user would bring them: with the genes that the study measured."""
         values = self.counts[cells][:, self.measured[study]]
         genes = pd.DataFrame(index=self.genes.ids[self.measured[study]])
-        return AnnData(values.log1p() if self.state is MatrixState.LOG1P else values, var=genes)
+        return AnnData(values.log1p() if self.is_log1p else values, var=genes)
 
 
 def require_labels(adata: AnnData, column: str) -> None:
@@ -149,17 +126,12 @@ def require_labels(adata: AnnData, column: str) -> None:
         raise ValueError(msg)
 
 
-def known_from(model: CellNamer, genes: GeneVocabulary, markers: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
-    """Types, profiles and markers that the configuration takes from registered data."""
+def known_from(
+    registered: NDArray[np.str_], key: str, genes: GeneVocabulary, markers: Mapping[str, Sequence[str]] | None
+) -> dict[str, Any]:
+    """Types, profiles and markers that the configuration takes from registered labels, those of ``obs[key]``."""
     ontology = CellOntology.load()
-    key = model.registry["setup_args"].get("labels_key")
-    if key is None:
-        msg = (
-            "CellNamer(adata) learns the cell types of its training data, but no labels are registered: "
-            'CellNamer.setup_anndata(adata, labels_key="cell_type").'
-        )
-        raise ValueError(msg)
-    labels = [types_of(label, ontology) for label in np.unique(registered_labels(model)) if label != UNLABELLED]
+    labels = [types_of(label, ontology) for label in np.unique(registered) if label != UNLABELLED]
     shown = {types[0] for types in labels if len(types) == 1}
     if len(shown) < 2:
         found = f"only {shown.pop()!r}" if shown else "none"
@@ -172,9 +144,9 @@ def known_from(model: CellNamer, genes: GeneVocabulary, markers: Mapping[str, Se
     return {"types": sorted(shown | known.keys()), "profiles": sorted(known), "markers": known}
 
 
-def registered_labels(model: CellNamer) -> NDArray[np.str_]:
-    """Label of every registered cell, empty where it says nothing."""
-    labels = model.adata.obs[model.registry["setup_args"]["labels_key"]].astype(str).str.strip()
+def labels_of(column: pd.Series) -> NDArray[np.str_]:
+    """Label of every cell, empty where it says nothing."""
+    labels = column.astype(str).str.strip()
     return labels.where(~labels.str.lower().isin(NO_LABEL), UNLABELLED).to_numpy(dtype=str)
 
 
@@ -223,9 +195,9 @@ def n_studies(types: Sequence[str], studies: Sequence[Study], ontology: CellOnto
     )
 
 
-def marker_table(model: CellNamer) -> NDArray[np.bool_]:
+def marker_table(config: CellNamerConfig, genes: GeneVocabulary) -> NDArray[np.bool_]:
     """Marker sets of the profiles, (K, G)."""
-    table = np.zeros((len(model.config.profiles), len(model.genes)), dtype=bool)
-    for row, identifier in zip(table, model.config.profiles, strict=True):
-        row[model.genes.index_of(model.config.markers[identifier])] = True
+    table = np.zeros((len(config.profiles), len(genes)), dtype=bool)
+    for row, identifier in zip(table, config.profiles, strict=True):
+        row[genes.index_of(config.markers[identifier])] = True
     return table

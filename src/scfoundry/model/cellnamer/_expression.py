@@ -69,11 +69,6 @@ class GeneScale(nn.Module):
 
     so that a data set of few cells is seen with the eyes of the training data. Genes that are not measured are 0.
 
-    Parameters
-    ----------
-    n_genes
-        Size of the vocabulary, G.
-
     Examples
     --------
     >>> import torch
@@ -125,16 +120,8 @@ class ExpressionMLP(nn.Module):
 
     Parameters
     ----------
-    n_genes
-        Size of the vocabulary, G.
-    n_hidden
-        Width of each network, H.
-    n_output
-        Width of the embedding that each network gives, D.
     n_members
         Number of networks, S.
-    dropout
-        Share of genes, and of states, that a training step hides from each network.
     """
 
     def __init__(self, n_genes: int, n_hidden: int, n_output: int, *, n_members: int = 1, dropout: float = 0.3) -> None:

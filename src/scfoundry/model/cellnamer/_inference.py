@@ -29,17 +29,10 @@ CELLS_PER_STEP = 1024
 
 
 class DataMoments(NamedTuple):
-    """What one pass over a data set gathers.
+    """What one pass over a data set gathers."""
 
-    Attributes
-    ----------
-    expression
-        Moments of the log expression that the networks read.
-    normalised
-        Moments of log counts per 10,000, by which principal components are found, and which cells have no counts.
-    """
-
-    expression: GeneMoments
+    expression: GeneMoments  # Moments of the log expression that the networks read
+    # Moments of log counts per 10,000, by which principal components are found, and which cells have no counts
     normalised: LogMoments
 
 
@@ -48,12 +41,6 @@ class ExpressionStream:
 
     Parameters
     ----------
-    module
-        Holds the moments of the training data; on the device where blocks are wanted.
-    reader
-        Counts of checked and aligned cells.
-    batch_size
-        Cells per block.
     moments
         Moments of the same data, if they are known from an earlier pass.
     """

@@ -29,10 +29,6 @@ class MarkerProfiles(nn.Module):
 
     Parameters
     ----------
-    n_types
-        Number of cell types, K.
-    n_genes
-        Size of the vocabulary, G.
     rank
         Width of the two matrices.
     """

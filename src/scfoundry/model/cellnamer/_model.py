@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from scipy.special import softmax
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
@@ -15,17 +16,18 @@ from scfoundry._settings import logger
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import TextScores
+from scfoundry.model.cellnamer._calibration import calibrate
 from scfoundry.model.cellnamer._config import CellNamerConfig
-from scfoundry.model.cellnamer._corpus import UNION, known_from, require_labels
+from scfoundry.model.cellnamer._corpus import UNION, RegisteredCells, known_from, labels_of, require_labels
 from scfoundry.model.cellnamer._inference import ExpressionStream, embed_expression, score_expression
 from scfoundry.model.cellnamer._module import CellNamerModule, OfferedLabel
-from scfoundry.model.cellnamer._training import train
+from scfoundry.model.cellnamer._training import check_arguments, check_types, train
+from scfoundry.stats.splits import stratified_split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -138,14 +140,19 @@ class CellNamer(FoundationModel):
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
         if config.get("types") or self.adata is None:
             return config
-        return config | known_from(self, self.genes, config.get("markers"))
+        key = self.registry["setup_args"].get("labels_key")
+        if key is None:
+            msg = (
+                "CellNamer(adata) learns the cell types of its training data, but no labels are registered: "
+                'CellNamer.setup_anndata(adata, labels_key="cell_type").'
+            )
+            raise ValueError(msg)
+        return config | known_from(labels_of(self.adata.obs[key]), key, self.genes, config.get("markers"))
 
     # ---- inference ---------------------------------------------------------------------------------------------
 
     def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
         """Embed cells in the space they share with texts: unit vectors, (n_obs, n_latent)."""
-        if cells.coordinates:
-            logger.warning("CellNamer knows no positions: the coordinates have no effect.")
         with compute.autocast():
             return embed_expression(self.module, self._stream(cells, compute))
 
@@ -285,18 +292,27 @@ class CellNamer(FoundationModel):
         -----
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
         """
-        train(
-            self,
-            stage=stage,
-            loss_weights=loss_weights,
-            max_epochs=max_epochs,
-            lr=lr,
-            weight_decay=weight_decay,
-            warmup_steps=warmup_steps,
-            schedule=schedule,
-            batch_size=batch_size,
-            validation_size=validation_size,
-            seed=seed,
-            checkpoint_dir=checkpoint_dir,
-            **trainer_kwargs,
-        )
+        check_arguments(stage, batch_size)
+        registered = self._registered("CellNamer.train")
+        check_types(self.config, registered, self.provenance["weights"])
+        if n_empty := int(registered.empty.sum()):
+            logger.warning("%d cells without a gene of the vocabulary are left out.", n_empty)
+        readable = np.flatnonzero(~registered.empty if stage == 1 else ~registered.empty & registered.labelled)
+        split = stratified_split(registered.groups, validation_size, readable, np.random.default_rng(seed))
+        how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
+        how |= {"schedule": schedule, "batch_size": batch_size, "max_epochs": max_epochs, "seed": seed}
+        trainer_kwargs["checkpoint_dir"] = checkpoint_dir
+        train(self, registered, split, stage=stage, loss_weights=loss_weights, **how, **trainer_kwargs)
+        if stage == 2 and len(split[1]):
+            found = calibrate(self, registered, split[1], Compute.resolve(self.module.device))
+            if found is not None:
+                self._change_config(adapted_temperature=found[0])
+                self.module.unknown_threshold.fill_(found[1])
+
+    def _registered(self, caller: str) -> RegisteredCells:
+        """The training data with labels and studies."""
+        cells, setup = self.registered_cells(caller), self.registry["setup_args"]
+        studies = np.zeros(cells.n_obs, dtype=str)
+        if (key := setup["batch_key"]) is not None:
+            studies = self.adata.obs[key].to_numpy().astype(str)
+        return RegisteredCells(cells, self.genes, labels_of(self.adata.obs[setup["labels_key"]]), studies)

@@ -31,52 +31,25 @@ MIN_SIMILARITY = 0.65
 
 @dataclass(frozen=True)
 class OfferedLabel:
-    """What a user offers as an annotation.
+    """What a user offers as an annotation."""
 
-    Attributes
-    ----------
-    prompts
-        Texts that say the same.
-    ids
-        Cell Ontology ids that it stands for; several for a union of types, none for free text.
-    markers
-        Weights of marker genes by their position in the vocabulary, in place of the model's own.
-    """
-
-    prompts: Sequence[str]
-    ids: tuple[str, ...] = ()
+    prompts: Sequence[str]  # Texts that say the same
+    ids: tuple[str, ...] = ()  # Cell Ontology ids that it stands for; several for a union of types, none for free text
+    # Weights of marker genes by their position in the vocabulary, in place of the model's own
     markers: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class LabelPlan:
-    """Labels as tensors, made once by :meth:`CellNamerModule.plan`.
+    """Labels as tensors, made once by :meth:`CellNamerModule.plan`."""
 
-    Attributes
-    ----------
-    texts
-        Embeddings of the labels, (P, D), then of the known types, (C, D).
-    profiles
-        Marker profiles of the labels, (P, G), all zero where there is none.
-    shares
-        Share of every known type that each label claims, (P, C).
-    outside
-        Known types with training cells that have nothing to do with any label, (C,) bool.
-    seen
-        Labels that claim a known type, (P,) bool.
-    described
-        Labels with a marker profile, (P,) bool.
-    proven
-        Labels whose known types come from two studies or more, (P,) bool.
-    """
-
-    texts: Tensor
-    profiles: Tensor
-    shares: Tensor
-    outside: Tensor
-    seen: Tensor
-    described: Tensor
-    proven: Tensor
+    texts: Tensor  # Embeddings of the labels, (P, D), then of the known types, (C, D)
+    profiles: Tensor  # Marker profiles of the labels, (P, G), all zero where there is none
+    shares: Tensor  # Share of every known type that each label claims, (P, C)
+    outside: Tensor  # Known types with training cells that have nothing to do with any label, (C,) bool
+    seen: Tensor  # Labels that claim a known type, (P,) bool
+    described: Tensor  # Labels with a marker profile, (P,) bool
+    proven: Tensor  # Labels whose known types come from two studies or more, (P,) bool
 
     @property
     def uninformed(self) -> list[int]:
@@ -85,18 +58,12 @@ class LabelPlan:
 
 
 class LabelScores(NamedTuple):
-    """What cells score.
+    """What cells score."""
 
-    Attributes
-    ----------
-    logits
-        Calibrated logits of the labels, (n, P): their softmax is a probability, given that one of them is right.
-    outside
-        Probability of a known type that has nothing to do with any label, (n,). Types known by their markers alone do
-        not count: there are many, and they fit any cell a little.
-    """
-
+    # Calibrated logits of the labels, (n, P): their softmax is a probability, given that one of them is right
     logits: Tensor
+    # Probability of a known type that has nothing to do with any label, (n,). Types known by their markers alone do not
+    # count: there are many, and they fit any cell a little.
     outside: Tensor
 
 
@@ -114,13 +81,6 @@ class CellNamerModule(FoundationModule):
     relative to the data set at hand (see :class:`GeneScale`): its mean and standard deviation of every gene are the one
     thing by which cells influence each other here. Bringing neighbours to agree is a step of its own
     (`scfoundry.stats.adaptation`).
-
-    Parameters
-    ----------
-    config
-        Structure.
-    n_genes
-        Size of the vocabulary, G.
 
     Examples
     --------

@@ -32,10 +32,6 @@ class HashedText(nn.Module):
     ----------
     n_buckets
         Rows of the table that n-grams are hashed into.
-    n_hidden
-        Width of the table.
-    n_output
-        Width of the embedding.
 
     Examples
     --------

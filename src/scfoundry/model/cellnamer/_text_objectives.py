@@ -33,14 +33,8 @@ class TextObjectives(nn.Module):
 
     Parameters
     ----------
-    module
-        What learns.
-    labels
-        Ids that each label stands for.
     batches
         Where the labels come from, for how often each comes up, and the marker sets.
-    ontology
-        The Cell Ontology.
     temperature
         Of the cosine of cell and text.
     broader

@@ -10,14 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from scfoundry._settings import logger
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.model.cellnamer._batches import Batches, fit_scale
-from scfoundry.model.cellnamer._calibration import calibrate
 from scfoundry.model.cellnamer._cell_objectives import CellObjectives
-from scfoundry.model.cellnamer._corpus import RegisteredCells, labels_in, marker_table, n_studies, occur_together
+from scfoundry.model.cellnamer._corpus import labels_in, marker_table, n_studies, occur_together
 from scfoundry.model.cellnamer._text_objectives import TextObjectives
-from scfoundry.stats.splits import stratified_split
 from scfoundry.train.plan import VALIDATION_SEED, TrainingPlan, fit, positions, training_only
 
 if TYPE_CHECKING:
@@ -29,12 +26,14 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from scfoundry.model.cellnamer._batches import Batch
-    from scfoundry.model.cellnamer._model import CellNamer
-    from scfoundry.train.plan import Schedule
+    from scfoundry.model.cellnamer._config import CellNamerConfig
+    from scfoundry.model.cellnamer._corpus import RegisteredCells
+    from scfoundry.model.cellnamer._module import CellNamerModule
+    from scfoundry.train.plan import Schedule, Trainable
 
     Drawn = tuple[Batch, np.random.Generator]
 
-__all__ = ["Stage", "prepare", "train"]
+__all__ = ["Stage", "check_arguments", "check_types", "prepare", "train"]
 
 Stage = Literal[1, 2]
 
@@ -56,10 +55,6 @@ class DrawnBatches(pl.LightningDataModule):
     ----------
     training, validation
         Where batches are drawn from; without held-out cells there is no validation.
-    rows
-        Row numbers of the cells of both.
-    batch_size
-        Cells per batch, those that are made up included.
     made_up
         Share of cells that are made up from marker sets.
     """
@@ -104,8 +99,6 @@ class CellNamerPlan(TrainingPlan):
     ----------
     objectives
         What they learn beside the module belongs to the state of the training.
-    data
-        The batches.
     weights
         Of every objective.
     **how
@@ -137,7 +130,9 @@ class CellNamerPlan(TrainingPlan):
 
 
 def train(
-    model: CellNamer,
+    model: Trainable[CellNamerModule],
+    registered: RegisteredCells,
+    split: tuple[NDArray[np.int64], NDArray[np.int64]],
     *,
     stage: Stage,
     loss_weights: Mapping[str, float] | None,
@@ -145,26 +140,19 @@ def train(
     lr: float,
     warmup_steps: int | None,
     batch_size: int,
-    validation_size: float,
     seed: int,
     checkpoint_dir: str | Path | None,
     weight_decay: float,
     schedule: Schedule,
     **trainer_kwargs: Any,
 ) -> None:
-    """Train a model on its registered cells; see `CellNamer.train`."""
-    _check_arguments(model, stage, batch_size)
-    weights = _objective_weights(stage, loss_weights, with_markers=bool(model.config.profiles))
-    registered = RegisteredCells(model)
-    _check_types(model, registered)
-    if n_empty := int(registered.empty.sum()):
-        logger.warning("%d cells without a gene of the vocabulary are left out.", n_empty)
-    readable = np.flatnonzero(~registered.empty if stage == 1 else ~registered.empty & registered.labelled)
-    split = stratified_split(registered.groups, validation_size, readable, np.random.default_rng(seed))
-    objectives, data = prepare(model, registered, split, stage=stage, batch_size=batch_size, seed=seed)
+    """Train a model on some registered cells, others held out; see `CellNamer.train`."""
+    module = model.module
+    weights = _objective_weights(stage, loss_weights, with_markers=bool(module.config.profiles))
+    objectives, data = prepare(module, registered, split, stage=stage, batch_size=batch_size, seed=seed)
     if isinstance(objectives, TextObjectives):
         markers = nn.ParameterList(objectives.marker_weights)
-        other_rates = [(model.module.heads.linear, LINEAR_RATE * lr), (markers, MARKER_RATE * lr)]
+        other_rates = [(module.heads.linear, LINEAR_RATE * lr), (markers, MARKER_RATE * lr)]
     else:
         other_rates = [(objectives.decoders, lr)]
     steps = len(data.train_dataloader())
@@ -180,18 +168,16 @@ def train(
         seed=seed,
         other_rates=other_rates,
     )
-    with training_only(model.module, LEARNING[stage]):
+    with training_only(module, LEARNING[stage]):
         fit(model, plan, data, max_epochs=max_epochs, checkpoint_dir=checkpoint_dir, **trainer_kwargs)
     if isinstance(objectives, TextObjectives):
         objectives.conclude()
-        found = n_studies(model.config.types, registered.studies(split[0]), CellOntology.load())
-        model.module.n_studies.copy_(torch.from_numpy(found))
-        if len(split[1]):
-            calibrate(model, registered, split[1])
+        found = n_studies(module.config.types, registered.studies(split[0]), CellOntology.load())
+        module.n_studies.copy_(torch.from_numpy(found))
 
 
 def prepare(
-    model: CellNamer,
+    module: CellNamerModule,
     registered: RegisteredCells,
     split: tuple[NDArray[np.int64], NDArray[np.int64]],
     *,
@@ -201,10 +187,9 @@ def prepare(
 ) -> tuple[CellObjectives | TextObjectives, DrawnBatches]:
     """Objectives and batches of training and held-out cells; the module takes the moments of the data."""
     training, held_out = split
-    studies, markers = registered.studies(training), marker_table(model)
+    studies, markers = registered.studies(training), marker_table(module.config, registered.genes)
     rng = np.random.default_rng(seed)
-    module = model.module
-    module.scale = fit_scale(studies, len(model.genes), rng).to(module.device)
+    module.scale = fit_scale(studies, len(registered.genes), rng).to(module.device)
     labels = labels_in(studies)
     number = {ids: i for i, ids in enumerate(labels)}
     batches = Batches(studies, number, markers, module.scale, rng)
@@ -231,19 +216,13 @@ def prepare(
     return objectives, data
 
 
-def _check_arguments(model: CellNamer, stage: int, batch_size: int) -> None:
+def check_arguments(stage: int, batch_size: int) -> None:
     """Refuse a training that cannot be."""
     if stage not in get_args(Stage):
         msg = f"stage must be 1 (cells alone) or 2 (cells and texts); got {stage!r}."
         raise ValueError(msg)
     if batch_size < 1:
         msg = f"batch_size must be at least 1 cell; got {batch_size}."
-        raise ValueError(msg)
-    if model.adata is None:
-        msg = (
-            "There is nothing to train on: this model was loaded without data. Register it, CellNamer.setup_anndata"
-            '(adata, labels_key="cell_type"), and load the weights with it: from_pretrained(source, adata).'
-        )
         raise ValueError(msg)
 
 
@@ -261,18 +240,18 @@ def _objective_weights(stage: Stage, given: Mapping[str, float] | None, *, with_
     return dict.fromkeys(objectives, 1.0) | dict(given or {})
 
 
-def _check_types(model: CellNamer, registered: RegisteredCells) -> None:
+def check_types(config: CellNamerConfig, registered: RegisteredCells, weights: str) -> None:
     """Refuse data of other types than the weights have heads for."""
     shown = {ids[0] for label, ids in registered.types.items() if label and len(ids) == 1}
-    known = set(model.config.types)
+    known = set(config.types)
     if missing := sorted(shown - known):
         found = f"{len(missing)} other types, such as {missing[0]!r}"
-    elif fewer := sorted(known - shown - set(model.config.markers)):
+    elif fewer := sorted(known - shown - set(config.markers)):
         found = f"no cells of {len(fewer)} of them, such as {fewer[0]!r}"
     else:
         return
     msg = (
-        f"The weights {model.provenance['weights']!r} know {len(known)} cell types, but the registered data have "
+        f"The weights {weights!r} know {len(known)} cell types, but the registered data have "
         f"{found}. These weights are learned as a whole, with all their types. Build a model of these data, "
         "CellNamer(adata), or learn their labels with a head on these weights: "
         'sf.tl.annotate(adata, reference, labels_key="cell_type", model=model).'

@@ -21,14 +21,8 @@ class TypeHeads(nn.Module):
 
     Parameters
     ----------
-    n_types
-        Number of known types, C.
     n_profiles
         Number of marker profiles, K.
-    n_genes
-        Size of the vocabulary, G.
-    n_hidden
-        Width of the states, H.
     n_members
         Number of member networks, S.
     """

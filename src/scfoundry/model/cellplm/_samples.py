@@ -36,23 +36,12 @@ class ContextBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class ContextSample:
-    """Cells of one context as tensors.
+    """Cells of one context as tensors."""
 
-    Attributes
-    ----------
-    counts
-        Raw counts of n cells.
-    genes
-        Vocabulary positions of the genes that were measured, (g,).
-    coordinates
-        x and y in [0, 1], (n, 2).
-    batch, dataset
-        Rows of the decoder's label tables, (n,).
-    """
-
-    counts: SparseCounts
-    genes: Tensor
-    coordinates: Tensor | None = None
+    counts: SparseCounts  # Raw counts of n cells
+    genes: Tensor  # Vocabulary positions of the genes that were measured, (g,)
+    coordinates: Tensor | None = None  # x and y in [0, 1], (n, 2)
+    # Rows of the decoder's label tables, (n,)
     batch: Tensor | None = None
     dataset: Tensor | None = None
 

@@ -76,8 +76,6 @@ def length_sorted(
         All sequences to go through.
     tokens_per_step
         Most positions of a batch, padding included. A longer sequence is a batch of its own.
-    batch_size
-        Sequences per batch, instead.
     pad
         Token that fills a row up.
     """

@@ -8,10 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scfoundry._device import Compute
 from scfoundry._settings import logger
-from scfoundry.model.langcell._few_shot import draw_shots
-from scfoundry.model.langcell._module import ClassificationHead
 from scfoundry.train.cells import BestWeights, CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
 
@@ -20,13 +17,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from scfoundry.data.matrix.cells import Cells
     from scfoundry.model.langcell._few_shot import TunedPart
-    from scfoundry.model.langcell._model import LangCell
+    from scfoundry.model.langcell._inference import CellStream
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._training_data import TrainingCells
+    from scfoundry.train.plan import Trainable
 
-__all__ = ["ClassLoss", "attach_head", "class_probabilities", "labels_of_cells", "learn", "warn_of_one_class"]
+__all__ = ["N_LOOKED_AT", "ClassLoss", "class_probabilities", "labels_of_cells", "learn", "warn_of_one_class"]
 
 # Published: everything at a small rate with warm-up, or the last layer alone at a large one.
 LEARNING: dict[TunedPart, dict[str, Any]] = {
@@ -39,19 +36,7 @@ N_LOOKED_AT = 500
 
 
 class ClassLoss:
-    """Loss of the classes of a batch of cells.
-
-    Parameters
-    ----------
-    module
-        The model, its head attached.
-    cells
-        Training data.
-    targets
-        Of every cell, (n_obs,) or (n_obs, C).
-    loss
-        Maps logits (B, C) and targets to a loss.
-    """
+    """Loss of the classes of a batch of cells, given targets of all, (n_obs,) or (n_obs, C)."""
 
     def __init__(
         self,
@@ -71,17 +56,8 @@ class ClassLoss:
         return {"loss": self.loss(logits.float(), targets)}
 
 
-def attach_head(model: LangCell, classes: Sequence[str], *, multilabel: bool, seed: int) -> None:
-    """Give a model a new classification head; the names of its classes become part of the configuration."""
-    model._change_config(n_classes=len(classes), classes=tuple(classes), multilabel=multilabel)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = ClassificationHead(model.config.n_hidden, len(classes), model.config.dropout)
-    model.module.classifier = head.to(model.module.device)
-
-
 def learn(
-    model: LangCell,
+    model: Trainable[LangCellModule],
     loss: ClassLoss,
     rows: tuple[np.ndarray, np.ndarray],
     *,
@@ -113,13 +89,10 @@ def learn(
         fit(model, plan, data, max_epochs=max_epochs, callbacks=callbacks, **trainer_kwargs)
 
 
-def warn_of_one_class(model: LangCell, cells: Cells, coded: np.ndarray, rows: np.ndarray, seed: int) -> None:
-    """Warn of a trained model that gives one class to all of some cells it learned from, although they have several."""
-    classes = model.config.classes
-    looked_at = draw_shots(coded, max(1, N_LOOKED_AT // len(classes)), seed)
-    looked_at = looked_at[np.isin(looked_at, rows)]
-    given = np.unique(class_probabilities(model, cells.take(looked_at), Compute.resolve()).argmax(1))
-    if len(given) == 1 and len(np.unique(coded[looked_at])) > 1:
+def warn_of_one_class(probabilities: np.ndarray, coded: np.ndarray, classes: Sequence[str]) -> None:
+    """Warn of a trained head that gives one class to all of some cells it learned from, although they have several."""
+    given = np.unique(probabilities.argmax(1))
+    if len(given) == 1 and len(np.unique(coded)) > 1:
         logger.warning(
             "The classifier calls every cell %r: it learned nothing. Try a larger lr, more epochs, or train='head'.",
             classes[given[0]],
@@ -151,21 +124,11 @@ def labels_of_cells(targets: Any, n_obs: int) -> tuple[np.ndarray, list[str]]:
 
 # Not inference_mode: there autocast would cast every weight anew at every batch.
 @torch.no_grad()
-def class_probabilities(model: LangCell, cells: Cells, compute: Compute) -> np.ndarray:
-    """Probabilities of the classes, float32, (n_obs, C).
-
-    Raises
-    ------
-    ValueError
-        If the model has no classification head.
-    """
-    if not model.config.n_classes:
-        msg = "This model has no classification head yet: model.train_classifier(reference, labels) makes one."
-        raise ValueError(msg)
-    probabilities = np.empty((cells.n_obs, model.config.n_classes), dtype=np.float32)
-    with compute.autocast():
-        for batch in model.stream(cells.reader, compute):
-            logits = model.module.classifier(model.module.cell(batch.tokens, batch.present, n_wanted=1)).float()
-            given = logits.sigmoid() if model.config.multilabel else logits.softmax(1)
-            probabilities[batch.rows] = given.cpu().numpy()
+def class_probabilities(module: LangCellModule, stream: CellStream) -> np.ndarray:
+    """Probabilities of the classes, float32, (n_obs, C)."""
+    probabilities = np.empty((stream.reader.n_obs, module.config.n_classes), dtype=np.float32)
+    for batch in stream:
+        logits = module.classifier(module.cell(batch.tokens, batch.present, n_wanted=1)).float()
+        given = logits.sigmoid() if module.config.multilabel else logits.softmax(1)
+        probabilities[batch.rows] = given.cpu().numpy()
     return probabilities

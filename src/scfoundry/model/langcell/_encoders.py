@@ -37,8 +37,6 @@ class CellEncoder(nn.Module):
 
     Parameters
     ----------
-    config
-        Structure.
     n_tokens
         Genes and special tokens.
     """
@@ -89,13 +87,7 @@ class CellEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Words of a text, which in the second mode look at a cell's states in every layer.
-
-    Parameters
-    ----------
-    config
-        Structure.
-    """
+    """Words of a text, which in the second mode look at a cell's states in every layer."""
 
     def __init__(self, config: LangCellConfig) -> None:
         super().__init__()

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from scfoundry.model.langcell._batches import TokenLists
     from scfoundry.model.langcell._config import Mixture
-    from scfoundry.model.langcell._model import LangCell
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._training_data import TrainingCells
+    from scfoundry.train.plan import Trainable
 
 __all__ = ["LabelTextLosses", "TunedPart", "draw_shots", "labelled_cells", "learn_texts"]
 
@@ -37,10 +37,6 @@ class LabelTextLosses:
 
     Parameters
     ----------
-    module
-        The model.
-    cells
-        Training data.
     labels
         Number of each cell's text, -1 where it has none, (n_obs,).
     words
@@ -131,7 +127,7 @@ def labelled_cells(
 
 
 def learn_texts(
-    model: LangCell,
+    model: Trainable[LangCellModule],
     loss: LabelTextLosses,
     rows: np.ndarray,
     *,

@@ -51,14 +51,6 @@ class CellStream:
 
     Parameters
     ----------
-    reader
-        Checked and aligned data.
-    genes
-        Vocabulary with medians.
-    max_length
-        Most tokens of a cell.
-    device
-        Where batches are wanted.
     batch_size
         Cells per batch; by the number of tokens if `None`.
     """
@@ -105,15 +97,6 @@ class LabelTexts:
 
     A label's embedding is the direction of the mean of its texts' embeddings; with a cell it is matched by its first
     text.
-
-    Parameters
-    ----------
-    module
-        The model on its device.
-    tokenizer
-        Of the text encoder.
-    labels
-        Texts of every label.
     """
 
     @torch.no_grad()
@@ -168,12 +151,6 @@ def match_cells(
 
     Parameters
     ----------
-    module
-        The model, in evaluation mode.
-    cells
-        Which cells.
-    labels
-        P encoded labels.
     top_k
         Only the most similar labels of a cell are matched with it.
 

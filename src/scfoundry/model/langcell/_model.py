@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -14,16 +13,14 @@ from scvi.data import fields
 from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.data.tokens.medians import nonzero_medians
-from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import TextScores
 from scfoundry.model.langcell._checkpoint import from_released, read_release
-from scfoundry.model.langcell._classifier import class_probabilities
 from scfoundry.model.langcell._config import LangCellConfig
-from scfoundry.model.langcell._inference import CellStream, LabelTexts, embed_cells, match_cells
+from scfoundry.model.langcell._inference import LabelTexts, embed_cells, match_cells
 from scfoundry.model.langcell._matching import mix
 from scfoundry.model.langcell._module import LangCellModule
-from scfoundry.model.langcell._tokenizer import Tokenizer, learn_vocabulary
-from scfoundry.model.langcell._train import Teachable
+from scfoundry.model.langcell._tokenizer import learn_vocabulary
+from scfoundry.model.langcell._trainable import TrainableLangCell
 from scfoundry.model.langcell._training_data import require_texts
 from scfoundry.nn.checkpoint import sha256
 
@@ -38,7 +35,6 @@ if TYPE_CHECKING:
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.data.matrix.reader import Reader
 
 __all__ = ["LangCell"]
 
@@ -47,7 +43,7 @@ MAX_WORDS = 8192
 FEW_CELLS = 9
 
 
-class LangCell(Teachable, FoundationModel):
+class LangCell(TrainableLangCell):
     r"""Cells and texts in one space :cite:p:`zhao2024langcell`.
 
     A cell is the list of its genes ranked by expression relative to each gene's median, read by a transformer. A second
@@ -89,9 +85,6 @@ class LangCell(Teachable, FoundationModel):
     citation = "Zhao et al. 2024, LangCell: Language-Cell Pre-training for Cell Identity Understanding, ICML"
     _config_cls = LangCellConfig
     _module_cls = LangCellModule
-
-    config: LangCellConfig
-    module: LangCellModule
 
     unknown_threshold: float | None = None
 
@@ -149,34 +142,10 @@ class LangCell(Teachable, FoundationModel):
             return config
         return config | {"text_vocabulary": learn_vocabulary(self._texts().ravel(), MAX_WORDS)}
 
-    def _texts(self) -> np.ndarray:
-        """Texts of the registered cells, (n_obs, number of columns)."""
-        keys = self.registry["setup_args"]["text_keys"] or ()
-        columns = [keys] if isinstance(keys, str) else list(keys)
-        return self.adata.obs[columns].astype(str).to_numpy()
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """Cuts texts into the word pieces of these weights."""
-        return Tokenizer(self.config.text_vocabulary, max_length=self.config.max_text_length)
-
-    def stream(self, reader: Reader, compute: Compute) -> CellStream:
-        """Cells as batches of tokens, with the model where they go."""
-        self.module.to(compute.device).eval()
-        return CellStream(
-            reader,
-            self.genes,
-            max_length=self.config.max_length,
-            device=compute.device,
-            batch_size=compute.batch_size,
-        )
-
     # ---- inference ---------------------------------------------------------------------------------------------
 
     def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
         """Embed cells in the space they share with texts: unit vectors, (n_obs, n_latent)."""
-        if cells.coordinates:
-            logger.warning("LangCell knows no positions: the coordinates have no effect.")
         with compute.autocast():
             return embed_cells(self.module, self.stream(cells.reader, compute))
 
@@ -206,10 +175,16 @@ class LangCell(Teachable, FoundationModel):
             texts = LabelTexts(self.module, self.tokenizer, [label.texts for label in labels])
             similarity, odds = match_cells(self.module, stream, texts, top_k=top_k)
         matching = None if odds is None else torch.from_numpy(odds)
-        mixed = {"alpha": config.alpha, "mixture": config.mixture}
-        probabilities = mix(torch.from_numpy(similarity), matching, temperature=config.temperature, **mixed).numpy()
+        probabilities = mix(
+            torch.from_numpy(similarity),
+            matching,
+            temperature=config.temperature,
+            alpha=config.alpha,
+            mixture=config.mixture,
+        ).numpy()
         matched = None if matching is None else matching.sigmoid().where(~matching.isinf(), torch.nan).numpy()
-        return TextScores(probabilities, similarity, matched, params={"top_k": top_k} | mixed)
+        params = {"top_k": top_k, "alpha": config.alpha, "mixture": config.mixture}
+        return TextScores(probabilities, similarity, matched, params=params)
 
     @property
     def averages_prompts(self) -> bool:
@@ -266,7 +241,7 @@ class LangCell(Teachable, FoundationModel):
             labels = [replace(label, texts=label.texts[:1]) for label in labels]
             return self.score_texts(cells, labels, compute).probabilities
         columns = [self.config.classes.index(label.name) for label in labels]
-        return class_probabilities(self, cells, compute)[:, columns]
+        return self.class_probabilities(cells, compute)[:, columns]
 
     def fine_tune_pathways(
         self, cells: Cells, targets: pd.DataFrame, *, max_epochs: int | None, seed: int, compute: Compute
@@ -279,7 +254,7 @@ class LangCell(Teachable, FoundationModel):
 
     def pathway_probabilities(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
         """Probability of every pathway that was learned, each on its own, (n_obs, P)."""
-        return class_probabilities(self, cells, compute)
+        return self.class_probabilities(cells, compute)
 
     # ---- official files ----------------------------------------------------------------------------------------
 

@@ -34,15 +34,7 @@ class ClassificationHead(nn.Module):
 
 
 class LangCellModule(FoundationModule):
-    """Cell encoder, text encoder in two modes, their projections to one space, and the matching head.
-
-    Parameters
-    ----------
-    config
-        Structure.
-    n_genes
-        Size of the vocabulary.
-    """
+    """Cell encoder, text encoder in two modes, their projections to one space, and the matching head."""
 
     def __init__(self, config: LangCellConfig, n_genes: int) -> None:
         super().__init__()

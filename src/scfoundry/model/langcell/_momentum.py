@@ -41,8 +41,6 @@ class Momentum(nn.Module):
 
     Parameters
     ----------
-    module
-        The model.
     parts
         Which of its encoders and projections are needed.
     n_columns

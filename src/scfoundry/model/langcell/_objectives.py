@@ -37,8 +37,6 @@ def mask_genes(tokens: Tensor, present: Tensor | None, *, share: float, n_genes:
         Which positions are real, (B, L); all of them if `None`.
     share
         Probability of a gene to be chosen: then it is masked (80 %), replaced by a random gene (10 %) or left (10 %).
-    n_genes
-        Size of the vocabulary.
 
     Returns
     -------

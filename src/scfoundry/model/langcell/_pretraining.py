@@ -36,10 +36,6 @@ class Pretraining:
 
     Parameters
     ----------
-    module, momentum
-        The model and its slow copies.
-    cells, texts
-        Training data; without texts only the cell encoder learns.
     weights
         Of every objective; what has none (0) is not computed, but for the contrast of cells and texts.
     """
@@ -61,7 +57,9 @@ class Pretraining:
         texts = None if self.texts is None else self.texts.draw(rows, self.module.device)
         queue = self.momentum.queue
 
-        states = self.module.cell(cells.tokens, cells.present)
+        # Matching alone looks at a cell's genes; all else reads <cls>.
+        n_wanted = None if self.weights.get("matching") else 1
+        states = self.module.cell(cells.tokens, cells.present, n_wanted=n_wanted)
         embedding = self.module.project_cells(states)
         losses = {}
         if self.weights["masked_genes"]:

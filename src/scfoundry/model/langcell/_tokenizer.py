@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tokenizers import BertWordPieceTokenizer
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import BertProcessing
+from transformers import BertTokenizer
 
 from scfoundry.model.langcell._batches import TokenLists
 from scfoundry.model.langcell._word_pieces import learn_pieces
@@ -27,8 +24,6 @@ class Tokenizer:
 
     Parameters
     ----------
-    vocabulary
-        Word pieces in the order of their ids.
     max_length
         Most pieces of a text, ``[CLS]`` and ``[SEP]`` included.
 
@@ -45,13 +40,12 @@ class Tokenizer:
         if missing:
             msg = f"The text vocabulary lacks {', '.join(missing)}; it starts with {list(vocabulary[:5])}."
             raise ValueError(msg)
-        self._tokenizer = BertWordPieceTokenizer(vocab=ids, lowercase=True)
-        self._tokenizer.post_processor = BertProcessing((END, ids[END]), (START, ids[START]))
-        self._tokenizer.enable_truncation(max_length)
+        self._tokenizer, self._max_length = BertTokenizer(vocab=ids), max_length
 
     def __call__(self, texts: Sequence[str]) -> TokenLists:
         """Word pieces of every text."""
-        return TokenLists.of([encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))])
+        encoded = self._tokenizer(list(texts), truncation=True, max_length=self._max_length)
+        return TokenLists.of(encoded["input_ids"])
 
 
 def learn_vocabulary(texts: Iterable[str], size: int) -> tuple[str, ...]:
@@ -59,14 +53,12 @@ def learn_vocabulary(texts: Iterable[str], size: int) -> tuple[str, ...]:
 
     Parameters
     ----------
-    texts
-        What the encoder will read.
     size
         Most pieces.
     """
-    normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
+    bert = BertTokenizer(vocab={piece: i for i, piece in enumerate(SPECIAL)}).backend_tokenizer
     words: Counter[str] = Counter()
     for text, number in Counter(texts).items():
-        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)):
+        for word, _ in bert.pre_tokenizer.pre_tokenize_str(bert.normalizer.normalize_str(text)):
             words[word] += number
     return (*SPECIAL, *learn_pieces(words, size - len(SPECIAL)))

@@ -7,21 +7,19 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from scfoundry._settings import logger
-from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model.langcell._momentum import Momentum
 from scfoundry.model.langcell._pretraining import Pretraining
-from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
 from scfoundry.train.cells import CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-    from scfoundry.model.langcell._model import LangCell
-    from scfoundry.train.plan import Schedule
+    from scfoundry.model.langcell._module import LangCellModule
+    from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
+    from scfoundry.train.plan import Schedule, Trainable
 
-__all__ = ["Stage", "pretrain"]
+__all__ = ["Stage", "check_stage", "objective_weights", "pretrain"]
 
 Stage = Literal[1, 2]
 
@@ -32,15 +30,7 @@ OBJECTIVES = {1: ("masked_genes", "cell_cell"), 2: ("masked_genes", "cell_cell",
 
 
 class PretrainingPlan(CellTrainingPlan):
-    """Batches of cells, and the slow copies whose state belongs to that of the training.
-
-    Parameters
-    ----------
-    momentum
-        Slow copies of the encoders and their queue.
-    *what, **how
-        As in `CellTrainingPlan`.
-    """
+    """Batches of cells, and the slow copies whose state belongs to that of the training."""
 
     def __init__(self, momentum: Momentum, *what: Any, **how: Any) -> None:
         super().__init__(*what, **how)
@@ -48,28 +38,22 @@ class PretrainingPlan(CellTrainingPlan):
 
 
 def pretrain(
-    model: LangCell,
+    model: Trainable[LangCellModule],
+    cells: TrainingCells,
+    texts: CellTexts | None,
+    weights: Mapping[str, float],
     *,
     stage: Stage,
-    loss_weights: Mapping[str, float] | None,
-    max_epochs: int,
+    batch_size: int,
+    validation_size: float,
+    seed: int,
     lr: float,
     weight_decay: float,
     warmup_steps: int,
     schedule: Schedule,
-    batch_size: int,
-    validation_size: float,
-    seed: int,
-    checkpoint_dir: str | Path | None,
-    **trainer_kwargs: Any,
+    **fit_kwargs: Any,
 ) -> None:
-    """Train a model on its registered cells; see `LangCell.train`."""
-    check(model, stage)
-    weights = objective_weights(stage, loss_weights)
-    texts = CellTexts(registered_texts(model), model.tokenizer) if stage == 2 else None
-    layer = model.registry["setup_args"]["layer"]
-    reader = CountsReader(model.adata, model.genes, layer=layer, caller="LangCell.train")
-    cells = TrainingCells(reader, model.genes, model.config.max_length)
+    """Train a model on cells, in stage 2 on their texts, too; see `LangCell.train`."""
     lengths = cells.lengths()
     train, validation = split(np.flatnonzero(lengths), validation_size, seed)
     if len(train) < len(lengths) - len(validation):
@@ -90,19 +74,13 @@ def pretrain(
         seed=seed,
     )
     with training_only(model.module, LEARNING[stage]):
-        fit(model, plan, data, max_epochs=max_epochs, checkpoint_dir=checkpoint_dir, **trainer_kwargs)
+        fit(model, plan, data, **fit_kwargs)
 
 
-def check(model: LangCell, stage: int) -> None:
-    """Refuse a training that cannot be."""
+def check_stage(stage: int) -> None:
+    """Refuse a stage that there is not."""
     if stage not in get_args(Stage):
         msg = f"stage must be 1 (cells alone) or 2 (cells and texts); got {stage!r}."
-        raise ValueError(msg)
-    if model.adata is None:
-        msg = (
-            "There is nothing to train on: this model was loaded without data. Register it, LangCell.setup_anndata"
-            "(adata, text_keys=...), and load the weights with it: from_pretrained(source, adata)."
-        )
         raise ValueError(msg)
 
 
@@ -116,19 +94,6 @@ def objective_weights(stage: Stage, given: Mapping[str, float] | None) -> dict[s
         )
         raise ValueError(msg)
     return dict.fromkeys(objectives, 1.0) | dict(given or {})
-
-
-def registered_texts(model: LangCell) -> np.ndarray:
-    """Texts of the registered cells, (n_obs, C)."""
-    keys = model.registry["setup_args"]["text_keys"]
-    columns = [keys] if isinstance(keys, str) else list(keys or ())
-    if not columns:
-        msg = (
-            "Stage 2 learns from texts, but none are registered: "
-            'LangCell.setup_anndata(adata, text_keys="description"), where sf.tl.describe_cells(adata) writes one.'
-        )
-        raise ValueError(msg)
-    return model._texts()
 
 
 def split(rows: np.ndarray, validation_size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

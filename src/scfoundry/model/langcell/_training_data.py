@@ -64,17 +64,7 @@ def in_obs_order(values: Any, names: np.ndarray, what: str) -> Any:
 
 
 class TrainingCells:
-    """Cells of an AnnData, ranked when they are asked for.
-
-    Parameters
-    ----------
-    reader
-        Checked and aligned data.
-    genes
-        Vocabulary with medians.
-    max_length
-        Most tokens of a cell.
-    """
+    """Cells of an AnnData, ranked when they are asked for."""
 
     def __init__(self, reader: Reader, genes: GeneVocabulary, max_length: int) -> None:
         self.reader, self.genes, self.max_length = reader, genes, max_length
@@ -107,8 +97,6 @@ class CellTexts:
     ----------
     texts
         C texts of every cell, (n_obs, C).
-    tokenizer
-        Of the text encoder.
     """
 
     def __init__(self, texts: np.ndarray, tokenizer: Tokenizer) -> None:

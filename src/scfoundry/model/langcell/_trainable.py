@@ -1,28 +1,33 @@
-"""How a LangCell learns: the methods of the model that train it."""
+"""LangCell, as far as it learns: what its encoders read, and the methods that train them."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch.nn import functional as F
 
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
+from scfoundry.model._base import FoundationModel
 from scfoundry.model.langcell._classifier import (
+    N_LOOKED_AT,
     ClassLoss,
-    attach_head,
     class_probabilities,
     labels_of_cells,
     learn,
     warn_of_one_class,
 )
-from scfoundry.model.langcell._few_shot import LabelTextLosses, labelled_cells, learn_texts
+from scfoundry.model.langcell._few_shot import LabelTextLosses, draw_shots, labelled_cells, learn_texts
+from scfoundry.model.langcell._inference import CellStream
+from scfoundry.model.langcell._module import ClassificationHead
 from scfoundry.model.langcell._objectives import focal_loss
-from scfoundry.model.langcell._training import pretrain
-from scfoundry.model.langcell._training_data import TrainingCells, in_obs_order
+from scfoundry.model.langcell._tokenizer import Tokenizer
+from scfoundry.model.langcell._training import check_stage, objective_weights, pretrain
+from scfoundry.model.langcell._training_data import CellTexts, TrainingCells, in_obs_order
 from scfoundry.stats.splits import stratified_split
 
 if TYPE_CHECKING:
@@ -32,17 +37,45 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scfoundry._device import Precision
-    from scfoundry.model.langcell._config import Mixture
+    from scfoundry.data.matrix.reader import Reader
+    from scfoundry.model.langcell._config import LangCellConfig, Mixture
     from scfoundry.model.langcell._few_shot import TunedPart
-    from scfoundry.model.langcell._model import LangCell
+    from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._training import Stage
     from scfoundry.train.plan import Schedule
 
-__all__ = ["Teachable"]
+__all__ = ["TrainableLangCell"]
 
 
-class Teachable:
-    """The part of `LangCell` that trains it."""
+class TrainableLangCell(FoundationModel):
+    """Base of `LangCell`: cells and texts as tokens, pre-training, and the published fine-tunings."""
+
+    config: LangCellConfig
+    module: LangCellModule
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Cuts texts into the word pieces of these weights."""
+        return Tokenizer(self.config.text_vocabulary, max_length=self.config.max_text_length)
+
+    def stream(self, reader: Reader, compute: Compute) -> CellStream:
+        """Cells as batches of tokens, with the model where they go."""
+        self.module.to(compute.device).eval()
+        how: dict[str, Any] = {"device": compute.device, "batch_size": compute.batch_size}
+        return CellStream(reader, self.genes, max_length=self.config.max_length, **how)
+
+    def _cells(self, adata: AnnData | Cells, layer: str | None, caller: str) -> Cells:
+        """Cells as they are, or those of an AnnData, checked and aligned."""
+        return adata if isinstance(adata, Cells) else Cells.of(adata, self.genes, layer=layer, caller=caller)
+
+    def _training_cells(self, cells: Cells) -> TrainingCells:
+        return TrainingCells(cells.reader, self.genes, self.config.max_length)
+
+    def _texts(self) -> np.ndarray:
+        """Texts of the registered cells, (n_obs, number of columns)."""
+        keys = self.registry["setup_args"]["text_keys"] or ()
+        columns = [keys] if isinstance(keys, str) else list(keys)
+        return self.adata.obs[columns].astype(str).to_numpy()
 
     def train(
         self,
@@ -101,21 +134,23 @@ class Teachable:
         -----
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
         """
-        pretrain(
-            cast("LangCell", self),
-            stage=stage,
-            loss_weights=loss_weights,
-            max_epochs=max_epochs,
-            lr=lr,
-            weight_decay=weight_decay,
-            warmup_steps=warmup_steps,
-            schedule=schedule,
-            batch_size=batch_size,
-            validation_size=validation_size,
-            seed=seed,
-            checkpoint_dir=checkpoint_dir,
-            **trainer_kwargs,
-        )
+        check_stage(stage)
+        weights = objective_weights(stage, loss_weights)
+        cells = self._training_cells(self.registered_cells("LangCell.train"))
+        texts = None
+        if stage == 2:
+            if not (columns := self._texts()).shape[1]:
+                msg = (
+                    "Stage 2 learns from texts, but none are registered: "
+                    'LangCell.setup_anndata(adata, text_keys="description"), where sf.tl.describe_cells(adata) writes '
+                    "one."
+                )
+                raise ValueError(msg)
+            texts = CellTexts(columns, self.tokenizer)
+        how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
+        how |= {"schedule": schedule, "batch_size": batch_size, "validation_size": validation_size, "seed": seed}
+        trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir}
+        pretrain(self, cells, texts, weights, stage=stage, **how, **trainer_kwargs)
 
     def fine_tune_texts(
         self,
@@ -165,15 +200,14 @@ class Teachable:
         >>> texts = {"B cell": "cell type: B cell.", "monocyte": "cell type: monocyte."}
         >>> model.fine_tune_texts(reference, reference.obs["cell_type"], texts, n_shots=5)
         """
-        model = cast("LangCell", self)
-        read = model._cells(adata, layer, "LangCell.fine_tune_texts")
+        read = self._cells(adata, layer, "LangCell.fine_tune_texts")
         coded, rows = labelled_cells(in_obs_order(labels, read.names, "labels"), list(texts), read.names, n_shots, seed)
-        cells = TrainingCells(read.reader, model.genes, model.config.max_length)
-        words = model.tokenizer(list(texts.values()))
-        kind = model.config.mixture if losses is None else losses
-        loss = LabelTextLosses(model.module, cells, coded, words, losses=kind)
+        cells = self._training_cells(read)
+        words = self.tokenizer(list(texts.values()))
+        kind = self.config.mixture if losses is None else losses
+        loss = LabelTextLosses(self.module, cells, coded, words, losses=kind)
         how: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "seed": seed, "max_epochs": max_epochs}
-        learn_texts(model, loss, rows, train=train, **how, **trainer_kwargs)
+        learn_texts(self, loss, rows, train=train, **how, **trainer_kwargs)
 
     def train_classifier(
         self,
@@ -226,21 +260,21 @@ class Teachable:
         >>> model.train_classifier(reference, reference.obs["cell_type"], n_shots=9, train="head")
         >>> model.config.classes, model.predict_classes(adata)
         """
-        model = cast("LangCell", self)
-        read = model._cells(adata, layer, "LangCell.train_classifier")
+        read = self._cells(adata, layer, "LangCell.train_classifier")
         labels = in_obs_order(labels, read.names, "labels")
         classes = sorted(pd.Series(labels).dropna().astype(str).unique())
         if len(classes) < 2:
             msg = f"A classifier tells at least 2 classes apart; the labels have {len(classes)}: {classes}."
             raise ValueError(msg)
         coded, rows = labelled_cells(labels, classes, read.names, n_shots, seed)
-        attach_head(model, classes, multilabel=False, seed=seed)
-        cells = TrainingCells(read.reader, model.genes, model.config.max_length)
-        loss = ClassLoss(model.module, cells, coded, F.cross_entropy)
+        self._attach_head(classes, multilabel=False, seed=seed)
+        cells = self._training_cells(read)
+        loss = ClassLoss(self.module, cells, coded, F.cross_entropy)
         split = stratified_split(coded, validation_size, rows, np.random.default_rng(seed))
         how: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
-        learn(model, loss, split, train=train, seed=seed, **how, **trainer_kwargs)
-        warn_of_one_class(model, read, coded, rows, seed)
+        learn(self, loss, split, train=train, seed=seed, **how, **trainer_kwargs)
+        looked_at = np.intersect1d(draw_shots(coded, max(1, N_LOOKED_AT // len(classes)), seed), rows)
+        warn_of_one_class(self.class_probabilities(read.take(looked_at), Compute.resolve()), coded[looked_at], classes)
 
     def train_multilabel(
         self,
@@ -276,16 +310,15 @@ class Teachable:
         --------
         >>> model.train_multilabel(reference, reference.obsm["active_pathways"])
         """
-        model = cast("LangCell", self)
-        read = model._cells(adata, layer, "LangCell.train_multilabel")
+        read = self._cells(adata, layer, "LangCell.train_multilabel")
         values, names = labels_of_cells(in_obs_order(targets, read.names, "targets"), read.n_obs)
-        attach_head(model, names, multilabel=True, seed=seed)
-        cells = TrainingCells(read.reader, model.genes, model.config.max_length)
-        loss = ClassLoss(model.module, cells, values, partial(focal_loss, gamma=gamma, alpha=alpha))
+        self._attach_head(names, multilabel=True, seed=seed)
+        cells = self._training_cells(read)
+        loss = ClassLoss(self.module, cells, values, partial(focal_loss, gamma=gamma, alpha=alpha))
         alike, rows = np.zeros(read.n_obs, dtype=np.int64), np.arange(read.n_obs)
         split = stratified_split(alike, validation_size, rows, np.random.default_rng(seed))
         how: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
-        learn(model, loss, split, train=train, seed=seed, **how, **trainer_kwargs)
+        learn(self, loss, split, train=train, seed=seed, **how, **trainer_kwargs)
 
     def predict_classes(
         self,
@@ -315,12 +348,21 @@ class Teachable:
         ValueError
             If the model has no classification head.
         """
-        model = cast("LangCell", self)
-        cells = model._cells(adata, layer, "LangCell.predict_classes")
-        return class_probabilities(model, cells, Compute.resolve(device, precision, batch_size))
+        cells = self._cells(adata, layer, "LangCell.predict_classes")
+        return self.class_probabilities(cells, Compute.resolve(device, precision, batch_size))
 
-    def _cells(self, adata: AnnData | Cells, layer: str | None, caller: str) -> Cells:
-        """Cells as they are, or those of an AnnData, checked and aligned."""
-        if isinstance(adata, Cells):
-            return adata
-        return Cells.of(adata, cast("LangCell", self).genes, layer=layer, caller=caller)
+    def class_probabilities(self, cells: Cells, compute: Compute) -> np.ndarray:
+        """Probabilities of the classes by the head, float32, (n_obs, C)."""
+        if not self.config.n_classes:
+            msg = "This model has no classification head yet: model.train_classifier(reference, labels) makes one."
+            raise ValueError(msg)
+        with compute.autocast():
+            return class_probabilities(self.module, self.stream(cells.reader, compute))
+
+    def _attach_head(self, classes: Sequence[str], *, multilabel: bool, seed: int) -> None:
+        """Give the model a new classification head; the names of its classes become part of the configuration."""
+        self._change_config(n_classes=len(classes), classes=tuple(classes), multilabel=multilabel)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = ClassificationHead(self.config.n_hidden, len(classes), self.config.dropout)
+        self.module.classifier = head.to(self.module.device)

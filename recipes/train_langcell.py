@@ -1,0 +1,106 @@
+"""Train langcell-mini, a small LangCell of the published structure, and save it as a model folder.
+
+    python recipes/train_langcell.py DATA_FOLDER OUT_FOLDER --hold-out pbmc3k
+
+Needs .h5ad files with ``obs["cell_type"]`` and a table that says what their labels stand for, with the columns set,
+label, terms (a Cell Ontology id; labels that stand for several are left out), text (describes what the ontology lacks)
+and scale (empty for counts; values on a ``linear`` or ``log2`` scale are rounded). Everything is learned by the public
+methods of `sf.model.LangCell`, from random weights. The weights are written in half precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from langcell.corpus import balanced, choose_genes, read_studies
+from langcell.texts import add_texts
+
+import scfoundry as sf
+
+HERE = Path(__file__).parent
+CONFIG = {
+    "n_hidden": 128,
+    "n_layers": 1,
+    "n_heads": 4,
+    "n_intermediate": 256,
+    "dropout": 0.1,
+    "max_length": 256,
+    "n_text_hidden": 96,
+    "n_text_layers": 2,
+    "n_text_heads": 2,
+    "n_text_intermediate": 192,
+    "text_dropout": 0.0,
+    "max_text_length": 64,
+    "n_latent": 96,
+    "temperature": 0.07,
+    "alpha": 0.5,
+}
+TRAINING = {"batch_size": 64, "warmup_steps": 30, "weight_decay": 0.01, "validation_size": 0.03}
+# Matching costs as much as all else and learns from pairs that similarity takes for alike: it comes last.
+STAGES = (
+    {"stage": 1, "max_epochs": 1, "lr": 1e-3, "limit_train_batches": 60, "loss_weights": {"cell_cell": 0}},
+    {
+        "stage": 2,
+        "max_epochs": 6,
+        "lr": 1.5e-3,
+        "loss_weights": {"masked_genes": 0, "cell_cell": 0, "matching": 0},
+    },
+    {
+        "stage": 2,
+        "max_epochs": 1,
+        "lr": 1e-3,
+        "limit_train_batches": 120,
+        "loss_weights": {"masked_genes": 0, "cell_cell": 0},
+    },
+)
+
+
+def main() -> None:
+    """Read, train, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
+    parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
+    parser.add_argument("--labels", type=Path, default=HERE / "cellnamer_mini" / "labels.tsv")
+    parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
+    parser.add_argument("--n-genes", type=int, default=3000)
+    parser.add_argument("--n-cells", type=int, default=100, help="views per label of a study")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--config", type=json.loads, default={}, help="structure to change, as JSON")
+    parser.add_argument("--stages", type=json.loads, default=STAGES, help="arguments of every call of train, as JSON")
+    args = parser.parse_args()
+
+    labels = pd.read_csv(args.labels, sep="\t", dtype=str, keep_default_na=False)
+    studies = read_studies(args.data, labels, args.hold_out)
+    genes = choose_genes(studies, args.n_genes)
+    adata = balanced(studies, genes, n_cells=args.n_cells, rng=np.random.default_rng(args.seed))
+    n_cells = sum(study.n_obs for study in studies.values())
+    print(f"{n_cells:,} labelled cells of {len(studies)} studies, {adata.n_obs:,} views, {len(genes):,} genes")
+
+    sf.model.LangCell.setup_anndata(adata, text_keys=add_texts(adata))
+    model = sf.model.LangCell(adata, genes=genes, seed=args.seed, **(CONFIG | args.config))
+    print(model)
+    for how in args.stages:
+        start = time.process_time()
+        model.train(seed=args.seed, accelerator="cpu", **(TRAINING | how))
+        print(f"stage {how['stage']}: {time.process_time() - start:,.0f} s of one core", flush=True)
+    print(pd.DataFrame({name: frame.iloc[:, 0] for name, frame in model.history.items()}).round(3).to_string())
+    model.save_pretrained(
+        args.out,
+        dtype=torch.float16,
+        weights=args.out.name.removesuffix("-new"),
+        licence="BSD-3-Clause",
+        trained_on=f"{n_cells:,} labelled human cells of {', '.join(studies)}, with texts of the Cell Ontology",
+        card=(HERE / "langcell" / "card.md").read_text(),
+    )
+    size = sum(path.stat().st_size for path in args.out.iterdir())
+    print(f"saved to {args.out}, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

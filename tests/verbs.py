@@ -1,0 +1,134 @@
+"""The verbs as the shared tests call them: with which arguments, on which models, and what they promise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from cases import at_every_step, contents, leaves, rna
+
+import scfoundry as sf
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+USERS = ("cellplm", "langcell", "cellnamer", "small")
+"""Models that the verbs are called with; those that need nothing but an embedding take any."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """How a verb is called in these tests, and what it promises."""
+
+    name: str
+    slots: tuple[str, ...]
+    arguments: dict[str, Any]
+    models: str = " ".join(USERS)
+    reference: bool = False
+    log1p: str = "same"
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+TEXTS = ["B cell", "monocyte", "NK"]
+GENES = 50
+ONE_EPOCH = {"max_epochs": 1}
+PLACES = {"batch_key": "batch", "spatial_key": "spatial"}
+SECTIONS = {"context_key": "batch", "reference_context_key": "batch"}
+VERBS = [
+    Verb("embed", ("obsm/X_{model}", "uns/{model}"), PLACES),
+    Verb(
+        "annotate",
+        ("obs/annotation", "obs/annotation_score", "obsm/annotation_scores", "uns/annotation"),
+        {"labels_key": "cell_type", "batch_key": "batch", "reference_batch_key": "batch"},
+        reference=True,
+        steps={"langcell": ONE_EPOCH},
+    ),
+    Verb(
+        "identify_pathways",
+        ("obsm/pathways", "uns/pathways"),
+        {"pathways_key": "active"},
+        reference=True,
+        steps={"langcell": ONE_EPOCH},
+    ),
+    Verb(
+        "zero_shot_annotate",
+        (
+            "obs/zero_shot",
+            "obs/zero_shot_score",
+            "obs/zero_shot_fit",
+            "obs/zero_shot_ontology_id",
+            "obsm/zero_shot_scores",
+            "uns/zero_shot",
+        ),
+        {"texts": TEXTS},
+        models="langcell cellnamer",
+    ),
+    Verb("retrieve", (), {"query": TEXTS, "k": 99}, models="langcell cellnamer"),
+    Verb("impute_spatial", ("obsm/imputed", "uns/imputed"), SECTIONS, reference=True, log1p="runs"),
+    Verb("denoise", ("layers/denoised", "uns/denoised"), PLACES, log1p="refused", steps={"cellplm": ONE_EPOCH}),
+    Verb(
+        "predict_perturbation",
+        ("uns/perturbation",),
+        {"perturbation_key": "guide", "control": "ctrl", "perturbations": ["ENSG00000000938+ENSG00000008517"]},
+    ),
+    Verb(
+        "cell_attention",
+        ("obsp/cell_attention", "uns/cell_attention"),
+        PLACES | {"group_by": "cell_type"},
+        models="cellplm",
+    ),
+]
+
+
+@dataclass
+class Case:
+    """A verb, a model that it can use, and small data."""
+
+    verb: Verb
+    model: Any
+    model_name: str
+    query: AnnData
+    labelled: AnnData
+
+    def call(self, adata: Any, reference: Any = None, **changes: Any) -> Any:
+        """What the verb returns."""
+        given = (adata, self.labelled if reference is None else reference) if self.verb.reference else (adata,)
+        arguments = {"model": self.model, "device": "cpu"} | self.verb.arguments
+        arguments |= self.verb.steps.get(self.model_name, {}) | changes
+        return getattr(sf.tl, self.verb.name)(*given, **arguments)
+
+    def run(self, adata: Any, reference: Any = None, **changes: Any) -> dict[str, Any]:
+        """All that the verb adds to the data, or returns as a table."""
+        before = contents(adata)
+        returned = self.call(adata, reference, **changes)
+        if isinstance(returned, pd.DataFrame):
+            return table_of(returned)
+        return added(contents(rna(adata if returned is None else returned)), before)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Arguments as they stand in the record; texts and perturbations have places of their own."""
+        return {name: value for name, value in self.verb.arguments.items() if isinstance(value, str | int)}
+
+    @cached_property
+    def expected(self) -> dict[str, Any]:
+        return self.run(self.query.copy())
+
+    @cached_property
+    def n_steps(self) -> int:
+        """How often a model or a layer of a network computes."""
+        steps: list[None] = []
+        with at_every_step(self.model, lambda: steps.append(None)):
+            self.call(self.query.copy())
+        return len(steps)
+
+
+def table_of(hits: pd.DataFrame) -> dict[str, Any]:
+    return {"hits": hits.set_index(hits["query"] + " " + hits["obs_name"])} | leaves(hits.attrs, "attrs")
+
+
+def added(after: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    return {address: value for address, value in after.items() if address not in before}
