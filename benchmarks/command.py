@@ -97,5 +97,6 @@ def kept(path: Path, compute: Callable[[], list[Row]]) -> list[Row]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(rows))
         for row in rows:
-            print(path.stem, {k: round(v, 4) for k, v in row.items() if isinstance(v, float)}, flush=True)
+            if numbers := {name: round(x, 4) for name, x in row.items() if isinstance(x, float)}:
+                print(path.stem, numbers, flush=True)
     return json.loads(path.read_text())
