@@ -134,7 +134,7 @@ def impute_spatial(
     Spatial counts are few: of a gene with one count in ten spots no method can predict where they fall, and library
     size explains most of what can be. Read ``partial_pearson``, and see `sf.metrics.imputation`. With ``cellplm-mini``,
     fine-tuning changed nothing on average: over four spatial sets, one hold-out of 100 genes each, the mean partial
-    Pearson correlation of held-out genes was 0.077 with and without it (``benchmarks/imputation.py``).
+    Pearson correlation of held-out genes was 0.077 with and without it (``python -m benchmarks impute_spatial``).
 
     Examples
     --------
