@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
     parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
-    parser.add_argument("--labels", type=Path, default=HERE / "langcell_mini" / "labels.tsv")
+    parser.add_argument("--labels", type=Path, default=HERE / "cellnamer_mini" / "labels.tsv")
     parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
     parser.add_argument("--n-genes", type=int, default=3000)
     parser.add_argument("--n-cells", type=int, default=100, help="views per label of a study")

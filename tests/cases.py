@@ -35,16 +35,16 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cell", "type", ":", ".",
 class SmallModel:
     """The least that a model is: log-normalised counts times a fixed matrix."""
 
-    def __init__(self, genes: Any, n_latent: int = 4) -> None:
-        self.genes = GeneVocabulary(genes)
-        self._weights = np.random.default_rng(0).normal(size=(len(self.genes), n_latent))
+    def __init__(self, genes: Any, n_latent: int = 8) -> None:
+        self.genes = genes if isinstance(genes, GeneVocabulary) else GeneVocabulary(genes)
+        self.projection = np.random.default_rng(0).normal(size=(len(self.genes), n_latent))
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return {"model": "small", "weights": "small-1", "citation": "none", "versions": {"numpy": np.__version__}}
+        return {"model": "small", "weights": "small", "citation": "none", "versions": {"numpy": np.__version__}}
 
     def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
-        return np.vstack([log_cp10k(block) @ self._weights for block in cells.blocks(7)]).astype(np.float32)
+        return np.vstack([log_cp10k(block) @ self.projection for block in cells.blocks()]).astype(np.float32)
 
 
 def _cellplm(genes: Any, latent: str = "vae") -> sf.model.CellPLM:
@@ -60,10 +60,10 @@ def _langcell(genes: Any) -> sf.model.LangCell:
     return sf.model.LangCell(genes=GeneVocabulary(genes, medians=medians), **sizes, **texts, **words)
 
 
-def _scorer(genes: Any) -> Any:
+def _cellnamer(genes: Any) -> sf.model.CellNamer:
     types = ("CL:0000236", "CL:0000576")
     structure = {"types": types, "profiles": types, "n_hidden": 8, "n_latent": 8, "n_buckets": 64, "n_text_hidden": 8}
-    model = sf.model.LangCell(genes=genes, cell_encoder="expression_mlp", **structure)
+    model = sf.model.CellNamer(genes=genes, **structure)
     model.module.n_studies.fill_(1)
     return model
 
@@ -72,7 +72,7 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "cellplm": _cellplm,
     "cellplm_gmvae": lambda genes: _cellplm(genes, "gmvae"),
     "langcell": _langcell,
-    "scorer": _scorer,
+    "cellnamer": _cellnamer,
     "small": SmallModel,
 }
 

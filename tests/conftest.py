@@ -14,9 +14,6 @@ from anndata import AnnData
 from cases import SmallModel
 from scipy import sparse
 
-from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.matrix.log_normalisation import log_cp10k
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -106,27 +103,10 @@ def make_adata() -> Callable[..., AnnData]:
     return make
 
 
-class SmallModel:
-    """As little as a model can be: log-normalised counts times a fixed random matrix."""
-
-    def __init__(self, genes: GeneVocabulary) -> None:
-        self.genes, self.provenance = genes, {"model": "small", "weights": "small"}
-        self.projection = np.random.default_rng(0).normal(size=(len(genes), 8))
-
-    def embed(self, cells: Any, compute: Any) -> np.ndarray:
-        return np.concatenate([log_cp10k(block) @ self.projection for block in cells.blocks()]).astype(np.float32)
-
-
 @pytest.fixture
 def small_model(make_adata: Callable[..., AnnData]) -> SmallModel:
     """A model that can embed and nothing else, over the genes of ``make_adata(n_vars=160)``."""
-    return SmallModel(GeneVocabulary(make_adata(n_vars=160).var_names))
-
-
-@pytest.fixture(scope="session")
-def small_model(make_adata: Callable[..., AnnData]) -> SmallModel:
-    """The least that a model is, over the genes of `make_adata`: it embeds, and can do nothing else."""
-    return SmallModel(make_adata().var_names)
+    return SmallModel(make_adata(n_vars=160).var_names)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from benchmarks.speed.input_layer import time_input_layer
 from benchmarks.speed.memory import embedding_memory, in_fresh_process
 from benchmarks.speed.products import Peak
 from benchmarks.speed.published import aligned_counts, chunks_of, flops, published_model
-from scfoundry._device import DEFAULT_CHUNK, Precision, autocast
+from scfoundry._device import DEFAULT_CHUNK, Compute, Precision
 from scfoundry.model.cellplm._streaming import stream_embeddings
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16"
 
 def embed(module: CellPLMModule, counts: csr_matrix, chunk: int, precision: Precision) -> None:
     """Embed one context and drop the result."""
-    with autocast(CPU, precision):
+    with Compute(CPU, precision).autocast():
         for _ in stream_embeddings(module, chunks_of(counts, chunk), counts.shape[0], device=CPU):
             pass
 

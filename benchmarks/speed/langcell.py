@@ -20,7 +20,7 @@ from benchmarks.command import arguments, results_of
 from benchmarks.reporting import markdown_table, surroundings, write_results
 from benchmarks.speed.clock import Clock
 from benchmarks.speed.products import Peak
-from scfoundry._device import Precision, autocast
+from scfoundry._device import Compute, Precision
 from scfoundry.model.langcell._batches import TokenLists, length_sorted
 from scfoundry.model.langcell._config import LangCellConfig
 from scfoundry.model.langcell._encoders import CellEncoder
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for precision, peak in peaks.items():
             for way, run in ways.items():
                 peak.measure(clock)
-                with torch.no_grad(), autocast(CPU, precision):
+                with torch.no_grad(), Compute(CPU, precision).autocast():
                     taken = clock.once(run)
                 seconds[way][precision] = min(taken, seconds[way][precision])
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 import torch
 
-__all__ = ["Compute", "Precision", "resolve_device"]
+__all__ = ["Compute", "Precision"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -18,21 +18,11 @@ DEFAULT_CHUNK = {"cpu": 2048, "mps": 4096, "cuda": 8192}
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how precisely to compute, resolved once per call of a user.
-
-    Attributes
-    ----------
-    device
-        Device that exists.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    batch_size
-        Cells on the device at a time; what suits model and device if `None`. Never changes a result.
-    """
+    """Where and how precisely to compute, resolved once per call of a user."""
 
     device: torch.device
-    precision: Precision = "auto"
-    batch_size: int | None = None
+    precision: Precision = "auto"  # "auto": bfloat16 matrix products on CUDA, float32 elsewhere
+    batch_size: int | None = None  # cells on the device at a time; never changes a result
 
     @classmethod
     def resolve(
@@ -41,12 +31,12 @@ class Compute:
         precision: Precision = "auto",
         batch_size: int | None = None,
     ) -> Self:
-        """Check what a user asked for.
+        """Check what a user asked for; ``device="auto"`` takes a CUDA GPU, else Apple's, else the CPU.
 
         Raises
         ------
         ValueError
-            If a GPU is asked for that is not there, the precision is unknown, or the batch size is not positive.
+            If torch finds no such device, the precision is unknown, or the batch size is not positive.
         """
         if precision not in get_args(Precision):
             msg = f"precision must be one of {', '.join(map(repr, get_args(Precision)))}; got {precision!r}."
@@ -54,7 +44,20 @@ class Compute:
         if batch_size is not None and batch_size < 1:
             msg = f"batch_size must be at least 1 cell; got {batch_size}. What suits the device: batch_size=None."
             raise ValueError(msg)
-        return cls(resolve_device(device), precision, batch_size)
+        available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if device == "auto":
+            device = next((name for name, found in available.items() if found), "cpu")
+        try:
+            resolved = torch.device(device)
+        except RuntimeError:  # no name of a device
+            resolved = None
+        if resolved is None or not available.get(resolved.type, True):
+            msg = (
+                f"device={str(device)!r} was asked for, but torch {torch.__version__} finds no such device here. "
+                'Use device="cpu" or device="auto", or install a torch build for your GPU.'
+            )
+            raise ValueError(msg)
+        return cls(resolved, precision, batch_size)
 
     @property
     def cells_at_once(self) -> int:
@@ -63,50 +66,18 @@ class Compute:
 
     def autocast(self) -> AbstractContextManager:
         """Context in which matrix products run in this precision."""
-        return autocast(self.device, self.precision)
+        half = self.precision == "bfloat16" or (
+            self.precision == "auto"
+            and self.device.type == "cuda"
+            and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
+        return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
 
     def trainer_arguments(self) -> dict[str, Any]:
         """Device and precision in the words of Lightning."""
-        return trainer_arguments(self.device, self.precision)
-
-
-def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Device to compute on; ``"auto"`` takes a CUDA GPU, else Apple's, else the CPU.
-
-    Raises
-    ------
-    ValueError
-        If a GPU is asked for that is not there.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return torch.device(next((name for name, there in available.items() if there), "cpu"))
-    resolved = torch.device(device)
-    if not available.get(resolved.type, True):
-        msg = (
-            f"device={str(device)!r} was asked for, but torch {torch.__version__} finds no such device here. "
-            'Use device="cpu" or device="auto", or install a torch build for your GPU.'
-        )
-        raise ValueError(msg)
-    return resolved
-
-
-def autocast(device: torch.device, precision: Precision = "auto") -> AbstractContextManager:
-    """Context in which matrix products run in ``precision``; ``"auto"`` is bfloat16 on CUDA, float32 elsewhere."""
-    if precision not in get_args(Precision):
-        msg = f"precision must be one of {', '.join(map(repr, get_args(Precision)))}; got {precision!r}."
-        raise ValueError(msg)
-    half = precision == "bfloat16" or (
-        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
-    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
-
-
-def trainer_arguments(device: torch.device, precision: Precision = "auto") -> dict[str, Any]:
-    """Device and precision in the words of Lightning."""
-    half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    return {
-        "accelerator": "gpu" if device.type == "cuda" else device.type,
-        "devices": 1 if device.index is None else [device.index],
-        "precision": "bf16-mixed" if half else "32-true",
-    }
+        half = self.precision == "bfloat16" or (self.precision == "auto" and self.device.type == "cuda")
+        return {
+            "accelerator": "gpu" if self.device.type == "cuda" else self.device.type,
+            "devices": 1 if self.device.index is None else [self.device.index],
+            "precision": "bf16-mixed" if half else "32-true",
+        }

@@ -25,84 +25,9 @@ def state(model):
     return model.module.state_dict()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_saved_weights_come_back_bit_for_bit(tiny_model, make_adata, tmp_path, latent, dtype):
-    model = tiny_model(latent=latent, positions="none")
-    model.save_pretrained(tmp_path / "mine", dtype=dtype, licence="MIT", trained_on="nothing")
-    loaded = sf.model.CellPLM.from_pretrained(tmp_path / "mine")
-    for name, tensor in state(model).items():
-        assert torch.equal(state(loaded)[name], tensor.to(dtype).float()), name
-    assert loaded.config == model.config
-    assert loaded.genes == model.genes
-    assert loaded.provenance["licence"] == "MIT"
-    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [
-        "README.md",
-        "config.json",
-        "genes.tsv",
-        "model.safetensors",
-    ]
-    loaded.save_pretrained(tmp_path / "again", dtype=dtype)
-    first, second = ((tmp_path / d / "model.safetensors").read_bytes() for d in ("mine", "again"))
-    assert first == second
-    if dtype is torch.float32:
-        np.testing.assert_array_equal(
-            loaded.get_latent_representation(make_adata(), device="cpu"),
-            model.get_latent_representation(make_adata(), device="cpu"),
-        )
-
-
 def test_config_values_can_be_changed_on_loading(tiny_model, tmp_path):
     tiny_model(latent="gmvae").save_pretrained(tmp_path)
     assert sf.model.CellPLM.from_pretrained(tmp_path, latent_embedding="gumbel").config.latent_embedding == "gumbel"
-
-
-def damage_truncate(folder):
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-40])
-
-
-def damage_config(folder):
-    (folder / "config.json").write_text('{"model": "cellplm", "conf')
-
-
-def damage_other_model(folder):
-    saved = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(saved | {"model": "langcell"}))
-
-
-def damage_genes(folder):
-    lines = (folder / "genes.tsv").read_text().splitlines()
-    (folder / "genes.tsv").write_text("\n".join(lines[:-1]) + "\n")
-
-
-def damage_depth(folder):
-    saved = json.loads((folder / "config.json").read_text())
-    saved["config"]["n_layers"] += 1
-    (folder / "config.json").write_text(json.dumps(saved))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (damage_truncate, "model.safetensors is damaged or incomplete"),
-        (damage_config, "config.json is damaged"),
-        (damage_other_model, "holds a 'langcell' model, not 'cellplm'"),
-        (damage_genes, "of another shape: .*decoder.log_dispersion"),
-        (damage_depth, "missing: layers.2"),
-    ],
-)
-def test_damaged_folders_are_refused(tiny_model, tmp_path, damage, message):
-    tiny_model().save_pretrained(tmp_path)
-    damage(tmp_path)
-    with pytest.raises(CheckpointError, match=message):
-        sf.model.CellPLM.from_pretrained(tmp_path)
-
-
-def test_missing_weights_file(tiny_model, tmp_path):
-    tiny_model().save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"model.safetensors is missing"):
-        sf.model.CellPLM.from_pretrained(tmp_path)
 
 
 # ---- official files ------------------------------------------------------------------------------------------------
@@ -237,16 +162,6 @@ def test_manually_placed_files_are_found(cache):
     for suffix in ("config.json", "best.ckpt"):
         shutil.copy(OFFICIAL / "vae" / f"tiny_vae.{suffix}", folder / f"20231027_85M.{suffix}")
     assert sf.model.load_pretrained("cellplm-20231027-85m").config.latent == "vae"
-
-
-def test_unknown_names_list_what_there_is(cache):
-    with pytest.raises(FileNotFoundError, match=r"No weights 'cellpml'.*cellplm-mini"):
-        sf.model.load_pretrained("cellpml")
-
-
-def test_a_folder_knows_its_model(tiny_model, tmp_path):
-    tiny_model().save_pretrained(tmp_path)
-    assert isinstance(sf.model.load_pretrained(tmp_path), sf.model.CellPLM)
 
 
 # ---- downloads -----------------------------------------------------------------------------------------------------

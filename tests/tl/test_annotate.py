@@ -8,7 +8,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from mudata import MuData
 
 import scfoundry as sf
 from scfoundry.data.genes.overlap import warn_of_few_shared
@@ -44,22 +43,9 @@ def annotated(cells: tuple[AnnData, AnnData], model: Any, **arguments: Any) -> A
     return sf.tl.annotate(*cells, model=model, **how)
 
 
-def test_writes_the_documented_slots_and_nothing_else(learner, cells):
-    adata, reference = cells
-    before, reference_before = adata.copy(), reference.copy()
-    assert sf.tl.annotate(adata, reference, labels_key="cell_type", model=learner, device="cpu") is None
-    assert set(adata.obs) - set(before.obs) == {"annotation", "annotation_score"}
-    assert set(adata.obsm) - set(before.obsm) == {"annotation_scores"}
-    assert set(adata.uns) - set(before.uns) == {"annotation"}
-    assert adata.obs["annotation"].cat.categories.tolist() == ["B cell", "monocyte"]
-    assert adata.obs["annotation_score"].dtype == np.float32
-    assert adata.obsm["annotation_scores"].index.equals(adata.obs_names)
-    pd.testing.assert_frame_equal(reference.obs, reference_before.obs)
-    assert (set(reference.obsm), set(reference.uns)) == (set(reference_before.obsm), set(reference_before.uns))
-
-
 def test_cells_get_the_label_of_the_reference_cells_they_are_like(learner, cells):
     result = annotated(cells, learner)
+    assert result.obs["annotation"].cat.categories.tolist() == ["B cell", "monocyte"]
     assert sf.metrics.annotation(result.obs["cell_type"], result.obs["annotation"])["accuracy"] > 0.8
 
 
@@ -212,34 +198,16 @@ def test_labels_of_one_meaning_are_read_by_their_names(learner, cells, fitted):
     assert [label.texts for label in fitted[-1][1]] == [("cell type: NK.",), ("cell type: natural killer cell.",)]
 
 
-def test_layers_backed_files_and_mudata(learner, cells, tmp_path):
-    adata, reference = cells
-    expected = annotated(cells, learner).obsm["annotation_scores"]
-    reference.layers["counts"], reference.X = reference.X, reference.X.toarray() - 2.5
-    adata.write_h5ad(tmp_path / "cells.h5ad")
-    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    sf.tl.annotate(backed, reference, labels_key="cell_type", model=learner, reference_layer="counts", device="cpu")
-    mdata = MuData({"rna": adata.copy()})
-    sf.tl.annotate(mdata, MuData({"rna": reference}), labels_key="cell_type", model=learner, reference_layer="counts")
-    for result in (backed, mdata.mod["rna"]):
-        np.testing.assert_allclose(result.obsm["annotation_scores"], expected, atol=1e-5)
-
-
-def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in_memory(
-    learner, cells, tmp_path, fitted
-):
+def test_a_view_of_a_file_can_be_copied(learner, cells, tmp_path):
     adata, reference = cells
     adata.write_h5ad(tmp_path / "cells.h5ad")
-    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    with pytest.raises(ValueError, match=r"sf.tl.annotate: adata is a view of data on disk.*adata = adata.to_memory"):
-        sf.tl.annotate(backed[:20], reference, labels_key="cell_type", model=learner)
-    assert not fitted
-    expected = annotated(cells, learner).obs["annotation"]
-    for on_disk in (backed, backed[:20]):
-        result = annotated((on_disk, reference), learner)
-        assert not result.isbacked
-        assert result.obs["annotation"].tolist() == expected[on_disk.obs_names].tolist()
-    assert "annotation" not in backed.obs
+    part = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")[:20]
+    result = annotated((part, reference), learner)
+    assert not result.isbacked
+    assert (
+        result.obs["annotation"].tolist()
+        == annotated((adata[:20].copy(), reference), learner).obs["annotation"].tolist()
+    )
 
 
 def test_the_cells_to_annotate_are_handed_on_or_not(learner, cells, fitted):
@@ -273,14 +241,6 @@ def apart(adata, reference):
     reference._inplace_subset_var(slice(20, 40))
 
 
-def scaled(adata, reference):
-    adata.X = adata.X.toarray() - 1.5
-
-
-def scaled_reference(adata, reference):
-    reference.X = reference.X.toarray() - 1.5
-
-
 def probe_names(adata, reference):
     reference.var_names = [f"probe_{i}_at" for i in range(reference.n_vars)]
 
@@ -308,8 +268,6 @@ def one_label_with_counts(adata, reference):
         (one_label, {}, r"All labelled cells of the reference are 'B cell'.*sf.tl.zero_shot_annotate"),
         (no_label, {}, r"None of the 60 cells of the reference has a label in obs\['cell_type'\]"),
         (apart, {}, r"adata and reference have no gene of small in common"),
-        (scaled, {}, r"sf.tl.annotate needs raw counts.*negative"),
-        (scaled_reference, {}, r"sf.tl.annotate \(reference\) needs raw counts.*negative"),
         (probe_names, {}, r"probe_0_at.*ENSG"),
         (
             one_label_with_counts,
@@ -320,8 +278,6 @@ def one_label_with_counts(adata, reference):
         (None, {"n_shots": 0}, r"n_shots is the number of cells per label and at least 1; got 0"),
         (None, {"train": "encoder"}, r"train must be one of 'all', 'head'; got 'encoder'"),
         (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
-        (None, {"batch_size": 0}, r"batch_size must be at least 1 cell; got 0"),
-        (None, {"precision": "float16"}, r"precision must be one of 'auto', 'float32', 'bfloat16'; got 'float16'"),
         (mouse, {}, r"adata has mouse genes and the reference human ones: labels are learned within a species"),
         (None, {"batch_key": "sample"}, r"adata.obs has no column 'sample'"),
         (
@@ -330,7 +286,6 @@ def one_label_with_counts(adata, reference):
             r"reference.obs has no column 'sample'; its columns: 'batch', .* Pass one of them as reference_batch_key",
         ),
         (no_sample, {"reference_batch_key": "batch"}, r"3 of 60 cells have no value in reference.obs\['batch'\]"),
-        (None, {"layer": "counts"}, r"no 'counts'; layers of this AnnData: none"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_learned_or_written(learner, cells, fitted, damage, arguments, message):

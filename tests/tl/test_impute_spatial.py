@@ -3,7 +3,6 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
@@ -14,7 +13,6 @@ import scfoundry as sf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from anndata import AnnData
 
@@ -57,30 +55,18 @@ def slots(adata: AnnData) -> tuple[set[str], ...]:
     return set(adata.layers), set(adata.obsm), set(adata.uns), set(adata.obs)
 
 
-def test_writes_the_documented_slots_and_nothing_else(
-    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, tmp_path: Path
-) -> None:
-    before, reference = spots.copy(), cells.copy()
-    assert impute(spots, cells, model, context_key="batch") is None
-    layers, obsm, uns, obs = slots(before)
-    assert slots(spots) == (layers, obsm | {"imputed"}, uns | {"imputed"}, obs)
-    assert slots(cells) == slots(reference)
-    assert (spots.X != before.X).nnz == 0
-    spots.write_h5ad(tmp_path / "spots.h5ad")
-    for result in (spots, ad.read_h5ad(tmp_path / "spots.h5ad")):
-        table, uns = result.obsm["imputed"], result.uns["imputed"]
-        assert list(table.columns) == cells.var_names[N_PANEL:].tolist()
-        assert table.index.equals(spots.obs_names)
-        assert (table.dtypes == np.float32).all()
-        assert (table.to_numpy() > 0).all()
-        assert list(uns["confidence"].index) == list(table.columns)
-        assert list(uns["confidence"].columns) == ["pearson", "partial_pearson"]
-        assert uns["confidence"].abs().to_numpy().max() <= 1
-        assert set(uns["hidden_genes"].index) <= set(spots.var_names)
-        assert set(uns["weights"]) == {"library", "composition", "gene_vectors", "decoder"}
-        assert uns["params"]["context_key"] == "batch"
-        assert uns["params"]["scale"].startswith("expected counts")
-        assert {"weights", "citation", "versions", "genes", "reference_genes"} <= set(uns["provenance"])
+def test_the_record_says_how_far_to_trust_every_gene(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
+    impute(spots, cells, model, context_key="batch")
+    table, uns = spots.obsm["imputed"], spots.uns["imputed"]
+    assert list(table.columns) == cells.var_names[N_PANEL:].tolist()
+    assert (table.to_numpy() > 0).all()
+    assert list(uns["confidence"].index) == list(table.columns)
+    assert list(uns["confidence"].columns) == ["pearson", "partial_pearson"]
+    assert uns["confidence"].abs().to_numpy().max() <= 1
+    assert set(uns["hidden_genes"].index) <= set(spots.var_names)
+    assert set(uns["weights"]) == {"library", "composition", "gene_vectors", "decoder"}
+    assert uns["params"]["scale"].startswith("expected counts")
+    assert "reference_genes" in uns["provenance"]
 
 
 def test_genes_come_in_the_order_asked_for(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
@@ -101,11 +87,10 @@ def test_names_are_those_of_the_reference(model: sf.model.CellPLM, spots: AnnDat
     np.testing.assert_array_equal(versioned, expected)
 
 
-@pytest.mark.parametrize("training", [{}, {"fine_tune": True, "max_epochs": 2}])
-def test_the_order_of_cells_and_genes_plays_no_part(
-    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, training: dict[str, Any]
+def test_the_order_of_cells_and_genes_plays_no_part_in_training(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData
 ) -> None:
-    how = {"context_key": "batch", "reference_context_key": "batch"} | training
+    how = {"context_key": "batch", "reference_context_key": "batch", "fine_tune": True, "max_epochs": 2}
     expected = imputed(spots, cells, model, **how)
     rng = np.random.default_rng(0)
     shuffled = [side[rng.permutation(side.n_obs), rng.permutation(side.n_vars)].copy() for side in (spots, cells)]
@@ -113,35 +98,10 @@ def test_the_order_of_cells_and_genes_plays_no_part(
     np.testing.assert_allclose(moved.loc[expected.index, expected.columns], expected, rtol=2e-3)
 
 
-def test_the_array_type_does_not_matter(
-    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, as_array: Callable
-) -> None:
+def test_blocks_do_not_matter(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
     expected = imputed(spots, cells, model)
-    for side in (spots, cells):
-        side.X = as_array(side.X.toarray())
-    impute(spots, cells, model)
-    np.testing.assert_allclose(spots.obsm["imputed"], expected, rtol=1e-4)
-
-
-def test_blocks_and_batches_do_not_matter(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
-    expected = imputed(spots, cells, model)
-    for arguments in ({"genes_per_block": 7}, {"genes_per_block": 1}, {"batch_size": 11}):
+    for arguments in ({"genes_per_block": 7}, {"genes_per_block": 1}):
         np.testing.assert_allclose(imputed(spots, cells, model, **arguments), expected, rtol=1e-3)
-
-
-def test_layers_views_and_files(model: sf.model.CellPLM, spots: AnnData, cells: AnnData, tmp_path: Path) -> None:
-    expected = imputed(spots, cells, model)
-    for name, side in (("spots", spots), ("cells", cells)):
-        side.layers["counts"] = side.X.copy()
-        side.write_h5ad(tmp_path / f"{name}.h5ad")
-        side.X = sparse.csr_matrix(side.shape, dtype=np.float32)
-    layered = imputed(spots, cells, model, layer="counts", reference_layer="counts")
-    np.testing.assert_array_equal(layered, expected)
-    backed = [ad.read_h5ad(tmp_path / f"{name}.h5ad", backed="r") for name in ("spots", "cells")]
-    np.testing.assert_allclose(imputed(*backed, model), expected, rtol=1e-5)
-    assert "imputed" not in backed[0].obsm
-    with pytest.raises(ValueError, match=r"view of data on disk.*adata = adata.to_memory\(\)"):
-        impute(backed[0][:5], cells, model)
 
 
 def test_log_normalised_values_are_inverted(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
@@ -161,8 +121,7 @@ def test_empty_spots_stay_empty(model: sf.model.CellPLM, spots: AnnData, cells: 
 
 
 def test_the_seed_decides(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
-    first, same, other = (imputed(spots, cells, model, rng=rng) for rng in (3, 3, 4))
-    np.testing.assert_array_equal(first, same)
+    first, other = (imputed(spots, cells, model, rng=rng) for rng in (3, 4))
     assert np.abs(first - other).to_numpy().max() > 0
 
 
@@ -216,19 +175,6 @@ def test_fine_tuning_trains_a_copy(model: sf.model.CellPLM, spots: AnnData, cell
         assert (tensor == before[name]).all()
 
 
-def test_a_modality_of_mudata(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
-    expected = imputed(spots, cells, model)
-    mdata = MuData({"rna": spots, "protein": ad.AnnData(np.ones((spots.n_obs, 3)), obs=spots.obs[[]])})
-    impute(mdata, MuData({"rna": cells}), model)
-    np.testing.assert_array_equal(mdata.mod["rna"].obsm["imputed"], expected)
-
-
-def test_another_key(model: sf.model.CellPLM, spots: AnnData, cells: AnnData) -> None:
-    impute(spots, cells, model, key_added="guess")
-    assert set(spots.uns) == {"guess"}
-    assert set(spots.obsm) == {"spatial", "guess"}
-
-
 def test_an_interruption_reaches_the_caller_and_leaves_the_data_as_they_were(
     model: sf.model.CellPLM, spots: AnnData, cells: AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,18 +223,6 @@ def test_few_shared_genes_and_unknown_confidence_are_said(
     assert line.endswith("how far to trust them is unknown: the panel has too few well-detected genes to hide some.")
 
 
-def scaled(spots: AnnData, cells: AnnData) -> None:
-    spots.X = spots.X.toarray() - 1.5
-
-
-def scaled_reference(spots: AnnData, cells: AnnData) -> None:
-    cells.X = cells.X.toarray() - 1.5
-
-
-def nan(spots: AnnData, cells: AnnData) -> None:
-    spots.X.data[3] = np.nan
-
-
 def no_shared_genes(spots: AnnData, cells: AnnData) -> None:
     cells._inplace_subset_var(np.arange(N_PANEL, N_REFERENCE))
 
@@ -325,9 +259,6 @@ def missing_coordinates(spots: AnnData, cells: AnnData) -> None:
 @pytest.mark.parametrize(
     ("damage", "arguments", "message"),
     [
-        (scaled, {}, r"sf.tl.impute_spatial needs raw counts.*negative"),
-        (scaled_reference, {}, r"sf.tl.impute_spatial \(reference\) needs raw counts.*negative"),
-        (nan, {}, r"sf.tl.impute_spatial .*NaN"),
         (no_shared_genes, {}, r"spots and reference have no gene of the model in common.*Compare adata_sp.var_names"),
         (mouse, {}, r"the spots are human \(ensembl\) and the reference is mouse \(mouse_symbol\)"),
         (no_counts, {}, r"the spots have no count of the 100 genes that both measured"),
@@ -339,7 +270,6 @@ def missing_coordinates(spots: AnnData, cells: AnnData) -> None:
         (None, {"spatial_key": "xy"}, r"adata_sp.obsm has no 'xy'; its keys: 'spatial'"),
         (None, {"context_key": "fov"}, r"no column 'fov'; its columns: 'batch', 'cell_type'"),
         (None, {"reference_context_key": "donor"}, r"no column 'donor'; its columns: 'batch', 'cell_type'"),
-        (None, {"layer": "counts"}, r"no 'counts'; layers of this AnnData: none"),
         (None, {"genes": []}, r"genes is empty.*genes=None"),
         (None, {"genes": ["spike-in"]}, r"1 of the 1 genes to impute is unknown to the model: 'spike-in'"),
         (None, {"genes": "measured"}, r"1 of the 1 genes to impute is measured in the spots already"),
@@ -350,9 +280,6 @@ def missing_coordinates(spots: AnnData, cells: AnnData) -> None:
         (None, {"max_epochs": 5, "fine_tune": False}, r"max_epochs=5 is of fine-tuning: fine_tune=True"),
         (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
         (None, {"genes_per_block": 0}, r"genes_per_block must be at least 1; got 0"),
-        (None, {"batch_size": 0}, r"batch_size must be at least 1; got 0"),
-        (None, {"precision": "float8"}, r"precision must be one of 'auto', 'float32', 'bfloat16'"),
-        (None, {"device": "cuda"}, r"device='cuda' was asked for"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_computed(
@@ -367,7 +294,6 @@ def test_bad_input_is_refused_before_anything_is_computed(
     def compute(*args: Any, **kwargs: Any) -> None:
         pytest.fail("computing began")
 
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(model, "fine_tune_imputation", compute)
     monkeypatch.setattr("scfoundry.tasks.imputation.impute.find_states", compute)
     named = {

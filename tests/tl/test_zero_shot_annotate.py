@@ -32,19 +32,10 @@ def annotated(adata: AnnData, texts: Any = LABELS, **arguments: Any) -> AnnData:
     return sf.tl.zero_shot_annotate(adata, texts, copy=True, device="cpu", **arguments)
 
 
-def test_writes_the_documented_slots_and_nothing_else(reads_texts, adata):
-    before = adata.copy()
-    assert sf.tl.zero_shot_annotate(adata, LABELS, model=reads_texts, device="cpu") is None
-    added = {"zero_shot", "zero_shot_score", "zero_shot_fit", "zero_shot_ontology_id"}
-    assert set(adata.obs) - set(before.obs) == added
-    assert set(adata.obsm) - set(before.obsm) == {"zero_shot_scores"}
-    assert set(adata.uns) - set(before.uns) == {"zero_shot"}
-    assert (adata.X != before.X).nnz == 0
+def test_the_label_is_the_one_with_the_highest_score(reads_texts, adata):
+    adata = annotated(adata, model=reads_texts)
     scores = adata.obsm["zero_shot_scores"]
     assert list(scores.columns) == list(adata.obs["zero_shot"].cat.categories) == sorted(LABELS)
-    assert scores.index.equals(adata.obs_names)
-    assert (scores.dtypes == np.float32).all()
-    assert adata.obs["zero_shot_score"].dtype == adata.obs["zero_shot_fit"].dtype == np.float32
     np.testing.assert_array_equal(adata.obs["zero_shot"], scores.idxmax(axis=1))
     np.testing.assert_array_equal(adata.obs["zero_shot_score"], scores.max(axis=1))
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
@@ -146,49 +137,10 @@ def test_a_second_call_leaves_no_terms_of_the_first(reads_texts, adata):
 # ---- what does not matter ------------------------------------------------------------------------------------------
 
 
-def reverse_cells(adata):
-    return adata[::-1].copy()
-
-
-def reverse_genes(adata):
-    return adata[:, ::-1].copy()
-
-
-@pytest.mark.parametrize("change", [reverse_cells, reverse_genes])
-def test_the_order_of_cells_and_genes_does_not_matter(reads_texts, adata, change):
-    expected = annotated(adata, model=reads_texts)
-    result = annotated(change(adata), model=reads_texts)[adata.obs_names]
-    np.testing.assert_allclose(result.obsm["zero_shot_scores"], expected.obsm["zero_shot_scores"], atol=1e-5)
-    assert result.obs["zero_shot"].astype(str).equals(expected.obs["zero_shot"].astype(str))
-
-
 def test_the_order_of_labels_does_not_matter(reads_texts, adata):
     one, other = (annotated(adata, texts, model=reads_texts) for texts in (LABELS, LABELS[::-1]))
     pd.testing.assert_frame_equal(one.obsm["zero_shot_scores"], other.obsm["zero_shot_scores"])
     pd.testing.assert_frame_equal(one.obs, other.obs)
-
-
-@pytest.mark.parametrize("batch_size", [1, 7])
-def test_the_batch_size_does_not_matter(reads_texts, adata, batch_size):
-    expected = annotated(adata, model=reads_texts).obsm["zero_shot_scores"]
-    scores = annotated(adata, model=reads_texts, batch_size=batch_size).obsm["zero_shot_scores"]
-    np.testing.assert_allclose(scores, expected, atol=1e-5)
-
-
-def test_the_kind_of_matrix_does_not_matter(reads_texts, adata, as_array):
-    expected = annotated(adata, TWO, model=reads_texts).obsm["zero_shot_scores"]
-    adata.X = as_array(adata.X.toarray())
-    sf.tl.zero_shot_annotate(adata, TWO, model=reads_texts, device="cpu")
-    np.testing.assert_allclose(adata.obsm["zero_shot_scores"], expected, atol=1e-5)
-
-
-def test_data_on_disk_are_annotated_without_being_loaded(reads_texts, adata, tmp_path):
-    adata.write_h5ad(tmp_path / "cells.h5ad")
-    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    sf.tl.zero_shot_annotate(backed, LABELS, model=reads_texts, device="cpu")
-    assert backed.isbacked
-    expected = annotated(adata, model=reads_texts)
-    pd.testing.assert_frame_equal(backed.obsm["zero_shot_scores"], expected.obsm["zero_shot_scores"])
 
 
 def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in_memory(says, adata, tmp_path):
@@ -204,21 +156,7 @@ def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in
         annotated(mdata, TWO, model=model)
 
 
-def test_a_modality_of_mudata(reads_texts, adata):
-    mdata = MuData({"rna": adata, "protein": ad.AnnData(np.ones((12, 3)), obs=adata.obs[[]])})
-    sf.tl.zero_shot_annotate(mdata, LABELS, model=reads_texts, device="cpu")
-    assert "zero_shot" in mdata.mod["rna"].obs
-
-
 # ---- bad input -----------------------------------------------------------------------------------------------------
-
-
-def scaled(adata):
-    adata.X = adata.X.toarray() - 1.5
-
-
-def probe_names(adata):
-    adata.var_names = [f"probe_{i}_at" for i in range(adata.n_vars)]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +184,6 @@ def probe_names(adata):
         ),
         ({"x": "a b", "y": "a b"}, {}, r"'x' and 'y' have the same text"),
         (pd.DataFrame({"name": ["B cell"]}), {}, r"needs a column 'text'.* got 'name'"),
-        (TWO, {"layer": "counts"}, r"no 'counts'; layers of this AnnData: none"),
         (TWO, {"group_by": "cluster"}, r"no column 'cluster'; its columns: 'batch', 'cell_type'.*group_by=\"leiden\""),
         (TWO, {"unknown": 2}, r"compared with obs\[\"<key_added>_fit\"\]; got 2. The threshold of the weights"),
         (TWO, {"unknown": True}, r"a number between 0 and 1 .* got True"),
@@ -258,30 +195,14 @@ def probe_names(adata):
         ),
         (TWO, {"markers": {"NK": ["NOGENE"]}}, r"none of the markers of 'NK' \(NOGENE\) is a gene that both"),
         (TWO, {"markers": {"NK": "NKG7"}}, r"must be a list of genes: markers=\{\"NK\": \[\"NKG7\"\]\}"),
-        (TWO, {"batch_size": 0}, r"batch_size must be at least 1"),
-        (TWO, {"precision": "float8"}, r"precision must be one of"),
-        (TWO, {"modality": "rna", "device": "cuda"}, r"device='cuda' was asked for"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_written(
-    reads_texts, adata, texts, arguments, message, monkeypatch
-):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+def test_bad_arguments_are_refused_before_anything_is_written(reads_texts, adata, texts, arguments, message):
     before = adata.copy()
     with pytest.raises(ValueError, match=message):
         sf.tl.zero_shot_annotate(adata, texts, model=reads_texts, **arguments)
     assert list(adata.obs) == list(before.obs)
     assert (set(adata.obsm), set(adata.uns)) == (set(before.obsm), set(before.uns))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [(scaled, r"sf.tl.zero_shot_annotate needs raw counts.*negative"), (probe_names, r"probe_0_at.*ENSG")],
-)
-def test_bad_data_are_refused(reads_texts, adata, damage, message):
-    damage(adata)
-    with pytest.raises(ValueError, match=message):
-        annotated(adata, model=reads_texts)
 
 
 @pytest.mark.parametrize("name", ["alpha", "top_k", "mixture"])
@@ -293,22 +214,6 @@ def test_settings_of_one_model_are_no_arguments(reads_texts, adata, name):
 def test_weights_that_cannot_use_markers_say_so(reads_texts, adata):
     with pytest.raises(ValueError, match=r"'untrained' read ranked genes and texts and cannot use markers.* 'NK'"):
         annotated(adata, TWO, model=reads_texts, markers={"NK": [adata.var_names[0]]})
-
-
-def test_models_without_texts_are_refused(adata):
-    model = sf.model.CellPLM(genes=adata.var_names, n_hidden=32, n_latent=6)
-    with pytest.raises(ValueError, match=r"cannot use CellPLM, which reads no texts. Use weights that can"):
-        annotated(adata, TWO, model=model)
-
-
-def test_an_interrupt_leaves_nothing_behind(reads_texts, adata, monkeypatch):
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(sf.model.LangCell, "score_texts", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        sf.tl.zero_shot_annotate(adata, TWO, model=reads_texts)
-    assert not [key for key in (*adata.obs, *adata.obsm, *adata.uns) if key.startswith("zero_shot")]
 
 
 def test_then_scanpy_goes_on_as_usual(reads_texts, adata):

@@ -13,13 +13,7 @@ __all__ = ["modality_of", "to_write"]
 
 
 def modality_of(adata: AnnData | MuData, modality: str) -> AnnData:
-    """The AnnData with gene expression.
-
-    Raises
-    ------
-    ValueError
-        If a `MuData` has no such modality.
-    """
+    """The AnnData with gene expression; a ValueError where a `MuData` has no such modality."""
     if not isinstance(adata, MuData):
         return adata
     if modality not in adata.mod:
@@ -31,13 +25,8 @@ def modality_of(adata: AnnData | MuData, modality: str) -> AnnData:
 def to_write(adata: AnnData | MuData, modality: str, *, copy: bool, caller: str) -> tuple[AnnData | MuData, AnnData]:
     """What the user gets back, and the AnnData in it that results are written to.
 
-    A copy of data on disk is one in memory.
-
-    Raises
-    ------
-    ValueError
-        If there is no such modality; if the data are part of a file, to which nothing can be added; or if a `MuData`
-        on disk is to be copied.
+    A copy of data on disk is one in memory. Refused are parts of a file, to which nothing can be added, and copies of a
+    `MuData` on disk.
     """
     cells = modality_of(adata, modality)
     if isinstance(adata, MuData):

@@ -39,52 +39,24 @@ DIRECT = {"ensembl", "symbol", "mouse_ensembl", "mouse_symbol"}
 
 
 class Naming(NamedTuple):
-    """How a screen is written down.
+    """How a screen is written down."""
 
-    Attributes
-    ----------
-    perturbation_key
-        Column of ``obs`` with the perturbation of every cell.
-    control
-        What unperturbed cells are called in it.
-    group_key
-        Column of ``obs`` with cell types, lines or donors; one group of all cells if `None`.
-    sep
-        What joins the parts of a combination; names are taken whole if `None`.
-    """
-
-    perturbation_key: str
-    control: str
-    group_key: str | None = None
-    sep: str | None = "+"
+    perturbation_key: str  # column of obs with the perturbation of every cell
+    control: str  # what unperturbed cells are called in it
+    group_key: str | None = None  # column of obs with cell types, lines or donors; all cells are one group if None
+    sep: str | None = "+"  # what joins the parts of a combination; names are taken whole if None
 
 
 class Screen(NamedTuple):
-    """What was perturbed in every cell, and in which group of cells.
-
-    Attributes
-    ----------
-    labels
-        Perturbation of every cell, missing where it has none.
-    groups
-        Group of every cell, missing where it has none.
-    is_control
-        Unperturbed cells that have a group.
-    """
+    """What was perturbed in every cell, and in which group of cells; missing where a cell has none."""
 
     labels: pd.Series
     groups: pd.Series
-    is_control: NDArray[np.bool_]
+    is_control: NDArray[np.bool_]  # unperturbed cells that have a group
 
     @classmethod
     def read(cls, adata: AnnData, naming: Naming, *, perturbed: bool = True) -> Screen:
-        """Read ``obs``; with ``perturbed``, something but controls is asked for.
-
-        Raises
-        ------
-        ValueError
-            As `perturbation_labels` and `group_labels` do.
-        """
+        """Read ``obs``; with ``perturbed``, something but controls is asked for."""
         key, control, group_key, sep = naming
         labels = perturbation_labels(adata, key, control=control, sep=sep, perturbed=perturbed)
         groups = group_labels(adata, group_key)
@@ -99,17 +71,7 @@ class Screen(NamedTuple):
     ) -> NDArray[np.bool_]:
         """Cells to learn from: all controls, and perturbed cells of groups that have some.
 
-        Parameters
-        ----------
-        parts
-            What every label stands for.
-        hidden, groups
-            Cells that got one of these in one of these are left out.
-
-        Raises
-        ------
-        ValueError
-            If no perturbed cell is left.
+        ``parts`` is what every label stands for. Cells of ``groups`` whose perturbation is in ``hidden`` are left out.
         """
         known = (self.labels.notna() & self.groups.notna()).to_numpy()
         compared = self.groups.isin(self.groups[self.is_control].unique()).to_numpy()
@@ -135,22 +97,10 @@ class Screen(NamedTuple):
 def components(name: str, *, control: str, sep: str | None = "+") -> tuple[str, ...]:
     """Genes (or conditions) that a name stands for, sorted: the order of a pair says nothing.
 
-    Parameters
-    ----------
-    name
-        Name of a perturbation. The control's name in it is passed over, as in ``"KLF1+ctrl"``; nothing is left of
-        ``"ctrl"`` and ``"ctrl+ctrl"``.
-    control
-        Name of the control.
-    sep
-        What joins the parts of a combination; names are taken whole if `None`.
+    The control's name in it is passed over; nothing is left of ``"ctrl"`` and ``"ctrl+ctrl"``.
 
-    Examples
-    --------
-    >>> components("SET+KLF1", control="ctrl")
+    >>> components("KLF1+SET+ctrl", control="ctrl")
     ('KLF1', 'SET')
-    >>> components("KLF1+ctrl", control="ctrl")
-    ('KLF1',)
     """
     parts = {name} if sep is None else {part.strip() for part in name.split(sep)} - {""} or {name}
     return tuple(sorted(parts - {control}))
@@ -159,17 +109,8 @@ def components(name: str, *, control: str, sep: str | None = "+") -> tuple[str, 
 def members_of(
     names: Iterable[str], *, control: str, sep: str | None = "+", known: Iterable[str] = ()
 ) -> dict[str, tuple[str, ...]]:
-    """`components` of every name, with one spelling for a gene that has several: cells differ by genes.
+    """`components` of every name, with one spelling for a gene that has several; spellings in ``known`` come first.
 
-    Parameters
-    ----------
-    control, sep
-        As in `components`.
-    known
-        Spellings that come first.
-
-    Examples
-    --------
     >>> members_of(["CNN1", "ENSG00000130176+MAPK1"], control="ctrl")
     {'CNN1': ('CNN1',), 'ENSG00000130176+MAPK1': ('CNN1', 'MAPK1')}
     """
@@ -198,16 +139,20 @@ def _genes_of(names: list[str]) -> list[str | int]:
 
 
 def require_separator(sep: object) -> None:
-    """Refuse what cannot separate the genes of a combination.
-
-    Raises
-    ------
-    ValueError
-        If it is neither text nor `None`, or empty.
-    """
+    """Refuse what cannot separate the genes of a combination."""
     if sep is not None and (not isinstance(sep, str) or not sep):
         msg = f'sep must be the text between the genes of a combination; got {sep!r}: sep="+", or sep=None for none.'
         raise ValueError(msg)
+
+
+def _text_of(adata: AnnData, key: str, fix: str) -> pd.Series:
+    """Column of ``obs`` as text, missing where it has no value."""
+    if key not in adata.obs.columns:
+        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as {fix}."
+        raise ValueError(msg)
+    column = adata.obs[key]
+    return column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
 
 
 def perturbation_labels(
@@ -215,30 +160,10 @@ def perturbation_labels(
 ) -> pd.Series:
     """Perturbation of every cell as text, missing where it has none; control and control is the control.
 
-    Parameters
-    ----------
-    key
-        Column of ``obs``.
-    control
-        Value of cells that were not perturbed.
-    sep
-        What joins the parts of a combination.
-    perturbed
-        Whether there must be perturbed cells.
-
-    Raises
-    ------
-    ValueError
-        If there is no such column, no control among its values, nothing but the control where ``perturbed``, or
-        ``sep`` is empty.
+    With ``perturbed``, a column of nothing but the control is refused.
     """
     require_separator(sep)
-    if key not in adata.obs.columns:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as perturbation_key."
-        raise ValueError(msg)
-    column = adata.obs[key]
-    labels = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
+    labels = _text_of(adata, key, "perturbation_key")
     alone = {name: control for name in labels.dropna().unique() if not components(name, control=control, sep=sep)}
     labels = labels.replace(alone)
     names = np.unique(labels.dropna().to_numpy().astype(str)).tolist()
@@ -259,21 +184,10 @@ def perturbation_labels(
 
 
 def group_labels(adata: AnnData, key: str | None) -> pd.Series:
-    """Group of every cell as text, missing where it has none; one group of all cells without a key.
-
-    Raises
-    ------
-    ValueError
-        If there is no such column.
-    """
+    """Group of every cell as text, missing where it has none; one group of all cells without a key."""
     if key is None:
         return pd.Series(ONE_GROUP, index=adata.obs_names)
-    if key not in adata.obs.columns:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as group_key, or None."
-        raise ValueError(msg)
-    column = adata.obs[key]
-    return column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
+    return _text_of(adata, key, "group_key, or None")
 
 
 def positions_of(vocabulary: GeneVocabulary, names: Iterable[str]) -> dict[str, int]:
@@ -285,43 +199,28 @@ def positions_of(vocabulary: GeneVocabulary, names: Iterable[str]) -> dict[str, 
     return {name: int(position) for name, position in zip(listed, target, strict=True) if position >= 0}
 
 
-def is_human_gene(name: str) -> bool:
-    """Whether a name is that of a human gene, known to the model or not."""
-    rows, _ = find(gene_names().human, as_names([name]))
-    return bool(rows[0] >= 0)
-
-
 def require_known(parts: Iterable[str], *, seen: Iterable[str] | None, positions: Mapping[str, int]) -> None:
-    """Refuse parts of perturbations of which nothing can be known.
+    """Refuse parts of perturbations of which nothing can be known: neither seen perturbed nor a human gene.
 
-    Parameters
-    ----------
-    parts
-        What is to be predicted.
-    seen
-        Parts that were seen perturbed; `None` where the network alone predicts, which knows its own genes only.
-    positions
-        Vocabulary positions of the parts that are genes of the model.
-
-    Raises
-    ------
-    ValueError
-        If a part was neither seen perturbed nor is a gene.
+    ``positions`` holds the parts that are genes of the model; where the network alone predicts (``seen`` is `None`) it
+    knows no others.
     """
     unknown = sorted(set(parts) - set(seen or ()) - positions.keys())
-    if seen is not None:
-        unknown = [name for name in unknown if not is_human_gene(name)]
-    if unknown:
-        listed = ", ".join(map(repr, unknown))
-        if seen is None:
-            msg = (
-                f"{listed}: no gene of the model, and fine_tune=True replaces the value of genes. The default predicts "
-                "all that was seen perturbed elsewhere: fine_tune=False."
-            )
-            raise ValueError(msg)
+    if seen is not None and unknown:
+        rows, _ = find(gene_names().human, as_names(unknown))
+        unknown = [name for name, row in zip(unknown, rows, strict=True) if row < 0]
+    if not unknown:
+        return
+    listed = ", ".join(map(repr, unknown))
+    if seen is None:
+        msg = (
+            f"{listed}: no gene of the model, and fine_tune=True replaces the value of genes. The default predicts "
+            "all that was seen perturbed elsewhere: fine_tune=False."
+        )
+    else:
         msg = (
             f"{listed}: neither seen perturbed in the cells to learn from nor a human gene, so nothing says what "
             "it would change. A gene: check its name in sf.datasets.human_genes(). A drug or stimulus is learned from "
             'groups of cells that got it, for others: group_key="cell_type", groups=["B"].'
         )
-        raise ValueError(msg)
+    raise ValueError(msg)

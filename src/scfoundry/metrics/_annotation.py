@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from scfoundry.metrics._matrices import labelled_cells, require_same_cells
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -27,14 +29,14 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
 
     each 0 where its denominator is. Macro averages give every class present in the truth **or** in the prediction the
     same weight: a class that is predicted but never true lowers them, a declared category that nobody has does not.
-    What CellPLM reports as "acc" is ``macro_recall``; ``accuracy`` here is the share of correct cells.
+    What CellPLM :cite:p:`wen2024cellplm` reports as "acc" is ``macro_recall``.
 
     Parameters
     ----------
     truth
-        Label of every cell, shape ``(n_cells,)``. Cells without one (missing values) are left out.
+        Label of every cell, (n_cells,). Cells without one (missing values) are left out.
     predicted
-        Predicted label of every cell, shape ``(n_cells,)``. A missing value is a wrong prediction of no class.
+        Predicted label of every cell, (n_cells,). A missing value is a wrong prediction of no class.
 
     Returns
     -------
@@ -43,12 +45,7 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
     Raises
     ------
     ValueError
-        If the two differ in length or in the order of their cells, if no cell has a label, or if one holds names and
-        the other numbers.
-
-    References
-    ----------
-    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
+        If the two differ in length or order of cells, no cell has a label, or one holds names and the other numbers.
 
     Examples
     --------
@@ -60,21 +57,13 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
     macro_recall       0.500
     dtype: float64
     """
-    if isinstance(truth, pd.Series) and isinstance(predicted, pd.Series) and not truth.index.equals(predicted.index):
-        msg = (
-            "truth and predicted are not indexed by the same cells in the same order. "
-            "Bring them in line: predicted = predicted.loc[truth.index]."
-        )
-        raise ValueError(msg)
+    require_same_cells(truth, predicted, names=("truth", "predicted"))
     true, guessed = _labels(truth, name="truth"), _labels(predicted, name="predicted")
     if len(true) != len(guessed):
         msg = f"truth has {len(true)} labels but predicted has {len(guessed)}; both need one per cell, in one order."
         raise ValueError(msg)
-    labelled = true.notna()
+    labelled = labelled_cells(true)
     true, guessed = true[labelled], guessed[labelled]
-    if not len(true):
-        msg = f"None of the {len(labelled)} cells has a label in truth. Pass the column of obs that holds the labels."
-        raise ValueError(msg)
     if guessed.notna().any() and _numbered(true) != _numbered(guessed):
         names, codes = ("truth", "predicted") if _numbered(guessed) else ("predicted", "truth")
         msg = (

@@ -16,8 +16,8 @@ __all__ = ["calibration"]
 def calibration(confidence: ArrayLike, correct: ArrayLike, *, n_bins: int = 15) -> pd.Series:
     r"""Expected calibration error of the probabilities of predicted labels.
 
-    Cells are sorted into :math:`M` bins of equal width by their confidence. With :math:`n_b` cells in bin :math:`b`,
-    of mean confidence :math:`p_b` and accuracy :math:`a_b`,
+    Cells are sorted into :math:`M` bins of equal width by their confidence :cite:p:`guo2017calibration`. With
+    :math:`n_b` cells in bin :math:`b`, of mean confidence :math:`p_b` and accuracy :math:`a_b`,
 
     .. math::
 
@@ -26,25 +26,21 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, *, n_bins: int = 15) 
     Parameters
     ----------
     confidence
-        Probability of the predicted label of every cell, shape ``(n_cells,)``.
+        Probability of the predicted label of every cell, (n_cells,).
     correct
-        Whether it is the true one, shape ``(n_cells,)``.
+        Whether it is the true one, (n_cells,).
     n_bins
         Number of bins; a bin holds its upper edge.
 
     Returns
     -------
-    ``ece``, ``max_error`` over the bins that hold cells, ``overconfidence`` (mean confidence minus accuracy, negative
-    where the model is too modest), ``confidence`` and ``accuracy``.
+    ``ece``, ``max_error`` over the bins that hold cells, ``overconfidence`` (mean confidence minus accuracy),
+    ``confidence`` and ``accuracy``.
 
     Raises
     ------
     ValueError
         If there are no cells, the two differ in shape, a confidence is no probability, or there is no bin.
-
-    References
-    ----------
-    Guo C. et al. On Calibration of Modern Neural Networks. ICML 2017.
 
     Examples
     --------

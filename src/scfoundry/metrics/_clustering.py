@@ -30,24 +30,23 @@ def clustering(
     resolutions: Sequence[float] = _RESOLUTIONS,
     rng: int | np.random.Generator | None = 0,
 ) -> pd.Series:
-    r"""Agreement of an embedding with cell labels: ARI, NMI and nearest-neighbour accuracy.
+    """Agreement of an embedding with cell labels: ARI, NMI and nearest-neighbour accuracy.
 
     Cells are clustered by Leiden on their neighbour graph at every resolution :math:`r`; the adjusted Rand index and
-    the normalised mutual information (arithmetic mean) compare clusters with labels. As CellPLM does, the best value
-    over resolutions is reported for each of the two separately: the labels choose the resolution, so these are upper
-    bounds of what a user without labels gets. The values at :math:`r = 1`, scanpy's default, are not.
+    the normalised mutual information (arithmetic mean) compare clusters with labels. As CellPLM does
+    :cite:p:`wen2024cellplm`, the best value over resolutions is reported for each of the two separately: the labels
+    choose the resolution, so these are upper bounds of what a user without labels gets. The values at :math:`r = 1`,
+    scanpy's default, are not.
 
     ``knn_accuracy`` is the share of cells whose label is the most frequent one among their `n_neighbors` nearest
-    other cells; of labels equally frequent the one that occurs nearest is taken.
-
-    Neighbours are exact and Euclidean, for the graph as for the accuracy.
+    other cells; of labels equally frequent the one that occurs nearest is taken. Neighbours are exact and Euclidean.
 
     Parameters
     ----------
     adata
         Cells with an embedding. It is only read.
     use_rep
-        Key of ``obsm`` with the embedding, shape ``(n_obs, d)``.
+        Key of ``obsm`` with the embedding, (n_obs, d).
     labels_key
         Column of ``obs`` with the labels. Cells without one (missing values) take no part.
     n_neighbors
@@ -65,17 +64,11 @@ def clustering(
     Raises
     ------
     ValueError
-        If ``obsm`` or ``obs`` has no such key, the embedding holds missing values, or there are fewer labelled cells
-        or labels than can be scored.
-
-    References
-    ----------
-    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
+        If there is no such key, the embedding holds missing values, or labelled cells or labels are too few.
 
     Examples
     --------
-    >>> import scanpy as sc
-    >>> import scfoundry as sf
+    >>> import scanpy as sc, scfoundry as sf
     >>> adata = sc.datasets.pbmc68k_reduced()
     >>> sf.metrics.clustering(adata, use_rep="X_pca", labels_key="bulk_labels")["knn_accuracy"].round(1)
     np.float64(0.8)

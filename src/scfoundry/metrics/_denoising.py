@@ -32,29 +32,26 @@ def denoising(
     .. math:: y_{ij} = \log\Bigl(1 + 10^4\, \frac{x_{ij}}{\sum_k x_{ik}}\Bigr),
 
     negative predictions counting as 0, with the totals of the complete cells. ``rmse``, ``mae``, ``pearson`` and
-    ``cosine`` pool the hidden entries of all cells, as CellPLM reports them. The same names with
-    ``_all`` cover the whole matrix, zeros included: errors over all entries, Pearson and cosine as means over cells
-    (cells where they are not defined left out).
+    ``cosine`` pool the hidden entries of all cells, as CellPLM reports them :cite:p:`wen2024cellplm`. The same names
+    with ``_all`` cover the whole matrix, zeros included: errors over all entries, Pearson and cosine as means over
+    cells where they are defined.
 
-    The published protocol hides only counts above 0, and being told that an entry is not 0 is already much: a constant
-    can beat a method that was not told. So every table has the scores of constants, which are fitted to the entries
-    that were not hidden, and methods that can make use of what the protocol tells have a reading of their own
-    (`given_detected`).
+    The published protocol hides only counts above 0, and to know that an entry is not 0 is already much: a constant can
+    beat a method that did not know. So every table has the scores of constants, which are fitted to the entries that
+    were not hidden, and methods that can make use of that knowledge have a reading of their own (`given_detected`).
 
     Parameters
     ----------
     counts
-        The complete raw counts, hidden entries included, shape ``(n_cells, n_genes)``. Sparse matrices are made dense
-        one block of cells at a time.
+        The complete raw counts, hidden entries included, (n_cells, n_genes); made dense in blocks of cells.
     predicted
-        Denoised counts, shape ``(n_cells, n_genes)``, on any scale per cell: as in the published protocol, every cell
-        is divided by its own total. Data frames are matched by gene name.
+        Denoised counts, (n_cells, n_genes), on any scale per cell: as in the published protocol, every cell is divided
+        by its own total. Data frames are matched by gene name.
     mask
-        True for entries hidden from the method, shape ``(n_cells, n_genes)``, bool.
+        True for entries hidden from the method, (n_cells, n_genes), bool.
     given_detected
         `predicted` are counts that are expected of genes known to be detected, as `sf.tl.denoise` gives with the same
-        argument. They stand on the scale of `counts` and are divided by the totals of these; the whole matrix is not
-        scored.
+        argument: divided by the totals of `counts`. The whole matrix is not scored.
 
     Returns
     -------
@@ -67,10 +64,6 @@ def denoising(
     ValueError
         If shapes, cells or genes do not match, values are missing, `counts` holds negative values, or `mask` is not
         bool, marks nothing, or marks only entries without counts.
-
-    References
-    ----------
-    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
 
     Examples
     --------
@@ -87,20 +80,26 @@ def denoising(
     constants = _constants(counts, mask)
 
     hidden, errors, similarities = [], [], []
-    for x, x_hat, is_hidden in blocks(counts, predicted, mask, axis=0):
-        complete = _non_negative(dense(x, name="counts"))
+    for x, x_hat, marked in blocks(counts, predicted, mask, axis=0):
+        is_hidden = marked.toarray() if sparse.issparse(marked) else marked
+        complete = dense(x, name="counts")
+        if (complete < 0).any():
+            msg = (
+                f"counts holds negative values (lowest: {complete.min():.3g}); raw counts are expected. "
+                'If they rest in a layer, pass adata.layers["counts"].'
+            )
+            raise ValueError(msg)
         totals = complete.sum(axis=1)
         guesses = np.maximum(dense(x_hat, name="predicted"), 0)
         scale = totals if given_detected else guesses.sum(axis=1)
         truth = _log_normalised(complete, totals)
-        there = is_hidden.toarray() if sparse.issparse(is_hidden) else is_hidden
         logged = [
             _log_normalised(guesses, scale),
             _log_normalised(np.ones_like(truth), totals),
             _log_normalised(np.broadcast_to(constants["gene mean of non-zeros"], truth.shape), totals),
             _log_normalised(np.broadcast_to(constants["gene mean"], truth.shape), np.where(totals > 0, 1, 0)),
         ]
-        hidden.append(np.stack([truth[there], *(guess[there] for guess in logged)]))
+        hidden.append(np.stack([values[is_hidden] for values in (truth, *logged)]))
         if not given_detected:
             differences = [truth - guess for guess in logged]
             errors.append([[(d**2).sum(), np.abs(d).sum()] for d in differences])
@@ -136,9 +135,9 @@ def _pooled(truth: NDArray[np.float64], guess: NDArray[np.float64]) -> dict[str,
 def _constants(counts: Any, mask: Any) -> dict[str, NDArray[np.float64]]:
     """What needs no method, gene by gene, from the entries that were not hidden."""
     total, detected = (np.zeros(np.shape(counts)[1]) for _ in range(2))
-    for x, is_hidden in blocks(counts, mask, axis=0):
-        there = is_hidden.toarray() if sparse.issparse(is_hidden) else is_hidden
-        seen = np.where(there, 0, dense(x, name="counts"))
+    for x, marked in blocks(counts, mask, axis=0):
+        is_hidden = marked.toarray() if sparse.issparse(marked) else marked
+        seen = np.where(is_hidden, 0, dense(x, name="counts"))
         total += seen.sum(axis=0)
         detected += (seen > 0).sum(axis=0)
     return {
@@ -157,16 +156,6 @@ def _boolean(mask: np.ndarray | spmatrix | sparray | pd.DataFrame) -> np.ndarray
         msg = "mask marks no entry as hidden, so there is nothing to score. sf.pp.simulate_dropout(adata) makes one."
         raise ValueError(msg)
     return values
-
-
-def _non_negative(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    if (counts < 0).any():
-        msg = (
-            f"counts holds negative values (lowest: {counts.min():.3g}); raw counts are expected. "
-            'If they rest in a layer, pass adata.layers["counts"].'
-        )
-        raise ValueError(msg)
-    return counts
 
 
 def _log_normalised(values: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:

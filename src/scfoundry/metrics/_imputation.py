@@ -46,13 +46,12 @@ def imputation(
         \text{mae}_j = \frac{1}{n}\sum_i |\hat x_{ij} - x_{ij}|,
 
     and Pearson correlation, Spearman correlation and cosine of the two columns. Predictions below 0 count as 0. CellPLM
-    scores log1p of counts on both sides; its published RMSE averages square roots over all prefixes of the list of
-    genes and is not reproduced here: ``rmse`` is the plain value of every gene.
+    :cite:p:`wen2024cellplm` scores log1p of counts on both sides; its published RMSE averages square roots over all
+    prefixes of the list of genes and is not reproduced here.
 
     A rich spot is rich in every gene, so that library size alone correlates with most genes: by Pearson correlation it
     beats most published methods. Given ``library``, ``partial_pearson`` is the correlation of what it does not explain:
-    a polynomial of the fifth degree in log library size is removed from both sides, and a prediction that is a function
-    of the library alone has 0. This is what an imputation adds.
+    a polynomial of the fifth degree in log library size is removed from both sides. This is what an imputation adds.
 
     Given ``positions``, ``structure`` compares pictures instead of spots: around every spot i, over the k spots of its
     neighbourhood :math:`N_i` on both sides scaled to [0, 1], means, variances and the covariance give the structural
@@ -65,44 +64,39 @@ def imputation(
 
     whose mean over spots is reported: 1 for the same picture.
 
-    Pearson is not defined for a gene that is constant in truth or prediction, nor cosine for one that is all zeros:
-    these are NaN, and ``constant`` marks the former. :func:`summarise` leaves them out of its means and counts them.
+    Pearson is NaN for a gene that is ``constant`` in truth or prediction, cosine for one that is all zeros.
+    :func:`summarise` leaves them out of its means and counts them.
 
     Parameters
     ----------
     truth
-        Measured expression, shape ``(n_cells, n_genes)``, non-negative.
+        Measured expression, (n_cells, n_genes), non-negative.
     predicted
-        Imputed expression on the same scale, shape ``(n_cells, n_genes)``. If both are data frames, genes are matched
-        by name and those that `truth` lacks are not scored.
+        Imputed expression on the same scale, (n_cells, n_genes). Two data frames are matched by gene name, and genes
+        that `truth` lacks are not scored.
     log1p
         Compare :math:`\log(1 + x)` instead of the values as given.
     library
-        Counts per cell, shape ``(n_cells,)``: of the genes that were measured, not of those that are scored.
+        Counts per cell, (n_cells,): of the genes that were measured, not of those that are scored.
     positions
-        Coordinates of the cells, shape ``(n_cells, 2)``.
+        Coordinates of the cells, (n_cells, 2).
     sections
         Section or field of view of every cell; no neighbourhood reaches over their borders.
 
     Returns
     -------
-    One row per gene, indexed by gene name where one side is a data frame: ``pearson``, ``spearman``, ``cosine``,
-    ``rmse``, ``mse``, ``mae``; ``partial_pearson`` if ``library`` is given, ``structure`` if ``positions`` are; and
-    ``constant`` (bool).
+    One row per gene, indexed by gene name where there are some: ``pearson``, ``spearman``, ``cosine``, ``rmse``,
+    ``mse``, ``mae``; ``partial_pearson`` if ``library`` is given, ``structure`` if ``positions`` are; ``constant``
+    (bool).
 
     Raises
     ------
     ValueError
-        If shapes, cells or genes do not match, or values are missing, or `truth` holds negative values.
-
-    References
-    ----------
-    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
+        If shapes, cells or genes do not match, values are missing, or `truth` holds negative values.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> import scfoundry as sf
+    >>> import numpy as np, scfoundry as sf
     >>> truth = np.array([[0.0, 2.0], [1.0, 2.0], [3.0, 2.0]])
     >>> sf.metrics.imputation(truth, truth + 1).round(3)
        pearson  spearman  cosine  rmse  mse  mae  constant
@@ -112,7 +106,7 @@ def imputation(
     truth, predicted = in_memory(truth), in_memory(predicted)
     predicted = align(truth, predicted, names=("truth", "predicted"))
     n_cells = np.shape(truth)[0]
-    sizes = None if library is None else _per_cell(library, n_cells, "library")
+    sizes = None if library is None else _per_cell(library, n_cells)
     around = None if positions is None else _neighborhoods(positions, sections, n_cells)
     parts = [
         _scores(dense(x, name="truth"), dense(y, name="predicted"), log1p=log1p, library=sizes, around=around)
@@ -122,7 +116,7 @@ def imputation(
         msg = f"truth has shape {np.shape(truth)}: there is no gene or no cell to score. Pass cells x held-out genes."
         raise ValueError(msg)
     scores = pd.concat(parts, ignore_index=True)
-    named = next((side for side in (truth, predicted) if isinstance(side, pd.DataFrame)), None)
+    named = next((values for values in (truth, predicted) if isinstance(values, pd.DataFrame)), None)
     return scores if named is None else scores.set_index(named.columns)
 
 
@@ -136,29 +130,12 @@ def summarise(scores: pd.DataFrame) -> pd.Series:
 
     Returns
     -------
-    The means, followed by ``n_genes`` and by ``n_constant``, the number of genes that are constant in truth or
-    prediction and have no Pearson correlation.
+    The means, ``n_genes``, and ``n_constant``, the number of genes without a Pearson correlation.
 
     Raises
     ------
     ValueError
         If `scores` has no column ``constant``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import scfoundry as sf
-    >>> truth = np.array([[0.0, 2.0], [1.0, 2.0], [3.0, 2.0]])
-    >>> sf.metrics.summarise(sf.metrics.imputation(truth, truth + 1)).round(3)
-    pearson       1.000
-    spearman      1.000
-    cosine        0.983
-    rmse          1.000
-    mse           1.000
-    mae           1.000
-    n_genes       2.000
-    n_constant    1.000
-    dtype: float64
     """
     if "constant" not in scores.columns:
         msg = (
@@ -171,14 +148,14 @@ def summarise(scores: pd.DataFrame) -> pd.Series:
     return pd.concat([means, pd.Series(counts)])
 
 
-def _per_cell(values: np.ndarray | pd.Series, n_cells: int, name: str) -> NDArray[np.float64]:
-    values = np.asarray(values, dtype=np.float64)
-    if values.shape != (n_cells,) or not np.isfinite(values).all():
+def _per_cell(library: np.ndarray | pd.Series, n_cells: int) -> NDArray[np.float64]:
+    sizes = np.asarray(library, dtype=np.float64)
+    if sizes.shape != (n_cells,) or not np.isfinite(sizes).all():
         msg = (
-            f"{name} has shape {values.shape}, but must be one finite number for each of the {n_cells} cells of truth."
+            f"library has shape {sizes.shape}, but must be one finite number for each of the {n_cells} cells of truth."
         )
         raise ValueError(msg)
-    return values
+    return sizes
 
 
 def _neighborhoods(positions: np.ndarray, sections: np.ndarray | pd.Series | None, n_cells: int) -> sparse.csr_matrix:

@@ -1,4 +1,4 @@
-"""Pairs of cells x genes matrices: matched by name where names are known, made dense one block at a time."""
+"""Cells and genes of truth and prediction: matched by name where names are known, made dense one block at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["align", "blocks", "dense", "in_memory"]
+__all__ = ["align", "blocks", "dense", "in_memory", "labelled_cells", "require_same_cells"]
 
 _BLOCK_VALUES = 2**22
 """Values made dense at once: 32 MB in double precision."""
@@ -38,12 +38,7 @@ def align(reference: Any, other: Any, *, names: tuple[str, str]) -> Any:
         msg = f"{first} has {np.ndim(reference)} dimension(s), but must be cells x genes: {first}.reshape(n_cells, -1)."
         raise ValueError(msg)
     if isinstance(reference, pd.DataFrame) and isinstance(other, pd.DataFrame):
-        if not reference.index.equals(other.index):
-            msg = (
-                f"{first} and {second} are not indexed by the same cells in the same order. "
-                f"Bring them in line: {second} = {second}.loc[{first}.index]."
-            )
-            raise ValueError(msg)
+        require_same_cells(reference, other, names=names)
         for name, frame in zip(names, (reference, other), strict=True):
             if not frame.columns.is_unique:
                 repeated = frame.columns[frame.columns.duplicated()].unique()
@@ -68,6 +63,27 @@ def align(reference: Any, other: Any, *, names: tuple[str, str]) -> Any:
         )
         raise ValueError(msg)
     return other
+
+
+def require_same_cells(reference: Any, other: Any, *, names: tuple[str, str]) -> None:
+    """Refuse two pandas objects whose cells differ in name or order; anything else has no names."""
+    named = isinstance(reference, pd.DataFrame | pd.Series) and isinstance(other, pd.DataFrame | pd.Series)
+    if named and not reference.index.equals(other.index):
+        first, second = names
+        msg = (
+            f"{first} and {second} are not indexed by the same cells in the same order. "
+            f"Bring them in line: {second} = {second}.loc[{first}.index]."
+        )
+        raise ValueError(msg)
+
+
+def labelled_cells(truth: pd.Series) -> pd.Series:
+    """Which cells have a true label; refused where none has."""
+    labelled = truth.notna()
+    if not labelled.any():
+        msg = f"None of the {len(labelled)} cells has a label in truth. Pass the column of obs that holds the labels."
+        raise ValueError(msg)
+    return labelled
 
 
 def blocks(*matrices: Any, axis: int) -> Iterator[tuple[Any, ...]]:

@@ -60,23 +60,19 @@ def perturbation(
     -------
     ``rmse`` over all genes, ``rmse_nonzero`` over those that the perturbed cells express, ``rmse_top`` over the most
     differentially expressed; ``pearson_delta`` and ``pearson_delta_top``, the Pearson correlation of predicted and
-    measured change over the same genes; ``ceiling``, the same correlation over all genes of the change of one half of
-    the perturbed cells from one half of `controls` with that of the other halves, mean over halvings. It is the same
-    whatever is predicted.
-
-    Correlations are NaN where a change is constant, as that of "no change" is. A ceiling near 0 says that the
-    perturbation did nothing that these cells can show. It is no upper bound: halves are noisier than a good prediction.
+    measured change over the same genes, NaN where one is constant, as that of "no change" is; ``ceiling``, the same
+    over all genes of the change of one half of the perturbed cells from one half of `controls` with that of the other
+    halves, mean over halvings. It is the same whatever is predicted. Near 0 it says that the perturbation did nothing
+    that these cells can show. It is no upper bound: halves are noisier than a good prediction.
 
     Raises
     ------
     ValueError
-        If genes do not match or repeat, values are missing, there are fewer than four cells or controls, or a number
-        is too small.
+        If genes do not match or repeat, values are missing, or cells, controls (four at least) or a number are too few.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> import scfoundry as sf
+    >>> import numpy as np, scfoundry as sf
     >>> rng = np.random.default_rng(0)
     >>> control, effect = rng.gamma(1.0, size=50), np.r_[np.ones(5), np.zeros(45)]
     >>> cells = rng.normal(control + effect, 0.3, (40, 50))
@@ -94,7 +90,7 @@ def perturbation(
     cells, controls = in_memory(cells), in_memory(controls)
     genes = cells.columns if isinstance(cells, pd.DataFrame) else None
     n_genes = np.shape(cells)[-1] if np.ndim(cells) else 0
-    sides: dict[str, Cells] = {
+    datasets: dict[str, Cells] = {
         name: _two_dimensional(values, genes, n_genes, name=name)
         for name, values in {"cells": cells, "controls": controls}.items()
     }
@@ -103,8 +99,8 @@ def perturbation(
         for name, values in {"predicted": predicted, "predicted_control": predicted_control}.items()
     )
     generator = np.random.default_rng(rng)
-    halves = {name: _halves(np.shape(values)[0], n_halves, generator) for name, values in sides.items()}
-    measured, unperturbed = (_summary(values, halves[name], name=name) for name, values in sides.items())
+    halves = {name: _halves(np.shape(values)[0], n_halves, generator) for name, values in datasets.items()}
+    measured, unperturbed = (_summary(values, halves[name], name=name) for name, values in datasets.items())
 
     error, expressed = guess - measured.mean, measured.mean > 0
     changes = np.stack([measured.mean - unperturbed.mean, guess - start])
@@ -133,10 +129,8 @@ def _two_dimensional(values: Cells, genes: pd.Index | None, n_genes: int, *, nam
         raise ValueError(msg)
     matched = _matched(values, genes, name)
     if np.shape(matched)[1] != n_genes:
-        msg = (
-            f"{name} has {np.shape(matched)[1]} values per cell, but cells has {n_genes} genes; both need the same "
-            "genes."
-        )
+        n_values = np.shape(matched)[1]
+        msg = f"{name} has {n_values} values per cell, but cells has {n_genes} genes; both need the same genes."
         raise ValueError(msg)
     return matched
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfoundry.metrics._matrices import labelled_cells, require_same_cells
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
 __all__ = ["retrieval"]
 
@@ -28,16 +30,17 @@ def retrieval(
 
         \text{recall@}k = \frac{1}{n}\sum_i [r_i \le k],\qquad \text{mrr} = \frac{1}{n}\sum_i \frac{1}{r_i}.
 
-    LangCell reports ``recall@k`` over cells; ``macro_recall@k`` gives every label that occurs the same weight.
+    LangCell :cite:p:`zhao2024langcell` reports ``recall@k`` over cells; ``macro_recall@k`` gives every label that
+    occurs the same weight.
 
     Parameters
     ----------
     scores
-        Score of every label for every cell, shape ``(n_cells, n_labels)``, columns named by label; higher is better.
-        A label with a slash is found in the column with a bar, ``"T/NK"`` in ``"T|NK"``, as annotation writes it. An
-        array has its column numbers as labels.
+        Score of every label for every cell, (n_cells, n_labels), columns named by label; higher is better. A label with
+        a slash is found in the column with a bar, ``"T/NK"`` in ``"T|NK"``, as annotation writes it. An array has its
+        column numbers as labels.
     truth
-        True label of every cell, shape ``(n_cells,)``. Cells without one (missing values) are left out.
+        True label of every cell, (n_cells,). Cells without one (missing values) are left out.
     k
         How many labels of a cell are looked at, one number or several.
 
@@ -50,14 +53,9 @@ def retrieval(
     ValueError
         If cells do not match, labels of `truth` or scores are missing, label names repeat, or a k is below 1.
 
-    References
-    ----------
-    Zhao S. et al. LangCell: Language-Cell Pre-training for Cell Identity Understanding. ICML 2024.
-
     Examples
     --------
-    >>> import pandas as pd
-    >>> import scfoundry as sf
+    >>> import pandas as pd, scfoundry as sf
     >>> scores = pd.DataFrame({"B": [0.7, 0.5], "T": [0.2, 0.4], "NK": [0.1, 0.1]})
     >>> sf.metrics.retrieval(scores, ["B", "T"], k=[1, 2])
     recall@1          0.50
@@ -70,17 +68,14 @@ def retrieval(
     """
     k = (int(k),) if isinstance(k, int | np.integer) else k
     table, true = _checked(scores, truth, k)
-    ranks = _ranks(table.to_numpy(), table.columns.get_indexer(true))
+    values = table.to_numpy()
+    of_truth = values[np.arange(len(values)), table.columns.get_indexer(true)]
+    ranks = (values >= of_truth[:, None]).sum(axis=1)
     found = pd.DataFrame({f"recall@{n}": ranks <= n for n in k} | {"mrr": 1 / ranks}).astype(float)
     overall, macro = found.mean(), found.groupby(true.to_numpy()).mean().mean().add_prefix("macro_")
     recalls = [f"recall@{n}" for n in k]
     names = [*recalls, *(f"macro_{name}" for name in recalls), "mrr", "macro_mrr"]
     return pd.concat([overall, macro])[names]
-
-
-def _ranks(scores: NDArray[np.floating], column: NDArray[np.intp]) -> NDArray[np.int64]:
-    of_truth = scores[np.arange(len(scores)), column]
-    return (scores >= of_truth[:, None]).sum(axis=1)
 
 
 def _checked(scores: pd.DataFrame | np.ndarray, truth: ArrayLike, k: Sequence[int]) -> tuple[pd.DataFrame, pd.Series]:
@@ -94,18 +89,10 @@ def _checked(scores: pd.DataFrame | np.ndarray, truth: ArrayLike, k: Sequence[in
             'per cell are needed: sf.metrics.retrieval(adata.obsm["zero_shot_scores"], adata.obs["cell_type"]).'
         )
         raise ValueError(msg)
-    if isinstance(scores, pd.DataFrame) and isinstance(truth, pd.Series) and not scores.index.equals(truth.index):
-        msg = (
-            "scores and truth are not indexed by the same cells in the same order. "
-            "Bring them in line: truth = truth.loc[scores.index]."
-        )
-        raise ValueError(msg)
+    require_same_cells(scores, truth, names=("scores", "truth"))
     table, true = pd.DataFrame(scores).reset_index(drop=True), pd.Series(truth, dtype=object).reset_index(drop=True)
-    labelled = true.notna()
+    labelled = labelled_cells(true)
     table, true = table[labelled], true[labelled]
-    if not len(true):
-        msg = f"None of the {len(labelled)} cells has a label in truth. Pass the column of obs that holds the labels."
-        raise ValueError(msg)
     if not table.columns.is_unique:
         msg = (
             f"scores has the column {table.columns[table.columns.duplicated()][0]!r} more than once; keep one of them."

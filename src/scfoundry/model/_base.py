@@ -55,8 +55,7 @@ class FoundationModel(BaseModelClass):
     """Base of all models: an AnnData or nothing, a vocabulary of genes, a configuration of plain values.
 
     A subclass names its configuration and module, registers training data in ``setup_anndata``, and implements
-    ``train``, ``embed`` and, where the authors released weights, ``_read_release``. What else a model can do stands in
-    ``model/_capabilities.py``.
+    ``train``, ``embed`` and, for released weights, ``_read_release``; further abilities are in ``_capabilities.py``.
 
     Parameters
     ----------
@@ -106,7 +105,10 @@ class FoundationModel(BaseModelClass):
                 "field_registries": {},
             }
         super().__init__(adata, registry)
-        self._genes = self._complete_genes(vocabulary_of(self.get_var_names().tolist() if genes is None else genes))
+        genes = self.get_var_names().tolist() if genes is None else genes
+        if not isinstance(genes, GeneVocabulary):
+            genes = GeneVocabulary(**genes) if isinstance(genes, Mapping) else GeneVocabulary(genes)
+        self._genes = self._complete_genes(genes)
         # scvi-tools' `save` keeps arguments as they are: plain values load anywhere.
         genes = self._genes.as_dict()
         config = self._complete_config(config)
@@ -198,23 +200,12 @@ class FoundationModel(BaseModelClass):
         Parameters
         ----------
         adata
-            Any AnnData, in memory, backed or dask; it need not be registered and is not changed. The training data
-            with its registered keys if `None`.
-        layer
-            Layer with raw counts (or log1p-normalised values), ``X`` if `None`.
-        batch_key
-            Column of ``obs`` that names the context of a cell, for models whose unit is a group of cells; all cells are
-            one context if `None`.
-        spatial_key
-            Key of ``obsm`` with coordinates, for models with positions. They are scaled to [0, 1] per context.
+            Any AnnData, in memory, backed or dask, which is only read; the training data with its registered keys if
+            `None`.
+        layer, batch_key, spatial_key, device, precision, batch_size
+            As in `sf.tl.embed`.
         indices
             Cells to return, all if `None`. They are still embedded among all cells of their context.
-        batch_size
-            Cells on the device at a time. Does not change the result.
-        device
-            ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-        precision
-            ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
 
         Returns
         -------
@@ -223,8 +214,7 @@ class FoundationModel(BaseModelClass):
         Raises
         ------
         ValueError
-            If there are no data, the values are neither counts nor log1p-normalised, too few genes are known, a key
-            does not exist, or a GPU is asked for that is not there.
+            If there are no data, or as in `sf.tl.embed`.
         """
         compute = Compute.resolve(device, precision, batch_size)
         caller = "get_latent_representation"
@@ -241,13 +231,7 @@ class FoundationModel(BaseModelClass):
         return latent if indices is None else latent[np.asarray(indices)]
 
     def registered_cells(self, caller: str) -> Cells:
-        """The training data, checked and aligned.
-
-        Raises
-        ------
-        ValueError
-            If there are none.
-        """
+        """The training data, checked and aligned; a ValueError where there are none."""
         if self.adata is None:
             name = type(self).__name__
             msg = (
@@ -278,8 +262,7 @@ class FoundationModel(BaseModelClass):
         Parameters
         ----------
         source
-            A name of `sf.model.list_pretrained`, a folder written by `save_pretrained`, or a folder with the official
-            files.
+            A name of `sf.model.list_pretrained`, or a folder that `save_pretrained` wrote or with the official files.
         adata
             Registered training data, to fine-tune on. Inference needs none.
         version
@@ -294,8 +277,7 @@ class FoundationModel(BaseModelClass):
         Raises
         ------
         CheckpointError
-            If the files are damaged or belong to another model. Every tensor is accounted for: missing, unexpected
-            and reshaped entries raise before anything is computed.
+            If the files are damaged or belong to another model; missing, unexpected and reshaped tensors raise, too.
         FileNotFoundError
             If the source does not exist, or its files have to be downloaded by hand.
 
@@ -379,10 +361,3 @@ class FoundationModel(BaseModelClass):
         lines = [f"# {description['weights']}", "", f"{self._model_summary_string}.", ""]
         lines += [f"- {key}: {value}" for key, value in description.items()]
         return "\n".join(lines) + "\n"
-
-
-def vocabulary_of(genes: GeneVocabulary | Sequence[str] | Mapping[str, Any]) -> GeneVocabulary:
-    """Vocabulary in any of the forms a model takes."""
-    if isinstance(genes, GeneVocabulary):
-        return genes
-    return GeneVocabulary(**genes) if isinstance(genes, Mapping) else GeneVocabulary(genes)

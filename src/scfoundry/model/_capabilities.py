@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from scfoundry._settings import logger
 
@@ -133,7 +133,7 @@ class ReadsTexts(Embeds, Protocol):
         """Unit vectors in the space of the cells, (L, Z)."""
 
     def score_texts(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> TextScores:
-        """What the texts (and markers) of L labels say of every cell, each cell judged by itself."""
+        """Scores of every cell against the texts (and markers) of L labels, each cell by itself."""
 
 
 @runtime_checkable
@@ -246,53 +246,34 @@ class FineTunesPerturbations(Protocol):
 
 @dataclass(frozen=True)
 class TextScores:
-    """What a model says of n cells and L labels by the texts of the labels.
+    """How n cells score against L labels by the texts of the labels.
 
-    Attributes
-    ----------
-    probabilities
-        float32, (n, L), rows sum to 1.
-    similarity
-        Cosine of cell and label, float32, (n, L).
-    matching
-        Probability that cell and label match, each pair judged on its own, float32, (n, L); NaN where a label was not
-        considered for a cell. `None` if the weights have no matching head or it was left out.
-    fit
-        How well the best label fits at all, between 0 and 1, float32, (n,); by it cells are found that no label fits.
-        The highest probability if `None`.
-    moments
-        Moments of the same cells' log expression, where they were gathered in passing.
-    params
-        Settings of the weights that took effect, for the record.
+    ``matching`` is the probability that cell and label match, each pair on its own; NaN where a label was not
+    considered for a cell, `None` if the weights have no matching head or it was left out. ``fit`` is how well the best
+    label fits at all, from 0 to 1: by it cells are found that no label fits; the highest probability if `None`.
     """
 
-    probabilities: NDArray[np.float32]
-    similarity: NDArray[np.float32]
-    matching: NDArray[np.float32] | None
-    fit: NDArray[np.float32] | None = None
-    moments: LogMoments | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
+    probabilities: NDArray[np.float32]  # (n, L), rows sum to 1
+    similarity: NDArray[np.float32]  # (n, L), cosine of cell and label
+    matching: NDArray[np.float32] | None  # (n, L)
+    fit: NDArray[np.float32] | None = None  # (n,)
+    moments: LogMoments | None = None  # of the cells' log expression, where they were gathered in passing
+    params: Mapping[str, Any] = field(default_factory=dict)  # settings of the weights that took effect
 
 
-class _Ability(NamedTuple):
-    """What a model lacks, and weights that have it."""
-
-    lack: str
-    weights: str
-
-
-ABILITIES: dict[type, _Ability] = {
-    Embeds: _Ability("does not embed cells", "cellplm"),
-    HasGeneVectors: _Ability("has no vectors of genes", "cellplm"),
-    PredictsRates: _Ability("has no decoder of counts", "cellplm"),
-    Tunable: _Ability("cannot be fine-tuned through its embedding", "cellplm"),
-    ReadsTexts: _Ability("reads no texts", "cellnamer"),
-    AttendsToCells: _Ability("reads every cell by itself", "cellplm"),
-    ReplacesGenes: _Ability("cannot be shown a replaced gene", "cellplm"),
-    FineTunesImputation: _Ability("has no published fine-tuning for imputation", "cellplm"),
-    FineTunesLabels: _Ability("has no published fine-tuning on labels", "langcell"),
-    FineTunesPathways: _Ability("has no published fine-tuning on pathways", "langcell"),
-    FineTunesPerturbations: _Ability("has no published training on perturbations", "cellplm"),
+# Capability -> what a model without it lacks, and weights that have it.
+ABILITIES: dict[type, tuple[str, str]] = {
+    Embeds: ("does not embed cells", "cellplm"),
+    HasGeneVectors: ("has no vectors of genes", "cellplm"),
+    PredictsRates: ("has no decoder of counts", "cellplm"),
+    Tunable: ("cannot be fine-tuned through its embedding", "cellplm"),
+    ReadsTexts: ("reads no texts", "cellnamer"),
+    AttendsToCells: ("reads every cell by itself", "cellplm"),
+    ReplacesGenes: ("cannot be shown a replaced gene", "cellplm"),
+    FineTunesImputation: ("has no published fine-tuning for imputation", "cellplm"),
+    FineTunesLabels: ("has no published fine-tuning on labels", "langcell"),
+    FineTunesPathways: ("has no published fine-tuning on pathways", "langcell"),
+    FineTunesPerturbations: ("has no published training on perturbations", "cellplm"),
 }
 
 
@@ -317,7 +298,7 @@ def require(model: Any, capability: type, *, caller: str) -> Any:
         )
         raise ValueError(msg)
     if why := lack_of(model, capability):
-        msg = f'{why} Use weights that can: {caller}(..., model="{ABILITIES[capability].weights}").'
+        msg = f'{why} Use weights that can: {caller}(..., model="{ABILITIES[capability][1]}").'
         raise ValueError(msg)
     return model
 

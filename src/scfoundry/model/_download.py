@@ -22,20 +22,7 @@ TIMEOUT_SECONDS = 30
 
 
 def download(url: str, target: Path, sha256: str) -> Path:
-    """Download a file unless it is there already.
-
-    Parameters
-    ----------
-    url
-        Where the file is.
-    target
-        Where it goes. An unfinished download rests beside it as ``<name>.part`` and is resumed.
-    sha256
-        Checksum of the complete file.
-
-    Returns
-    -------
-    ``target``.
+    """Download a file to ``target`` unless it exists; an unfinished one stays as ``<name>.part`` and is resumed.
 
     Raises
     ------

@@ -15,12 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CLASSES", "load_pretrained"]
 
-# Model -> where its class is.
-CLASSES = {
-    "cellplm": ("scfoundry.model.cellplm", "CellPLM"),
-    "langcell": ("scfoundry.model.langcell", "LangCell"),
-    "cellnamer": ("scfoundry.model.cellnamer", "CellNamer"),
-}
+# Model, which is also the name of its folder -> class.
+CLASSES = {"cellplm": "CellPLM", "langcell": "LangCell", "cellnamer": "CellNamer"}
 
 
 def load_pretrained(source: str | Path) -> FoundationModel:
@@ -52,8 +48,7 @@ def load_pretrained(source: str | Path) -> FoundationModel:
 
 
 def _class_of(model: str) -> type[FoundationModel]:
-    module, cls = CLASSES[model]
-    return getattr(importlib.import_module(module), cls)
+    return getattr(importlib.import_module(f"scfoundry.model.{model}"), CLASSES[model])
 
 
 def _model_of(folder: Path) -> str:

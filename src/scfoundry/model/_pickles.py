@@ -44,18 +44,7 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def read_plain_pickle(path: Path) -> dict[str, Any]:
-    """Read a dictionary of strings and numbers.
-
-    Parameters
-    ----------
-    path
-        A pickle of a `dict` with string keys and `str`, `int`, `float` or numpy scalar values.
-
-    Raises
-    ------
-    CheckpointError
-        If the file holds anything else, or is damaged. Nothing of it has been run then.
-    """
+    """Read a dictionary of strings and numbers; CheckpointError, and nothing run, if a pickle holds anything else."""
     try:
         with path.open("rb") as file:
             content = PlainUnpickler(file).load()

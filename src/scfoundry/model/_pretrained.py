@@ -21,33 +21,17 @@ DEFAULTS = {"cellplm": "cellplm-mini", "langcell": "langcell-mini", "cellnamer":
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """One set of weights.
-
-    Attributes
-    ----------
-    name, model
-        Name in the registry, and the model it belongs to.
-    parameters
-        Number of parameters.
-    megabytes
-        Size of the files.
-    licence, citation, trained_on
-        As the model card says.
-    source
-        ``"shipped"`` with the package, ``"download"``, or the page where the files have to be fetched by hand.
-    files
-        File name -> (URL, sha256) of a download, or -> ``None`` for files fetched by hand.
-    """
+    """One set of weights in the registry."""
 
     name: str
     model: str
-    parameters: int
+    parameters: int  # how many
     megabytes: float
     licence: str
     citation: str
     trained_on: str
-    source: str
-    files: dict[str, tuple[str, str] | None] = field(default_factory=dict)
+    source: str  # "shipped" with the package, "download", or the page where the files have to be fetched by hand
+    files: dict[str, tuple[str, str] | None] = field(default_factory=dict)  # -> (URL, sha256); None: fetched by hand
 
 
 CELLPLM_PAPER = "Wen et al. 2024, CellPLM: Pre-training of Cell Language Model Beyond Single Cells, ICLR"

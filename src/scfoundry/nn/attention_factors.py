@@ -11,15 +11,7 @@ __all__ = ["AttentionFactors"]
 
 
 class AttentionFactors(NamedTuple):
-    r"""Weights of a context as a product, :math:`w^h_{ij} = a^h_i \cdot b^h_j` for every head :math:`h`.
+    r"""Weights of a context as a product, :math:`w^h_{ij} = a^h_i \cdot b^h_j` for every head :math:`h`."""
 
-    Attributes
-    ----------
-    receiving
-        :math:`a_i`, what cell i asks for, (n, H, d).
-    sending
-        :math:`b_j`, what cell j offers, (n, H, d).
-    """
-
-    receiving: Tensor
-    sending: Tensor
+    receiving: Tensor  # a_i, what cell i asks for, (n, H, d)
+    sending: Tensor  # b_j, what cell j offers, (n, H, d)

@@ -23,13 +23,7 @@ class CheckpointError(ValueError):
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:
-    """Read a file written by `torch.save`, on the CPU, refusing anything but tensors and plain containers.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, truncated, or holds other Python objects.
-    """
+    """Read a file of `torch.save` on the CPU; a CheckpointError for anything but tensors and plain containers."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its zip and pickle readers raise
@@ -45,13 +39,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file as float32.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged or truncated.
-    """
+    """Read a safetensors file as float32; a CheckpointError if it is damaged or truncated."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -66,23 +54,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def account_for(
     found: Mapping[str, Tensor], module: nn.Module, *, source: str, unused: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """Match tensors to a module's parameters by name and shape, without exception.
+    """Complete state of a module from tensors under its names, every name and shape accounted for.
 
-    Parameters
-    ----------
-    found
-        Tensors under the module's names.
-    unused
-        Names that may be in the file although the model has no use for them.
-
-    Returns
-    -------
-    The module's complete state.
-
-    Raises
-    ------
-    CheckpointError
-        If any entry is missing, unexpected or of another shape.
+    ``unused`` names may be in the file although the model has no use for them; anything else that is missing,
+    unexpected, of another shape or not finite is a CheckpointError.
     """
     expected = module.state_dict()
     missing = sorted(expected.keys() - found.keys())
@@ -101,7 +76,12 @@ def account_for(
         )
         msg = f"{source} does not fit {type(module).__name__}: {listed}. Is it the checkpoint of another model?"
         raise CheckpointError(msg)
-    return {name: found[name].to(tensor.dtype) for name, tensor in expected.items()}
+    state = {name: found[name].to(tensor.dtype) for name, tensor in expected.items()}
+    if strange := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        listed = f"{', '.join(strange[:N_SHOWN])}{', ...' if len(strange) > N_SHOWN else ''}"
+        msg = f"{source} is damaged: {len(strange)} tensors hold NaN or infinite values: {listed}. Download it again."
+        raise CheckpointError(msg)
+    return state
 
 
 def sha256(path: Path) -> str:

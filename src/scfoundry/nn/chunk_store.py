@@ -25,10 +25,7 @@ def resident_bytes(device: torch.device) -> int:
 class ChunkStore:
     """Float tensors of a fixed number of rows each (the last may be shorter), kept on a device or in a file.
 
-    Parameters
-    ----------
-    on_disk
-        Keep them in an unnamed temporary file. The operating system caches it in memory that is free.
+    The file is temporary and unnamed; the operating system caches it in memory that is free.
     """
 
     def __init__(self, device: torch.device, *, on_disk: bool) -> None:

@@ -14,21 +14,13 @@ __all__ = ["contrastive_loss"]
 
 
 def contrastive_loss(queries: Tensor, candidates: Tensor, negative: Tensor, temperature: float) -> Tensor:
-    r"""InfoNCE: query i is to find candidate i among its negatives.
+    r"""InfoNCE: query i, a unit vector (B, Z), is to find candidate i among its negatives.
 
     .. math:: -\frac{1}{B} \sum_i \log \frac{e^{s_{ii}}}{e^{s_{ii}} + \sum_{j \in N_i} e^{s_{ij}}}, \qquad
         s_{ij} = q_i \cdot c_j / \tau
 
-    Parameters
-    ----------
-    queries
-        Unit vectors, (B, Z).
-    candidates
-        Unit vectors, those of the queries first, (B + Q, Z).
-    negative
-        Which candidates are negatives of a query, (B, B + Q) bool; what is true of a query is none.
-    temperature
-        :math:`\tau`.
+    Those of the queries come first among the candidates (B + Q, Z). ``negative``, (B, B + Q) bool, marks
+    :math:`N_i`: what is true of a query is none.
     """
     positive = torch.eye(*negative.shape, dtype=torch.bool, device=negative.device)
     with torch.autocast(queries.device.type, enabled=False):

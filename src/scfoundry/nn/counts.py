@@ -19,24 +19,12 @@ LibrarySize = Literal["none", "cp10k"]
 
 @dataclass(frozen=True)
 class SparseCounts:
-    """CSR counts of n cells over the G genes of a vocabulary.
+    """CSR counts of n cells over the G genes of a vocabulary."""
 
-    Attributes
-    ----------
-    indptr
-        Row pointers, (n + 1,) int64.
-    genes
-        Vocabulary position of every stored entry, (nnz,) int64.
-    values
-        Counts of the stored entries, (nnz,) float32.
-    n_genes
-        Size of the vocabulary, G.
-    """
-
-    indptr: Tensor
-    genes: Tensor
-    values: Tensor
-    n_genes: int
+    indptr: Tensor  # row pointers, (n + 1,) int64
+    genes: Tensor  # vocabulary position of every stored entry, (nnz,) int64
+    values: Tensor  # (nnz,) float32
+    n_genes: int  # G
 
     @classmethod
     def from_csr(cls, counts: csr_matrix) -> SparseCounts:

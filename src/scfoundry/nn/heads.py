@@ -14,13 +14,7 @@ __all__ = ["MLPHead"]
 
 
 class MLPHead(nn.Module):
-    """Linear layers with dropout before each and ReLU between.
-
-    Parameters
-    ----------
-    n_input
-        Width of the latent.
-    """
+    """Linear layers with dropout before each and ReLU between."""
 
     def __init__(
         self, n_input: int, n_output: int, *, n_hidden: int = 128, n_layers: int = 1, dropout: float = 0.0

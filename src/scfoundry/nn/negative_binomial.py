@@ -35,22 +35,9 @@ def negative_binomial_loss(
     For :math:`x_{ij} = 0` this is :math:`r_j \log(1 + m_{ij} / r_j)`: the gamma functions are evaluated on the stored
     entries only, and the counts are never dense.
 
-    Parameters
-    ----------
-    counts
-        Counts of n cells over the vocabulary.
-    mean
-        Unscaled mean, (n, g) over ``genes``.
-    dispersion
-        Inverse dispersion per gene, (g,).
-    genes
-        Vocabulary positions of the g columns of ``mean``; all genes in order if `None`.
-    keep
-        Entries that count, (n, g); all if `None`. Sums for the rescaling run over these entries, too.
-
-    Returns
-    -------
-    Loss per cell, summed over genes, (n,), and the factor that rescaled its mean, (n,).
+    ``mean``, (n, g), and ``dispersion``, (g,), are over ``genes`` (vocabulary positions; all in order if `None`).
+    Entries that count, for the rescaling too, are marked in ``keep``, (n, g). Returned are the loss summed over genes,
+    (n,), and the factor that rescaled the mean, (n,).
     """
     n_cells = counts.n_cells
     rows, columns, values = counts.rows, counts.genes, counts.values

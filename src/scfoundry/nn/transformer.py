@@ -27,13 +27,7 @@ class KeysValues(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Multi-head attention, the softmax never materialised.
-
-    Parameters
-    ----------
-    n_context
-        Width of the sequence that answers, ``n_hidden`` if `None`.
-    """
+    """Multi-head attention, the softmax never materialised; ``n_context`` is the width of the sequence that answers."""
 
     def __init__(self, n_hidden: int, n_heads: int, *, n_context: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
@@ -49,21 +43,7 @@ class Attention(nn.Module):
         return KeysValues(self._heads(self.key(context)), self._heads(self.value(context)))
 
     def forward(self, x: Tensor, answers: KeysValues, present: Tensor | None = None) -> Tensor:
-        """Attend to a context.
-
-        Parameters
-        ----------
-        x
-            The sequence that asks, (B, T, D).
-        answers
-            Keys and values of the context, (B, H, L, d).
-        present
-            Which positions of the context are real, (B, L) bool; all of them if `None`.
-
-        Returns
-        -------
-        (B, T, D).
-        """
+        """Attend from x, (B, T, D), to a context whose real positions are marked in ``present``, (B, L): (B, T, D)."""
         mask = None if present is None else present[:, None, None, :]
         attended = F.scaled_dot_product_attention(
             self._heads(self.query(x)), *answers, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
@@ -76,18 +56,9 @@ class Attention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention, attention to a context where there is one, and a network on each position.
+    """Self-attention, attention to a context where ``n_context`` gives its width, and a network on each position.
 
-    Every part is ``x <- LayerNorm(x + part(x))``.
-
-    Parameters
-    ----------
-    n_hidden, n_heads, n_intermediate
-        Width D, number of heads, and width of the network on each position.
-    activation
-        ``"relu"`` or ``"gelu"`` (the exact one).
-    n_context
-        Width of the context; without it the layer has no attention to one.
+    Every part is ``x <- LayerNorm(x + part(x))``; ``"gelu"`` is the exact one.
     """
 
     def __init__(
@@ -127,15 +98,5 @@ class TransformerLayer(nn.Module):
         return self.norm(x + self.dropout(self.contract(self.activation(self.expand(x)))))
 
     def forward(self, x: Tensor, present: Tensor | None = None, n_wanted: int | None = None) -> Tensor:
-        """Self-attention and network, (B, L, D).
-
-        Parameters
-        ----------
-        x
-            The sequence, (B, L, D).
-        present
-            Which positions are real, (B, L) bool; all of them if `None`.
-        n_wanted
-            The first positions that are computed, informed by all; every one if `None`.
-        """
+        """Self-attention and network, (B, L, D), of the first ``n_wanted`` positions, informed by all."""
         return self.feed_forward(self.attend(x, present, n_wanted))

@@ -10,11 +10,11 @@ from scipy.spatial import cKDTree
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
+from scfoundry.pl._drawing import listed, shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
     from mudata import MuData
     from numpy.typing import NDArray
 
@@ -47,17 +47,15 @@ def cell_attention(
 ) -> Axes | None:
     """Draw where the attention of cells goes.
 
-    An arrow says to which side of the tissue a cell attends: from where its attention would have its centre if it were
-    even, the middle of the section, to the centre of the cells that it attends to most. These are the ones that were
-    kept, weighted by what they get beyond the least of them. With ``scale="shares"`` nearly all cells attend to the
-    same few, and all arrows are alike; ``sf.tl.cell_attention(..., scale="specific")`` shows what is particular to
-    each. The longest arrow has a fixed length: compare lengths within a picture only.
+    An arrow says to which side of the tissue a cell attends: from the middle of the section, the centre of even
+    attention, to the centre of the kept cells, weighted by what they get beyond the least of them. With
+    ``scale="shares"`` nearly all cells attend to the same few, and all arrows are alike; ``scale="specific"`` shows
+    what is particular to each. The longest arrow has a fixed length: compare lengths within a picture only.
 
     Parameters
     ----------
     adata
-        Cells x genes after `sf.tl.cell_attention`. Cells that keep fewer than two weights, such as those without known
-        genes, or whose attention goes to cells that have been left out since, get no arrow.
+        Cells x genes after `sf.tl.cell_attention`. Cells that keep fewer than two weights get no arrow.
     key
         Slot of ``uns`` that it wrote.
     kind
@@ -87,8 +85,8 @@ def cell_attention(
     Raises
     ------
     ValueError
-        If there is no such result, it has no groups, coordinates or arrows to draw; if a kind, context or column does
-        not exist, or the palette does not fit it.
+        If there is no such result, it has no groups, coordinates or arrows to draw; a kind, context or column does not
+        exist, or the palette does not fit it.
 
     Examples
     --------
@@ -102,7 +100,7 @@ def cell_attention(
     from scfoundry.data.modality import modality_of
 
     if kind is not None and kind not in get_args(Kind):
-        msg = f"kind must be one of {', '.join(map(repr, get_args(Kind)))}; got {kind!r}."
+        msg = f"kind must be one of {listed(get_args(Kind))}; got {kind!r}."
         raise ValueError(msg)
     adata = modality_of(adata, modality)
     if Keys.PARAMS not in adata.uns.get(key, {}) or key not in adata.obsp:
@@ -130,10 +128,7 @@ def cell_attention(
         # Images have their origin at the top.
         axes.set(xlim=(low[0] - edge, high[0] + edge), ylim=(high[1] + edge, low[1] - edge))
         axes.set(xticks=[], yticks=[], xlabel="", ylabel="", title=context or "")
-    if show:
-        plt.show()
-        return None
-    return axes
+    return shown(axes, show)
 
 
 def _table(adata: AnnData, key: str) -> pd.DataFrame:
@@ -234,17 +229,25 @@ def _points(
     ax: Axes,
 ) -> None:
     """Draw the cells, coloured by a column."""
+    from matplotlib.colors import Colormap
+
     area = 12000 / len(rows) if size is None else size
     if column is None:
         ax.scatter(xy[:, 0], xy[:, 1], s=area, color="0.8", linewidths=0)
         return
     if column not in adata.obs.columns:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        msg = f"adata.obs has no column {column!r}; its columns: {present}. Pass one of them as color."
+        msg = (
+            f"adata.obs has no column {column!r}; its columns: {listed(adata.obs.columns)}. Pass one of them as color."
+        )
         raise ValueError(msg)
     values = adata.obs[column].iloc[rows]
     if continuous and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-        drawn = ax.scatter(xy[:, 0], xy[:, 1], s=area, c=values, cmap=_colour_map(column, palette), linewidths=0)
+        if palette is not None and not isinstance(palette, str | Colormap):
+            msg = (
+                f"adata.obs[{column!r}] holds numbers, which take the name of a colour map as palette; got {palette!r}."
+            )
+            raise ValueError(msg)
+        drawn = ax.scatter(xy[:, 0], xy[:, 1], s=area, c=values, cmap=palette or "viridis", linewidths=0)
         ax.figure.colorbar(drawn, ax=ax, label=column, shrink=0.7)
         return
     groups = pd.Categorical(adata.obs[column])
@@ -258,21 +261,12 @@ def _points(
     ax.legend(title=column, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=1.5)
 
 
-def _colour_map(column: str, palette: Any) -> str | Colormap:
-    from matplotlib.colors import Colormap
-
-    if palette is not None and not isinstance(palette, str | Colormap):
-        msg = f"adata.obs[{column!r}] holds numbers, which take the name of a colour map as palette; got {palette!r}."
-        raise ValueError(msg)
-    return "viridis" if palette is None else palette
-
-
 def _colours(adata: AnnData, column: str, names: list[Any], palette: Any) -> dict[Any, Any]:
     import matplotlib.pyplot as plt
 
     if isinstance(palette, dict):
         if missing := [name for name in names if name not in palette]:
-            msg = f"The palette has no colour for {', '.join(map(repr, missing))} of adata.obs[{column!r}]. Add it."
+            msg = f"The palette has no colour for {listed(missing)} of adata.obs[{column!r}]. Add it."
             raise ValueError(msg)
         return palette
     if isinstance(palette, str):
@@ -287,16 +281,8 @@ def _arrows(xy: NDArray[np.float64], directions: NDArray[np.float64], ax: Axes) 
     spacing = np.ptp(xy, axis=0).max() / np.sqrt(len(xy))
     lengths = np.linalg.norm(directions, axis=1)
     longest = lengths.max() or 1.0
-    ax.quiver(
-        *xy.T,
-        *(directions * (2 * spacing / longest)).T,
-        angles="xy",
-        scale_units="xy",
-        scale=1,
-        width=0.003,
-        color="0.15",
-        alpha=0.8,
-    )
+    arrows = directions * (2 * spacing / longest)
+    ax.quiver(*xy.T, *arrows.T, angles="xy", scale_units="xy", scale=1, width=0.003, color="0.15", alpha=0.8)
 
 
 def _stream(xy: NDArray[np.float64], directions: NDArray[np.float64], ax: Axes) -> None:

@@ -1,4 +1,4 @@
-"""Imputed beside measured expression, where the spots lie."""
+"""Imputed next to measured expression, where the spots lie."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfoundry._keys import Keys
+from scfoundry.pl._drawing import listed, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ __all__ = ["imputed"]
 CALLER = "sf.pl.imputed"
 # Free space between sections, as a share of the largest.
 GAP = 0.15
-MOST_PANELS_BESIDE = 4
+MOST_PANELS_IN_A_ROW = 4
 PANEL_AREA = 9.0  # square inches
 # The few richest spots would leave no colours to the others.
 SHOWN = (0.01, 0.99)
@@ -46,12 +47,11 @@ def imputed(
     axes: Axes | Sequence[Axes] | NDArray[Any] | None = None,
     show: bool | None = None,
 ) -> NDArray[Any] | None:
-    """Draw imputed genes in the tissue, beside what was measured of them if that is known.
+    """Draw imputed genes in the tissue, next to what was measured of them if that is known.
 
-    All panels show log1p of counts. Counts of single spots scatter and an expectation does not, so that each panel has
-    colours of its own, from the 1st to the 99th percentile: compare where a gene is high, not the numbers. The title
-    gives the Pearson correlation with the measured values over all spots, drawn or not, and the one that
-    `sf.tl.impute_spatial` expected before anybody had seen them.
+    All panels show log1p of counts, each in colours of its own from the 1st to the 99th percentile, since counts of
+    single spots scatter and an expectation does not: compare where a gene is high, not the numbers. The title gives the
+    Pearson correlation with the measured values over all spots, drawn or not, and the one that was expected.
 
     Parameters
     ----------
@@ -90,8 +90,8 @@ def imputed(
     Raises
     ------
     ValueError
-        If there is no such result, it lacks a gene, coordinates or a section do not exist, or `truth` has not the same
-        spots, lacks a gene, or holds neither counts nor log1p-normalised values.
+        If there is no such result, it lacks a gene, coordinates or a section do not exist, or `truth` lacks spots or a
+        gene, or holds neither counts nor log1p-normalised values.
 
     Examples
     --------
@@ -99,8 +99,6 @@ def imputed(
     >>> sf.pl.imputed(spots, ["CD3E", "MS4A1"])  # doctest: +SKIP
     >>> sf.pl.imputed(spots, "CD3E", truth=all_genes, context="section 1")  # doctest: +SKIP
     """
-    import matplotlib.pyplot as plt
-
     names = [genes] if isinstance(genes, str) else list(genes)
     result, params, expected = _result(adata, key, names)
     rows, labels = _sections(adata, params.get("context_key") if context_key is None else context_key, context)
@@ -126,10 +124,7 @@ def imputed(
         _draw(right, place, guess[rows], diameter, cmap, f"{gene}, imputed\n{', '.join(reached)}")
         for ax in [*left, right]:
             _name_sections(ax, place, labels)
-    if show:
-        plt.show()
-        return None
-    return panels
+    return shown(panels, show)
 
 
 def _result(adata: AnnData, key: str, genes: list[str]) -> tuple[pd.DataFrame, dict[str, Any], pd.Series]:
@@ -144,11 +139,10 @@ def _result(adata: AnnData, key: str, genes: list[str]) -> tuple[pd.DataFrame, d
     if not genes:
         msg = f"genes is empty. Name some of the imputed genes: {CALLER}(adata, {result.columns[0]!r})."
         raise ValueError(msg)
-    absent = [gene for gene in genes if gene not in result.columns]
-    if absent:
+    if absent := [gene for gene in genes if gene not in result.columns]:
         msg = (
-            f"{_listed(absent)} {'was' if len(absent) == 1 else 'were'} not imputed; adata.obsm[{key!r}] has "
-            f"{result.shape[1]:,} genes, for example {_listed(result.columns[:3])}. Impute them, too: "
+            f"{listed(absent, 5)} {'was' if len(absent) == 1 else 'were'} not imputed; adata.obsm[{key!r}] has "
+            f"{result.shape[1]:,} genes, for example {listed(result.columns[:3])}. Impute them, too: "
             f"sf.tl.impute_spatial(adata, reference, genes={genes!r})."
         )
         raise ValueError(msg)
@@ -165,13 +159,13 @@ def _sections(
             raise ValueError(msg)
         return np.arange(adata.n_obs), np.full(adata.n_obs, "")
     if context_key not in adata.obs.columns:
-        msg = f"adata.obs has no column {context_key!r}; its columns: {_listed(adata.obs.columns)}."
+        msg = f"adata.obs has no column {context_key!r}; its columns: {listed(adata.obs.columns)}."
         raise ValueError(msg)
     labels = adata.obs[context_key].astype(str).to_numpy().astype(str)
     wanted = list(dict.fromkeys(labels)) if context is None else [context] if isinstance(context, str) else context
     unknown = [name for name in wanted if name not in labels]
     if unknown or not len(wanted):
-        msg = f"context must be among {_listed(np.unique(labels), most=20)}; got {context!r}."
+        msg = f"context must be among {listed(np.unique(labels), 20)}; got {context!r}."
         raise ValueError(msg)
     rows = np.concatenate([np.flatnonzero(labels == name) for name in wanted])
     return rows, labels[rows]
@@ -181,7 +175,7 @@ def _coordinates(adata: AnnData, spatial_key: str) -> Array:
     """Where the spots lie, y downwards as in images."""
     if spatial_key not in adata.obsm or np.ndim(adata.obsm[spatial_key]) != 2:
         msg = (
-            f"adata.obsm has no coordinates {spatial_key!r}; its keys: {_listed(adata.obsm)}. Pass spatial_key=... "
+            f"adata.obsm has no coordinates {spatial_key!r}; its keys: {listed(adata.obsm)}. Pass spatial_key=... "
             "with an array of two columns, x and y."
         )
         raise ValueError(msg)
@@ -208,7 +202,7 @@ def _measured(adata: AnnData, truth: AnnData | None, genes: list[str], *, layer:
     from scfoundry.data.matrix.state import to_linear
 
     source = adata if truth is None else truth
-    there = [gene for gene in genes if gene in source.var_names]
+    present = [gene for gene in genes if gene in source.var_names]
     rows = source.obs_names.get_indexer(adata.obs_names)
     if (rows < 0).any():
         msg = (
@@ -216,15 +210,15 @@ def _measured(adata: AnnData, truth: AnnData | None, genes: list[str], *, layer:
             "truth = full[adata.obs_names]."
         )
         raise ValueError(msg)
-    if truth is not None and len(there) < len(genes):
-        absent = [gene for gene in genes if gene not in there]
-        msg = f"truth lacks {_listed(absent)}. Leave truth out to draw the imputed values alone."
+    if truth is not None and len(present) < len(genes):
+        absent = [gene for gene in genes if gene not in present]
+        msg = f"truth lacks {listed(absent, 5)}. Leave truth out to draw the imputed values alone."
         raise ValueError(msg)
-    if not there:
+    if not present:
         return {}
     report = require_counts(source, layer=layer, caller=CALLER, allow_log1p=True)
-    columns = to_linear(read_rows(source[:, there], rows, layer=layer), report.state).toarray()
-    return dict(zip(there, np.log1p(columns.astype(np.float64)).T, strict=True))
+    columns = to_linear(read_rows(source[:, present], rows, layer=layer), report.state).toarray()
+    return dict(zip(present, np.log1p(columns.astype(np.float64)).T, strict=True))
 
 
 def _panels(
@@ -239,15 +233,15 @@ def _panels(
             msg = f"axes holds {len(given)}, but {n_genes} genes with {per_gene} each need {n_genes * per_gene}."
             raise ValueError(msg)
         return given.reshape(n_genes, per_gene)
-    beside = min(n_genes, MOST_PANELS_BESIDE // per_gene if ncols is None else ncols)
-    n_rows = math.ceil(n_genes / beside)
+    in_a_row = min(n_genes, MOST_PANELS_IN_A_ROW // per_gene if ncols is None else ncols)
+    n_rows = math.ceil(n_genes / in_a_row)
     aspect = float(np.clip(extent[1] / max(extent[0], 1e-12), 0.25, 4))
     area = PANEL_AREA * math.sqrt(min(n_sections, 4))
     width, height = math.sqrt(area / aspect), math.sqrt(area * aspect)
     figure, grid = plt.subplots(
         n_rows,
-        beside * per_gene,
-        figsize=((width + 0.9) * beside * per_gene, (height + 0.6) * n_rows),
+        in_a_row * per_gene,
+        figsize=((width + 0.9) * in_a_row * per_gene, (height + 0.6) * n_rows),
         squeeze=False,
     )
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
@@ -300,8 +294,3 @@ def _name_sections(ax: Axes, xy: Array, labels: NDArray[np.str_]) -> None:
         ax.annotate(name, (middle, top), (0, 5), textcoords="offset points", fontsize="small", ha="center", color="0.3")
     low, high = ax.get_ylim()
     ax.set_ylim(low, high - GAP / 2 * abs(high - low))
-
-
-def _listed(names: Any, *, most: int = 5) -> str:
-    shown = [str(name) for name in list(names)]
-    return (", ".join(map(repr, shown[:most])) + (", ..." if len(shown) > most else "")) or "none"

@@ -1,4 +1,4 @@
-"""Predicted beside measured change of the genes that a perturbation changes most."""
+"""Predicted next to measured change of the genes that a perturbation changes most."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfoundry._keys import Keys
+from scfoundry.pl._drawing import listed, shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["perturbation"]
 
 LEAST_CELLS = 2
-
-INTERVAL = 1.96
-"""Standard errors on either side of a mean that hold 95 % of its distribution."""
+INTERVAL = 1.96  # standard errors on either side of a mean that hold 95 % of its distribution
 
 
 def perturbation(
@@ -36,9 +35,8 @@ def perturbation(
     """Draw the predicted change of genes, and the measured one where there are cells with the perturbation.
 
     Genes are those with the largest change, measured if it can be, from top to bottom. Bars are 95 % intervals of the
-    measured difference of means. The prediction started from the same controls, so that their noise is part of both and
-    the two agree more than they should. How good a prediction is, `sf.metrics.perturbation` says, given controls that
-    it has not seen.
+    measured difference of means. The noise of the controls is part of both, so that the two agree more than they
+    should: how good a prediction is, `sf.metrics.perturbation` says, given controls that it has not seen.
 
     Parameters
     ----------
@@ -96,20 +94,15 @@ def perturbation(
     if found is not None:
         measured, error = found
         ax.hlines(places, measured[top], predicted[top], color="0.8", linewidth=1.2, zorder=1)
-        interval = INTERVAL * error[top]
-        ax.errorbar(
-            measured[top], places, xerr=interval, fmt="o", color="0.25", markersize=4, label="measured", zorder=2
-        )
+        look: dict[str, Any] = {"fmt": "o", "color": "0.25", "markersize": 4, "label": "measured", "zorder": 2}
+        ax.errorbar(measured[top], places, xerr=INTERVAL * error[top], **look)
     ax.plot(predicted[top], places, "D", color="C1", markersize=5, label="predicted", zorder=3)
     ax.set_yticks(places, row.var_names[top])
     ax.invert_yaxis()
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel="change of log1p counts per 10,000", title=title)
     ax.legend(frameon=False, loc="best")
-    if show:
-        plt.show()
-        return None
-    return ax
+    return shown(ax, show)
 
 
 def _row(profiles: AnnData, params: dict[str, Any], perturbation: str, group: str | None) -> tuple[AnnData, str]:
@@ -121,11 +114,11 @@ def _row(profiles: AnnData, params: dict[str, Any], perturbation: str, group: st
     members = members_of([*names.unique(), perturbation], control=params["control"], sep=params.get("sep"))
     same = np.array([members[name] == members[perturbation] for name in names])
     if not same.any():
-        msg = f"{perturbation!r} was not predicted; there are {', '.join(map(repr, names.unique()))}."
+        msg = f"{perturbation!r} was not predicted; there are {listed(names.unique())}."
         raise ValueError(msg)
     present = groups.unique().tolist()
     if group not in present and (group is not None or len(present) > 1):
-        msg = f"group must be one of {', '.join(map(repr, present))}, for which it was predicted; got {group!r}."
+        msg = f"group must be one of {listed(present)}, for which it was predicted; got {group!r}."
         raise ValueError(msg)
     chosen = present[0] if group is None else group
     # Both orders of a pair may have been asked for; they are one prediction.

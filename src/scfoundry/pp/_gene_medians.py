@@ -19,24 +19,22 @@ def gene_medians(
 ) -> GeneVocabulary:
     r"""Median expression of every gene over the cells that express it.
 
-    Counts :math:`c_{ij}` are scaled to `target_sum` per cell, and
+    Counts :math:`c_{ij}` are scaled to `target_sum` per cell :cite:p:`theodoris2023geneformer`, and
 
     .. math:: m_j = \operatorname{median}_{i: c_{ij} > 0} \frac{c_{ij}}{\sum_k c_{ik}} \text{target\_sum}
 
-    to the last bit as :func:`numpy.median` gives it. Memory does not grow with the number of cells: where more values
-    than are sorted at once (4 million) remain, a pass over the data narrows the range that holds each median.
+    to the last bit as :func:`numpy.median` gives it. Memory does not grow with the number of cells.
 
     Parameters
     ----------
     adata
         Cells x genes with raw counts; in memory, backed or dask. It is only read, several times where it is large.
     layer
-        Layer holding the counts, ``X`` if `None`.
+        Layer with the counts, ``X`` if `None`.
     target_sum
         Total per cell after scaling. It scales all medians alike and does not change ranks.
     genes
-        Genes to take medians of, found by name. Totals are over all genes of `adata` even so. All genes of `adata`
-        under their own names if `None`.
+        Genes to take medians of, found by name; all of `adata` if `None`. Totals are over all genes of `adata` even so.
 
     Returns
     -------
@@ -49,16 +47,10 @@ def gene_medians(
         If the values are not raw counts or all zero, gene names repeat, too few of `genes` are measured, or
         `target_sum` is not positive.
 
-    References
-    ----------
-    Theodoris C. V. et al. Transfer learning enables predictions in network biology. Nature 618, 616-624 (2023).
-
     Examples
     --------
-    >>> import numpy as np
-    >>> from anndata import AnnData
-    >>> import scfoundry as sf
-    >>> adata = AnnData(np.array([[1, 3, 0], [2, 0, 0], [6, 2, 0]]))
+    >>> import anndata as ad, numpy as np, scfoundry as sf
+    >>> adata = ad.AnnData(np.array([[1, 3, 0], [2, 0, 0], [6, 2, 0]]))
     >>> adata.var_names = ["CD3E", "GAPDH", "MS4A1"]
     >>> medians = sf.pp.gene_medians(adata, target_sum=1)
     >>> medians.ids, medians.medians

@@ -32,7 +32,8 @@ def holdout_genes(
 
     The zero rate of gene :math:`j` is :math:`z_j = 1 - \frac{1}{n}\sum_i [x_{ij} \ne 0]`. Stratum :math:`k` holds the
     genes with :math:`s_k < z_j \le s_{k+1}`, so a gene without a single zero is in none. From each, `n_per_stratum`
-    genes are drawn without replacement: the hold-out of CellPLM, which an integer `rng` reproduces in its order.
+    genes are drawn without replacement: the hold-out of CellPLM :cite:p:`wen2024cellplm`, which an integer `rng`
+    reproduces in its order.
 
     Parameters
     ----------
@@ -54,18 +55,12 @@ def holdout_genes(
     Raises
     ------
     ValueError
-        If gene names are not unique, `strata` or `n_per_stratum` are not valid, or no gene falls in any stratum.
-
-    References
-    ----------
-    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
+        If gene names repeat, `strata` or `n_per_stratum` are not valid, or no gene falls in any stratum.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from anndata import AnnData
-    >>> import scfoundry as sf
-    >>> adata = AnnData(np.tri(4))
+    >>> import anndata as ad, numpy as np, scfoundry as sf
+    >>> adata = ad.AnnData(np.tri(4))
     >>> adata.var_names = ["CD3D", "CD4", "MS4A1", "NKG7"]
     >>> sf.pp.holdout_genes(adata, n_per_stratum=1, strata=(0, 0.5, 1))
            stratum  zero_rate

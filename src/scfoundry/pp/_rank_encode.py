@@ -44,7 +44,7 @@ def rank_encode(
 ) -> AnnData | None:
     r"""Turn every cell into the tokens of its genes, most telling first.
 
-    The genes that cell :math:`i` expresses are sorted by
+    The genes that cell :math:`i` expresses are sorted :cite:p:`theodoris2023geneformer` by
 
     .. math:: \frac{c_{ij}}{m_j}
 
@@ -55,8 +55,8 @@ def rank_encode(
     the one after the last gene stands for the cell, which models put in front of the ranks themselves.
 
     Genes are found by name. The order of genes and cells, the type of array and its chunks do not change the result.
-    Backed data are read in blocks of cells. A dask array is read when the result is: chunk by chunk, in parallel, and
-    checked then; its first chunk with values tells counts from log1p-normalised values.
+    A dask array is read when the result is: chunk by chunk, in parallel, and checked then; its first chunk with values
+    tells counts from log1p-normalised values.
 
     Parameters
     ----------
@@ -90,13 +90,9 @@ def rank_encode(
     ------
     ValueError
         If the values are neither counts nor log1p-normalised, too few genes are known, the vocabulary has no medians,
-        or ``max_length`` is below 1. Of a dask array, only the first chunk with values is looked at before computing.
+        or ``max_length`` is below 1.
     FileNotFoundError
         If there are no such weights.
-
-    References
-    ----------
-    Theodoris C. V. et al. Transfer learning enables predictions in network biology. Nature 618, 616-624 (2023).
 
     Examples
     --------

@@ -51,19 +51,17 @@ def simulate_dropout(
 
     (equal for all with the uniform kernel), then :math:`\lfloor \text{valid} \cdot m_i \rfloor` from the rest by the
     same rule. Low counts are lost more often, as in sequencing. Cells are visited in obs order, so that a seed gives
-    the hold-out of CellPLM: 10 % for test, 10 % for validation, only in cells with more than 5 expressed genes,
-    seed 10.
+    the hold-out of CellPLM :cite:p:`wen2024cellplm`: 10 % for test, 10 % for validation, only in cells with more than 5
+    expressed genes, seed 10.
 
     Parameters
     ----------
     adata
         Cells x genes with raw counts; in memory, backed or dask.
     layer
-        Layer holding the counts, ``X`` if `None`.
-    test
-        Share of a cell's expressed genes to hide for testing.
-    valid
-        Share to hide for validation, besides.
+        Layer with the counts, ``X`` if `None`.
+    test, valid
+        Shares of a cell's expressed genes to hide for testing, and for validation besides.
     kernel
         How the chance to be hidden depends on the count.
     scale
@@ -73,17 +71,17 @@ def simulate_dropout(
     rng
         Seed or generator.
     copy
-        Return a copy instead of writing to `adata`.
+        Return a changed copy instead of changing ``adata``.
 
     Returns
     -------
-    `None`, or the copy. Written are
+    `None`, or the copy if ``copy=True``. Sets:
 
-    ``layers["train"]``
-        CSR counts with the hidden ones set to 0, shape ``(n_obs, n_vars)``: what the method may see.
-    ``layers["test_mask"]``, ``layers["valid_mask"]``
-        CSR, bool, True where a count was hidden; shape ``(n_obs, n_vars)``.
-    ``uns["simulate_dropout"]["params"]``
+    ``adata.layers["train"]``
+        CSR counts with the hidden ones set to 0, (n_obs, n_vars): what the method may see.
+    ``adata.layers["test_mask"]``, ``adata.layers["valid_mask"]``
+        CSR, bool, True where a count was hidden; (n_obs, n_vars).
+    ``adata.uns["simulate_dropout"]["params"]``
         The arguments of the call.
 
     Raises
@@ -91,16 +89,10 @@ def simulate_dropout(
     ValueError
         If the values are not raw counts, or an argument is out of range.
 
-    References
-    ----------
-    Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
-
     Examples
     --------
-    >>> import numpy as np
-    >>> from anndata import AnnData
-    >>> import scfoundry as sf
-    >>> adata = AnnData(np.arange(40.0).reshape(2, 20))
+    >>> import anndata as ad, numpy as np, scfoundry as sf
+    >>> adata = ad.AnnData(np.arange(40.0).reshape(2, 20))
     >>> sf.pp.simulate_dropout(adata)
     >>> adata.layers["test_mask"].sum(axis=1).ravel().tolist()
     [[1, 2]]

@@ -39,7 +39,8 @@ def split_perturbations(
     A share of the perturbed genes is drawn and becomes unseen: every perturbation with one of them is for test, so that
     of two genes none, one or both are new to a method. Of the combinations whose genes are all seen the same share is
     for test, too. The rest is divided once more, by the share for validation. A screen of single genes is thus split as
-    that of Adamson (25 % of the perturbations, 10 % of the rest), one with pairs as that of Norman.
+    that of Adamson (25 % of the perturbations, 10 % of the rest), one with pairs as that of Norman
+    :cite:p:`roohani2023gears,wen2024cellplm`.
 
     Parameters
     ----------
@@ -49,26 +50,24 @@ def split_perturbations(
         Column of ``obs`` with the perturbation of every cell. Cells without one are in no part.
     control
         Name of unperturbed cells, which belong to train.
-    test
-        Share of genes, and of combinations of seen genes, for test.
-    valid
-        The same for validation, of what is left.
+    test, valid
+        Share of genes, and of combinations of seen genes, for test; the same for validation, of what is left.
     sep
         What joins the genes of a combination, as in ``"KLF1+SET"``; names are taken whole if `None`.
     rng
         Seed or generator. The order of cells plays no part.
     key_added
-        Name for the results.
+        Where to write.
     copy
-        Return a changed copy instead of changing `adata`.
+        Return a changed copy instead of changing ``adata``.
 
     Returns
     -------
-    `None`, or the copy. Written are
+    `None`, or the copy if ``copy=True``. Sets:
 
-    ``obs["perturbation_split"]``
+    ``adata.obs["perturbation_split"]`` (``key_added``)
         ``"train"``, ``"valid"`` or ``"test"``, categorical.
-    ``uns["perturbation_split"]``
+    ``adata.uns["perturbation_split"]`` (``key_added``)
         ``"perturbations"``: of every perturbation its ``split``, ``group`` (``"single"``, ``"0/2 unseen"``,
         ``"1/2 unseen"``, ``"2/2 unseen"``: how many of its genes occur in no perturbation for training), ``n_unseen``
         and ``n_cells``; ``"params"``: the arguments.
@@ -78,17 +77,10 @@ def split_perturbations(
     ValueError
         If ``obs`` has no such column, the control is not in it, or shares leave nothing to learn from or to test.
 
-    References
-    ----------
-    Roohani Y. et al. Predicting transcriptional outcomes of novel multigene perturbations with GEARS. Nature
-    Biotechnology 2023. Wen H. et al. CellPLM: Pre-training of Cell Language Model Beyond Single Cells. ICLR 2024.
-
     Examples
     --------
-    >>> import numpy as np
-    >>> from anndata import AnnData
-    >>> import scfoundry as sf
-    >>> adata = AnnData(np.ones((6, 2)))
+    >>> import anndata as ad, numpy as np, scfoundry as sf
+    >>> adata = ad.AnnData(np.ones((6, 2)))
     >>> adata.obs["gene"] = ["ctrl", "A", "B", "C", "D", "A+B"]
     >>> sf.pp.split_perturbations(adata, perturbation_key="gene", control="ctrl", valid=0, rng=1)
     >>> table = adata.uns["perturbation_split"]["perturbations"]

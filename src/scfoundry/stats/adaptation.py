@@ -32,21 +32,11 @@ TINY = 1e-12
 def adapted(
     probabilities: NDArray[np.float32], components: NDArray[np.floating], temperature: float
 ) -> NDArray[np.float32]:
-    """Bring cells that lie together to agree on their labels.
+    """Bring cells that lie together to agree on their labels, whose probabilities (n, P) were found cell by cell.
 
-    Parameters
-    ----------
-    probabilities
-        Of P labels, each cell scored by itself, (n, P).
-    components
-        Principal components of the same cells, (n, k); NaN for cells without a place among the others.
-    temperature
-        Divisor that calibrates the log probabilities after `adapted_log_odds`.
-
-    Returns
-    -------
-    Probabilities, float32, (n, P). The very array that was given where fewer than two cells have a place, or the cells
-    are all alike (k = 0): nothing is there to agree by.
+    Components (n, k) are NaN for cells without a place among the others; the temperature divides log probabilities
+    after `adapted_log_odds`. The very array that was given comes back where fewer than two cells have a place, or the
+    cells are all alike (k = 0): there is nothing to agree by.
     """
     if components.shape[1] == 0 or np.count_nonzero(_placed(components)) < 2:
         return probabilities
@@ -56,7 +46,7 @@ def adapted(
 
 
 def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.floating]) -> NDArray[np.float32]:
-    r"""Combine what a model says of each cell with where the cell lies among all cells.
+    r"""Combine the log probabilities of P labels by a model, (n, P), with where cells lie among all cells, (n, k).
 
     Every label is a Gaussian in the space of the data set's principal components, all with one covariance. Means and
     covariance come from the cells, weighted by :math:`q_{ij} \propto p_{ij}^2`, times the confidence
@@ -64,30 +54,14 @@ def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.flo
     again. A label that few cells carry keeps to the model: its likelihood is drawn towards the cell's mean over labels
     by :math:`g_j = n_j / (n_j + 5)`.
 
-    No label of any cell is needed: this is a step of semi-supervised linear discriminant analysis with the model as the
-    only reference. It moves cells along with their neighbours, most where the model is in doubt. Cells without a place
-    among the others (NaN components) keep the order of what the model says and have no influence.
-
-    Memory beyond the result does not grow with the number of cells: sums are gathered block by block, in double
-    precision.
-
-    Parameters
-    ----------
-    log_prior
-        Log probability of P labels by the model, (n, P).
-    components
-        Principal components of the same cells, (n, k).
-
-    Returns
-    -------
-    Log probabilities, float32, (n, P), rows normalised.
+    No label of any cell is needed: this is a step of semi-supervised linear discriminant analysis that starts from the
+    model alone. It moves cells along with their neighbours, most where the model is in doubt. Cells without a place
+    among the others (NaN components) keep the order of the model's labels and have no influence. Memory beyond the
+    result does not grow with the number of cells: sums are gathered block by block, in double precision.
     """
     clouds: _Clouds | None = None
     for _ in range(N_STEPS):
-        sums = _Sums.zeros(log_prior.shape[1], components.shape[1])
-        for rows in _blocks(len(log_prior)):
-            sums.update(np.exp(_log_posterior(log_prior[rows], components[rows], clouds)), components[rows])
-        clouds = sums.clouds()
+        clouds = _clouds(log_prior, components, clouds)
     result = np.empty(log_prior.shape, dtype=np.float32)
     for rows in _blocks(len(result)):
         result[rows] = _log_posterior(log_prior[rows], components[rows], clouds)
@@ -100,21 +74,11 @@ def _blocks(n_cells: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class _Clouds:
-    """Gaussians of P labels with one covariance.
+    """Gaussians of P labels with one covariance."""
 
-    Attributes
-    ----------
-    n_cells
-        Cells behind each label, (P,).
-    means
-        Whitened means, (P, k).
-    root
-        Cholesky root of the covariance, (k, k).
-    """
-
-    n_cells: NDArray[np.float64]
-    means: NDArray[np.float64]
-    root: NDArray[np.float64]
+    n_cells: NDArray[np.float64]  # behind each label, (P,)
+    means: NDArray[np.float64]  # whitened, (P, k)
+    root: NDArray[np.float64]  # Cholesky root of the covariance, (k, k)
 
     def log_likelihood(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         """Log likelihood of every label up to a constant, (n, P)."""
@@ -122,36 +86,24 @@ class _Clouds:
         return x @ self.means.T - 0.5 * (x**2).sum(1)[:, None] - 0.5 * (self.means**2).sum(1)
 
 
-@dataclass
-class _Sums:
-    """What the clouds are made of: weights (P,), weighted sums of points (P, k) and of their squares (k, k)."""
-
-    weights: NDArray[np.float64]
-    points: NDArray[np.float64]
-    squares: NDArray[np.float64]
-
-    @classmethod
-    def zeros(cls, n_labels: int, width: int) -> _Sums:
-        return cls(np.zeros(n_labels), np.zeros((n_labels, width)), np.zeros((width, width)))
-
-    def update(self, p: NDArray[np.float64], components: NDArray[np.floating]) -> None:
-        """Take in cells with their probabilities (n, P)."""
-        placed = _placed(components)
-        p, x = p[placed], components[placed]
-        weight = p**2
+def _clouds(log_prior: NDArray[np.floating], components: NDArray[np.floating], clouds: _Clouds | None) -> _Clouds:
+    """Clouds of the cells with the probabilities by those before; without any, by the prior."""
+    n_labels, width = log_prior.shape[1], components.shape[1]
+    weights, points, squares = np.zeros(n_labels), np.zeros((n_labels, width)), np.zeros((width, width))
+    for rows in _blocks(len(log_prior)):
+        placed = _placed(components[rows])
+        p = np.exp(_log_posterior(log_prior[rows], components[rows], clouds))[placed]
+        x, weight = components[rows][placed], p**2
         weight *= p.max(1, keepdims=True) / weight.sum(1, keepdims=True)
-        self.weights += weight.sum(0)
-        self.points += weight.T @ x
-        self.squares += (x * weight.sum(1, keepdims=True)).T @ x
-
-    def clouds(self) -> _Clouds:
-        means = self.points / np.maximum(self.weights, 1e-9)[:, None]
-        scatter = self.squares - (means * self.weights[:, None]).T @ means
-        covariance = scatter / max(self.weights.sum(), 1e-9)
-        width = len(covariance)
-        covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.eye(width) * np.trace(covariance) / width
-        root = linalg.cholesky(covariance + 1e-9 * np.eye(width), lower=True)
-        return _Clouds(self.weights, linalg.solve_triangular(root, means.T, lower=True).T, root)
+        weights += weight.sum(0)
+        points += weight.T @ x
+        squares += (x * weight.sum(1, keepdims=True)).T @ x
+    means = points / np.maximum(weights, 1e-9)[:, None]
+    scatter = squares - (means * weights[:, None]).T @ means
+    covariance = scatter / max(weights.sum(), 1e-9)
+    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.eye(width) * np.trace(covariance) / width
+    root = linalg.cholesky(covariance + 1e-9 * np.eye(width), lower=True)
+    return _Clouds(weights, linalg.solve_triangular(root, means.T, lower=True).T, root)
 
 
 def _log_posterior(

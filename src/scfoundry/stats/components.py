@@ -93,23 +93,13 @@ def gathered(reader: Reader) -> LogMoments:
 def principal_components(
     reader: Reader, n_components: int = 30, *, moments: LogMoments | None = None
 ) -> NDArray[np.float64]:
-    """Project cells on the main axes along which they differ.
+    """Project cells on the main axes along which they differ, (n_obs, n_components), NaN for cells without counts.
 
     Counts per 10,000 of the vocabulary's genes, log, the 2,000 most variable genes, standardised. Three passes over the
     data, two if the moments are known; sums are in double precision, so that neither the order of cells nor the size of
-    blocks shows in the result beyond rounding. Cells without counts have no place and no influence.
-
-    Parameters
-    ----------
-    n_components
-        Most components; fewer if there are fewer cells or genes.
-    moments
-        Moments of all cells of `reader`, if they were gathered before.
-
-    Returns
-    -------
-    Scores, (n_obs, n_components), NaN for cells without counts. The sign of a component is that of its largest loading.
-    No component is left if no gene varies.
+    blocks shows in the result beyond rounding. Cells without counts have no place and no influence. There are fewer
+    components if there are fewer cells or genes, and none if no gene varies; the sign of one is that of its largest
+    loading.
     """
     moments = gathered(reader) if moments is None else moments
     return PrincipalAxes.of({reader: moments}, n_components).project(reader, moments)
@@ -117,97 +107,70 @@ def principal_components(
 
 @dataclass(frozen=True)
 class PrincipalAxes:
-    r"""The main axes along which the cells of one or more data sets differ; see `principal_components`.
+    """The main axes along which the cells of one or more data sets differ; see `principal_components`.
 
     Genes are standardised by mean and variance of the data set of n cells a cell comes from, drawn towards those of all
     cells with a weight of :math:`200 / (n + 200)`: what sets whole data sets apart, such as their technology, makes no
     axis, and a few cells are seen among the others.
-
-    Attributes
-    ----------
-    loadings
-        Of the most variable genes, (g, k).
-    spread
-        Root mean squared length of these cells' scores.
     """
 
-    _standardised: _Standardised
-    loadings: NDArray[np.float64]
-    spread: float
+    genes: NDArray[np.int64]  # the most variable ones, ascending, (g,)
+    mean: NDArray[np.float64]  # over all cells, (g,)
+    variance: NDArray[np.float64]  # over all cells, (g,)
+    loadings: NDArray[np.float64]  # (g, k)
+    spread: float  # root mean squared length of the scores of these cells
 
     @classmethod
     def of(cls, data: Mapping[Reader, LogMoments], n_components: int = 30) -> PrincipalAxes:
         """Axes of all cells of data sets that share a vocabulary, each with its moments."""
         together = LogMoments.pooled(data.values())
-        standardised = _Standardised.of(together)
-        n_genes = len(standardised.genes)
-        k = min(n_components, n_genes, together.n_cells)
+        variance = together.variance
+        genes = np.sort(np.argsort(-variance, kind="stable")[: min(N_GENES, np.count_nonzero(variance))])
+        axes = cls(genes, together.mean[genes], variance[genes], np.empty((len(genes), 0)), 0.0)
+        k = min(n_components, len(genes), together.n_cells)
         if k == 0:
-            return cls(standardised, np.empty((n_genes, 0)), 0.0)
-        squares = np.zeros((n_genes, n_genes))
+            return axes
+        squares = np.zeros((len(genes), len(genes)))
         for reader, moments in data.items():
-            within = standardised.within(moments)
-            for counts in _blocks(reader):
-                z, empty = within(counts)
+            for z, empty in axes._standardised(reader, moments):
                 squares += z[~empty].T @ z[~empty]
-        lengths, loadings = linalg.eigh(squares, subset_by_index=(n_genes - k, n_genes - 1))
+        lengths, loadings = linalg.eigh(squares, subset_by_index=(len(genes) - k, len(genes) - 1))
         loadings = loadings[:, ::-1]
         loadings *= np.sign(loadings[np.abs(loadings).argmax(0), np.arange(k)])
-        return cls(standardised, loadings, float(np.sqrt(lengths.sum() / together.n_cells)))
+        return replace(axes, loadings=loadings, spread=float(np.sqrt(lengths.sum() / together.n_cells)))
 
     def project(self, reader: Reader, moments: LogMoments | None = None) -> NDArray[np.float64]:
         """Scores of the cells of a data set, (n_obs, k), NaN for cells without counts."""
         scores = np.empty((reader.n_obs, self.loadings.shape[1]))
         if not scores.size:
             return scores
-        within = self._standardised.within(gathered(reader) if moments is None else moments)
         start = 0
-        for counts in _blocks(reader):
-            z, empty = within(counts)
+        for z, empty in self._standardised(reader, gathered(reader) if moments is None else moments):
             scores[start : start + len(z)] = np.where(empty[:, None], np.nan, z @ self.loadings)
             start += len(z)
         return scores
 
+    def _standardised(
+        self, reader: Reader, moments: LogMoments
+    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+        """Z-scores of blocks of cells, (n, g), and which of the cells have no counts, (n,)."""
+        weight = moments.n_cells / (moments.n_cells + PRIOR_CELLS)
+        mean = weight * moments.mean[self.genes] + (1 - weight) * self.mean
+        variance = weight * moments.variance[self.genes] + (1 - weight) * self.variance
+        for counts in _blocks(reader):
+            block, empty = _log_expression(counts)
+            z = (block[:, self.genes].toarray() - mean) / np.sqrt(variance + MIN_VARIANCE)
+            yield z.clip(*Z_RANGE), empty
+
     def arrays(self) -> dict[str, NDArray]:
         """What `from_arrays` makes the same axes of."""
-        known = {name: getattr(self._standardised, name) for name in ("genes", "mean", "variance")}
-        return known | {"loadings": self.loadings, "spread": np.array(self.spread)}
+        return {name: np.asarray(values) for name, values in vars(self).items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> PrincipalAxes:
         """Axes that were stored."""
-        standardised = _Standardised(arrays["genes"], arrays["mean"], arrays["variance"])
-        return cls(standardised, arrays["loadings"], float(arrays["spread"]))
-
-
-@dataclass(frozen=True)
-class _Standardised:
-    """The most variable genes, standardised."""
-
-    genes: NDArray[np.int64]
-    mean: NDArray[np.float64]
-    variance: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, moments: LogMoments) -> _Standardised:
-        variance = moments.variance
-        genes = np.sort(np.argsort(-variance, kind="stable")[: min(N_GENES, np.count_nonzero(variance))])
-        return cls(genes, moments.mean[genes], variance[genes])
-
-    def within(self, moments: LogMoments) -> _Standardised:
-        """The same genes by the moments of one of the data sets, as far as it has cells to tell them."""
-        weight = moments.n_cells / (moments.n_cells + PRIOR_CELLS)
-        return replace(
-            self,
-            mean=weight * moments.mean[self.genes] + (1 - weight) * self.mean,
-            variance=weight * moments.variance[self.genes] + (1 - weight) * self.variance,
-        )
-
-    def __call__(self, counts: sparse.csr_matrix) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Z-scores of cells, (n, number of variable genes), and which of the cells have no counts, (n,)."""
-        block, empty = _log_expression(counts)
-        z = (block[:, self.genes].toarray() - self.mean) / np.sqrt(self.variance + MIN_VARIANCE)
-        return z.clip(*Z_RANGE), empty
+        axes = cls(**arrays)  # type: ignore[arg-type]
+        return replace(axes, spread=float(axes.spread))
 
 
 def _blocks(reader: Reader) -> Iterator[sparse.csr_matrix]:

@@ -28,29 +28,14 @@ def softmax_regression(
     bias_ridge: float = 0.0,
     offset: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    r"""Fit weights and bias of every class.
+    r"""Fit weights (F, C) and bias (C,) to features (n, F) of n examples and their classes.
 
     .. math:: \min_{W, b} \sum_i -\log \operatorname{softmax}(o_i + W^\top x_i + b)_{y_i}
         + \tfrac{r}{2} \lVert W \rVert^2 + \tfrac{r_b}{2} \lVert b \rVert^2
 
-    It is our own because neither scikit-learn nor statsmodels fits such a regression with an offset. Where the bias is
-    free, features are centred in passing, without making them dense: the optimum is the same, and found in a tenth of
-    the steps.
-
-    Parameters
-    ----------
-    features
-        Of n examples, (n, F).
-    codes
-        Class of every example, (n,).
-    ridge, bias_ridge
-        :math:`r` and :math:`r_b`; the bias is free if 0.
-    offset
-        Logits :math:`o` to start from, (n, C); none if `None`.
-
-    Returns
-    -------
-    Weights (F, C) and bias (C,).
+    It is our own because neither scikit-learn nor statsmodels fits such a regression with an offset :math:`o`, logits
+    (n, C). Where the bias is free (:math:`r_b = 0`), features are centred in passing, without making them dense: the
+    optimum is the same, and found in a tenth of the steps.
 
     Examples
     --------

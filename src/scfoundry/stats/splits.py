@@ -20,20 +20,9 @@ def stratified_split(
     *,
     at_least: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Divide rows into those to learn from and those held out, of every class the same share, rounded down.
+    """Divide rows into those to learn from, in the given order, and a share held out of every class, ascending.
 
-    Parameters
-    ----------
-    codes
-        Class of every row of the data.
-    share
-        Share to hold out.
-    at_least
-        Fewest to hold out of a class; at least one row of a class is always learned from then.
-
-    Returns
-    -------
-    Rows to learn from, in the given order, and rows held out, ascending.
+    Shares are rounded down; with ``at_least`` so many are held out of a class, and one row at least is learned from.
 
     Examples
     --------

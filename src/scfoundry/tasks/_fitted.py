@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -16,9 +16,51 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["is_fitted", "read_fitted", "write_fitted"]
+__all__ = ["Fitted", "is_fitted", "prefixed", "read_fitted", "under", "write_fitted"]
 
 VALUES_FILE, ARRAYS_FILE, MODEL_FOLDER = "fitted.json", "fitted.npz", "model"
+
+
+class Fitted:
+    """What was learned with a `model`; arrays and plain values hold the rest of it."""
+
+    model: Any
+
+    def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        """Arrays, and values as JSON holds them, of which `_restored` makes the same object."""
+        raise NotImplementedError
+
+    @classmethod
+    def _restored(cls, model: Any, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
+        raise NotImplementedError
+
+    def save(self, folder: str | Path) -> None:
+        """Write to a folder, the model with it; what `load` reads predicts bit for bit the same."""
+        arrays, values = self._stored()
+        write_fitted(folder, type(self).__name__, self.model, arrays=arrays, values=values)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder holds no fitted object.
+        CheckpointError
+            If it holds one of another kind, or is damaged.
+        """
+        return cls._restored(*read_fitted(folder, cls.__name__))
+
+
+def prefixed(prefix: str, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Arrays of a part, so named that `under` finds them among others."""
+    return {prefix + name: values for name, values in arrays.items()}
+
+
+def under(prefix: str, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Arrays of a part, by their own names."""
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
 
 
 def is_fitted(folder: str | Path) -> bool:
@@ -29,21 +71,7 @@ def is_fitted(folder: str | Path) -> bool:
 def write_fitted(
     folder: str | Path, kind: str, model: Any, *, arrays: Mapping[str, NDArray], values: Mapping[str, Any]
 ) -> None:
-    """Write what was learned, and the model it was learned with.
-
-    Parameters
-    ----------
-    folder
-        Created if it does not exist.
-    kind
-        Class of the fitted object.
-    model
-        Has `save_pretrained`.
-    arrays
-        Numbers and texts; nothing has to be unpickled to read them.
-    values
-        As JSON holds them.
-    """
+    """Write what was learned and the model it was learned with; nothing has to be unpickled to read it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder / MODEL_FOLDER, weights=model.provenance["weights"])
@@ -54,12 +82,7 @@ def write_fitted(
 def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray], dict[str, Any]]:
     """Read what `write_fitted` wrote: model, arrays, values.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the folder holds no fitted object.
-    CheckpointError
-        If it holds one of another kind, or is damaged.
+    Raises `FileNotFoundError` if there is no fitted object, `CheckpointError` if one of another kind, or damaged.
     """
     folder = Path(folder)
     path = folder / VALUES_FILE

@@ -23,19 +23,11 @@ SCORES_AT_ONCE = 64_000_000
 
 
 class Hits(NamedTuple):
-    """What was found, q times the k best.
+    """What was found, best first: q queries times the k best."""
 
-    Attributes
-    ----------
-    labels, rows
-        Number of the text and row of the cell, (q, k), best first.
-    scores
-        Cosine or probability, float32, (q, k).
-    """
-
-    labels: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]  # number of the text, (q, k)
+    rows: NDArray[np.int64]  # row of the cell, (q, k)
+    scores: NDArray[np.float32]  # cosine or probability, (q, k)
 
 
 def text_directions(model: ReadsTexts, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
@@ -49,18 +41,9 @@ def text_directions(model: ReadsTexts, labels: Sequence[Label], compute: Compute
 def best_cells(
     latent: NDArray[np.float32], directions: NDArray[np.float32], present: NDArray[np.bool_], k: int
 ) -> Hits:
-    """Find the k cells with the largest cosine to every text.
+    """The k cells (all if fewer) of those ``present`` (n_obs,) with the largest cosine to every text.
 
-    Parameters
-    ----------
-    latent
-        Unit vectors of cells, (n_obs, Z).
-    directions
-        Unit vectors of L texts, (L, Z).
-    present
-        Cells that may be found, (n_obs,).
-    k
-        How many, all if there are fewer.
+    Latent (n_obs, Z) and directions (L, Z) are unit vectors.
     """
     among = np.flatnonzero(present)
     own = latent if len(among) == len(latent) else latent[among]
@@ -70,17 +53,7 @@ def best_cells(
 
 
 def best_texts(probabilities: NDArray[np.float32], present: NDArray[np.bool_], k: int) -> Hits:
-    """Find the k texts with the highest probability for every cell.
-
-    Parameters
-    ----------
-    probabilities
-        Of L texts, (n_obs, L).
-    present
-        Cells that are asked for, (n_obs,).
-    k
-        How many, all if there are fewer.
-    """
+    """The k texts (all if fewer) with the highest probability (n_obs, L) for every cell ``present`` (n_obs,)."""
     among = np.flatnonzero(present)
     labels = np.argsort(-probabilities[among], axis=1, kind="stable")[:, :k]
     rows = np.broadcast_to(among[:, None], labels.shape)
@@ -90,18 +63,9 @@ def best_texts(probabilities: NDArray[np.float32], present: NDArray[np.bool_], k
 def nearest_cells(
     cells: NDArray[np.float32], queries: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find the k cells with the largest cosine to every query.
+    """Rows of the k cells with the largest cosine to every query, and their cosines, (n_queries, k) each, best first.
 
-    Parameters
-    ----------
-    cells, queries
-        Unit vectors, (n_cells, Z) and (n_queries, Z).
-    k
-        How many, at most n_cells.
-
-    Returns
-    -------
-    Rows of the cells and their cosines, (n_queries, k) each, best first, equal ones in the order of cells.
+    Cells (n_cells, Z) and queries (n_queries, Z) are unit vectors; equal cells stand in their order; k <= n_cells.
     """
     if len(cells) * len(queries) > EXACT_PAIRS:
         rows = _by_graph(cells, queries, k)
@@ -120,20 +84,17 @@ def nearest_exactly(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The same by comparing every query with every cell."""
     step = max(1, SCORES_AT_ONCE // len(cells))
-    parts = [_exact(queries[start : start + step] @ cells.T, k) for start in range(0, len(queries), step)]
-    rows, cosines = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return rows, cosines
-
-
-def _exact(cosines: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    n_cells = cosines.shape[1]
-    # Everything that ties with the last one is looked at, so that ties go to the first cells.
-    least = np.partition(cosines, n_cells - k, axis=1)[:, n_cells - k]
-    rows = np.empty((len(cosines), k), dtype=np.int64)
-    for query, cosine in enumerate(cosines):
-        candidates = np.flatnonzero(cosine >= least[query])
-        rows[query] = candidates[np.argsort(-cosine[candidates], kind="stable")[:k]]
-    return rows, np.take_along_axis(cosines, rows, 1)
+    rows = np.empty((len(queries), k), dtype=np.int64)
+    best = np.empty((len(queries), k), dtype=np.float32)
+    for start in range(0, len(queries), step):
+        cosines = queries[start : start + step] @ cells.T
+        # Everything that ties with the last one is looked at, so that ties go to the first cells.
+        least = np.partition(cosines, len(cells) - k, axis=1)[:, len(cells) - k]
+        for query, cosine in enumerate(cosines):
+            candidates = np.flatnonzero(cosine >= least[query])
+            rows[start + query] = candidates[np.argsort(-cosine[candidates], kind="stable")[:k]]
+            best[start + query] = cosine[rows[start + query]]
+    return rows, best
 
 
 def _by_graph(cells: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import open_model, quoted, record
+from scfoundry.tl._opening import announce, at_least_one, one_of, open_model, record, require_column
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,8 +54,7 @@ def cell_attention(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
-        Of a `MuData`, one modality is read.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     group_by
         Column of ``obs`` with groups of cells, such as cell types or regions. Cells without a value are in no group,
         but in the context of the others.
@@ -63,9 +62,9 @@ def cell_attention(
         Key of ``obsm`` with coordinates, for models with positions.
     batch_key
         Column of ``obs`` that names the sample, section or field of view of a cell: no weight goes from one to another.
-        Without it all cells form one context.
+        One group of all cells if `None`.
     model
-        A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
     k
         Weights to keep per cell, that of the cell for itself among them.
     encoder_layer
@@ -73,17 +72,12 @@ def cell_attention(
     scale
         ``"shares"``: the weights of a cell sum to 1. ``"specific"``: that share, over the mean share that the attended
         cell gets from its context; above 1 where this cell attends to it more than others do. ``"raw"``: as they stand
-        in the layer; they sum to less than 1, the less the layer lets the context say.
-    layer
-        Layer with the values, ``X`` if `None`.
-    modality
-        Modality of a `MuData`.
-    key_added
-        Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    batch_size
-        Cells on the device at a time; chosen for the device if `None`. Does not change the result.
+        in the layer; they sum to less than 1, the less the context counts in it.
+    layer, modality, key_added
+        Layer with the values (``X`` if `None`), modality of a `MuData`, and name for the results.
+    device, batch_size
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), and how many cells at a time (if `None`, what
+        suits the device).
     copy
         Return a changed copy, in memory, instead of changing ``adata``.
 
@@ -104,10 +98,10 @@ def cell_attention(
     Raises
     ------
     ValueError
-        If a key does not exist or coordinates are missing, text or of the wrong shape; if the values are scaled,
-        negative, NaN or neither counts nor log1p-normalised; if too few genes are known; if ``k``, ``encoder_layer`` or
-        ``batch_size`` are out of range; if the model reads every cell by itself; if a GPU is asked for that is not
-        there; if ``adata`` is a view of data on disk. Nothing has been computed then, and nothing written.
+        If a key does not exist or coordinates are missing, text or of the wrong shape; the values are scaled, negative,
+        NaN or neither counts nor log1p-normalised; too few genes are known; an argument is out of range; the model
+        reads every cell by itself; a GPU is not there; or ``adata`` is a view of data on disk. Nothing has been
+        computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
@@ -115,9 +109,8 @@ def cell_attention(
     -----
     A weight is no evidence of signalling, contact or cause: the model was trained to fill in masked genes, and cells
     attend to what helps with that. Attention is broad, and most of what differs lies in the cell attended to: read
-    enrichments rather than weights, and ``scale="specific"`` for what a cell attends to more than others do. Another
-    context, model or layer gives other weights; a claim needs a control, such as shuffled groups. The guide *What cells
-    take from each other* says how the weights are found and what they mean.
+    enrichments, or ``scale="specific"``. Another context, model or layer gives other weights; a claim needs a control,
+    such as shuffled groups. See the guide *What cells take from each other*.
 
     Examples
     --------
@@ -128,48 +121,35 @@ def cell_attention(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.model._capabilities import AttendsToCells, require
+    from scfoundry.model._capabilities import AttendsToCells
     from scfoundry.tasks.cell_attention.attend import attend
+    from scfoundry.tasks.cell_attention.pairs import Scale
 
-    _check(k, scale)
+    at_least_one("k", k, "is the number of weights to keep per cell, a whole number from 1", fix="The default: k=30.")
+    one_of(Scale, scale=scale)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     codes, names = _groups(target, group_by)
     compute = Compute.resolve(device, batch_size=batch_size)
-    attending = require(open_model(model, caller=CALLER), AttendsToCells, caller=CALLER)
+    attending = open_model(model, AttendsToCells, caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
     cells = Cells.of(target, attending.genes, **keys, caller=CALLER)
 
-    logger.info(f"{attending.provenance['weights']} on {compute.device}: {cells.summary()}")
+    announce(attending, compute, cells)
     found = attend(attending, cells, codes, len(names), k=k, layer=encoder_layer, scale=scale, compute=compute)
 
     arguments = keys | {"group_by": group_by, "k": k, "encoder_layer": encoder_layer, "scale": scale}
-    result = record(attending, cells, arguments)
-    if group_by is not None:
-        result[Keys.GROUPS] = _table(found, names)
+    groups = {Keys.GROUPS: _table(found, names)} if group_by is not None else {}
+    origin = record(attending, cells, arguments) | groups
     target.obsp[key_added] = found.weights
-    target.uns[key_added] = result
+    target.uns[key_added] = origin
     return adata if copy else None
-
-
-def _check(k: int, scale: str) -> None:
-    from scfoundry.tasks.cell_attention.pairs import Scale
-
-    if not isinstance(k, int | np.integer) or k < 1:
-        msg = f"k is the number of weights to keep per cell, a whole number from 1; got {k!r}. The default: k=30."
-        raise ValueError(msg)
-    if scale not in get_args(Scale):
-        msg = f"scale must be one of {', '.join(map(repr, get_args(Scale)))}; got {scale!r}."
-        raise ValueError(msg)
 
 
 def _groups(adata: AnnData, key: str | None) -> tuple[NDArray[np.int64], list[str]]:
     """Number of the group of every cell, -1 for none, and the names of the groups, sorted."""
     if key is None:
         return np.full(adata.n_obs, -1), []
-    if key not in adata.obs.columns:
-        present = quoted(adata.obs.columns)
-        msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as group_by, or None."
-        raise ValueError(msg)
+    require_column(adata.obs, key, fix="group_by, or None.")
     column = adata.obs[key]
     named = pd.Categorical(column.astype(object).where(column.notna(), None).map(str, na_action="ignore"))
     if not len(named.categories):

@@ -8,9 +8,17 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._keys import Keys
-from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import check_return, open_fitted, quoted, record, seed_of
+from scfoundry.tl._opening import (
+    announce,
+    at_least_one,
+    check_return,
+    new_seed,
+    open_fitted,
+    quoted,
+    record,
+    refuse_learning,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,23 +71,23 @@ def denoise(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts; in memory, backed or dask. Of a `MuData`, one modality is denoised. Counts are
-        read into memory, sparse; the result is dense by nature, 4 bytes times cells times genes.
+        Cells x genes with raw counts; in memory, backed or dask; or a `MuData`. Counts are held in memory, sparse; the
+        result is dense by nature, 4 bytes times cells times genes.
     model
-        A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model;
-        or a `sf.tasks.Denoiser`, or the folder of one, which is used as it was fitted.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Or a
+        `sf.tasks.Denoiser`, or its folder, which learns no more.
     fine_tune
-        Learn from ``adata``, in a copy of the model. Without it the pretrained decoder alone is asked, which knows
-        neither the data's technology nor genes that are special to it: a quick look at best.
+        Learn from ``adata``, in a copy of the model. The pretrained decoder alone knows neither the data's technology
+        nor genes that are special to it: a quick look at best.
     given_detected
         Expected count if the gene is detected in the cell, at least 1 in cells with counts: what to compare with counts
         that are known not to be 0. The plain expectation is what analyses need. Genes that the model does not know keep
         their observed counts, zeros included.
     genes
-        Names of the genes to denoise. The result is a table of them in ``obsm`` instead of a layer of all genes; the
+        Names of the genes to denoise: the result is a table of them in ``obsm`` instead of a layer of all genes. The
         fit reads all genes anyway.
-    layer
-        Layer with the counts, ``X`` if `None`.
+    layer, modality, key_added
+        Layer with the values (``X`` if `None`), modality of a `MuData`, and name for the results.
     batch_key
         Column of ``obs`` that names the sample of a cell: cells of a sample inform each other. All samples are taken to
         measure the genes of ``adata``; where panels differ, denoise one panel at a time.
@@ -89,23 +97,14 @@ def denoise(
         Most passes over the cells when fine-tuning; as many as make about 1,200 steps if `None`.
     patience
         Passes without a lower error on hidden counts before fine-tuning stops.
-    modality
-        Modality of a `MuData`.
     rng
-        Seed or generator, for fine-tuning.
-    key_added
-        Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products of the encoder, or ``"auto"``: bfloat16 on CUDA, float32
-        elsewhere.
-    batch_size
-        Cells on the device at a time when embedding; chosen for the device if `None`.
-    copy
-        Return a changed copy, in memory, instead of changing ``adata``.
-    return_fitted
-        Return what was fitted, to save it or to denoise other cells with it.
+        Seed or generator.
+    device, precision, batch_size
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
+    copy, return_fitted
+        Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 
     Returns
     -------
@@ -122,15 +121,15 @@ def denoise(
         ``"params"``: the arguments, and as ``"method"`` what the values are made of (``"decoder and neighbours"``,
         ``"decoder"`` or ``"neighbours"``); ``"scale"``: what the values are; ``"not_denoised"``: genes that keep their
         observed counts; ``"validation"``, if fitted: root mean squared errors on hidden counts in log1p of counts per
-        10,000, beside those of a count of 1, epochs, and weight of the nearest cells; ``"provenance"``: weights with
+        10,000, and those of a count of 1, epochs, and weight of the nearest cells; ``"provenance"``: weights with
         their checksum, licence, citation, versions, and how each gene was matched.
 
     Raises
     ------
     ValueError
-        If the values are not raw counts; if too few genes are known, or one of ``genes`` is not in ``adata`` or not
-        known; if a key does not exist or an argument is out of range; if ``adata`` is a view of data on disk. Nothing
-        has been computed then, and nothing written.
+        If the values are not raw counts; too few genes are known, or one of ``genes`` is not in ``adata`` or not known;
+        a key does not exist, or an argument is out of range or of no effect; or ``adata`` is a view of data on disk.
+        Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
@@ -144,73 +143,42 @@ def denoise(
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.tasks.denoising.denoiser import Denoiser
 
-    _check(max_epochs, patience)
+    at_least_one("max_epochs", max_epochs, fix="Without fine-tuning: fine_tune=False.")
+    at_least_one("patience", patience, "is a number of epochs and at least 1", fix="The default: patience=20.")
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
-    opened = open_fitted(model, Denoiser, caller=CALLER)
-    fitted = isinstance(opened, Denoiser)
-    if fitted:
-        _refuse_learning(max_epochs, patience, rng)
-    loaded = opened.model if fitted else opened
+    denoiser, loaded = open_fitted(model, Denoiser, caller=CALLER)
+    how = "as fitted" if denoiser else "to be fitted" if fine_tune else "as pretrained"
+    if denoiser:
+        given = {"max_epochs": max_epochs is not None, "patience": patience != PATIENCE, "rng": rng not in (0, None)}
+        refuse_learning([name for name, is_given in given.items() if is_given], caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
     cells = Cells.of(target, loaded.genes, **keys, caller=CALLER, allow_log1p=False)
     alignment = cast("CountsReader", cells.source).alignment
     columns = None if genes is None else _columns(target, genes, alignment.dropped, loaded.genes)
 
-    how = "as fitted" if fitted else "to be fitted" if fine_tune else "as pretrained"
-    logger.info(f"{loaded.provenance['weights']} on {compute.device}, {how}: {cells.summary()}")
-    if fitted:
-        denoiser = opened
-    elif fine_tune:
-        seed = int(np.random.default_rng(rng).integers(2**31))
-        denoiser = Denoiser.fit(loaded, cells, max_epochs=max_epochs, patience=patience, seed=seed, compute=compute)
-    else:
-        denoiser = Denoiser.as_pretrained(loaded)
+    announce(loaded, compute, cells, what=how)
+    if how == "to be fitted":
+        training: dict[str, Any] = {"max_epochs": max_epochs, "patience": patience, "seed": new_seed(rng)}
+        denoiser = Denoiser.fit(loaded, cells, **training, compute=compute)
+    denoiser = denoiser or Denoiser.as_pretrained(loaded)
     expected = denoiser.predict(cells, columns=columns, given_detected=given_detected, compute=compute)
 
-    params = keys | {
-        "fine_tune": fine_tune and not fitted,
-        "given_detected": given_detected,
-        "genes": None if genes is None else list(genes),
-        "max_epochs": max_epochs,
-        "patience": patience,
-        "rng": seed_of(rng),
-        "precision": precision,
-        "method": denoiser.method,
+    params = keys | {"genes": None if genes is None else list(genes), "given_detected": given_detected}
+    params |= {"fine_tune": how == "to be fitted", "max_epochs": max_epochs, "patience": patience, "rng": rng}
+    params |= {"precision": precision, "method": denoiser.method}
+    origin = record(loaded, cells, params) | {
+        "scale": f"expected counts at the cell's own depth{', given detection' if given_detected else ''}",
+        "not_denoised": alignment.names[alignment.dropped].astype(str),
+        **({"validation": dict(denoiser.validation)} if denoiser.validation else {}),
     }
     if columns is None:
         target.layers[key_added] = expected
     else:
         target.obsm[key_added] = pd.DataFrame(expected, target.obs_names, target.var_names[columns].astype(str))
-    target.uns[key_added] = record(loaded, cells, params) | {
-        "scale": f"expected counts at the cell's own depth{', given detection' if given_detected else ''}",
-        "not_denoised": alignment.names[alignment.dropped].astype(str),
-        **({"validation": dict(denoiser.validation)} if denoiser.validation else {}),
-    }
-    if return_fitted:
-        return denoiser
-    return adata if copy else None
-
-
-def _check(max_epochs: int | None, patience: int) -> None:
-    if max_epochs is not None and max_epochs < 1:
-        msg = f"max_epochs must be at least 1; got {max_epochs}. Without fine-tuning: fine_tune=False."
-        raise ValueError(msg)
-    if patience < 1:
-        msg = f"patience is a number of epochs and at least 1; got {patience}. The default: patience=20."
-        raise ValueError(msg)
-
-
-def _refuse_learning(max_epochs: int | None, patience: int, rng: int | np.random.Generator | None) -> None:
-    """A fitted denoiser learns no more."""
-    given = {"max_epochs": max_epochs is not None, "patience": patience != PATIENCE, "rng": rng not in (0, None)}
-    if names := [name for name, is_given in given.items() if is_given]:
-        msg = (
-            f"A fitted denoiser learns no more, so that {', '.join(names)} would have no effect. Leave it out, or fit "
-            'anew: sf.tl.denoise(adata, model="cellplm", ...).'
-        )
-        raise ValueError(msg)
+    target.uns[key_added] = origin
+    return denoiser if return_fitted else adata if copy else None
 
 
 def _columns(
@@ -223,14 +191,13 @@ def _columns(
     if not len(genes):
         msg = "genes is empty. Name the genes to denoise, or leave genes=None for all of them."
         raise ValueError(msg)
-    found = adata.var_names.get_indexer_for(list(genes))
-    absent = [gene for gene in genes if gene not in adata.var_names]
-    if absent:
+    if absent := [gene for gene in genes if gene not in adata.var_names]:
         msg = (
             f"{len(absent)} of {len(genes)} genes are not in adata.var_names: {quoted(absent, 5)}. Its names look like "
             f"{quoted(adata.var_names[:3])}. Keep those it has: genes = [g for g in genes if g in adata.var_names]."
         )
         raise ValueError(msg)
+    found = adata.var_names.get_indexer_for(list(genes))
     unknown = adata.var_names[np.intersect1d(found, dropped)]
     if len(unknown):
         msg = (

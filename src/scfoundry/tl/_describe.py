@@ -11,6 +11,7 @@ from scfoundry._settings import logger
 from scfoundry.data.labels.identities import IDENTITIES, find_identity
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.tl._labels import meaning_of
+from scfoundry.tl._opening import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,14 +65,13 @@ def describe(labels: Iterable[str] | Mapping[str, str], *, kind: str = "cell typ
         raise ValueError(msg)
     given = dict(labels) if isinstance(labels, Mapping) else {}
     names = _checked(labels, given)
-    rows = [_row(label, kind, given.get(label)) for label in names]
+    rows = [_resolved(label, kind, given.get(label)) for label in names]
     table = pd.DataFrame(rows, columns=COLUMNS, index=pd.Index(names, name="label", dtype=object))
-    unknown = table.index[table["route"] == FREE_TEXT]
-    if len(unknown):
+    if len(unknown := table.index[table["route"] == FREE_TEXT]):
         logger.warning(
             "sf.tl.describe: no ontology term for %s; their text is the label itself. Give an id or your own text: "
             'sf.tl.describe({"%s": "%s: ..."}).',
-            ", ".join(map(repr, unknown)),
+            quoted(unknown),
             unknown[0],
             kind,
         )
@@ -91,23 +91,20 @@ def _checked(labels: Iterable[str] | Mapping[str, str], given: Mapping[str, str]
         msg = 'There is no label to describe. Give names of cell types: sf.tl.describe(["B cell", "monocyte"]).'
         raise ValueError(msg)
     for what, values in (("label", names), ("text", list(given.values()))):
-        wrong = [value for value in values if not isinstance(value, str) or not value.strip()]
-        if wrong:
+        if wrong := [value for value in values if not isinstance(value, str) or not value.strip()]:
             msg = f"Every {what} must be a string that says something; got {wrong[0]!r}."
             raise ValueError(msg)
     return names
 
 
-def _row(label: str, kind: str, own_text: str | None) -> tuple[str, str, str, str]:
-    identifier, name, text, route = _resolved(label, kind, () if own_text is None else (own_text,))
-    return (identifier, name, text, route) if own_text is None else (identifier, name, own_text, GIVEN)
-
-
-def _resolved(label: str, kind: str, own: tuple[str, ...]) -> tuple[str, str, str, str]:
+def _resolved(label: str, kind: str, own: str | None) -> tuple[str, str, str, str]:
+    """Id, name, text and route of a label; a text of the user's own takes the place of the term's."""
+    identifier, name, text, route = "", label, f"{kind}: {label}.", FREE_TEXT
     if kind == "cell type":
-        match = meaning_of(label, own)
-        if match is not None:
-            return match.term.id, match.term.name, CellOntology.load().text(match.term), match.route
+        if match := meaning_of(label, () if own is None else (own,)):
+            identifier, name, route = match.term.id, match.term.name, match.route
+            text = CellOntology.load().text(match.term)
     elif term := find_identity(kind, label):
-        return term.id, term.name, f"{kind}: {term.name}. {term.definition}".rstrip(), term.route
-    return "", label, f"{kind}: {label}.", FREE_TEXT
+        identifier, name, route = term.id, term.name, term.route
+        text = f"{kind}: {term.name}. {term.definition}".rstrip()
+    return (identifier, name, text, route) if own is None else (identifier, name, own, GIVEN)

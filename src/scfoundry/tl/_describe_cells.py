@@ -97,31 +97,25 @@ def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, 
 
 def _checked(adata: AnnData, columns: Mapping[str, str] | None) -> dict[str, str]:
     """Column of every identity, in the order of the description."""
+    present = ", ".join(map(str, adata.obs.columns)) or "no columns"
     if columns is None:
-        found = {
-            identity: next((name for name in names if name in adata.obs), "") for identity, names in _COLUMNS.items()
-        }
-        columns = {identity: column for identity, column in found.items() if column}
+        found = {identity: [name for name in names if name in adata.obs] for identity, names in _COLUMNS.items()}
+        columns = {identity: names[0] for identity, names in found.items() if names}
         if not columns:
             msg = (
-                f"adata.obs has none of the columns that describe a cell; it has {_listed(adata)}. Name them: "
+                f"adata.obs has none of the columns that describe a cell; it has {present}. Name them: "
                 'sf.tl.describe_cells(adata, {"cell type": "your_column"}).'
             )
             raise ValueError(msg)
-    strange = sorted(set(columns).difference(IDENTITIES))
-    if strange:
+    if strange := sorted(set(columns).difference(IDENTITIES)):
         msg = f"{strange[0]!r} is no identity of a cell; the keys of columns must be among {', '.join(IDENTITIES)}."
         raise ValueError(msg)
     absent = sorted(column for column in columns.values() if column not in adata.obs)
     if absent or not columns:
         wanted = f"{absent[0]!r}" if absent else "any of the columns asked for"
-        msg = f"adata.obs has no column {wanted}; it has {_listed(adata)}."
+        msg = f"adata.obs has no column {wanted}; it has {present}."
         raise ValueError(msg)
     return {identity: columns[identity] for identity in IDENTITIES if identity in columns}
-
-
-def _listed(adata: AnnData) -> str:
-    return ", ".join(map(str, adata.obs.columns)) or "no columns"
 
 
 def _parts(adata: AnnData, identity: str, column: str, definitions: bool) -> tuple[NDArray[np.int64], list[str]]:
@@ -144,14 +138,10 @@ def _known(column: pd.Series) -> tuple[NDArray[np.int64], list[str]]:
 
 def _part(identity: str, label: str, identifier: str, *, definitions: bool) -> str:
     """Part of the description; an id counts before its label, and free text stays as it is."""
-    name, definition = label, ""
-    for asked in filter(None, (identifier, label)):
-        if found := _term(identity, asked):
-            name, definition = found
-            break
-    if not name:
-        return ""
-    return f"{identity}: {name}. {definition if definitions and identity != 'assay' else ''}".rstrip()
+    terms = (_term(identity, asked) for asked in (identifier, label) if asked)
+    name, definition = next(filter(None, terms), (label, ""))
+    text = f"{identity}: {name}. {definition if definitions and identity != 'assay' else ''}"
+    return text.rstrip() if name else ""
 
 
 def _term(identity: str, label: str) -> tuple[str, str] | None:

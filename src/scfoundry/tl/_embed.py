@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scfoundry._keys import Keys
-from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
+from scfoundry.tl._opening import announce, open_model, record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,34 +39,30 @@ def embed(
     """Embed cells with a pretrained model, without training.
 
     Genes are found by name: Ensembl ids, symbols, former symbols and mouse orthologs. The order of genes and cells and
-    the size of batches do not change the result; out-of-core data are read in blocks. The default weights of
-    ``"cellnamer"`` read a gene relative to its mean and spread in the training data and, in part, in these very data:
-    embed cells that are to be compared in one call.
+    the size of batches do not change the result. The default weights of ``"cellnamer"`` read a gene in part relative to
+    its mean and spread in these very data: embed cells that are to be compared in one call.
 
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
-        Of a `MuData`, one modality is embedded.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     model
-        A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
     layer
         Layer with the values, ``X`` if `None`.
     batch_key
-        Column of ``obs`` that names the sample, section or field of view of a cell. Models whose unit is a group of
-        cells (CellPLM) see the cells of a sample together; without it all cells form one context.
+        Column of ``obs`` that names the sample, section or field of view of a cell, for models whose unit is a group of
+        cells: those of a sample are seen together. One group of all cells if `None`.
     spatial_key
         Key of ``obsm`` with coordinates, for models with positions.
     modality
         Modality of a `MuData`.
     key_added
         Name for the results instead of the model's.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    batch_size
-        Cells on the device at a time; chosen for the device if `None`.
+    device, precision, batch_size
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
     copy
         Return a changed copy, in memory, instead of changing ``adata``.
 
@@ -83,9 +79,8 @@ def embed(
     Raises
     ------
     ValueError
-        If the values are scaled, negative, NaN or neither counts nor log1p-normalised; if too few genes are known; if
-        a key does not exist; if a GPU is asked for that is not there; if ``adata`` is a view of data on disk. Nothing
-        has been computed then.
+        If the values are scaled, negative, NaN or neither counts nor log1p-normalised; too few genes are known; a key
+        does not exist; a GPU is not there; or ``adata`` is a view of data on disk. Nothing has been computed then.
     FileNotFoundError
         If there are no such weights.
 
@@ -98,7 +93,6 @@ def embed(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.tl._opening import open_model, record
 
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
@@ -106,10 +100,11 @@ def embed(
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
     cells = Cells.of(target, loaded.genes, **keys, caller=CALLER)
 
-    logger.info(f"{loaded.provenance['weights']} on {compute.device}: {cells.summary()}")
+    announce(loaded, compute, cells)
     latent = loaded.embed(cells, compute)
 
-    name = loaded.provenance["model"]
+    origin = record(loaded, cells, keys | {"precision": precision})
+    name = origin[Keys.PROVENANCE]["model"]
     target.obsm[key_added or Keys.embedding(name)] = latent
-    target.uns[key_added or name] = record(loaded, cells, keys | {"precision": precision})
+    target.uns[key_added or name] = origin
     return adata if copy else None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from scfoundry._keys import Keys
-from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.tl._label_slots import column, refuse_shared_columns
-from scfoundry.tl._opening import check_return, open_fitted, record, seed_of
-from scfoundry.tl._query_and_reference import check_training, reference_given, shared_genes
+from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, one_of, quoted
+from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,41 +57,32 @@ def identify_pathways(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
-        Of a `MuData`, one modality is annotated.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     reference
         Cells to learn from, in the same forms; not with a fitted ``model``.
     pathways_key
         Table in the reference's ``obsm`` that says which pathways are active: 0 or 1 (or bool), (n_obs, P). Cells with
         a missing value are left out.
     model
-        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
-        model; or a `sf.tasks.Pathways`, or the folder of one, which identifies what it has learned before.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Or a
+        `sf.tasks.Pathways`, or its folder, which learns no more.
     train
         A ``"head"`` on the weights as they are, or ``"all"`` of them in a copy, as the model's authors published;
         ``"all"`` if `None` for models with a published way (LangCell's transformer), else a ``"head"``.
     max_epochs
         Passes over the cells, for ``train="all"``; the published number if `None`. A head is fitted until it is best.
-    layer
-        Layer with the values, ``X`` if `None`.
-    reference_layer
-        The same of the reference.
-    modality
-        Modality of a `MuData`.
+    layer, reference_layer
+        Layers with the values, ``X`` if `None`.
+    modality, key_added
+        Modality of a `MuData`, and name for the results.
     rng
-        Seed or generator, for training.
-    key_added
-        Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    batch_size
-        Cells on the device at a time when annotating; chosen for the device if `None`.
-    copy
-        Return a changed copy, in memory, instead of changing ``adata``.
-    return_fitted
-        Return what was learned, to save it or to look at other cells with it.
+        Seed or generator.
+    device, precision, batch_size
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
+    copy, return_fitted
+        Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 
     Returns
     -------
@@ -110,9 +100,9 @@ def identify_pathways(
     ------
     ValueError
         If the reference has no such table, its values are not 0 or 1, or a pathway is active in all of its cells or in
-        none; if values of either data set are neither counts nor log1p-normalised; if too few genes are known, or the
-        two data sets share none of them or are of two species; if an argument is out of range, unknown to the weights
-        or of no effect. Nothing has been computed then, and nothing written.
+        none; values of either data set are neither counts nor log1p-normalised; too few genes are known, or the two
+        share none of them or are of two species; or an argument is out of range, unknown to the weights or of no
+        effect. Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
@@ -132,64 +122,52 @@ def identify_pathways(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.tasks.annotation.annotator import Train
     from scfoundry.tasks.annotation.pathways import Pathways, check_learning
 
-    check_training(train=train, max_epochs=max_epochs)
+    at_least_one("max_epochs", max_epochs)
+    one_of(Train, train=train)
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
-    learning = {
-        "reference": reference,
-        "pathways_key": pathways_key,
-        "train": train,
-        "max_epochs": max_epochs,
-        "reference_layer": reference_layer,
-    }
+    training: dict[str, Any] = {"train": train, "max_epochs": max_epochs}
+    learning = {"pathways_key": pathways_key, "reference_layer": reference_layer} | training
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
-    opened = open_fitted(model, Pathways, caller=CALLER)
-    reference_given(isinstance(opened, Pathways), learning, "pathways_key", caller=CALLER)
-    if isinstance(opened, Pathways):
-        pathways, weights = opened, opened.model
-        cells = Cells.of(target, weights.genes, layer=layer, caller=CALLER)
-        logger.info(f"{weights.provenance['weights']} on {compute.device}, as fitted: {cells.summary()}")
+    given = {"reference": reference} | learning
+    pathways, weights = open_learned(model, Pathways, given, "pathways_key", caller=CALLER)
+    labelled = None if reference is None else modality_of(reference, modality)
+    active = None if labelled is None else _active(labelled, pathways_key)
+    if labelled is not None:
+        check_learning(weights, **training)
+    cells = Cells.of(target, weights.genes, layer=layer, caller=CALLER)
+
+    if labelled is None or active is None:
+        announce(weights, compute, cells, what="as fitted")
     else:
-        weights, labelled = opened, modality_of(cast("AnnData | MuData", reference), modality)
-        active = _active(labelled, cast("str", pathways_key))
-        refuse_shared_columns(active.columns.tolist(), caller=CALLER)
-        check_learning(weights, train=train, max_epochs=max_epochs)
-        cells = Cells.of(target, weights.genes, layer=layer, caller=CALLER)
         to_learn = Cells.of(labelled, weights.genes, layer=reference_layer, caller=f"{CALLER} (reference)")
         shared = shared_genes(cells, to_learn, weights)
         rows = np.flatnonzero(~to_learn.empty & active.notna().all(axis=1).to_numpy())
         targets = active.iloc[rows].astype(np.int8)
         _refuse_constant(targets)
-        logger.info(
-            f"{weights.provenance['weights']} on {compute.device}, {targets.shape[1]} pathways learned from "
-            f"{len(rows):,} cells: {cells.summary()}, {len(shared):,} of them in the reference, too"
-        )
-        how: dict[str, Any] = {"query": cells, "train": train, "max_epochs": max_epochs, "compute": compute}
-        seed = int(np.random.default_rng(rng).integers(2**31))
-        pathways = Pathways.fit(weights, to_learn.take(rows), targets, seed=seed, **how)
+        what = f"{targets.shape[1]} pathways learned from {len(rows):,} cells"
+        announce(weights, compute, cells, what=what, shared=shared)
+        how: dict[str, Any] = {"query": cells, "seed": new_seed(rng), "compute": compute} | training
+        pathways = Pathways.fit(weights, to_learn.take(rows), targets, **how)
     scores = pathways.predict(cells, compute)
 
-    params = {name: value for name, value in learning.items() if name != "reference"}
-    params |= {"layer": layer, "rng": seed_of(rng), "precision": precision}
-    names, n_shared = list(map(column, pathways.names)), int(np.isin(pathways.genes, cells.measured).sum())
+    params = learning | {"layer": layer, "rng": rng, "precision": precision}
+    names = list(map(column, pathways.names))
+    origin = record_learned(weights, pathways, cells, names, params)
     target.obsm[key_added] = pd.DataFrame(scores, index=target.obs_names, columns=names)
-    target.uns[key_added] = record(weights, cells, params, shared_genes=n_shared) | {
-        Keys.REFERENCE: pd.DataFrame({"n_cells": pathways.n_cells}, index=pd.Index(names))
-    }
-    if return_fitted:
-        return pathways
-    return adata if copy else None
+    target.uns[key_added] = origin
+    return pathways if return_fitted else adata if copy else None
 
 
-def _active(reference: AnnData, key: str) -> pd.DataFrame:
+def _active(reference: AnnData, key: str | None) -> pd.DataFrame:
     """Which pathways are active in every cell of the reference, 0, 1 or missing."""
     if key not in reference.obsm:
-        present = ", ".join(map(repr, reference.obsm)) or "none"
         msg = (
-            f"reference.obsm has no table {key!r}; its tables: {present}. Pass one with a column of 0 and 1 per "
-            f"pathway: reference.obsm[{key!r}] = (scores > threshold)."
+            f"reference.obsm has no table {key!r}; its tables: {quoted(reference.obsm)}. Pass one with a column of 0 "
+            f"and 1 per pathway: reference.obsm[{key!r}] = (scores > threshold)."
         )
         raise ValueError(msg)
     values = reference.obsm[key]
@@ -207,6 +185,7 @@ def _active(reference: AnnData, key: str) -> pd.DataFrame:
             f"reference.obsm[{key!r}] = (scores > threshold)."
         )
         raise ValueError(msg)
+    refuse_shared_columns(table.columns.tolist(), caller=CALLER)
     return table
 
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.matrix.state import MatrixState
 from scfoundry.data.modality import modality_of, to_write
+from scfoundry.tl._opening import at_least_one, new_seed, open_model, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from anndata import AnnData
     from mudata import MuData
 
     from scfoundry._device import Precision
     from scfoundry.model import FoundationModel
+    from scfoundry.tasks.imputation.impute import Imputation
 
 __all__ = ["impute_spatial"]
 
@@ -63,15 +64,14 @@ def impute_spatial(
     Parameters
     ----------
     adata_sp
-        Spots, or cells measured in place, x genes, with raw counts, or log1p-normalised values where there are no
-        counts.
+        Spots, or cells measured in place, x genes, with raw counts, or log1p-normalised values where there are none.
     adata_sc
         Single cells of the same species and tissue, in the same forms; they need no labels.
     genes
         Names of the genes to impute, or one name; all that reference and model know and the spots lack if `None`.
     model
-        A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
-        model, which stays as it is. Any model that embeds cells will do; see ``evidence``.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Any
+        that embeds cells will do; see ``evidence``.
     spatial_key
         Key of ``adata_sp.obsm`` with coordinates; `None` for cells without any, each of which then stands for itself.
     context_key
@@ -91,18 +91,14 @@ def impute_spatial(
         Most passes of that training; as many as make about 300 steps if `None`. Refused without ``fine_tune``.
     genes_per_block
         Genes imputed at a time; chosen for the memory if `None`. Does not change the result.
-    modality
-        Modality of a `MuData`.
+    modality, key_added
+        Modality of a `MuData`, and name for the results.
     rng
-        Seed or generator, for the genes hidden, the states and training.
-    key_added
-        Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    batch_size
-        Cells on the device at a time when embedding; chosen for the device if `None`.
+        Seed or generator.
+    device, precision, batch_size
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
     copy
         Return a changed copy, in memory, instead of changing ``adata_sp``.
 
@@ -116,31 +112,29 @@ def impute_spatial(
     ``adata_sp.uns["imputed"]``
         ``"confidence"``: by gene, the correlation with its unseen truth to expect over all spots, ``pearson`` (log1p
         counts) and ``partial_pearson`` (beyond library size); NaN where the panel is too small to hide genes, too high
-        for genes with very few counts (on a pancreas tumour the sparsest quarter was expected to reach 0.31 and reached
+        for genes with very few counts (on a pancreas tumour 0.31 was expected of the sparsest quarter, which reached
         0.23). ``"hidden_genes"``: the genes hidden to learn this, with what they reached. ``"weights"``: the exponents.
-        ``"params"``: the arguments, the scale, the ``"evidence"`` used, and ``"evidence_unavailable"``: the kinds that
-        the model does not have, if there are any. ``"provenance"``: weights with their checksum, licence, citation,
-        versions, and how the genes of both sides were matched.
+        ``"params"``: the arguments, the scale, the ``"evidence"`` used, and ``"evidence_unavailable"``, kinds that the
+        model does not have. ``"provenance"``: weights with their checksum, licence, citation, versions, and how the
+        genes of both data sets were matched.
 
     Raises
     ------
     ValueError
-        If the values of either side are scaled, negative, NaN or neither counts nor log1p-normalised; if the two share
-        no gene or are of different species; if a gene is unknown, not in the reference, measured already or named
-        twice; if coordinates are missing, text or of the wrong shape; if a key does not exist, or an argument is out of
-        range or has no effect; if the model lacks a kind of evidence that was asked for, or has no published
-        fine-tuning. Nothing has been computed then, and nothing written.
+        If values of either data set are scaled, negative, NaN or neither counts nor log1p-normalised; the two share no
+        gene or are of different species; a gene is unknown, not in the reference, measured already or named twice;
+        coordinates are missing, text or of the wrong shape; a key does not exist, or an argument is out of range or has
+        no effect; or the model lacks a kind of evidence that was asked for, or a published fine-tuning. Nothing has
+        been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
     Notes
     -----
     Spatial counts are few: of a gene with one count in ten spots no method can predict where they fall, and library
-    size explains most of what can be. Read ``partial_pearson``, and see `sf.metrics.imputation`.
-
-    With ``cellplm-mini``, fine-tuning changed nothing on average: over four spatial sets, in one hold-out of 100 genes
-    each, the mean partial Pearson correlation of held-out genes was 0.077 with and without it
-    (``benchmarks/imputation.py``).
+    size explains most of what can be. Read ``partial_pearson``, and see `sf.metrics.imputation`. With ``cellplm-mini``,
+    fine-tuning changed nothing on average: over four spatial sets, one hold-out of 100 genes each, the mean partial
+    Pearson correlation of held-out genes was 0.077 with and without it (``benchmarks/imputation.py``).
 
     Examples
     --------
@@ -151,78 +145,53 @@ def impute_spatial(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.model._capabilities import FineTunesImputation, require
+    from scfoundry.model._capabilities import FineTunesImputation
     from scfoundry.tasks.imputation.evidence import choose_evidence
     from scfoundry.tasks.imputation.genes import genes_to_impute
     from scfoundry.tasks.imputation.impute import ImputationOptions, impute
-    from scfoundry.tl._opening import at_least_one, open_model, record, seed_of
 
-    at_least_one(max_epochs=max_epochs, genes_per_block=genes_per_block, batch_size=batch_size)
+    at_least_one("max_epochs", max_epochs)
+    at_least_one("genes_per_block", genes_per_block)
     if max_epochs is not None and not fine_tune:
         msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
         raise ValueError(msg)
-    result, target = to_write(adata_sp, modality, copy=copy, caller=CALLER)
+    adata, target = to_write(adata_sp, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
-    loaded = open_model(model, caller=CALLER)
+    loaded = open_model(model, FineTunesImputation if fine_tune else None, caller=CALLER)
     used, lacking = choose_evidence(loaded, evidence, caller=CALLER)
-    if fine_tune:
-        require(loaded, FineTunesImputation, caller=CALLER)
-    spots = Cells.of(
-        target,
-        loaded.genes,
-        layer=layer,
-        batch_key=context_key,
-        spatial_key=spatial_key,
-        caller=CALLER,
-        name="adata_sp",
-        batch_argument="context_key",
-    )
-    reference = Cells.of(
-        modality_of(adata_sc, modality),
-        loaded.genes,
-        layer=reference_layer,
-        batch_key=reference_context_key,
-        caller=f"{CALLER} (reference)",
-        name="adata_sc",
-        batch_argument="reference_context_key",
-    )
+    keys: dict[str, Any] = {"layer": layer, "batch_key": context_key, "spatial_key": spatial_key}
+    names: dict[str, Any] = {"name": "adata_sp", "batch_argument": "context_key"}
+    spots = Cells.of(target, loaded.genes, **keys, **names, caller=CALLER)
+    keys = {"layer": reference_layer, "batch_key": reference_context_key}
+    names = {"name": "adata_sc", "batch_argument": "reference_context_key"}
+    single_cells = modality_of(adata_sc, modality)
+    reference = Cells.of(single_cells, loaded.genes, **keys, **names, caller=f"{CALLER} (reference)")
     load = f"model = sf.model.load_pretrained({str(model)!r}); " if isinstance(model, str | Path) else ""
     wanted = genes_to_impute(spots, reference, genes, vocabulary=loaded.genes, caller=CALLER, load=load)
-    options = ImputationOptions(
-        used, fine_tune, max_epochs, genes_per_block, seed=int(np.random.default_rng(rng).integers(2**31))
-    )
 
+    options = ImputationOptions(used, fine_tune, max_epochs, genes_per_block, seed=new_seed(rng))
     imputed = impute(loaded, spots, reference, wanted, options=options, compute=compute)
 
-    params = {
-        "scale": SCALES[spots.provenance["values"]],
-        "spatial_key": spatial_key,
-        "context_key": context_key,
-        "reference_context_key": reference_context_key,
-        "layer": layer,
-        "reference_layer": reference_layer,
-        "evidence": list(used),
-        "evidence_unavailable": list(lacking) or None,
-        "fine_tune": fine_tune,
-        "max_epochs": max_epochs,
-        "rng": seed_of(rng),
-        "precision": precision,
-    }
+    params: dict[str, Any] = {"scale": SCALES[spots.provenance["values"]], "spatial_key": spatial_key}
+    params |= {"context_key": context_key, "reference_context_key": reference_context_key}
+    params |= {"layer": layer, "reference_layer": reference_layer}
+    params |= {"evidence": list(used), "evidence_unavailable": list(lacking) or None, "fine_tune": fine_tune}
+    params |= {"max_epochs": max_epochs, "rng": rng, "precision": precision}
     of_reference = {f"reference_{name}": value for name, value in reference.provenance.items()}
+    trust = {Keys.CONFIDENCE: imputed.confidence, Keys.HIDDEN: imputed.hidden, Keys.WEIGHTS: imputed.weights}
+    origin = record(loaded, spots, params, **of_reference) | trust
+    _log_confidence(f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes of {spots.n_obs:,} spots", imputed)
     target.obsm[key_added] = imputed.counts.set_axis(target.obs_names)
-    target.uns[key_added] = record(loaded, spots, params, **of_reference) | {
-        Keys.CONFIDENCE: imputed.confidence,
-        Keys.HIDDEN: imputed.hidden,
-        Keys.WEIGHTS: imputed.weights,
-    }
+    target.uns[key_added] = origin
+    return adata if copy else None
+
+
+def _log_confidence(what: str, imputed: Imputation) -> None:
     expected = imputed.confidence.mean()
-    logger.info(
-        f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes of {spots.n_obs:,} spots; "
-        + (
-            f"expected correlation {expected['pearson']:.2f}, beyond library size {expected['partial_pearson']:.2f} "
-            "(means over genes)."
-            if expected.notna().all()
-            else "how far to trust them is unknown: the panel has too few well-detected genes to hide some."
-        )
+    trust = (
+        f"expected correlation {expected['pearson']:.2f}, beyond library size {expected['partial_pearson']:.2f} (means "
+        "over genes)."
+        if expected.notna().all()
+        else "how far to trust them is unknown: the panel has too few well-detected genes to hide some."
     )
-    return result if copy else None
+    logger.info(f"{what}; {trust}")

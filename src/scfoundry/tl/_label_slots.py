@@ -19,13 +19,7 @@ __all__ = ["column", "refuse_shared_columns", "write_labels"]
 
 
 def refuse_shared_columns(names: Sequence[str], *, caller: str) -> None:
-    """Refuse labels whose scores would go to one column.
-
-    Raises
-    ------
-    ValueError
-        If two labels differ only in a slash for a bar.
-    """
+    """Refuse labels whose scores would go to one column: they differ only in a slash for a bar."""
     first: dict[str, str] = {}
     for name in names:
         other = first.setdefault(column(name), name)
@@ -52,35 +46,15 @@ def write_labels(
     named: NDArray[np.bool_],
     origin: dict[str, Any],
 ) -> None:
-    """Write the best label of every cell, its score, all scores and where they come from.
+    """Write the best label of cells that are ``named`` (n_obs,), its score, all scores, and their origin in ``uns``.
 
-    Parameters
-    ----------
-    adata
-        Where to.
-    key
-        Name of the results.
-    names
-        Labels, sorted.
-    scores
-        Of every label by the cell alone, (n_obs, n_labels).
-    decided
-        Scores that decide, of the cell or its group, (n_obs, n_labels).
-    named
-        Cells that get a label, (n_obs,); the others are unknown.
-    origin
-        For ``uns``.
+    ``scores`` are of the cell alone, ``decided`` those that choose the label, of the cell or its group: both (n_obs, L)
+    over the sorted ``names``.
     """
-    categories = names if named.all() else [*names, Keys.UNKNOWN]
-    codes = decided.argmax(1)
-    if not named.all():
-        codes[~named] = categories.index(Keys.UNKNOWN)
-    slots = {
-        key: pd.Categorical.from_codes(codes, categories),
-        Keys.score(key): decided.max(1).astype(np.float32),
-    }
+    codes = np.where(named, decided.argmax(1), len(names))
+    labels = pd.Categorical.from_codes(codes, names if named.all() else [*names, Keys.UNKNOWN])
     table = pd.DataFrame(scores.astype(np.float32), index=adata.obs_names, columns=list(map(column, names)))
-    for name, values in slots.items():
-        adata.obs[name] = values
+    adata.obs[key] = labels
+    adata.obs[Keys.score(key)] = decided.max(1).astype(np.float32)
     adata.obsm[Keys.scores(key)] = table
     adata.uns[key] = origin

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
@@ -17,6 +17,7 @@ from scfoundry.data.genes.names import as_names
 from scfoundry.data.labels import Label
 from scfoundry.data.labels.identities import IDENTITIES
 from scfoundry.data.labels.ontology import CellOntology
+from scfoundry.tl._opening import quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,15 +47,7 @@ END_OF_NAME = re.compile(r"\.(?:\s|$)")
 
 
 def labels_of(texts: Texts, *, caller: str) -> tuple[Label, ...]:
-    """Labels as given, each with its text and the term it stands for.
-
-    Parameters
-    ----------
-    texts
-        Labels or free texts; one or more texts by label; what `sf.tl.describe` returns, or its column of texts; or a
-        column of ``obs``, of which every value counts once.
-    caller
-        The user's function, for messages.
+    """Labels as given (see `sf.tl.zero_shot_annotate`), each with its text and the term it stands for.
 
     Raises
     ------
@@ -76,7 +69,7 @@ def labels_of(texts: Texts, *, caller: str) -> tuple[Label, ...]:
             raise ValueError(msg)
     names = pd.Index([label for label, _ in given])
     if not names.is_unique:
-        repeated = ", ".join(map(repr, names[names.duplicated()].unique()))
+        repeated = quoted(names[names.duplicated()].unique())
         once = "texts[~texts.index.duplicated()]" if isinstance(texts, pd.DataFrame) else "list(dict.fromkeys(texts))"
         msg = f"{caller} got {repeated} more than once. Give every label once: texts={once}."
         raise ValueError(msg)
@@ -100,7 +93,7 @@ def _by_label(texts: Texts | None, caller: str) -> list[tuple[str, tuple[str, ..
         raise ValueError(msg)
     if isinstance(texts, pd.DataFrame):
         if "text" not in texts:
-            columns = ", ".join(map(repr, texts.columns))
+            columns = quoted(texts.columns)
             msg = f"{caller}: a table of texts needs a column 'text', as sf.tl.describe gives it; got {columns}."
             raise ValueError(msg)
         # Several texts stand one per line, as `as_table` writes them.
@@ -180,8 +173,12 @@ def _check_meanings(labels: Sequence[Label], caller: str) -> None:
         )
 
 
-def with_prompts(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """Further texts for labels that are read by the text of their term: its name, synonyms and parents."""
+def with_prompts(labels: Sequence[Label], model: Any) -> tuple[Label, ...]:
+    """Further texts (name, synonyms, parents) for labels read by the text of their term, if the model averages them."""
+    from scfoundry.model._capabilities import ReadsTexts, can
+
+    if not can(model, ReadsTexts) or not model.averages_prompts:
+        return tuple(labels)
     ontology = CellOntology.load()
     prompted = []
     for label in labels:
@@ -197,29 +194,15 @@ def with_prompts(labels: Sequence[Label]) -> tuple[Label, ...]:
 
 
 def markers_of(texts: Texts, markers: Markers | None) -> Markers:
-    """Markers by label: those that a table of texts brings along, as `as_table` writes it, and those given beside."""
-    table = texts["markers"] if isinstance(texts, pd.DataFrame) and "markers" in texts else pd.Series(dtype=object)
-    held: dict[str, Sequence[str]] = {
-        label: genes.split(",") for label, genes in table.items() if isinstance(genes, str) and genes
-    }
-    return held | dict(markers or {})
+    """Markers by label: those that a table of texts holds, as `as_table` writes it, and those given with it."""
+    held = texts["markers"].items() if isinstance(texts, pd.DataFrame) and "markers" in texts else ()
+    return {label: genes.split(",") for label, genes in held if isinstance(genes, str) and genes} | dict(markers or {})
 
 
 def with_markers(
     labels: Sequence[Label], markers: Markers, *, genes: GeneVocabulary, measured: NDArray[np.integer], caller: str
 ) -> tuple[Label, ...]:
-    """The user's markers, as ids of the genes that both the model and the data have.
-
-    Parameters
-    ----------
-    labels
-        Labels with their texts.
-    markers
-        Genes by label.
-    genes, measured
-        The model's vocabulary, and the positions in it of the genes that the data have.
-    caller
-        The user's function, for messages.
+    """The user's markers, as ids of the genes that both the model and the data (vocabulary positions) have.
 
     Raises
     ------
@@ -228,8 +211,8 @@ def with_markers(
     """
     if unknown := [name for name in markers if name not in {label.name for label in labels}]:
         msg = (
-            f"{caller}: there are markers for {', '.join(map(repr, unknown))}, but no such label; the labels: "
-            f"{', '.join(repr(label.name) for label in labels)}. Spell them as in texts."
+            f"{caller}: there are markers for {quoted(unknown)}, but no such label; the labels: "
+            f"{quoted(label.name for label in labels)}. Spell them as in texts."
         )
         raise ValueError(msg)
     present = set(genes.ids[measured])

@@ -1,65 +1,66 @@
-"""What every verb begins and ends with: the model, the arguments, the record."""
+"""What every verb begins and ends with: arguments, model, what was fitted, the line in the log, the record."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from scfoundry._keys import Keys
+from scfoundry._settings import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sized
 
+    import pandas as pd
+
+    from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import Embeds
 
-__all__ = ["at_least_one", "check_return", "open_fitted", "open_model", "quoted", "record", "seed_of"]
+__all__ = [
+    "announce",
+    "at_least_one",
+    "check_return",
+    "new_seed",
+    "one_of",
+    "open_fitted",
+    "open_model",
+    "quoted",
+    "record",
+    "refuse_learning",
+    "require_column",
+]
 
 
-def open_model(model: str | Path | Any, *, caller: str) -> Any:
-    """Load weights by name or folder; a model is taken as it is.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are no such weights.
-    ValueError
-        If it is no model.
-    """
-    from scfoundry.model._capabilities import Embeds, require
-    from scfoundry.model._load import load_pretrained
-
-    return require(load_pretrained(model) if isinstance(model, str | Path) else model, Embeds, caller=caller)
+# ---- arguments: all raise ValueError -------------------------------------------------------------------------------
 
 
-def open_fitted(model: str | Path | Any, kind: type[Any], *, caller: str) -> Any:
-    """A fitted object of a kind, given or in the folder where it was saved; a model where it is none.
+def at_least_one(name: str, value: object, meaning: str = "must be at least 1", *, fix: str | None = None) -> None:
+    """Refuse what is no whole number from 1; `None` leaves the choice to the function."""
+    if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+        msg = f"{name} {meaning}; got {value!r}. {fix or f'To leave the choice to the function: {name}=None.'}"
+        raise ValueError(msg)
 
-    Raises
-    ------
-    FileNotFoundError
-        If there are no such weights.
-    CheckpointError
-        If the folder holds a fitted object of another kind.
-    ValueError
-        If it is neither.
-    """
-    from scfoundry.tasks._fitted import is_fitted
 
-    fitted = kind.load(model) if isinstance(model, str | Path) and is_fitted(model) else model
-    return fitted if isinstance(fitted, kind) else open_model(model, caller=caller)
+def one_of(choices: Any, **values: object) -> None:
+    """Refuse values that are not of a `Literal`; `None` leaves the choice to the function."""
+    for name, value in values.items():
+        if value is not None and value not in get_args(choices):
+            msg = f"{name} must be one of {quoted(get_args(choices))}; got {value!r}."
+            raise ValueError(msg)
+
+
+def require_column(obs: pd.DataFrame, key: object, *, fix: str, name: str = "adata") -> None:
+    """Refuse a column that ``obs`` does not have."""
+    if key not in obs.columns:
+        msg = f"{name}.obs has no column {key!r}; its columns: {quoted(obs.columns)}. Pass one of them as {fix}"
+        raise ValueError(msg)
 
 
 def check_return(*, copy: bool, return_fitted: bool, caller: str) -> None:
-    """Refuse to return two things.
-
-    Raises
-    ------
-    ValueError
-        If both a copy and the fitted object are asked for.
-    """
+    """Refuse to return two things."""
     if copy and return_fitted:
         msg = (
             f"{caller} can return a copy of adata or the fitted object, not both. For both: copied = adata.copy(); "
@@ -68,12 +69,14 @@ def check_return(*, copy: bool, return_fitted: bool, caller: str) -> None:
         raise ValueError(msg)
 
 
-def at_least_one(**numbers: int | None) -> None:
-    """Refuse numbers below 1; `None` leaves the choice to the function."""
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            msg = f"{name} must be at least 1; got {value}. To leave the choice to the function: {name}=None."
-            raise ValueError(msg)
+def refuse_learning(given: Iterable[str], *, caller: str) -> None:
+    """Refuse arguments of learning with what was fitted before."""
+    if names := ", ".join(given):
+        msg = (
+            f"The model was fitted before and learns no more, so that {names} would have no effect. Leave them out: "
+            f"{caller}(adata, model=fitted). Or learn anew, from a model that is not fitted."
+        )
+        raise ValueError(msg)
 
 
 def quoted(names: Iterable[object], most: int | None = None) -> str:
@@ -83,14 +86,64 @@ def quoted(names: Iterable[object], most: int | None = None) -> str:
     return shown + ", ..." if most is not None and len(listed) > most else shown
 
 
-def seed_of(rng: int | np.random.Generator | None) -> int | None:
-    """Seed as a record can hold it."""
-    return int(rng) if isinstance(rng, int | np.integer) else None
+# ---- models --------------------------------------------------------------------------------------------------------
 
 
-def record(model: Embeds, cells: Cells, params: Mapping[str, Any], **further: Any) -> dict[str, Any]:
-    """What stands in ``uns``: arguments without those left at `None`, weights, and how the data were read."""
-    return {
-        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
-        Keys.PROVENANCE: model.provenance | cells.provenance | further,
-    }
+def open_model(model: str | Path | Any, capability: type | None = None, *, caller: str) -> Any:
+    """Load weights by name or folder, or take a model as it is; it has to embed cells, and what is asked for.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no such weights.
+    ValueError
+        If it is no model, or not one that can.
+    """
+    from scfoundry.model._capabilities import Embeds, require
+    from scfoundry.model._load import load_pretrained
+
+    loaded = require(load_pretrained(model) if isinstance(model, str | Path) else model, Embeds, caller=caller)
+    return loaded if capability is None else require(loaded, capability, caller=caller)
+
+
+def open_fitted(model: str | Path | Any, kind: type[Any], *, caller: str) -> tuple[Any, Any]:
+    """A fitted object, given or in the folder where it was saved, and its model; `None` and a model where it is none.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder holds a fitted object of another kind.
+    FileNotFoundError, ValueError
+        As `open_model` does.
+    """
+    from scfoundry.tasks._fitted import is_fitted
+
+    opened = kind.load(model) if isinstance(model, str | Path) and is_fitted(model) else model
+    return (opened, opened.model) if isinstance(opened, kind) else (None, open_model(opened, caller=caller))
+
+
+def announce(
+    model: Embeds, compute: Compute, cells: Cells, *also: str, what: str = "", shared: Sized | None = None
+) -> None:
+    """Log weights, device, what is to be done, what of the data the model knows, and which genes a reference has."""
+    from scfoundry.model._capabilities import warn_of_idle_positions
+
+    tail = "" if shared is None else f", {len(shared):,} of them in the reference, too"
+    begun = f"{model.provenance['weights']} on {compute.device}{what and f', {what}'}"
+    logger.info(f"{begun}: {cells.summary(*also)}{tail}")
+    warn_of_idle_positions(model, cells)
+
+
+# ---- the record ----------------------------------------------------------------------------------------------------
+
+
+def new_seed(rng: int | np.random.Generator | None) -> int:
+    """Seed of everything random in a core."""
+    return int(np.random.default_rng(rng).integers(2**31))
+
+
+def record(model: Embeds, cells: Cells | None, params: Mapping[str, Any], **further: Any) -> dict[str, Any]:
+    """What stands in ``uns``: arguments but those left at `None` and generators, weights, how the data were read."""
+    kept = {name: value for name, value in params.items() if not isinstance(value, np.random.Generator | None)}
+    read = {} if cells is None else cells.provenance
+    return {Keys.PARAMS: kept, Keys.PROVENANCE: model.provenance | read | further}

@@ -11,6 +11,7 @@ import pandas as pd
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
+from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, open_fitted, quoted, record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,18 +58,15 @@ def predict_perturbation(
 ) -> AnnData | MuData | Responses | None:
     """Predict the mean expression after unseen perturbations, from perturbations that were measured.
 
-    Genes, one or several at once: their effect is put together from what all measured perturbations change alike, what
-    each gene changed elsewhere (alone or in another combination), and what genes change that move the model's cells in
-    the same direction. Drugs and stimuli: their effect in one cell type or donor is learned from others, see
-    ``groups``.
-
-    Cells that got one of ``perturbations`` in one of ``groups`` are never learned from; all other perturbed cells are.
+    The effect of genes is put together from what all measured perturbations change alike, what each gene changed
+    elsewhere (alone or in another combination), and what genes change that move the model's cells in the same
+    direction; that of drugs and stimuli in some ``groups`` (cell types, donors) from that in others. Cells that got one
+    of ``perturbations`` in one of ``groups`` are never learned from; all other perturbed cells are.
 
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
-        Of a `MuData`, one modality is read.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     perturbations
         What to predict: genes, combinations (``"KLF1+SET"``), or conditions of the column. A gene need not be measured,
         nor have cells; by whatever name, it is the gene that the column calls by its symbol or id.
@@ -82,9 +80,9 @@ def predict_perturbation(
     groups
         Groups to predict for, all if `None`. To learn the response of B cells from other cells: ``groups="B"``.
     model
-        A model (``"cellplm"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model,
-        which stays as it is. Or what an earlier call learned (``return_fitted``), or the folder where it was saved:
-        nothing is learned then, only controls are read, and columns and control are those of that call if not given.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Or a
+        `sf.tasks.Responses`, or its folder, which learns no more. Only controls are read then, and columns and control
+        are those of learning if not given.
     fine_tune
         Train the network on the measured profiles, as published, instead of weighing their evidence; for models that
         have such a training. Slower, for genes of the model only, and clearly worse on the screen it was measured on.
@@ -97,22 +95,15 @@ def predict_perturbation(
         Most epochs of fine-tuning, 100 if `None`; only with ``fine_tune=True``.
     n_genes
         Genes per condition in the table of differential expression.
-    layer
-        Layer with the values, ``X`` if `None`.
-    modality
-        Modality of a `MuData`.
+    layer, modality, key_added
+        Layer with the values (``X`` if `None`), modality of a `MuData`, and name for the results.
     rng
-        Seed or generator: of the control cells that the model reads, and of fine-tuning.
-    key_added
-        Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    return_fitted
-        Return what was learned, to predict more with it or to save it.
-    copy
-        Return a changed copy, in memory, instead of changing ``adata``.
+        Seed or generator.
+    device, precision
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), and how precisely (``"float32"``,
+        ``"bfloat16"`` for matrix products; ``"auto"``: bfloat16 on CUDA).
+    copy, return_fitted
+        Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 
     Returns
     -------
@@ -120,15 +111,14 @@ def predict_perturbation(
     ``adata.uns["perturbation"]`` (``key_added``) with:
 
     ``"profiles"``
-        AnnData, conditions x genes, float32: predicted mean of log1p counts per 10,000 in ``X``; the same of the
-        controls (less noise that all measured changes have in common) and the difference in the layers ``"control"``
-        and ``"change"``; ``obs`` with ``perturbation``, ``group``, ``n_perturbed`` (genes or conditions in the
-        perturbation), and ``n_unseen``, how many of these no cell that was learned from shows perturbed, in whatever
-        group or combination; ``uns`` with what the screen itself says: ``gene_similarity``, how much of its effect a
-        gene shares with genes that the model sees alike, ``group_similarity``, how far groups share a response, in
-        usual distances of groups (0: neither is used), ``level_dependence``, the slope of a change on the level of the
-        controls (0 to -1), and ``n_conditions`` that were learned from. Names are those of the perturbations, followed
-        by that of the group where there are several.
+        AnnData, conditions x genes, float32, named by perturbation and, where there are several, group: predicted mean
+        of log1p counts per 10,000 in ``X``; that of the controls (less noise that all measured changes have in common)
+        and the difference in the layers ``"control"`` and ``"change"``; ``obs`` with ``perturbation``, ``group``,
+        ``n_perturbed`` (genes or conditions in it), and ``n_unseen``, those that no cell learned from shows perturbed
+        in whatever group or combination; ``uns`` with what the screen itself says: ``gene_similarity``, how much of its
+        effect a gene shares with genes that the model sees alike, ``group_similarity``, how far groups share a
+        response, in usual distances of groups (0: neither is used), ``level_dependence``, the slope of a change on the
+        level of the controls (0 to -1), and ``n_conditions`` that were learned from.
     ``"differential_expression"``
         The ``n_genes`` genes per condition that change most, fewer where fewer change: ``perturbation``, ``group``,
         ``gene``, ``change``, ``control``, ``predicted``.
@@ -139,134 +129,101 @@ def predict_perturbation(
     Raises
     ------
     ValueError
-        If a column, the control, a group or a gene is unknown, or a number makes no sense; if nothing is left to learn
-        from, or all cells are of one condition; if a group lacks controls; if the values are scaled, negative, NaN or
-        neither counts nor log1p-normalised; if too few genes are known; if the model has no training for
-        ``fine_tune=True``; if arguments of learning come with what was learned, or genes of it are missing; if
-        ``adata`` is a view of data on disk. Nothing has been computed then, and nothing written.
+        If a column, the control, a group or a gene is unknown, or an argument is out of range or of no effect; nothing
+        is left to learn from, or all cells are of one condition; a group lacks controls; the values are scaled,
+        negative, NaN or neither counts nor log1p-normalised; too few genes are known, or genes of what was learned are
+        missing; the model has no training for ``fine_tune=True``; or ``adata`` is a view of data on disk. Nothing has
+        been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
     Notes
     -----
-    No change is predicted where nothing can be learned. What a prediction is made of, how good it is, and what was
-    chosen on which data stands in the guide ("Perturbations nobody has measured").
-
-    Of a gene that no cell shows perturbed, alone or in a combination, little can be said from a small screen: what all
-    perturbations have in common. `sf.metrics.perturbation` scores predictions against controls of their own; the tables
-    in ``benchmarks/results/perturbation.md`` have the scores beside simple means, which are hard to beat.
+    No change is predicted where nothing can be learned. Of a gene that no cell shows perturbed, alone or in a
+    combination, little can be said from a small screen: what all perturbations have in common. The guide
+    ("Perturbations nobody has measured") says what a prediction is made of and how good it is, and
+    `sf.metrics.perturbation` scores predictions against controls of their own; ``benchmarks/results/perturbation.md``
+    has the scores next to simple means, which are hard to beat.
 
     Examples
     --------
     >>> import scfoundry as sf
+    >>> keys = {"perturbation_key": "guide", "control": "ctrl"}
     >>> fitted = sf.tl.predict_perturbation(  # doctest: +SKIP
-    ...     adata,
-    ...     perturbations=["KLF1+SET", "FOXO4"],
-    ...     perturbation_key="perturbation",
-    ...     control="control",
-    ...     return_fitted=True,
+    ...     adata, perturbations=["KLF1+SET", "FOXO4"], **keys, return_fitted=True
     ... )
     >>> adata.uns["perturbation"]["profiles"].to_df("change")  # doctest: +SKIP
     >>> sf.tl.predict_perturbation(adata, perturbations="KLF1", model=fitted)  # doctest: +SKIP
 
     The response of B cells to a stimulus, from that of other cells:
 
-    >>> sf.tl.predict_perturbation(  # doctest: +SKIP
-    ...     adata,
-    ...     perturbations="stim",
-    ...     perturbation_key="condition",
-    ...     control="ctrl",
-    ...     group_key="cell_type",
-    ...     groups="B",
-    ... )
+    >>> keys = {"perturbation_key": "condition", "control": "ctrl", "group_key": "cell_type"}
+    >>> sf.tl.predict_perturbation(adata, perturbations="stim", groups="B", **keys)  # doctest: +SKIP
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.data.perturbations import Screen
     from scfoundry.tasks.perturbation.responses import Responses
-    from scfoundry.tl._opening import check_return, open_fitted, record, seed_of
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     _check_numbers(value, n_genes, max_epochs, fine_tune=fine_tune)
     compute = Compute.resolve(device, precision)
-    opened = open_fitted(model, Responses, caller=CALLER)
-    known: Responses | None = opened if isinstance(opened, Responses) else None
+    fitted, loaded = open_fitted(model, Responses, caller=CALLER)
     learning: dict[str, Any] = {"value": value, "fine_tune": fine_tune, "max_epochs": max_epochs}
-    naming = _naming(known, perturbation_key, control, group_key, learning | {"sep": sep})
+    keys = {"perturbation_key": perturbation_key, "control": control, "group_key": group_key}
+    naming = _naming(fitted, keys, learning | {"sep": sep})
     names = _asked(perturbations, naming)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
-    screen = Screen.read(target, naming, perturbed=known is None)
+    screen = Screen.read(target, naming, perturbed=fitted is None)
     wanted = _groups(groups, naming, screen)
-    loaded = opened if known is None else known.model
-    conditions = [] if known is not None else _conditions(loaded, screen, names, naming, wanted, fine_tune=fine_tune)
+    conditions = [] if fitted else _conditions(loaded, screen, names, naming, wanted, fine_tune=fine_tune)
     cells = Cells.of(target, loaded.genes, layer=layer, caller=CALLER)
 
-    logger.info(
-        f"{loaded.provenance['weights']} on {compute.device}: {len(names)} perturbations predicted "
-        f"{_source(known, conditions)}; {cells.summary()}"
-    )
-    seed = int(np.random.default_rng(rng).integers(2**31))
-    fitted = known or Responses.fit(loaded, cells, conditions, naming, **learning, seed=seed, compute=compute)
+    source = f"{len(fitted.learned.conditions)} learned before" if fitted else _source(conditions)
+    announce(loaded, compute, cells, what=f"{len(names)} perturbations predicted from {source}")
+    seed = new_seed(rng)
+    responses = fitted or Responses.fit(loaded, cells, conditions, naming, **learning, seed=seed, compute=compute)
     controls = np.flatnonzero(screen.is_control)
-    profiles = fitted.predict(
-        cells.take(controls), names, group_of=screen.groups.iloc[controls].tolist(), groups=wanted, compute=compute
-    )
+    of_controls = screen.groups.iloc[controls].tolist()
+    profiles = responses.predict(cells.take(controls), names, group_of=of_controls, groups=wanted, compute=compute)
     _warn_of_unseen(profiles)
 
-    params = naming._asdict() | {
-        "perturbations": names,
-        "groups": wanted if naming.group_key is not None else None,
-        "fine_tune": fitted.fine_tuned,
-        "value": fitted.learned.value,
-        "max_epochs": max_epochs,
-        "n_genes": n_genes,
-        "layer": layer,
-        "rng": seed_of(rng) if known is None else None,
-        "precision": precision,
-    }
-    target.uns[key_added] = {
-        Keys.PROFILES: profiles,
-        Keys.DIFFERENTIAL_EXPRESSION: _most_changed(profiles, n_genes),
-    } | record(loaded, cells, params, replacement=fitted.replacement)
-    if return_fitted:
-        return fitted
-    return adata if copy else None
+    params = naming._asdict() | {"perturbations": names, "groups": wanted if naming.group_key is not None else None}
+    params |= {"fine_tune": responses.fine_tuned, "value": responses.learned.value, "max_epochs": max_epochs}
+    params |= {"n_genes": n_genes, "layer": layer, "rng": None if fitted else rng, "precision": precision}
+    results = {Keys.PROFILES: profiles, Keys.DIFFERENTIAL_EXPRESSION: _most_changed(profiles, n_genes)}
+    target.uns[key_added] = record(loaded, cells, params, replacement=responses.replacement) | results
+    return responses if return_fitted else adata if copy else None
 
 
-def _naming(
-    known: Responses | None,
-    perturbation_key: str | None,
-    control: str | None,
-    group_key: str | None,
-    learning: Mapping[str, Any],
-) -> Naming:
+def _naming(fitted: Responses | None, keys: Mapping[str, str | None], learning: Mapping[str, Any]) -> Naming:
     """How the data are written down; as in learning where nothing else is given."""
     from scfoundry.data.perturbations import Naming, require_separator
 
     require_separator(learning["sep"])
-    if known is None:
-        if perturbation_key is None or control is None:
+    given = {name: key for name, key in keys.items() if key is not None}
+    if fitted is None:
+        if not {"perturbation_key", "control"} <= given.keys():
             msg = (
                 "Which cells are perturbed? Name the column of adata.obs that says so, and what it calls unperturbed "
                 'cells: perturbation_key="guide", control="ctrl".'
             )
             raise ValueError(msg)
-        return Naming(perturbation_key, control, group_key, learning["sep"])
-    learned = known.learned
+        return Naming(**given, sep=learning["sep"])
+    learned = fitted.learned
     usual: dict[str, tuple[Any, ...]] = {
         "value": (VALUE, learned.value),
         "sep": (SEP, learned.naming.sep),
         "fine_tune": (False,),
         "max_epochs": (None,),
     }
-    if given := [name for name, passed in learning.items() if passed not in usual[name]]:
+    if changed := [f"{name}={passed!r}" for name, passed in learning.items() if passed not in usual[name]]:
         msg = (
-            f"{given[0]}={learning[given[0]]!r} is of learning, and the model has learned already: leave it out. To "
-            f'learn anew, pass weights: model="cellplm", {given[0]}={learning[given[0]]!r}.'
+            f"{changed[0]} is of learning, and the model has learned already: leave it out. To learn anew, pass "
+            f'weights: model="cellplm", {changed[0]}.'
         )
         raise ValueError(msg)
-    keys = {"perturbation_key": perturbation_key, "control": control, "group_key": group_key}
-    return learned.naming._replace(**{name: key for name, key in keys.items() if key is not None})
+    return learned.naming._replace(**given)
 
 
 def _asked(perturbations: object, naming: Naming) -> list[str]:
@@ -287,29 +244,20 @@ def _asked(perturbations: object, naming: Naming) -> list[str]:
 
 
 def _check_numbers(value: object, n_genes: object, max_epochs: object, *, fine_tune: bool) -> None:
-    """Refuse numbers that nothing can be computed with."""
     if not isinstance(value, int | float | np.number) or not np.isfinite(value):
         msg = (
             f"value must be a finite number, it stands in for log expression; got {value!r}. As published: value=-100."
         )
         raise ValueError(msg)
-    if not isinstance(n_genes, int | np.integer) or n_genes < 1:
-        msg = f"n_genes must be a whole number, at least 1 gene per condition; got {n_genes!r}: n_genes=100."
-        raise ValueError(msg)
-    if max_epochs is None:
-        return
-    if not fine_tune:
+    at_least_one("n_genes", n_genes, "must be a whole number, at least 1 gene per condition", fix="n_genes=100.")
+    if max_epochs is not None and not fine_tune:
         msg = (
             f"max_epochs={max_epochs!r} is of the network's training: fine_tune=True. The default trains none: leave "
             "max_epochs out."
         )
         raise ValueError(msg)
-    if not isinstance(max_epochs, int | np.integer) or max_epochs < 1:
-        msg = (
-            f"max_epochs must be a whole number, at least 1; got {max_epochs!r}. The published way of stopping: "
-            "max_epochs=None."
-        )
-        raise ValueError(msg)
+    published = "The published way of stopping: max_epochs=None."
+    at_least_one("max_epochs", max_epochs, "must be a whole number, at least 1", fix=published)
 
 
 def _groups(groups: str | Sequence[str] | None, naming: Naming, screen: Screen) -> list[str]:
@@ -322,10 +270,9 @@ def _groups(groups: str | Sequence[str] | None, naming: Naming, screen: Screen) 
         raise ValueError(msg)
     wanted = list(dict.fromkeys([groups] if isinstance(groups, str) else groups))
     if lacking := [group for group in wanted if group not in present]:
-        listed = ", ".join(map(repr, lacking))
         msg = (
-            f"{listed} has no control cells in adata.obs[{naming.group_key!r}], which a prediction starts from; "
-            f"groups with controls: {', '.join(map(repr, present))}."
+            f"{quoted(lacking)} has no control cells in adata.obs[{naming.group_key!r}], which a prediction starts "
+            f"from; groups with controls: {quoted(present)}."
         )
         raise ValueError(msg)
     return wanted
@@ -356,13 +303,11 @@ def _conditions(
     return conditions
 
 
-def _source(known: Responses | None, conditions: Sequence[Condition | None]) -> str:
-    """What predictions are made from, for the log."""
-    if known is not None:
-        return f"from {len(known.learned.conditions)} learned before"
+def _source(conditions: Sequence[Condition | None]) -> str:
+    """What is learned from, for the log."""
     learned = [condition for condition in conditions if condition is not None]
     n_others = len({condition.parts for condition in learned if condition.parts})
-    return f"from {n_others} others in {len(learned):,} cells"
+    return f"{n_others} others in {len(learned):,} cells"
 
 
 def _warn_of_unseen(profiles: AnnData) -> None:
@@ -370,12 +315,11 @@ def _warn_of_unseen(profiles: AnnData) -> None:
     unseen = profiles.obs.loc[profiles.obs["n_unseen"] > 0, "perturbation"].unique().tolist()
     if unseen:
         logger.warning(
-            "%s: %s with a gene that no cell shows perturbed (%s%s). Of such a gene little is known; see n_unseen in "
+            "%s: %s with a gene that no cell shows perturbed (%s). Of such a gene little is known; see n_unseen in "
             "the obs of the profiles.",
             CALLER,
             f"{len(unseen)} perturbations" if len(unseen) > 1 else "1 perturbation",
-            ", ".join(map(repr, unseen[:5])),
-            ", ..." if len(unseen) > 5 else "",
+            quoted(unseen, 5),
         )
 
 

@@ -1,64 +1,46 @@
-"""Cells to annotate and cells to learn from: what they share, and whether anything is learned."""
+"""Cells to annotate and cells to learn from: whether anything is learned, and what they share."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from scfoundry.tl._opening import at_least_one
+from scfoundry._keys import Keys
+from scfoundry.tl._opening import open_fitted, record, refuse_learning
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.data.matrix.reader import CountsReader
 
-__all__ = ["check_training", "reference_given", "shared_genes"]
+__all__ = ["open_learned", "record_learned", "shared_genes"]
 
 
-def check_training(*, train: str | None, max_epochs: int | None) -> None:
-    """Refuse arguments of training that are out of range."""
-    from scfoundry.tasks.annotation.annotator import Train
-
-    at_least_one(max_epochs=max_epochs)
-    if train is not None and train not in get_args(Train):
-        msg = f"train must be one of {', '.join(map(repr, get_args(Train)))}; got {train!r}."
-        raise ValueError(msg)
-
-
-def reference_given(fitted: bool, learning: dict[str, Any], key: str, *, caller: str) -> None:
-    """Refuse a reference beside what was fitted before, and to learn without one.
-
-    Parameters
-    ----------
-    fitted
-        Whether the model is a fitted object.
-    learning
-        Arguments that say what to learn from, and how; `None` where they were left out.
-    key
-        Which of them, beside ``reference``, is needed.
-    caller
-        The user's function.
+def open_learned(model: Any, kind: type[Any], learning: Mapping[str, Any], key: str, *, caller: str) -> tuple[Any, Any]:
+    """What was fitted before, if it was, and the model.
 
     Raises
     ------
-    ValueError
-        If arguments are missing, or would have no effect.
+    CheckpointError, FileNotFoundError, ValueError
+        As `open_fitted` does; if arguments of learning come with what was fitted, or there is neither that nor the
+        ``reference`` and its ``key``.
     """
+    fitted, weights = open_fitted(model, kind, caller=caller)
     given = [name for name, value in learning.items() if value is not None]
-    if fitted and given:
-        msg = (
-            f"The model was fitted before and learns no more, so that {', '.join(given)} would have no effect. Leave "
-            f"them out: {caller}(adata, model=fitted). Or learn anew, from a model that is not fitted."
-        )
-        raise ValueError(msg)
-    if not fitted and (missing := [name for name in ("reference", key) if name not in given]):
+    if fitted is not None:
+        refuse_learning(given, caller=caller)
+    elif missing := [name for name in ("reference", key) if name not in given]:
         msg = (
             f"{' and '.join(missing)} is missing: {caller} learns from a reference, {caller}(adata, reference, "
             f"{key}=...). Without one it takes what was fitted before: {caller}(adata, model=fitted)."
         )
         raise ValueError(msg)
+    return fitted, weights
 
 
 def shared_genes(query: Cells, reference: Cells, model: Any) -> NDArray[np.int64]:
@@ -69,18 +51,26 @@ def shared_genes(query: Cells, reference: Cells, model: Any) -> NDArray[np.int64
     ValueError
         If there are none, or the two are of two species.
     """
-    if query.source is None or reference.source is None:
-        return np.intersect1d(query.measured, reference.measured)
-    _refuse_two_species(query.source, reference.source)
     shared = np.intersect1d(query.measured, reference.measured)
-    if not len(shared):
-        msg = (
-            f"adata and reference have no gene of {model.provenance['weights']} in common: "
-            f"{query.source.alignment.summary()} in adata, {reference.source.alignment.summary()} in the reference. "
-            "Compare adata.var_names with reference.var_names."
-        )
-        raise ValueError(msg)
+    if query.source is not None and reference.source is not None:
+        _refuse_two_species(query.source, reference.source)
+        if not len(shared):
+            msg = (
+                f"adata and reference have no gene of {model.provenance['weights']} in common: "
+                f"{query.source.alignment.summary()} in adata, {reference.source.alignment.summary()} in the "
+                "reference. Compare adata.var_names with reference.var_names."
+            )
+            raise ValueError(msg)
     return shared
+
+
+def record_learned(
+    weights: Any, fitted: Any, cells: Cells, names: Sequence[str], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The record, with the number of genes that cells and reference share, and of cells that each name comes from."""
+    n_cells = pd.DataFrame({"n_cells": fitted.n_cells}, index=pd.Index(names))
+    n_shared = int(np.isin(fitted.genes, cells.measured).sum())
+    return record(weights, cells, params, shared_genes=n_shared) | {Keys.REFERENCE: n_cells}
 
 
 def _refuse_two_species(reader: CountsReader, other: CountsReader) -> None:

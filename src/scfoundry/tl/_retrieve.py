@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,10 @@ from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of
 from scfoundry.tl._labels import labels_of, with_prompts
-from scfoundry.tl._opening import open_model, quoted
+from scfoundry.tl._opening import announce, at_least_one, one_of, open_model, quoted, record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -56,37 +56,27 @@ def retrieve(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
-        Of a `MuData`, one modality is searched.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     query
         One text or several, ``{label: text}``, what `sf.tl.describe` returns, or a column of ``obs``.
     k
         How many to find, at most all.
     find
-        ``"cells"``: the best cells of every text, by the cosine of their embeddings, which compares across cells.
-        Every cell is compared with every text up to 2e10 pairs, beyond that the search goes through a graph of
-        neighbours (pynndescent) and may miss a few.
-        ``"texts"``: the best texts of every cell, by their probability among all texts given, as
-        `sf.tl.zero_shot_annotate` computes it with ``adapt=False``. For one cell pass ``adata[["its name"]]``.
-
-        Default weights read a gene in part relative to its mean and spread in the cells that are passed, so that the
-        scores of a cell depend a little on the data set it comes in.
+        ``"cells"``: the best cells of every text, by the cosine of their embeddings; beyond 2e10 pairs through a graph
+        of neighbours (pynndescent), which may miss a few. ``"texts"``: the best texts of every cell, by their
+        probability among all texts given, as of `sf.tl.zero_shot_annotate` with ``adapt=False``; for one cell pass
+        ``adata[["its name"]]``. Default weights read a gene in part relative to its mean and spread in these cells.
     model
-        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
-        model.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
     use_rep
         Key of ``obsm`` with this model's embedding, if `sf.tl.embed` has computed it (``"X_cellnamer"``): searching
         all cells again then takes a moment. Rows are brought to length 1.
-    layer
-        Layer with the values, ``X`` if `None`.
-    modality
-        Modality of a `MuData`.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    batch_size
-        Cells on the device at a time; chosen by their length if `None`.
+    layer, modality
+        Layer with the values (``X`` if `None`), and modality of a `MuData`.
+    device, precision, batch_size
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
 
     Returns
     -------
@@ -97,8 +87,8 @@ def retrieve(
     Raises
     ------
     ValueError
-        If there is no text, or two are the same; if the values are scaled, negative, NaN or neither counts nor
-        log1p-normalised; if too few genes are known; if an argument is out of range, a key does not exist or the model
+        If there is no text, or two are the same; the values are scaled, negative, NaN or neither counts nor
+        log1p-normalised; too few genes are known; or an argument is out of range, a key does not exist or the model
         reads no texts.
     FileNotFoundError
         If there are no such weights.
@@ -116,7 +106,7 @@ def retrieve(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.model._capabilities import ReadsTexts, require
+    from scfoundry.model._capabilities import ReadsTexts
     from scfoundry.tasks.annotation.zero_shot import name_cells
     from scfoundry.tasks.retrieval import best_cells, best_texts, text_directions
 
@@ -124,44 +114,41 @@ def retrieve(
     _check(find, k, use_rep)
     source = modality_of(adata, modality)
     compute = Compute.resolve(device, precision, batch_size)
-    reading = require(open_model(model, caller=CALLER), ReadsTexts, caller=CALLER)
-    if reading.averages_prompts:
-        labels = with_prompts(labels)
-    reading.check_labels(labels)
+    reading = open_model(model, ReadsTexts, caller=CALLER)
+    labels = with_prompts(labels, reading)
     params = {"find": find, "k": k, "use_rep": use_rep, "layer": layer, "batch_size": batch_size}
     params |= {"modality": None if source is adata else modality, "precision": precision}
     if use_rep is not None:
+        reading.check_labels(labels)
         latent, directions = _stored(source, use_rep), text_directions(reading, labels, compute)
         _require_one_space(latent, directions, use_rep, reading)
         hits = best_cells(latent, directions, np.ones(source.n_obs, dtype=bool), k)
-        return _table(source, labels, hits, params, reading)
+        return _table(source, labels, hits, record(reading, None, params))
 
     cells = Cells.of(source, reading.genes, layer=layer, caller=CALLER)
-    summary = cells.summary(f"{len(labels)} texts")
-    logger.info(f"{reading.provenance['weights']} on {compute.device}: {summary}")
+    reading.check_labels(labels)
+    announce(reading, compute, cells, f"{len(labels)} texts")
     present = ~cells.empty
     if not present.any():
         msg = f"None of the {cells.n_obs:,} cells has a count of any gene of the model. Pass the layer with counts."
         raise ValueError(msg)
     if find == "cells":
         hits = best_cells(reading.embed(cells, compute), text_directions(reading, labels, compute), present, k)
-        return _table(source, labels, hits, params, reading)
-    if len(labels) == 1:
-        logger.warning(
-            '%s: of one text the probability is always 1; give all that may fit, or rank cells: find="cells".', CALLER
-        )
-    scores = name_cells(reading, cells, labels, adapt=False, compute=compute)
-    hits = best_texts(scores.probabilities, present, k)
-    return _table(source, labels, hits, params | dict(scores.params), reading)
+    else:
+        if len(labels) == 1:
+            logger.warning(
+                '%s: of one text the probability is always 1; give all that may fit, or rank cells: find="cells".',
+                CALLER,
+            )
+        scores = name_cells(reading, cells, labels, adapt=False, compute=compute)
+        hits = best_texts(scores.probabilities, present, k)
+        params |= dict(scores.params)
+    return _table(source, labels, hits, record(reading, None, params))
 
 
 def _check(find: str, k: int, use_rep: str | None) -> None:
-    if find not in get_args(Wanted):
-        msg = f"find must be one of {', '.join(map(repr, get_args(Wanted)))}; got {find!r}."
-        raise ValueError(msg)
-    if k < 1:
-        msg = f"k is the number of hits and at least 1; got {k}. For ten: k=10."
-        raise ValueError(msg)
+    one_of(Wanted, find=find)
+    at_least_one("k", k, "is the number of hits and at least 1", fix="For ten: k=10.")
     if find == "texts" and use_rep is not None:
         msg = f"use_rep={use_rep!r} serves to find cells; texts are chosen by the counts. Leave it at None."
         raise ValueError(msg)
@@ -196,9 +183,7 @@ def _require_one_space(
         raise ValueError(msg)
 
 
-def _table(
-    adata: AnnData, labels: Sequence[Label], hits: Hits, params: Mapping[str, Any], model: ReadsTexts
-) -> pd.DataFrame:
+def _table(adata: AnnData, labels: Sequence[Label], hits: Hits, origin: dict[str, Any]) -> pd.DataFrame:
     """One row per hit, with the arguments and the weights that it comes from."""
     names = np.array([label.name for label in labels], dtype=object)
     n_queries, n_hits = hits.scores.shape
@@ -210,6 +195,5 @@ def _table(
             "score": hits.scores.ravel().astype(np.float32),
         }
     )
-    used = {name: value for name, value in params.items() if value is not None}
-    table.attrs = {Keys.PARAMS: used, Keys.PROVENANCE: model.provenance}
+    table.attrs = origin
     return table

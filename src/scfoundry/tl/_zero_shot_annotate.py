@@ -12,7 +12,7 @@ from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
 from scfoundry.tl._label_slots import column, refuse_shared_columns, write_labels
 from scfoundry.tl._labels import as_table, labels_of, markers_of, with_markers, with_prompts
-from scfoundry.tl._opening import open_model, quoted, record
+from scfoundry.tl._opening import announce, open_model, quoted, record, require_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,34 +52,27 @@ def zero_shot_annotate(
 
     Labels are found in the Cell Ontology (``"CD14+ Mono"``, ``"NK"``, ``"CL:0000236"``; see `sf.tl.describe`) and read
     as ``cell type: {name}. {definition}``. How a cell is scored against a text is the model's own; see the guide *How
-    cells get their names*.
-
-    The order of labels, cells and genes and the size of batches do not change the result; out-of-core data are read in
-    blocks.
+    cells get their names*. The order of labels, cells and genes and the size of batches do not change the result.
 
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or log1p-normalised values where there are no counts; in memory, backed or dask.
-        Of a `MuData`, one modality is annotated.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     texts
         Labels to choose from: cell types or free texts, ``{label: text}``, ``{label: [text, text]}``, what
-        `sf.tl.describe` returns, ``uns["zero_shot"]["texts"]`` of an earlier call (its markers count again, too), or a
-        column of ``obs``, of which every value counts once. Every cell gets one of them: offer all types that may
-        occur. A text that names a term (``"cell type: monocyte. ..."``) counts before its
-        label.
+        `sf.tl.describe` returns, ``uns["zero_shot"]["texts"]`` of an earlier call (with its markers), or a column of
+        ``obs``, of which every value counts once. Every cell gets one of them: offer all types that may occur. A text
+        that names a term (``"cell type: monocyte. ..."``) counts before its label.
     model
-        A model (``"cellnamer"``: its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded
-        model.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
     adapt
-        Whether to smooth labels over cells that are alike in the data set: better for whole data sets, pointless for a
-        few cells. `None` does as the weights were calibrated: default weights adapt, official ones judge every cell by
-        itself. Even with `False`, default weights read a gene in part relative to its mean and spread in the data set
-        at hand, so that what a cell is called depends a little on the cells it comes with.
+        Whether to smooth labels over cells that are alike: better for whole data sets, pointless for a few cells.
+        `None` does as the weights were calibrated: default weights adapt, official ones read every cell by itself. Even
+        with `False`, default weights read a gene in part relative to its mean and spread in the data set at hand.
     markers
-        Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them. They
-        take the place of those that the weights know for the label. Known types that show them, and that no other
-        label covers, count as this label, not as unknown, whether the label is a term of the ontology or not.
+        Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them, instead
+        of those that the weights know for it. Known types that show them, and that no other label covers, count as this
+        label, not as unknown, whether the label is a term of the ontology or not.
     group_by
         Column of ``obs`` whose groups decide together by the mean probabilities of their cells; cells without a group
         decide alone. ``"leiden"``, where there is no such column, over-clusters the model's embedding.
@@ -87,18 +80,12 @@ def zero_shot_annotate(
         Cells that fit their best label less are ``"unknown"``: a number between 0 and 1 is compared with
         ``obs["zero_shot_fit"]``, not with the score. ``"auto"`` takes the threshold stored with the weights. `None`
         names every cell that expresses any gene of the model.
-    layer
-        Layer with the values, ``X`` if `None`.
-    modality
-        Modality of a `MuData`.
-    key_added
-        Name for the results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        ``"float32"``, ``"bfloat16"`` for the matrix products, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
-    batch_size
-        Cells on the device at a time; chosen by their length if `None`.
+    layer, modality, key_added
+        Layer with the values (``X`` if `None`), modality of a `MuData`, and name for the results.
+    device, precision, batch_size
+        Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
+        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
+        device).
     copy
         Return a changed copy, in memory, instead of changing ``adata``.
 
@@ -129,10 +116,10 @@ def zero_shot_annotate(
     Raises
     ------
     ValueError
-        If there are no texts, or two labels are the same, by name or by term; if the values are scaled, negative, NaN
-        or neither counts nor log1p-normalised; if too few genes are known; if an argument is out of range or unknown to
-        the weights, a key does not exist or the model reads no texts; if ``adata`` is a view of data on disk. Nothing
-        has been computed then, and nothing written.
+        If there are no texts, or two labels are the same, by name or by term; the values are scaled, negative, NaN or
+        neither counts nor log1p-normalised; too few genes are known; an argument is out of range or unknown to the
+        weights, a key does not exist or the model reads no texts; or ``adata`` is a view of data on disk. Nothing has
+        been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
@@ -149,27 +136,26 @@ def zero_shot_annotate(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.model._capabilities import ReadsTexts, require
+    from scfoundry.model._capabilities import ReadsTexts
     from scfoundry.tasks.annotation.votes import ALONE, group_means, groups_of
     from scfoundry.tasks.annotation.zero_shot import clusters, name_cells
 
     labels = tuple(sorted(labels_of(texts, caller=CALLER), key=lambda label: label.name))
+    names = [label.name for label in labels]
     _check_range(unknown)
-    refuse_shared_columns([label.name for label in labels], caller=CALLER)
+    refuse_shared_columns(names, caller=CALLER)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     by_column = _has_column(target, group_by)
     compute = Compute.resolve(device, precision, batch_size)
-    reading = require(open_model(model, caller=CALLER), ReadsTexts, caller=CALLER)
+    reading = open_model(model, ReadsTexts, caller=CALLER)
     cells = Cells.of(target, reading.genes, layer=layer, caller=CALLER)
     markers = markers_of(texts, markers)
     labels = with_markers(labels, markers, genes=reading.genes, measured=cells.measured, caller=CALLER)
-    if reading.averages_prompts:
-        labels = with_prompts(labels)
+    labels = with_prompts(labels, reading)
     unsupported = reading.check_labels(labels)
     threshold = reading.unknown_threshold if unknown == "auto" else unknown
 
-    summary = cells.summary(f"{len(labels)} labels")
-    logger.info(f"{reading.provenance['weights']} on {compute.device}: {summary}")
+    announce(reading, compute, cells, f"{len(labels)} labels")
     _warn(labels, unsupported, threshold=threshold, wanted=unknown)
     scores = name_cells(reading, cells, labels, adapt=adapt, compute=compute)
     own = np.where(cells.empty[:, None], np.float32(0), scores.probabilities)
@@ -180,18 +166,10 @@ def zero_shot_annotate(
         decided, fit = group_means(own, groups), group_means(fit, groups)
     named = ~cells.empty if threshold is None else ~cells.empty & (fit >= threshold)
 
-    params = dict(scores.params) | {
-        "markers": {column(label): list(map(str, genes)) for label, genes in markers.items()} or None,
-        "group_by": group_by,
-        "unknown": unknown,
-        "threshold": threshold,
-        "layer": layer,
-        "modality": None if target is adata else modality,
-        "batch_size": batch_size,
-        "precision": precision,
-    }
-    origin = record(reading, cells, params) | {Keys.TEXTS: as_table(labels)}
-    names = [label.name for label in labels]
+    params = {"group_by": group_by, "unknown": unknown, "threshold": threshold, "layer": layer}
+    params |= {"modality": None if target is adata else modality, "batch_size": batch_size, "precision": precision}
+    params["markers"] = {column(label): list(map(str, genes)) for label, genes in markers.items()} or None
+    origin = record(reading, cells, dict(scores.params) | params) | {Keys.TEXTS: as_table(labels)}
     write_labels(target, key_added, names, scores=own, decided=decided, named=named, origin=origin)
     target.obs[Keys.fit(key_added)] = fit.astype(np.float32)
     _write_terms(target, key_added, labels)
@@ -211,15 +189,11 @@ def _check_range(unknown: Literal["auto"] | float | None) -> None:
 
 def _has_column(adata: AnnData, group_by: str | None) -> bool:
     """Whether groups are in ``obs``, not to be computed."""
-    if group_by is None or group_by in adata.obs.columns:
-        return group_by is not None
-    if group_by == Keys.LEIDEN:
+    if group_by is None or (group_by == Keys.LEIDEN and group_by not in adata.obs):
         return False
-    msg = (
-        f"adata.obs has no column {group_by!r}; its columns: {quoted(adata.obs.columns)}. Pass one of them as "
-        f'group_by, or group_by="{Keys.LEIDEN}" to cluster the embedding of the model.'
-    )
-    raise ValueError(msg)
+    clustered = f'group_by, or group_by="{Keys.LEIDEN}" to cluster the embedding of the model.'
+    require_column(adata.obs, group_by, fix=clustered)
+    return True
 
 
 def _warn(
@@ -230,7 +204,7 @@ def _warn(
             "%s: the weights know neither cells nor markers of %s; expect these labels to be wrong. Give genes: "
             'markers={"%s": [...]}.',
             CALLER,
-            ", ".join(map(repr, unsupported)),
+            quoted(unsupported),
             unsupported[0],
         )
     if len(labels) == 1:

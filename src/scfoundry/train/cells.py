@@ -23,16 +23,9 @@ BATCHES_PER_POOL = 16
 
 
 class CellDataModule(pl.LightningDataModule):
-    """Cells for training and validation, in batches of similar length.
+    """Rows for training and validation, in batches of similar ``lengths`` (n_obs,).
 
     Similar length saves padding, and leaves a contrastive loss no way to tell cells apart by their depth.
-
-    Parameters
-    ----------
-    train, validation
-        Row numbers.
-    lengths
-        Length of every cell of the data, whose order by length is what counts.
     """
 
     def __init__(self, train: np.ndarray, validation: np.ndarray, *, lengths: np.ndarray, batch_size: int) -> None:
@@ -64,15 +57,7 @@ class CellDataModule(pl.LightningDataModule):
 
 
 class CellTrainingPlan(TrainingPlan):
-    """One batch of cells per step.
-
-    Parameters
-    ----------
-    loss
-        Maps the row numbers of a batch and the number of the step to ``loss`` and its parts.
-    **how
-        Further arguments of `TrainingPlan`.
-    """
+    """One batch of cells, their row numbers, per step; see `TrainingPlan`."""
 
     def __init__(
         self,

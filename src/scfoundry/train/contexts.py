@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-import lightning.pytorch as pl
-import numpy as np
 from torch import nn
 
 from scfoundry.train.cells import BestWeights
-from scfoundry.train.plan import ContextTrainingPlan, Schedule, fit, positions, training_only
+from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, Schedule, fit, training_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
-    from torch.utils.data import DataLoader
 
     from scfoundry._device import Compute
     from scfoundry.data.matrix.contexts import Context
@@ -26,33 +22,6 @@ __all__ = ["fine_tune"]
 
 # Published for every fine-tuned task.
 MAX_GRADIENT_NORM = 2.0
-
-
-class WholeContexts(pl.LightningDataModule):
-    """Every context in every epoch, to train on and to validate on: what is held out are cells or entries of it.
-
-    Parameters
-    ----------
-    cells_per_step
-        Most cells of a context that a step sees. Larger contexts come several times per epoch.
-    validated
-        Numbers of the contexts that every epoch ends with a validation on.
-    """
-
-    def __init__(self, contexts: Sequence[Context], *, cells_per_step: int, validated: Sequence[int]) -> None:
-        super().__init__()
-        sizes = [len(context.rows) for context in contexts]
-        self.visits = np.repeat(np.arange(len(sizes)), [math.ceil(n / cells_per_step) for n in sizes]).tolist()
-        self.validated = list(validated)
-        self.train_idx = self.val_idx = np.sort(np.concatenate([context.rows for context in contexts]))
-
-    def train_dataloader(self) -> DataLoader:
-        """Positions in the order of an epoch, which the training plan draws."""
-        return positions(range(len(self.visits)))
-
-    def val_dataloader(self) -> DataLoader | list:
-        """Numbers of the contexts."""
-        return positions(self.validated) if self.validated else []
 
 
 def fine_tune(
@@ -74,7 +43,7 @@ def fine_tune(
     seed: int,
     compute: Compute,
 ) -> None:
-    """Train parts of a model on whole contexts.
+    """Train parts of a model (``"layers"``, ``"decoder"``) on whole contexts, and freeze all others.
 
     Parameters
     ----------
@@ -82,8 +51,6 @@ def fine_tune(
         Maps a context and the number of optimiser steps so far to ``loss`` and its parts, named tensors. It reads the
         cells itself and moves them to ``model.module.device``. While ``model.module.training`` is false it gives the
         loss of what is held out. Random numbers come from torch's default generators, which are seeded for every step.
-    parts
-        Submodules that learn, such as ``"layers"`` or ``"decoder"``; all others are frozen.
     head
         What a task sets on top of the model and trains with it, at ``lr``; its weights change in place.
     cells_per_step
@@ -94,8 +61,10 @@ def fine_tune(
         Numbers of the contexts whose validation loss counts, all if `None`.
     """
     trained = model.module if head is None else nn.ModuleList([model.module, head])
-    validated = range(len(contexts)) if validate_on is None else validate_on
-    data = WholeContexts(contexts, cells_per_step=cells_per_step, validated=[] if patience is None else validated)
+    # Every epoch trains on all contexts and validates on them: what is held out are cells or entries within.
+    numbers = range(len(contexts))
+    validated = [] if patience is None else numbers if validate_on is None else validate_on
+    data = ContextDataModule(contexts, numbers, validated, cells_per_step=cells_per_step)
     callbacks = [] if patience is None else [BestWeights(trained, patience)]
     with training_only(model.module, parts):
         plan = ContextTrainingPlan(

@@ -9,7 +9,7 @@ import threading
 from abc import abstractmethod
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ContextDataModule",
     "ContextTrainingPlan",
-    "Resumable",
     "Schedule",
     "Trainable",
     "TrainingPlan",
@@ -124,14 +123,9 @@ class TrainingPlan(pl.LightningModule):
     """One example (a context, a batch of cells) per step.
 
     Every random number of a step derives from the seed and the number of the step, the order of examples from the seed
-    and the epoch: the same seed gives the same weights, also when training was interrupted in between.
-
-    Parameters
-    ----------
-    loss
-        Maps an example and the number of optimiser steps so far to ``loss`` and its parts.
-    other_rates
-        Parts of the model that learn at a rate of their own.
+    and the epoch: the same seed gives the same weights, also when training was interrupted in between. ``loss`` maps an
+    example and the number of optimiser steps so far to ``loss`` and its parts; parts of the model in ``other_rates``
+    learn at a rate of their own.
     """
 
     def __init__(
@@ -199,17 +193,7 @@ class TrainingPlan(pl.LightningModule):
 
 
 class ContextTrainingPlan(TrainingPlan):
-    """One context per step.
-
-    Parameters
-    ----------
-    visits
-        Numbers of the contexts that an epoch visits.
-    loss
-        Maps a context and the number of the step to ``loss`` and its parts.
-    **how
-        Further arguments of `TrainingPlan`.
-    """
+    """One context per step; an epoch visits the contexts numbered in ``visits``. See `TrainingPlan`."""
 
     def __init__(
         self,
@@ -233,25 +217,30 @@ class ContextTrainingPlan(TrainingPlan):
 
 
 class ContextDataModule(pl.LightningDataModule):
-    """Contexts for training and validation, split by context, never by cell.
+    """Contexts to train on and to validate on, by their numbers.
 
-    Parameters
-    ----------
-    cells_per_step
-        Most cells of a context that a step sees. Larger contexts come several times per epoch, so that an epoch sees
-        about every cell.
-    validation_size
-        Share of contexts held out, rounded; none is held out if there is only one.
+    A context of more than ``cells_per_step`` cells comes several times per epoch, so that an epoch sees about every
+    cell.
     """
 
-    def __init__(self, contexts: Sequence[Context], *, cells_per_step: int, validation_size: float, seed: int) -> None:
+    def __init__(
+        self, contexts: Sequence[Context], train: Sequence[int], held_out: Sequence[int], *, cells_per_step: int
+    ) -> None:
         super().__init__()
+        self.visits = np.repeat(train, [math.ceil(len(contexts[i].rows) / cells_per_step) for i in train]).tolist()
+        self.held_out = held_out
+        self.train_idx, self.val_idx = (
+            np.sort(np.concatenate([np.array([], dtype=np.int64), *(contexts[i].rows for i in numbers)]))
+            for numbers in (train, held_out)
+        )
+
+    @classmethod
+    def split(cls, contexts: Sequence[Context], *, cells_per_step: int, validation_size: float, seed: int) -> Self:
+        """Hold out a share of whole contexts, never of their cells; none if there is only one."""
         n_held_out = min(round(validation_size * len(contexts)), len(contexts) - 1)
         order = np.random.default_rng(seed).permutation(len(contexts))
-        train, validation = np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
-        self.visits = np.repeat(train, [math.ceil(len(contexts[i].rows) / cells_per_step) for i in train]).tolist()
-        self.held_out = validation.tolist()
-        self.train_idx, self.val_idx = _rows(contexts, train), _rows(contexts, validation)
+        train, held_out = (np.sort(part).tolist() for part in (order[n_held_out:], order[:n_held_out]))
+        return cls(contexts, train, held_out, cells_per_step=cells_per_step)
 
     def train_dataloader(self) -> DataLoader:
         """Positions in the order of an epoch, which the training plan draws."""
@@ -268,27 +257,11 @@ def positions(numbers: Sequence[int]) -> DataLoader:
     return DataLoader(numbers, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
 
 
-def _rows(contexts: Sequence[Context], numbers: np.ndarray) -> np.ndarray:
-    return np.sort(np.concatenate([np.array([], dtype=np.int64), *(contexts[i].rows for i in numbers)]))
-
-
 class Resumable(pl.Callback):
-    """Write the state of the training after every epoch, so that the same call can go on from it.
-
-    Attributes
-    ----------
-    path
-        The checkpoint.
-    """
-
-    FILE = "last.ckpt"
+    """Write the state of the training after every epoch, so that the same call can go on from it."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / self.FILE
-
-    def check(self) -> None:
-        """Refuse a damaged checkpoint before the training is set up."""
-        read_torch_file(self.path)
+        self.path = Path(folder) / "last.ckpt"
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the checkpoint in one move: an interruption leaves the old one whole."""
@@ -308,18 +281,10 @@ def fit(
     callbacks: Sequence[pl.Callback] = (),
     **trainer_kwargs: Any,
 ) -> None:
-    """Run a training through scvi-tools, from its last checkpoint if there is one.
+    """Run a training through scvi-tools, from its last checkpoint in ``checkpoint_dir`` if there is one.
 
-    Parameters
-    ----------
-    plan, data
-        What to train on, and how.
-    checkpoint_dir
-        Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
-    callbacks
-        To run beside those of ``trainer_kwargs``.
-    **trainer_kwargs
-        ``accelerator``, ``devices`` and further arguments of scvi-tools' trainer.
+    After every epoch a checkpoint is left there. ``trainer_kwargs`` are arguments of scvi-tools' trainer
+    (``accelerator``, ``devices``, ...); ``callbacks`` run beside those in it.
     """
     if data.val_dataloader():
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
@@ -330,7 +295,7 @@ def fit(
         resumable = Resumable(checkpoint_dir)
         trainer_kwargs["callbacks"].append(resumable)
         if resumable.path.exists():
-            resumable.check()
+            read_torch_file(resumable.path)  # refuses a damaged checkpoint before the training is set up
             logger.info("Resuming the training from %s.", resumable.path)
             trainer_kwargs["ckpt_path"] = resumable.path
     plan.train()

@@ -20,38 +20,21 @@ __all__ = ["GeneAlignment"]
 class GeneAlignment:
     """Columns of a data set matched with the genes of a vocabulary.
 
-    Attributes
-    ----------
-    target
-        Position in the vocabulary for every input column, -1 where the column is dropped, shape ``(n_vars,)``.
-    route
-        How every column was matched (``"symbol"``, ``"previous"`` ...), empty where dropped, shape ``(n_vars,)``.
-    scheme
-        How the data set names genes: ``"ensembl"``, ``"symbol"``, ``"mouse_ensembl"``, ``"mouse_symbol"`` or
-        ``"unknown"``.
-    n_vocabulary
-        Number of genes in the vocabulary.
-    names
-        Names of the input columns, shape ``(n_vars,)``.
-    n_superseded
-        Columns dropped because another one reaches the same gene more directly: they carry its old name or alias.
-
-    Examples
-    --------
-    >>> vocabulary = GeneVocabulary(["ENSG00000198851", "ENSG00000111640"])
-    >>> alignment = vocabulary.align(["GAPDH", "CD3E"])
-    >>> alignment.target
-    array([1, 0], dtype=int32)
+    >>> from scfoundry.data.genes import GeneVocabulary
+    >>> alignment = GeneVocabulary(["ENSG00000198851", "ENSG00000111640"]).align(["GAPDH", "CD3E"])
     >>> alignment.summary()
     '2 of 2 genes matched (symbol 2), 0 dropped, 0 of 2 vocabulary genes not measured'
+    >>> alignment.apply(sparse.csr_matrix([[5, 0], [0, 7]])).toarray()
+    array([[0., 5.],
+           [7., 0.]], dtype=float32)
     """
 
-    target: NDArray[np.int32]
-    route: NDArray[np.str_]
-    scheme: str
+    target: NDArray[np.int32]  # vocabulary position of every input column, -1 where it is dropped, (n_vars,)
+    route: NDArray[np.str_]  # how every column was matched ("symbol", "previous" ...), "" where dropped, (n_vars,)
+    scheme: str  # "ensembl", "symbol", "mouse_ensembl", "mouse_symbol" or "unknown"
     n_vocabulary: int
-    names: NDArray[np.object_]
-    n_superseded: int = 0
+    names: NDArray[np.object_]  # of the input columns, (n_vars,)
+    n_superseded: int = 0  # dropped as old name or alias of a gene that another column names
 
     @property
     def kept(self) -> NDArray[np.int64]:
@@ -92,8 +75,6 @@ class GeneAlignment:
     def report(self) -> dict[str, Any]:
         """Provenance of the match, in types that AnnData writes to disk.
 
-        Returns
-        -------
         Counts (``n_input``, ``n_kept``, ``n_dropped``, ``n_superseded``, ``n_duplicates``, ``n_missing``,
         ``n_vocabulary``), ``overlap``, ``scheme``, ``routes`` (columns per route), and two arrays of length ``n_vars``:
         ``route_gene`` (names) and ``route`` (empty where dropped).
@@ -114,28 +95,10 @@ class GeneAlignment:
         }
 
     def apply(self, block: sparse.csr_matrix | sparse.csr_array) -> sparse.csr_matrix:
-        """Bring a block of rows into vocabulary order.
+        """Bring rows of the data set, (n, n_vars) CSR of any numeric type, into vocabulary order.
 
-        Parameters
-        ----------
-        block
-            Rows of the data set in CSR, shape ``(n, n_vars)``, any numeric type.
-
-        Returns
-        -------
-        float32 CSR of shape ``(n, n_vocabulary)`` with sorted indices and no stored zeros. Columns of the same gene are
-        summed, smallest value first, so that the order of the input columns cannot change a single bit.
-
-        Raises
-        ------
-        ValueError
-            If the block has another number of columns than the aligned data set.
-
-        Examples
-        --------
-        >>> alignment.apply(sparse.csr_matrix([[5, 0], [0, 7]])).toarray()
-        array([[0., 5.],
-               [7., 0.]], dtype=float32)
+        float32 CSR, (n, n_vocabulary), with sorted indices and no stored zeros. Columns of the same gene are summed,
+        smallest value first, so that the order of the input columns cannot change a single bit.
         """
         if block.shape[1] != len(self.target):
             msg = (

@@ -23,24 +23,12 @@ __all__ = ["GeneIndex", "literal_index"]
 
 @dataclass(frozen=True, eq=False)
 class GeneIndex:
-    """What names of genes are matched with.
-
-    Attributes
-    ----------
-    ids
-        Identifier of every gene, in order.
-    symbols
-        Symbol of every gene; `None` where the vocabulary was given none.
-    aliases
-        Further names, each with the id it stands for.
-    species
-        Species of the genes; only those of ``"human"`` are found through the shipped table.
-    """
+    """What names of genes are matched with."""
 
     ids: Names
-    symbols: Names | None
-    aliases: Mapping[str, str]
-    species: str
+    symbols: Names | None  # None where the vocabulary was given none
+    aliases: Mapping[str, str]  # further names, each with the id it stands for
+    species: str  # only those of "human" are found through the shipped table
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -84,11 +84,9 @@ def is_ensembl(names: Names, prefix: str | None = None) -> NDArray[np.bool_]:
 
 
 def find(index: Index, names: Names) -> tuple[NDArray[np.int64], Names]:
-    """Look names up by the routes of an index, in its order; Ensembl ids a second time without their version.
+    """Position and route of names, by the routes of an index in its order; -1 and "" where none knows a name.
 
-    Returns
-    -------
-    Position of every name, -1 where no route knows it, and the name of the route, empty there.
+    Ensembl ids are looked up a second time without their version.
     """
     positions, routes = _find_as_spelled(index, names)
     unknown = np.flatnonzero(positions < 0)

@@ -34,21 +34,20 @@ class GeneVocabulary:
     ids
         Identifier of every gene, Ensembl ids or symbols, in the model's order.
     symbols
-        Symbol of every gene. If `None`, Ensembl ids are given the symbols of the shipped table (the id itself where it
-        has none), and symbols stand for themselves.
+        Symbol of every gene; those of the shipped table (else the id itself) if `None`.
     aliases
         Further names, each with the id it stands for.
     species
-        Data sets are translated between Ensembl ids, symbols, old names and mouse orthologs for ``"human"``
-        vocabularies; for any other species, names must be spelled as in the vocabulary.
+        Names are translated between Ensembl ids, symbols, old names and mouse orthologs for ``"human"``; for any other
+        species they must be spelled as here.
     medians
         Median expression of every gene over the cells that express it, in order; the scale of rank encoding.
 
     Raises
     ------
     ValueError
-        If ids repeat, the number of symbols or medians differs from that of ids, a median is not positive and finite,
-        or an alias stands for an unknown id.
+        If ids repeat, symbols or medians are not one per id, a median is not positive and finite, or an alias stands
+        for an unknown id.
 
     Examples
     --------
@@ -181,13 +180,7 @@ class GeneVocabulary:
         return alignment
 
     def subset(self, keep: ArrayLike) -> GeneVocabulary:
-        """Part of the vocabulary.
-
-        Parameters
-        ----------
-        keep
-            Boolean mask or positions, in the order wanted.
-        """
+        """Part of the vocabulary, by a boolean mask or by positions in the order wanted."""
         keep = np.asarray(keep)
         ids = self._ids[keep]
         symbols = None if self._given_symbols is None else self._given_symbols[keep]
@@ -211,13 +204,7 @@ class GeneVocabulary:
 
     @classmethod
     def read(cls, path: str | Path, *, species: str = "human") -> GeneVocabulary:
-        """Read a vocabulary written by :meth:`write`.
-
-        Raises
-        ------
-        ValueError
-            If the file has no columns ``id`` and ``symbol``.
-        """
+        """Read a vocabulary written by :meth:`write`; a ValueError without its columns ``id`` and ``symbol``."""
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
         if not {"id", "symbol"} <= set(table.columns):
             msg = (

@@ -32,7 +32,7 @@ NARROW = 25
 """Kinds that a term may have for two of its direct children to be near relatives."""
 
 BROAD = 600
-"""Kinds from which on a type says too little to describe a cell by."""
+"""Kinds from which on a type tells too little to describe a cell by."""
 
 EPITHELIAL, MALIGNANT = "CL:0000066", "CL:0001064"
 
@@ -69,17 +69,9 @@ def claims(labels: Sequence[Ids], types: Sequence[str], ontology: CellOntology) 
     """How the probability of known types is handed to labels.
 
     A type goes to the most specific label that it is a kind of; failing that, in equal parts to the labels that are
-    kinds of it; failing that, to its siblings.
-
-    Parameters
-    ----------
-    types
-        Known types.
-
-    Returns
-    -------
-    Share of every type that each label claims, (P, C), columns adding up to 1 or 0; and the positions of labels that
-    have a claim of their own, not only part of a broader type.
+    kinds of it; failing that, to its siblings. Returned are the share of every type that each label claims, (P, C),
+    columns adding up to 1 or 0; and the positions of labels that have a claim of their own, not only part of a broader
+    type.
     """
     shares = np.zeros((len(labels), len(types)), dtype=np.float32)
     own: set[int] = set()
@@ -112,9 +104,8 @@ def nearest(identifier: str, known: Ids, ontology: CellOntology) -> list[tuple[s
     if identifier not in ontology:
         return []
     near = siblings(identifier, ontology)
-    beside = [t for t in known if t in near]
-    if beside:
-        return [(t, 1 / len(beside)) for t in beside]
+    if known_siblings := [t for t in known if t in near]:
+        return [(t, 1 / len(known_siblings)) for t in known_siblings]
     above, below = ontology.ancestors(identifier), ontology.descendants(identifier)
     lineage = lineages((t for t in known if t in above or t in below), ontology)
     broader = _most_specific([t for t in lineage if t in above], lineage)

@@ -42,13 +42,7 @@ def has_ontologies() -> bool:
 
 
 def find_identity(kind: str, label: str) -> Identity | None:
-    """Term of a label or an id, `None` where the ontologies of this kind of identity have none.
-
-    Raises
-    ------
-    ImportError
-        If the extra with the ontologies is not installed.
-    """
+    """Term of a label or an id, `None` where the ontologies of this kind of identity have none."""
     label = label.strip()
     if _ID.fullmatch(label):
         identifier = label.replace("_", ":")

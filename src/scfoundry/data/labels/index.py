@@ -40,18 +40,10 @@ _CLUSTER = re.compile(r"[\s_.-]+(?:\d{1,2}|(?<=s[\s_.-])[A-Z])$")
 
 
 class LabelIndex:
-    """Terms by what labels say.
+    """Terms by what labels say, from their names, and from pairs of a synonym or short form and the id it stands for.
 
-    Parameters
-    ----------
-    synonyms
-        Pairs of a synonym and the id it stands for.
-    aliases
-        Pairs of a short form and the id it stands for, `AMBIGUOUS` for none.
-    replaced
-        Id now in use by former id.
-    is_a
-        Whether the first term is the second or one of its subtypes.
+    A short form may stand for `AMBIGUOUS`, none. ``replaced`` leads from former ids to those now in use, and ``is_a``
+    says whether the first term is the second or one of its subtypes.
     """
 
     def __init__(
@@ -82,14 +74,14 @@ class LabelIndex:
         if identifier := _ID.fullmatch(label):
             term = self._ids.get(f"CL:{identifier[1]}")
             return None if term is None else (term, "id")
-        if found := self._as_said(label):
+        if found := self._as_spelled(label):
             return None if found[0] == AMBIGUOUS else found
         if not self._no_type.isdisjoint(tokens(label)):
             return None
         term = self._broader(label)
         return None if term is None else (term, "broader")
 
-    def _as_said(self, label: str) -> tuple[str, Route] | None:
+    def _as_spelled(self, label: str) -> tuple[str, Route] | None:
         if label.lower() in self._spelled:
             return self._spelled[label.lower()], "name"
         return self._by_key(label_key(label))
@@ -136,7 +128,7 @@ class LabelIndex:
     def _unqualified(self, label: str) -> str | None:
         """Term of a label without cluster numbers, markers and words for states."""
         numberless = _CLUSTER.sub("", label)
-        if numberless != label and (found := self._as_said(numberless)):
+        if numberless != label and (found := self._as_spelled(numberless)):
             return None if found[0] == AMBIGUOUS else found[0]
         words = tokens(numberless)
         markers = [place for place, word in enumerate(words) if word.endswith(MARKER_SIGNS)]

@@ -12,26 +12,9 @@ NO_LABEL = ("", "unknown", "unassigned", "nan", "none", "na", "n/a", "<na>")
 
 @dataclass(frozen=True)
 class Label:
-    """What a cell may be called.
+    """What a cell may be called."""
 
-    Attributes
-    ----------
-    name
-        As the user wrote it.
-    texts
-        What a text encoder reads, the most telling text first: ``"cell type: {name}. {definition}"``.
-    term
-        Identifier in the Cell Ontology, ``"CL:0000236"``; `None` where the label stands for no term.
-    markers
-        Genes that cells of this label express, by the user's own knowledge, as ids of a model's vocabulary.
-
-    Examples
-    --------
-    >>> Label("B cells", ("cell type: B cell.",), term="CL:0000236").name
-    'B cells'
-    """
-
-    name: str
-    texts: tuple[str, ...]
-    term: str | None = None
-    markers: tuple[str, ...] = ()
+    name: str  # as the user wrote it
+    texts: tuple[str, ...]  # for a text encoder, the most telling first: "cell type: {name}. {definition}"
+    term: str | None = None  # id in the Cell Ontology, "CL:0000236"; None where the label stands for no term
+    markers: tuple[str, ...] = ()  # genes that the user knows such cells to express, as ids of a vocabulary

@@ -20,43 +20,22 @@ __all__ = ["CellOntology", "CellType", "Match"]
 
 @dataclass(frozen=True)
 class CellType:
-    """A term of the Cell Ontology.
+    """A term of the Cell Ontology."""
 
-    Attributes
-    ----------
-    id
-        Identifier, ``"CL:0000236"``.
-    name
-        Name, ``"B cell"``.
-    definition
-        One or a few sentences; empty where the ontology has none.
-    synonyms
-        Other names with the same meaning.
-    parents
-        Identifiers of the terms that it is directly a kind of.
-    former_ids
-        Identifiers of retired terms that it replaced.
-    """
-
-    id: str
-    name: str
-    definition: str = ""
-    synonyms: tuple[str, ...] = ()
-    parents: tuple[str, ...] = ()
-    former_ids: tuple[str, ...] = ()
+    id: str  # "CL:0000236"
+    name: str  # "B cell"
+    definition: str = ""  # empty where the ontology has none
+    synonyms: tuple[str, ...] = ()  # other names with the same meaning
+    parents: tuple[str, ...] = ()  # ids of the terms that it is directly a kind of
+    former_ids: tuple[str, ...] = ()  # of retired terms that it replaced
 
 
 @dataclass(frozen=True)
 class Match:
     """The term that a label stands for.
 
-    Attributes
-    ----------
-    term
-        The cell type.
-    route
-        ``"id"``, ``"name"``, ``"alias"`` (a common label or short form of the field), ``"synonym"``, or ``"broader"``:
-        the label says more than the term, a state, a cluster, a marker that the ontology has no term for.
+    ``route`` is ``"id"``, ``"name"``, ``"alias"`` (a common label or short form of the field), ``"synonym"``, or
+    ``"broader"``: the label says more than the term, a state, a cluster, a marker that the ontology has no term for.
     """
 
     term: CellType
@@ -64,24 +43,15 @@ class Match:
 
 
 class CellOntology:
-    """Cell types and how they are related.
+    """Cell types (parents among them), and pairs of a further label and the id it stands for.
 
-    Parameters
-    ----------
-    terms
-        Cell types; parents must be among them.
-    aliases
-        Pairs of a further label and the id it stands for; ``"-"`` for a label that means several types.
+    The id is ``"-"`` for a label that means several types.
 
-    Examples
-    --------
     >>> ontology = CellOntology.load()
     >>> ontology.resolve("CD14+ Monocytes").name
     'CD14-positive monocyte'
     >>> ontology.match("MAIT").route
     'alias'
-    >>> ontology["CL:0000236"].name
-    'B cell'
     """
 
     def __init__(self, terms: Iterable[CellType], *, aliases: Iterable[tuple[str, str]] = ()) -> None:
@@ -162,25 +132,13 @@ class CellOntology:
         )
 
     def text(self, term: CellType) -> str:
-        """Text of a cell type as a text encoder reads it.
-
-        >>> ontology = CellOntology.load()
-        >>> ontology.text(ontology["CL:0000236"])
-        'cell type: B cell. A lymphocyte of B lineage that is capable of B cell mediated immunity.'
-        """
+        """Text of a cell type as a text encoder reads it: "cell type: B cell. A lymphocyte of B lineage that ..."."""
         return f"cell type: {term.name}. {term.definition}".rstrip()
 
     def prompts(self, term: CellType, *, n_synonyms: int = 3) -> tuple[str, ...]:
         """Several texts of a cell type, for averaging their embeddings.
 
         By its name alone, by name and definition, by its first synonyms, and by the types it is a kind of.
-
-        Parameters
-        ----------
-        term
-            Cell type.
-        n_synonyms
-            Most synonyms to use.
         """
         parents = " and ".join(self[parent].name for parent in term.parents)
         phrasings = [

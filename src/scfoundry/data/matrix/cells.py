@@ -29,26 +29,12 @@ CELLS_PER_BLOCK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Cells, their counts in a model's gene order, and how they belong together.
-
-    Attributes
-    ----------
-    reader
-        Reads counts.
-    contexts
-        Groups of cells that a model sees together; every cell is in exactly one.
-    coordinates
-        Context -> x and y of its cells, of those contexts that have positions.
-    names
-        Names of the cells, (n_obs,).
-    source
-        The reader of the AnnData that all of this comes from, for the record; `None` for cells of several.
-    """
+    """Cells, their counts in a model's gene order, and how they belong together."""
 
     reader: Reader
-    contexts: Sequence[Context]
-    coordinates: Mapping[str, NDArray[np.float32]]
-    names: NDArray[np.str_]
+    contexts: Sequence[Context]  # groups of cells that a model sees together; every cell is in exactly one
+    coordinates: Mapping[str, NDArray[np.float32]]  # x and y by context, of those with positions
+    names: NDArray[np.str_]  # of the cells, (n_obs,)
     source: CountsReader | None = field(default=None, repr=False)
 
     @classmethod
@@ -67,19 +53,9 @@ class Cells:
     ) -> Self:
         """Check an AnnData and align it; it is only read.
 
-        Parameters
-        ----------
-        layer, batch_key, spatial_key
-            Layer with the counts, column of ``obs`` that names the context of a cell, key of ``obsm`` with coordinates.
-        caller, name, batch_argument
-            The user's function, and what it calls ``adata`` and ``batch_key``, for messages.
-        allow_log1p
-            Whether log1p-normalised values will do.
-
-        Raises
-        ------
-        ValueError
-            If a key does not exist, the values are unusable, or too few genes are in the vocabulary.
+        ``caller``, ``name`` and ``batch_argument`` are the user's function, and what it calls ``adata`` and
+        ``batch_key``, for messages: a ValueError where a key does not exist, the values are unusable, or too few genes
+        are in the vocabulary.
         """
         groups = contexts(adata, batch_key, name=name, argument=batch_argument)
         xy = coordinates(adata, spatial_key, groups, name=name)

@@ -25,35 +25,10 @@ _COUNT_LAYERS = ("counts", "raw_counts", "raw", "count", "umi", "umis", "spliced
 
 
 def require_counts(adata: AnnData, *, layer: str | None = None, caller: str, allow_log1p: bool = False) -> MatrixReport:
-    """Make sure that a matrix holds raw counts.
+    """Report on a matrix (`inspect_matrix`) that holds raw counts, or log1p-normalised values if these are allowed.
 
-    Cells without any count are reported in the log, not refused.
-
-    Parameters
-    ----------
-    layer
-        Layer to check, ``X`` if `None`.
-    caller
-        Function of the user, for the message: ``"sf.tl.embed"``.
-    allow_log1p
-        Accept log1p-normalised values too (natural logarithm).
-
-    Returns
-    -------
-    What the matrix holds, from :func:`inspect_matrix`.
-
-    Raises
-    ------
-    ValueError
-        If the matrix is empty, holds NaN or infinite values, or anything but raw counts (or log1p-normalised values
-        if these are allowed).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from anndata import AnnData
-    >>> require_counts(AnnData(np.array([[0, 3], [1, 7]])), caller="sf.tl.embed").median_total
-    5.5
+    Anything else, NaN and infinite values, and an empty matrix are refused, with the line that makes it readable. Cells
+    without any count are reported in the log, not refused. ``caller`` is the user's function: ``"sf.tl.embed"``.
     """
     where = _name(layer)
     if 0 in adata.shape:

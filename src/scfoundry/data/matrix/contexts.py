@@ -21,43 +21,20 @@ __all__ = ["Context", "contexts", "coordinates", "unit_coordinates"]
 
 @dataclass(frozen=True)
 class Context:
-    """Cells of one tissue, sample or field of view.
+    """Cells of one tissue, sample or field of view."""
 
-    Attributes
-    ----------
-    name
-        Category in ``obs``, ``"all"`` where all cells form one context.
-    rows
-        Row numbers of its cells, in obs order.
-    """
-
-    name: str
-    rows: NDArray[np.int64]
+    name: str  # category in obs, "all" where all cells form one context
+    rows: NDArray[np.int64]  # row numbers of its cells, in obs order
 
 
 def contexts(
     adata: AnnData, batch_key: str | None = None, *, name: str = "adata", argument: str = "batch_key"
 ) -> list[Context]:
-    """Divide the cells into contexts.
+    """Divide the cells into contexts, one per category of ``obs[batch_key]`` in order of first appearance.
 
-    Parameters
-    ----------
-    batch_key
-        Column of ``obs`` that names the context of a cell; all cells form one context if `None`.
-    name, argument
-        What the user calls ``adata`` and ``batch_key``, for messages.
+    All cells form one context without a key. Cells without a value are refused. ``name`` and ``argument`` are what the
+    user calls ``adata`` and ``batch_key``, for messages.
 
-    Returns
-    -------
-    One context per category that occurs, in order of first appearance. Every cell is in exactly one.
-
-    Raises
-    ------
-    ValueError
-        If ``obs`` has no such column or cells without a value in it.
-
-    Examples
-    --------
     >>> import numpy as np
     >>> from anndata import AnnData
     >>> adata = AnnData(np.ones((3, 2)))
@@ -88,38 +65,11 @@ def contexts(
 def coordinates(
     adata: AnnData, spatial_key: str | None, groups: Sequence[Context], *, name: str = "adata"
 ) -> dict[str, NDArray[np.float32]]:
-    """Positions of the cells in the plane, context by context.
+    """Places of the cells, x and y as stored, (n_cells, 2) by context of those that have some.
 
     A context in which no cell has coordinates is one without positions, so that dissociated and spatial samples can
-    stand in one AnnData.
-
-    Parameters
-    ----------
-    spatial_key
-        Key of ``obsm``; `None` for cells without positions.
-    groups
-        The contexts, see :func:`contexts`.
-    name
-        What the user calls ``adata``, for messages.
-
-    Returns
-    -------
-    For every context with positions, its name and x and y of its cells as stored, shape ``(n_cells, 2)``.
-
-    Raises
-    ------
-    ValueError
-        If ``obsm`` has no such key, what is there is text or has fewer than two columns, no cell has coordinates, or
-        some but not all cells of a context have.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from anndata import AnnData
-    >>> adata = AnnData(np.ones((2, 2)), obsm={"spatial": np.array([[0.5, 1.0], [2.0, 3.5]])})
-    >>> coordinates(adata, "spatial", contexts(adata))
-    {'all': array([[0.5, 1. ],
-           [2. , 3.5]], dtype=float32)}
+    stand in one AnnData. A ValueError where ``obsm`` has no such key, what is there is text or has fewer than two
+    columns, no cell has coordinates, or some but not all cells of a context have.
     """
     if spatial_key is None:
         return {}
@@ -170,13 +120,6 @@ def coordinates(
 
 
 def unit_coordinates(xy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale a context's coordinates (n, 2) into [0, 1], keeping its proportions.
-
-    Examples
-    --------
-    >>> unit_coordinates(np.array([[10, 0], [30, 10]], dtype=np.float32))
-    array([[0. , 0. ],
-           [1. , 0.5]], dtype=float32)
-    """
+    """Scale a context's coordinates (n, 2) into [0, 1], keeping its proportions."""
     low, high = xy.min(0), xy.max(0)
     return (xy - low) / np.maximum((high - low).max(), np.float32(1e-12))

@@ -21,14 +21,9 @@ __all__ = ["JointReader"]
 
 
 class JointReader:
-    """Reads as a `CountsReader` does.
+    """Reads data sets one after the other as a `CountsReader` reads one, over ``genes`` (vocabulary positions, (g,)).
 
-    Parameters
-    ----------
-    readers
-        Checked and aligned data sets, one after the other.
-    genes
-        Vocabulary positions of the genes to read, (g,); the others count as not measured.
+    All other genes count as not measured.
     """
 
     def __init__(self, readers: Sequence[Reader], genes: NDArray[np.int64]) -> None:
@@ -40,20 +35,20 @@ class JointReader:
         self._rows: NDArray[np.int64] | None = None
 
     def only(self, genes: NDArray[np.integer]) -> Self:
-        """The same cells on a smaller panel."""
+        """See `Reader`."""
         smaller = copy.copy(self)
         smaller.measured = np.intersect1d(self.measured, genes)
         return smaller
 
     def take(self, rows: NDArray[np.int64]) -> Self:
-        """Some of the cells."""
+        """See `Reader`."""
         fewer = copy.copy(self)
         fewer._rows = rows if self._rows is None else self._rows[rows]
         fewer.n_obs = len(rows)
         return fewer
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
-        """Counts of some cells over the vocabulary, (len(rows), G) float32."""
+        """See `Reader`."""
         rows = rows if self._rows is None else self._rows[rows]
         owner = np.searchsorted(self.starts, rows, side="right") - 1
         order = np.argsort(owner, kind="stable")
@@ -69,6 +64,6 @@ class JointReader:
         return keep_genes(sparse.vstack(parts, format="csr")[np.argsort(order, kind="stable")], shown)
 
     def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
-        """Counts of consecutive blocks of ``rows``."""
+        """See `Reader`."""
         for start in range(0, len(rows), block_size):
             yield self.read(rows[start : start + block_size])

@@ -22,32 +22,9 @@ __all__ = ["locate", "matrix_of", "read_rows", "row_blocks"]
 
 
 def matrix_of(adata: AnnData, layer: str | None = None) -> Any:
-    """Array object behind ``X`` or a layer, as AnnData hands it out.
+    """Array object behind ``X`` or a layer, (n_obs, n_vars), as AnnData hands it out; there is no fallback to ``raw``.
 
     For a view this reads the whole view into memory: prefer :func:`row_blocks` for anything but a look at the type.
-
-    Parameters
-    ----------
-    layer
-        Name of the layer, ``X`` if `None`. There is no fallback to ``raw``.
-
-    Returns
-    -------
-    The matrix, shape ``(n_obs, n_vars)``.
-
-    Raises
-    ------
-    ValueError
-        If the layer does not exist or ``X`` is empty.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from anndata import AnnData
-    >>> matrix_of(AnnData(np.ones((3, 2))))
-    array([[1., 1.],
-           [1., 1.],
-           [1., 1.]])
     """
     names = layer_names(adata)
     present = ", ".join(map(repr, names)) or "none"
@@ -67,7 +44,7 @@ def matrix_of(adata: AnnData, layer: str | None = None) -> Any:
 def row_blocks(
     adata: AnnData, *, layer: str | None = None, rows: np.ndarray | None = None, block_size: int | None = None
 ) -> Iterator[tuple[np.ndarray | slice, sparse.csr_matrix]]:
-    """Read a matrix as consecutive blocks of cells.
+    """Row numbers (a slice if ``rows`` is `None`) and values, (block, n_vars), of consecutive blocks of cells.
 
     Reads numpy arrays, CSR and CSC matrices and arrays, dask arrays of these, HDF5 and zarr on disk, and views of all
     of them. Values keep their type (half precision becomes float32, which is the smallest that scipy's sparse matrices
@@ -78,33 +55,8 @@ def row_blocks(
     is turned into rows 64 million values at a time, which takes about 1 GB and reads the file once per such pass; of a
     dask array, one chunk of rows.
 
-    Parameters
-    ----------
-    layer
-        Layer to read, ``X`` if `None`.
-    rows
-        Cells to read as row numbers, in this order and as often as they occur; all cells in obs order if `None`.
-    block_size
-        Cells per block; as many as make about 64 MB of values if `None`.
-
-    Yields
-    ------
-    The row numbers of the block (a slice if `rows` is `None`) and its values, shape ``(block, n_vars)``.
-
-    Raises
-    ------
-    ValueError
-        If the layer does not exist, or `rows` or `block_size` are out of range.
-    TypeError
-        If the matrix is of a kind that cannot be read.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from anndata import AnnData
-    >>> adata = AnnData(np.arange(6.0).reshape(3, 2))
-    >>> [(rows, float(block.sum())) for rows, block in row_blocks(adata, block_size=2)]
-    [(slice(0, 2, None), 6.0), (slice(2, 3, None), 9.0)]
+    ``rows`` come in this order and as often as they occur; all cells in obs order if `None`. A block holds as many
+    cells as make about 64 MB of values if ``block_size`` is `None`.
     """
     matrix, cells, genes = locate(adata, layer)
     wanted = cells if rows is None else cells[_checked_rows(rows, adata.n_obs)]
@@ -116,31 +68,7 @@ def row_blocks(
 
 
 def read_rows(adata: AnnData, rows: np.ndarray, *, layer: str | None = None) -> sparse.csr_matrix:
-    """Read some cells, in any order, into memory.
-
-    Parameters
-    ----------
-    layer
-        Layer to read, ``X`` if `None`.
-
-    Returns
-    -------
-    The values of these cells in the order asked for, shape ``(len(rows), n_vars)``.
-
-    Raises
-    ------
-    ValueError
-        If the layer does not exist or a row number is out of range.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from anndata import AnnData
-    >>> adata = AnnData(np.arange(6.0).reshape(3, 2))
-    >>> read_rows(adata, np.array([2, 0])).toarray()
-    array([[4., 5.],
-           [0., 1.]])
-    """
+    """Read some cells, in any order, into memory, (len(rows), n_vars)."""
     # Files and chunks are read front to back whatever the order asked for.
     wanted, place = np.unique(_checked_rows(rows, adata.n_obs), return_inverse=True)
     blocks = [block for _, block in row_blocks(adata, layer=layer, rows=wanted)]

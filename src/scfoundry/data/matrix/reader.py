@@ -54,26 +54,8 @@ class Reader(Protocol):
 class CountsReader:
     """Checks an AnnData once, aligns its genes once, then reads any of its cells.
 
-    The AnnData is only read. Log1p-normalised values are inverted; everything else that is not counts is refused.
-
-    Parameters
-    ----------
-    layer
-        Layer with the counts, ``X`` if `None`.
-    allow_log1p
-        Whether log1p-normalised values will do.
-
-    Attributes
-    ----------
-    report
-        What state the matrix is in.
-    alignment
-        How its genes map to the vocabulary.
-
-    Raises
-    ------
-    ValueError
-        If the values are neither counts nor log1p-normalised, or too few genes are in the vocabulary.
+    The AnnData is only read. Log1p-normalised values are inverted; everything else that is not counts is refused, as
+    are data with too few genes of the vocabulary.
     """
 
     def __init__(
@@ -99,35 +81,35 @@ class CountsReader:
 
     @property
     def n_vocabulary(self) -> int:
-        """Genes of the vocabulary, G."""
+        """See `Reader`."""
         return self.alignment.n_vocabulary
 
     @property
     def measured(self) -> NDArray[np.int64]:
-        """Vocabulary positions of the genes that are read, ascending."""
+        """See `Reader`."""
         measured = self.alignment.measured.astype(np.int64)
         return measured if self._shown is None else measured[self._shown[measured]]
 
     def only(self, genes: NDArray[np.integer]) -> Self:
-        """The same cells on a smaller panel: counts of genes at other vocabulary positions read as 0."""
+        """See `Reader`."""
         smaller = copy.copy(self)
         smaller._shown = np.zeros(self.n_vocabulary, dtype=bool)
         smaller._shown[genes] = True
         return smaller
 
     def take(self, rows: NDArray[np.int64]) -> Self:
-        """Some of the cells."""
+        """See `Reader`."""
         fewer = copy.copy(self)
         fewer._rows = self._stored(rows)
         fewer.n_obs = len(rows)
         return fewer
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
-        """Counts of some cells over the vocabulary, (len(rows), G) float32."""
+        """See `Reader`."""
         return self._aligned(read_rows(self._adata, self._stored(rows), layer=self._layer))
 
     def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
-        """Counts of consecutive blocks of ``rows``."""
+        """See `Reader`."""
         blocks = row_blocks(self._adata, layer=self._layer, rows=self._stored(rows), block_size=block_size)
         for _, block in blocks:
             yield self._aligned(block)
@@ -151,46 +133,38 @@ class CountsReader:
 
 @dataclass(frozen=True, eq=False)
 class CountsInMemory:
-    """Counts that are held in memory and read as those of a `CountsReader`.
-
-    Attributes
-    ----------
-    counts
-        (n_obs, G).
-    measured
-        Vocabulary positions of the measured genes, ascending.
-    """
+    """Counts over a vocabulary, (n_obs, G), that are held in memory and read as those of a `CountsReader`."""
 
     counts: sparse.csr_matrix
-    measured: NDArray[np.int64]
+    measured: NDArray[np.int64]  # vocabulary positions, ascending
 
     @property
     def n_obs(self) -> int:
-        """Number of cells."""
+        """See `Reader`."""
         return self.counts.shape[0]
 
     @property
     def n_vocabulary(self) -> int:
-        """Genes of the vocabulary, G."""
+        """See `Reader`."""
         return self.counts.shape[1]
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
-        """Counts of some cells, (len(rows), G)."""
+        """See `Reader`."""
         return self.counts[rows]
 
     def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
-        """Counts of consecutive blocks of ``rows``."""
+        """See `Reader`."""
         for start in range(0, len(rows), block_size):
             yield self.counts[rows[start : start + block_size]]
 
     def only(self, genes: NDArray[np.integer]) -> Self:
-        """The same cells on a smaller panel: counts of other genes read as 0."""
+        """See `Reader`."""
         shown = np.zeros(self.n_vocabulary, dtype=bool)
         shown[genes] = True
         return replace(self, counts=keep_genes(self.counts, shown), measured=self.measured[shown[self.measured]])
 
     def take(self, rows: NDArray[np.int64]) -> Self:
-        """Some of the cells."""
+        """See `Reader`."""
         return replace(self, counts=self.counts[rows])
 
 

@@ -25,24 +25,10 @@ def neighbor_average(
 ) -> sparse.csr_matrix:
     """Matrix that averages a cell with its nearest neighbours in the plane, never over the border of a context.
 
-    Parameters
-    ----------
-    groups
-        The contexts.
-    positions
-        Coordinates of those that have some, as `scfoundry.data.matrix.contexts.coordinates` gives them.
-    n_cells
-        Number of cells n.
-    n_neighbors
-        Neighbours beside the cell itself; 6 touch a spot on a hexagonal grid. Cells as near as the last of them are
-        neighbours, too: on a square grid there are 8, and none depends on the order of cells.
+    There are ``n_neighbors`` beside the cell itself; 6 touch a spot on a hexagonal grid. Cells as near as the last of
+    them are neighbours, too: on a square grid there are 8, and none depends on the order of cells. A cell without
+    coordinates is its own only neighbour. CSR, (n, n) float32, rows sum to 1.
 
-    Returns
-    -------
-    CSR, (n, n) float32, rows sum to 1. A cell without coordinates is its own only neighbour.
-
-    Examples
-    --------
     >>> import numpy as np
     >>> from scfoundry.data.matrix.contexts import Context
     >>> line = np.array([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]])

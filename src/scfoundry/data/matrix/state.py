@@ -49,42 +49,20 @@ class MatrixState(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class MatrixReport:
-    """Summary of a whole matrix. NaN and infinite values are counted and otherwise left out.
-
-    Attributes
-    ----------
-    state
-        What the values are.
-    n_cells, n_genes
-        Shape of the matrix.
-    maximum
-        Largest value.
-    empty_rows
-        Row numbers of the cells without any count.
-    n_nan, n_infinite, n_negative
-        How many such values there are.
-    integer_fraction
-        Share of integers among the values that are not zero; 1 if all are zero.
-    median_total
-        Median over cells of the sum of a cell's values.
-    target_sum
-        Total per cell after ``expm1``, for ``LOG1P`` values where it is the same for all cells within 1 %.
-    log_base
-        Base of the logarithm (e, 2 or 10) of ``LOG1P`` values, where the values prove it.
-    """
+    """Summary of a whole matrix. NaN and infinite values are counted and otherwise left out."""
 
     state: MatrixState
     n_cells: int
     n_genes: int
     maximum: float
-    empty_rows: NDArray[np.int64]
+    empty_rows: NDArray[np.int64]  # row numbers of the cells without any count
     n_nan: int
     n_infinite: int
     n_negative: int
-    integer_fraction: float
-    median_total: float
-    target_sum: float | None
-    log_base: float | None
+    integer_fraction: float  # of the values that are not zero; 1 if all are zero
+    median_total: float  # median over cells of the sum of a cell's values
+    target_sum: float | None  # total per cell after expm1, of LOG1P values where cells share it within 1 %
+    log_base: float | None  # e, 2 or 10, of LOG1P values, where the values prove it
 
     @property
     def n_empty(self) -> int:
@@ -93,7 +71,7 @@ class MatrixReport:
 
 
 def inspect_matrix(adata: AnnData, *, layer: str | None = None, block_size: int | None = None) -> MatrixReport:
-    r"""Find out what a matrix holds, from all of its values in one pass.
+    r"""Find out what a matrix holds, from all of its values in one pass; blocks do not change the report.
 
     1. Any negative value: ``SCALED``. Only integers, in whatever type: ``COUNTS``, also if all are zero.
     2. A value above 20, the base-2 logarithm of a million: ``NORMALISED``.
@@ -108,29 +86,6 @@ def inspect_matrix(adata: AnnData, *, layer: str | None = None, block_size: int 
     Counts after subtraction of ambient RNA that are not integers (SoupX without ``roundToInt``, DecontX) are reported
     as ``NORMALISED``, because nothing tells them from other linear values; where none exceeds 20, as in small gene
     panels, rule 5 takes them for ``LOG1P``.
-
-    Parameters
-    ----------
-    layer
-        Layer to look at, ``X`` if `None`.
-    block_size
-        Cells per block, see :func:`~scfoundry.data.matrix.loaders.row_blocks`. The report does not depend on it.
-
-    Returns
-    -------
-    The report.
-
-    Raises
-    ------
-    ValueError
-        If the layer does not exist.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from anndata import AnnData
-    >>> inspect_matrix(AnnData(np.array([[0.0, 3.0], [1.0, 7.0]]))).state.value
-    'raw counts'
     """
     maximum, n_nan, n_infinite, n_negative, n_values, n_integers = 0.0, 0, 0, 0, 0, 0
     totals = np.zeros(adata.n_obs)
@@ -189,29 +144,7 @@ def inspect_matrix(adata: AnnData, *, layer: str | None = None, block_size: int 
 
 
 def to_linear(block: sparse.csr_matrix, state: MatrixState) -> sparse.csr_matrix:
-    """Values on the scale of counts.
-
-    Parameters
-    ----------
-    block
-        Raw counts or log1p-normalised values (natural logarithm), cells x genes.
-
-    Returns
-    -------
-    float32 matrix with the same stored entries: counts as they are, ``expm1`` of log1p-normalised values.
-
-    Raises
-    ------
-    ValueError
-        If the values are neither.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from scipy import sparse
-    >>> to_linear(sparse.csr_matrix(np.log1p([[0.0, 3.0]])), MatrixState.LOG1P).toarray()
-    array([[0., 3.]], dtype=float32)
-    """
+    """Values on the scale of counts, float32: counts as they are, ``expm1`` of log1p-normalised values."""
     if state is MatrixState.COUNTS:
         values = block.data.astype(np.float32)
     elif state is MatrixState.LOG1P:

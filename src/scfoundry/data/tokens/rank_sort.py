@@ -137,24 +137,9 @@ def sort_genes(
 ) -> None:
     """Genes of every cell from `first` up to `last` by value / divisor, descending, ties by gene.
 
-    Parameters
-    ----------
-    first, last
-        Which cells; they share one set of buffers. Threads may sort different cells at once.
-    values
-        Values, shape ``(n_values,)``.
-    columns
-        Column of every value, shape ``(n_values,)``.
-    indptr
-        Where each cell starts among the values, shape ``(n_cells + 1,)``.
-    gene_of_column
-        Gene of every column, shape ``(n_columns,)``.
-    divisors
-        Divisor of every column, infinite for those to leave out, shape ``(n_columns,)``.
-    ranked
-        Filled with the first genes of each cell, shape ``(n_ranked,)``.
-    ranked_indptr
-        Where each cell starts in `ranked`, shape ``(n_cells + 1,)``; no cell takes more than :func:`count_genes` says.
+    ``divisors`` of columns to leave out are infinite. Filled is ``ranked``, where each cell starts at ``ranked_indptr``
+    and takes no more than `count_genes` says. The cells share one set of buffers; threads may sort different cells at
+    once.
     """
     longest = 0
     for cell in range(first, last):

@@ -46,28 +46,17 @@ def rank_tokens(
     max_length: int,
     gene_of_column: NDArray[np.int32] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    r"""Tokens of the genes that each cell expresses, in the order of their expression.
+    """Tokens of the genes that each cell expresses, in the order of their expression.
 
     The genes of cell :math:`i` are sorted by :math:`c_{ij} / m_j`, descending, with :math:`c_{ij}` the count and
     :math:`m_j` the median of gene :math:`j`; equal ratios stay in vocabulary order. The total of a cell divides all of
     its ratios alike and so plays no part. Where the values of a cell are multiples of its smallest one, up to rounding,
     they are counts that were scaled; they are compared as these multiples, so that what tied in counts ties here.
 
-    Parameters
-    ----------
-    counts
-        Values in canonical CSR, not negative, shape ``(n_cells, n_columns)``; compared as float32.
-    medians
-        Median of every gene, shape ``(n_genes,)``.
-    gene_of_column
-        Gene of every column, -1 to leave it out, no gene twice, shape ``(n_columns,)``. Columns are genes if `None`.
+    ``counts`` are not negative, (n_cells, n_columns) canonical CSR; ``gene_of_column`` is the gene of every column, no
+    gene twice, -1 to leave one out. Returned are where each cell starts among the tokens, (n_cells + 1,), and the
+    tokens.
 
-    Returns
-    -------
-    Where each cell starts among the tokens, shape ``(n_cells + 1,)``, and the tokens, shape ``(n_tokens,)``.
-
-    Examples
-    --------
     >>> counts = sparse.csr_matrix([[3.0, 1.0, 8.0], [0.0, 0.0, 0.0], [2.0, 0.0, 2.0]])
     >>> rank_tokens(counts, np.array([1.0, 1.0, 4.0]), max_length=2)
     (array([0, 2, 2, 4]), array([2, 4, 2, 4], dtype=int32))
@@ -81,18 +70,9 @@ def rank_tokens(
 
 
 def ranked_matrix(indptr: NDArray[np.int64], tokens: NDArray[np.int32], max_length: int) -> sparse.csr_matrix:
-    """Tokens in sparse clothing: column r of a cell holds the token of rank r; nothing is stored beyond its length.
+    """Tokens in sparse clothing, (n_cells, max_length) int32: column r of a cell holds the token of rank r.
 
-    Parameters
-    ----------
-    indptr
-        Where each cell starts among the tokens, shape ``(n_cells + 1,)``.
-    tokens
-        Tokens of all cells, shape ``(n_tokens,)``.
-
-    Returns
-    -------
-    int32 matrix, shape ``(n_cells, max_length)``, sharing the memory of `tokens`.
+    Nothing is stored beyond a cell's length, and the memory of ``tokens`` is shared.
     """
     lengths = np.diff(indptr)
     lengths = lengths[lengths > 0]

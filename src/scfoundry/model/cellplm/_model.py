@@ -272,7 +272,7 @@ class CellPLM(FoundationModel):
         """
         cells = self.registered_cells("CellPLM.train")
         groups = cells.contexts
-        data = ContextDataModule(
+        data = ContextDataModule.split(
             groups, cells_per_step=self.config.max_cells, validation_size=validation_size, seed=seed
         )
         plan = ContextTrainingPlan(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from scfoundry.data.labels import Label
 from scfoundry.model._capabilities import Embeds, FineTunesLabels, ReadsTexts, Tunable, can, lack_of, require
-from scfoundry.tasks._fitted import read_fitted, write_fitted
+from scfoundry.tasks._fitted import Fitted, prefixed, under
 from scfoundry.tasks.annotation.cell_heads import CellHeads
 from scfoundry.tasks.annotation.text_head import TextHead
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -27,37 +26,10 @@ __all__ = ["Annotator", "Train", "recipe_of"]
 Train = Literal["all", "head"]
 
 
-class FineTuned:
-    """Labels by the model itself, which was fine-tuned on them as its authors published."""
+def recipe_of(model: Any, *, train: Train | None, max_epochs: int | None = None) -> type[TextHead | CellHeads] | None:
+    """Heads by which a model learns labels; `None` if it is fine-tuned on them itself, as its authors published.
 
-    shared_genes_only: ClassVar[bool] = False
-
-    def predict(self, model: Any, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
-        """Probabilities of the labels, (n_obs, L)."""
-        return model.label_probabilities(cells, labels, compute)
-
-    def arrays(self) -> dict[str, NDArray]:
-        """Nothing: all that was learned is in the model."""
-        return {}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Self:
-        """The same for any model."""
-        return cls()
-
-
-RECIPES = {"fine-tuned model": FineTuned, "head on texts": TextHead, "heads on embedding and genes": CellHeads}
-
-
-def recipe_of(
-    model: Any, *, train: Train | None, max_epochs: int | None = None
-) -> type[FineTuned | TextHead | CellHeads]:
-    """How a model learns labels.
-
-    Raises
-    ------
-    ValueError
-        If all weights are to be trained of a model that has no way to, or epochs are asked of a head.
+    Raises `ValueError` if all weights are to be trained of a model that has no way to, or epochs are asked of a head.
     """
     weights, published = model.provenance["weights"], can(model, FineTunesLabels)
     if train == "all" and not published and not can(model, Tunable):
@@ -73,12 +45,12 @@ def recipe_of(
         )
         raise ValueError(msg)
     if tuned:
-        return FineTuned if published else CellHeads
+        return None if published else CellHeads
     return TextHead if can(model, ReadsTexts) else CellHeads
 
 
 @dataclass(frozen=True, eq=False)
-class Annotator:
+class Annotator(Fitted):
     """What a model has learned of the labels of a reference.
 
     Attributes
@@ -92,7 +64,7 @@ class Annotator:
     n_cells
         Cells that each label was learned from, (L,).
     recipe
-        How labels are read off a cell, with what was learned for it.
+        Heads that read labels off a cell; `None` if the fine-tuned model does.
 
     Examples
     --------
@@ -106,7 +78,7 @@ class Annotator:
     labels: tuple[Label, ...]
     genes: NDArray[np.int64]
     n_cells: NDArray[np.int64]
-    recipe: FineTuned | TextHead | CellHeads = field(repr=False)
+    recipe: TextHead | CellHeads | None = field(repr=False)
 
     @classmethod
     def fit(
@@ -123,12 +95,12 @@ class Annotator:
         seed: int = 0,
         compute: Compute,
     ) -> Self:
-        """Learn the labels of a reference.
+        """Learn the labels of a reference; the model stays as it is.
 
         Parameters
         ----------
         model
-            Any that embeds. It stays as it is.
+            Any that embeds.
         reference
             Labelled cells.
         labels
@@ -136,8 +108,8 @@ class Annotator:
         codes
             Number of the label of every cell, (n_obs,).
         query
-            Cells to annotate, which play a part without labels: they stand in the contexts of the reference, and
-            axes along which cells differ are found by them, too.
+            Cells to annotate, without labels: they stand in the contexts of the reference, and axes along which cells
+            differ are found by them, too.
         genes
             Vocabulary positions of the genes to learn from; those that reference and query measured if `None`.
         train
@@ -167,24 +139,15 @@ class Annotator:
         if genes is None:
             genes = reference.measured if query is None else np.intersect1d(reference.measured, query.measured)
         genes = np.unique(genes).astype(np.int64)
-        fitted: FineTuned | TextHead | CellHeads
-        if recipe is FineTuned:
-            how: dict[str, Any] = {"max_epochs": max_epochs, "seed": seed, "compute": compute}
-            model, fitted = model.fine_tune_labels(reference, labels, codes, **how), FineTuned()
+        fitted: TextHead | CellHeads | None = None
+        how: dict[str, Any] = {"max_epochs": max_epochs, "seed": seed, "compute": compute}
+        if recipe is None:
+            model = model.fine_tune_labels(reference, labels, codes, **how)
         elif recipe is TextHead:
             fitted = TextHead.fit(model, reference, labels, codes, query=query, genes=genes, compute=compute)
         else:
-            model, fitted = CellHeads.fit(
-                model,
-                reference,
-                codes,
-                query=query,
-                genes=genes,
-                tune=train == "all",
-                max_epochs=max_epochs,
-                seed=seed,
-                compute=compute,
-            )
+            how["tune"] = train == "all"
+            model, fitted = CellHeads.fit(model, reference, codes, query=query, genes=genes, **how)
         return cls(model, tuple(labels), genes, np.bincount(codes, minlength=len(labels)), fitted)
 
     def predict(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
@@ -193,38 +156,27 @@ class Annotator:
         Each data set in contexts of its own. All 0 for cells that express none of the genes that are read: those
         learned from, or all that the model knows if it reads others, too.
         """
-        read = cells.only(self.genes) if self.recipe.shared_genes_only else cells
-        probabilities = self.recipe.predict(self.model, read, self.labels, compute)
-        return np.where(read.empty[:, None], np.float32(0), probabilities)
+        if self.recipe is None:
+            probabilities = self.model.label_probabilities(cells, self.labels, compute)
+        else:
+            cells = cells.only(self.genes) if self.recipe.shared_genes_only else cells
+            probabilities = self.recipe.predict(self.model, cells, self.labels, compute)
+        return np.where(cells.empty[:, None], np.float32(0), probabilities)
 
-    def save(self, folder: str | Path) -> None:
-        """Write to a folder, the model with it; what `load` reads predicts bit for bit the same."""
-        recipe = next(name for name, kind in RECIPES.items() if isinstance(self.recipe, kind))
-        write_fitted(
-            folder,
-            type(self).__name__,
-            self.model,
-            arrays={"genes": self.genes, "n_cells": self.n_cells}
-            | {f"recipe_{name}": values for name, values in self.recipe.arrays().items()},
-            values={"recipe": recipe, "labels": [asdict(label) for label in self.labels]},
-        )
+    def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        arrays = {"genes": self.genes, "n_cells": self.n_cells}
+        values: dict[str, Any] = {"labels": [asdict(label) for label in self.labels], "recipe": None}
+        if self.recipe is not None:
+            values["recipe"] = type(self.recipe).__name__
+            arrays |= prefixed("recipe_", self.recipe.arrays())
+        return arrays, values
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder holds no fitted object.
-        CheckpointError
-            If it holds one of another kind, or is damaged.
-        """
-        model, arrays, values = read_fitted(folder, cls.__name__)
+    def _restored(cls, model: Any, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
         labels = tuple(
             Label(label["name"], tuple(label["texts"]), label["term"], tuple(label["markers"]))
             for label in values["labels"]
         )
-        stored = {name.removeprefix("recipe_"): a for name, a in arrays.items() if name.startswith("recipe_")}
-        recipe: Any = RECIPES[values["recipe"]]
-        return cls(model, labels, arrays["genes"], arrays["n_cells"], recipe.from_arrays(stored))
+        kind: Any = {"TextHead": TextHead, "CellHeads": CellHeads, None: None}[values["recipe"]]
+        recipe = kind and kind.from_arrays(under("recipe_", arrays))
+        return cls(model, labels, arrays["genes"], arrays["n_cells"], recipe)

@@ -10,6 +10,7 @@ from scipy.special import softmax
 
 from scfoundry._settings import logger
 from scfoundry.stats.splits import stratified_split
+from scfoundry.tasks._fitted import prefixed, under
 from scfoundry.tasks.annotation.fine_tune import fine_tune_encoder
 from scfoundry.tasks.annotation.linear_heads import EmbeddingHead, GeneHead
 
@@ -36,12 +37,8 @@ class CellHeads:
     .. math:: p_i = \operatorname{softmax}\left(\tfrac{1}{2} (W \tilde z_i + b) + \tfrac{1}{2} (V x_i + a)\right)
 
     An embedding knows what cell types have in common over studies, but little of differences it has never seen; single
-    genes tell those apart, but follow the technology. Each is fitted by itself, and the surer one decides.
-
-    Attributes
-    ----------
-    by_embedding, by_genes
-        The heads. They and the model read no genes but those of `by_genes`.
+    genes tell those apart, but follow the technology. Each is fitted by itself, and the surer one decides. Heads and
+    model read no genes but those of `by_genes`.
     """
 
     by_embedding: EmbeddingHead
@@ -63,12 +60,7 @@ class CellHeads:
         compute: Compute,
         tune: bool,
     ) -> tuple[Any, Self]:
-        """Fit to labelled cells, those to annotate in their contexts.
-
-        Returns
-        -------
-        The model, or with ``tune`` a copy of it whose encoder was fine-tuned, and the heads.
-        """
+        """Fit to labelled cells, those to annotate in their contexts; with ``tune`` in a fine-tuned copy."""
         rng, rows = np.random.default_rng(seed), reference.by_name
         labelled, among = reference.only(genes), _among(reference, query, genes)
         learned, held_out = stratified_split(codes, HELD_OUT, rows, rng, at_least=1) if tune else (rows, rows[:0])
@@ -90,16 +82,12 @@ class CellHeads:
 
     def arrays(self) -> dict[str, NDArray]:
         """What `from_arrays` makes the same heads of."""
-        heads: dict[str, EmbeddingHead | GeneHead] = {"embedding": self.by_embedding, "genes": self.by_genes}
-        return {f"{kind}_{name}": values for kind, head in heads.items() for name, values in head._asdict().items()}
+        return prefixed("embedding_", self.by_embedding._asdict()) | prefixed("genes_", self.by_genes._asdict())
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Self:
         """Heads that were stored."""
-        return cls(
-            EmbeddingHead(*(arrays[f"embedding_{name}"] for name in EmbeddingHead._fields)),
-            GeneHead(*(arrays[f"genes_{name}"] for name in GeneHead._fields)),
-        )
+        return cls(EmbeddingHead(**under("embedding_", arrays)), GeneHead(**under("genes_", arrays)))
 
 
 def _among(reference: Cells, query: Cells | None, genes: NDArray[np.int64]) -> Cells:

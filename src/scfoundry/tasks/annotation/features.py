@@ -9,6 +9,7 @@ import numpy as np
 
 from scfoundry.model._capabilities import ReadsTexts, can
 from scfoundry.stats.components import PrincipalAxes, gathered
+from scfoundry.tasks._fitted import prefixed, under
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
 
-__all__ = ["CellFeatures"]
+__all__ = ["CellFeatures", "LinearHead"]
 
 # Lengths as a head reads them, on average: what a data set shows of itself counts for more than what other data sets
 # have taught.
@@ -30,20 +31,13 @@ TINY = 1e-9
 class CellFeatures:
     """Embeddings beside the principal components of reference and query together.
 
-    Attributes
-    ----------
-    axes
-        Of the components.
-    genes
-        Vocabulary positions of the genes they were found by.
-    center, length
-        Of embeddings, (Z,) and (): those that share a space with texts have length 1 and count from the origin.
+    Embeddings that share a space with texts have length 1 and count from the origin.
     """
 
     axes: PrincipalAxes
-    genes: NDArray[np.int64]
-    center: NDArray[np.float64]
-    length: float
+    genes: NDArray[np.int64]  # vocabulary positions of the genes that the axes were found by
+    center: NDArray[np.float64]  # of embeddings, (Z,)
+    length: float  # of embeddings
 
     @classmethod
     def fit(
@@ -73,11 +67,36 @@ class CellFeatures:
 
     def arrays(self) -> dict[str, NDArray]:
         """What `from_arrays` makes the same features of."""
-        axes = {f"axes_{name}": values for name, values in self.axes.arrays().items()}
-        return axes | {"panel": self.genes, "center": self.center, "length": np.array(self.length)}
+        own = {"panel": self.genes, "center": self.center, "length": np.array(self.length)}
+        return prefixed("axes_", self.axes.arrays()) | own
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Self:
         """Features that were stored."""
-        axes = {name.removeprefix("axes_"): values for name, values in arrays.items() if name.startswith("axes_")}
-        return cls(PrincipalAxes.from_arrays(axes), arrays["panel"], arrays["center"], float(arrays["length"]))
+        axes = PrincipalAxes.from_arrays(under("axes_", arrays))
+        return cls(axes, arrays["panel"], arrays["center"], float(arrays["length"]))
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """Logits that are linear in the features of a cell."""
+
+    weights: NDArray[np.float64]  # (F, L)
+    bias: NDArray[np.float64]  # (L,)
+    features: CellFeatures
+
+    def logits(
+        self, model: Any, cells: Cells, compute: Compute, offset: NDArray[np.float64] | float = 0.0
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Logits, (n_obs, L), with an offset of the same shape, and components of the cells, (n_obs, k)."""
+        values, components = self.features(model, cells, compute)
+        return offset + values @ self.weights + self.bias, components
+
+    def arrays(self) -> dict[str, NDArray]:
+        """What `from_arrays` makes the same head of."""
+        return {"weights": self.weights, "bias": self.bias} | self.features.arrays()
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Self:
+        """Head that was stored."""
+        return cls(arrays["weights"], arrays["bias"], CellFeatures.from_arrays(arrays))

@@ -71,26 +71,10 @@ def fine_tune_encoder(
     seed: int,
     compute: Compute,
 ) -> tuple[Any, EmbeddingHead]:
-    """Fine-tune the encoder in a copy of a model together with a head that was fitted to its embedding.
+    """Fine-tune the encoder in a copy of a `Tunable` model together with a head that was fitted to its embedding.
 
-    Parameters
-    ----------
-    model
-        A `Tunable` one.
-    cells
-        Labelled cells, and after them any others.
-    codes, held_out
-        Label of every labelled cell, and rows of those that say when to stop instead of being learned from.
-    fitted
-        What to begin with.
-    max_epochs
-        Passes over the contexts at most, 60 if `None`.
-    seed, compute
-        As in `fine_tune`.
-
-    Returns
-    -------
-    The copy and the head, with the best weights by held-out cells.
+    Labelled cells, numbered by ``codes``, come first among the cells; the rows ``held_out`` of them say when to stop,
+    and the weights that are best by them are kept.
     """
     if not len(held_out):
         logger.warning(

@@ -29,20 +29,12 @@ MAX_CELLS = 50_000
 
 
 class EmbeddingHead(NamedTuple):
-    """Softmax regression on standardised embeddings.
+    """Softmax regression on standardised embeddings."""
 
-    Attributes
-    ----------
-    mean, scale
-        Of the reference, (Z,).
-    weights, bias
-        (Z, L) and (L,).
-    """
-
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    mean: NDArray[np.float64]  # of the reference, (Z,)
+    scale: NDArray[np.float64]  # of the reference, (Z,)
+    weights: NDArray[np.float64]  # (Z, L)
+    bias: NDArray[np.float64]  # (L,)
 
     @classmethod
     def fit(
@@ -63,22 +55,12 @@ class EmbeddingHead(NamedTuple):
 
 
 class GeneHead(NamedTuple):
-    """Softmax regression on log1p of counts per 10,000.
+    """Softmax regression on log1p of counts per 10,000."""
 
-    Attributes
-    ----------
-    genes
-        Vocabulary positions, (g,), ascending.
-    mean
-        Log expression in the reference, (g,).
-    weights, bias
-        (g, L) and (L,).
-    """
-
-    genes: NDArray[np.int64]
-    mean: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    genes: NDArray[np.int64]  # vocabulary positions, ascending, (g,)
+    mean: NDArray[np.float64]  # log expression in the reference, (g,)
+    weights: NDArray[np.float64]  # (g, L)
+    bias: NDArray[np.float64]  # (L,)
 
     @classmethod
     def fit(

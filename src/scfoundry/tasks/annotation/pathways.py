@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy.special import expit
 
 from scfoundry.model._capabilities import Embeds, FineTunesPathways, can, require
 from scfoundry.stats.softmax_regression import softmax_regression
-from scfoundry.tasks._fitted import read_fitted, write_fitted
-from scfoundry.tasks.annotation.features import CellFeatures
+from scfoundry.tasks._fitted import Fitted
+from scfoundry.tasks.annotation.features import CellFeatures, LinearHead
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -29,29 +29,10 @@ __all__ = ["Pathways", "check_learning"]
 RIDGE = 2.0
 
 
-class PathwayHeads(NamedTuple):
-    """One logistic regression per pathway on the embedding and the principal components of both data sets.
-
-    Attributes
-    ----------
-    weights, bias
-        (F, P) and (P,).
-    features
-        What they read of a cell.
-    """
-
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    features: CellFeatures
-
-
 def check_learning(model: Any, *, train: Train | None, max_epochs: int | None) -> bool:
     """Whether a model learns pathways by its own published fine-tuning.
 
-    Raises
-    ------
-    ValueError
-        If epochs are asked of heads, or all weights are to be trained of a model that has no way to.
+    Raises `ValueError` if epochs are asked of heads, or all weights are to be trained of a model that has no way to.
     """
     own = can(model, FineTunesPathways) and train != "head"
     if not own and (train == "all" or max_epochs is not None):
@@ -64,7 +45,7 @@ def check_learning(model: Any, *, train: Train | None, max_epochs: int | None) -
 
 
 @dataclass(frozen=True, eq=False)
-class Pathways:
+class Pathways(Fitted):
     """What a model has learned of pathways that are active in cells.
 
     Attributes
@@ -74,7 +55,7 @@ class Pathways:
     names
         P pathways.
     genes
-        Vocabulary positions of the genes that both data sets measured when it was learned.
+        Vocabulary positions of the genes that it was learned from.
     n_cells
         Cells in which each pathway was active, (P,).
 
@@ -90,7 +71,7 @@ class Pathways:
     names: tuple[str, ...]
     genes: NDArray[np.int64]
     n_cells: NDArray[np.int64]
-    _heads: PathwayHeads | None = field(repr=False)
+    _heads: LinearHead | None = field(repr=False)  # one logistic regression per pathway
 
     @classmethod
     def fit(
@@ -105,18 +86,18 @@ class Pathways:
         seed: int = 0,
         compute: Compute,
     ) -> Self:
-        """Learn which pathways are active.
+        """Learn which pathways are active; the model stays as it is.
 
         Parameters
         ----------
         model
-            Any that embeds. It stays as it is.
+            Any that embeds.
         reference
             Cells to learn from.
         targets
             0 or 1 for every cell and pathway, (n_obs, P), both of them for every pathway.
         query
-            Cells to annotate, by which axes along which cells differ are found, too.
+            Cells to annotate: axes along which cells differ are found by them, too.
         train
             ``"all"`` weights as the model's authors published (if `None`, where there is a published way), or a
             ``"head"``.
@@ -145,7 +126,7 @@ class Pathways:
             active = targets.to_numpy(dtype=np.int64)[order]
             fitted = [softmax_regression(inputs, of_pathway, 2, ridge=RIDGE) for of_pathway in active.T]
             weights = np.stack([weights[:, 1] - weights[:, 0] for weights, _ in fitted], axis=1)
-            heads = PathwayHeads(weights, np.array([bias[1] - bias[0] for _, bias in fitted]), features)
+            heads = LinearHead(weights, np.array([bias[1] - bias[0] for _, bias in fitted]), features)
         return cls(model, tuple(map(str, targets.columns)), genes, targets.sum().to_numpy(dtype=np.int64), heads)
 
     def predict(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
@@ -156,30 +137,14 @@ class Pathways:
         if self._heads is None:
             probabilities = self.model.pathway_probabilities(cells, compute)
         else:
-            values, _ = self._heads.features(self.model, cells, compute)
-            probabilities = expit(values @ self._heads.weights + self._heads.bias).astype(np.float32)
+            probabilities = expit(self._heads.logits(self.model, cells, compute)[0]).astype(np.float32)
         return np.where(cells.empty[:, None], np.float32(0), probabilities)
 
-    def save(self, folder: str | Path) -> None:
-        """Write to a folder, the model with it; what `load` reads predicts bit for bit the same."""
-        arrays = {"genes": self.genes, "n_cells": self.n_cells}
-        if self._heads is not None:
-            arrays |= {"weights": self._heads.weights, "bias": self._heads.bias} | self._heads.features.arrays()
-        write_fitted(folder, type(self).__name__, self.model, arrays=arrays, values={"names": list(self.names)})
+    def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        heads = {} if self._heads is None else self._heads.arrays()
+        return {"genes": self.genes, "n_cells": self.n_cells} | heads, {"names": list(self.names)}
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder holds no fitted object.
-        CheckpointError
-            If it holds one of another kind, or is damaged.
-        """
-        model, arrays, values = read_fitted(folder, cls.__name__)
-        heads = None
-        if "weights" in arrays:
-            heads = PathwayHeads(arrays["weights"], arrays["bias"], CellFeatures.from_arrays(arrays))
+    def _restored(cls, model: Any, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
+        heads = LinearHead.from_arrays(arrays) if "weights" in arrays else None
         return cls(model, tuple(values["names"]), arrays["genes"], arrays["n_cells"], heads)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -10,10 +9,10 @@ from scipy.special import softmax
 
 from scfoundry.stats.adaptation import adapted
 from scfoundry.stats.softmax_regression import softmax_regression
-from scfoundry.tasks.annotation.features import CellFeatures
+from scfoundry.tasks.annotation.features import CellFeatures, LinearHead
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -28,26 +27,14 @@ RIDGE = 1.0
 LEAST_PROBABILITY = 1e-4
 
 
-@dataclass(frozen=True, eq=False)
-class TextHead:
+class TextHead(LinearHead):
     r"""Softmax regression on features of cells, with log probabilities by the texts as an offset.
 
     .. math:: \text{logit}_{ij} = \log p_{ij} + w_j \cdot x_i + b_j
 
     Without labelled cells it is the annotation by texts; the more there are, the less the texts count. Cells that lie
     together are then brought to agree, if the model's texts are calibrated for that.
-
-    Attributes
-    ----------
-    weights, bias
-        (F, L) and (L,).
-    features
-        What it reads of a cell.
     """
-
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    features: CellFeatures
 
     shared_genes_only: ClassVar[bool] = False
 
@@ -78,19 +65,9 @@ class TextHead:
 
     def predict(self, model: Any, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
         """Probabilities of the labels, (n_obs, L)."""
-        values, components = self.features(model, cells, compute)
-        logits = _by_texts(model, cells, labels, compute) + values @ self.weights + self.bias
+        logits, components = self.logits(model, cells, compute, _by_texts(model, cells, labels, compute))
         probabilities = softmax(logits, axis=1).astype(np.float32)
         return adapted(probabilities, components, model.adapted_temperature) if model.adapts else probabilities
-
-    def arrays(self) -> dict[str, NDArray]:
-        """What `from_arrays` makes the same head of."""
-        return {"weights": self.weights, "bias": self.bias} | self.features.arrays()
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Self:
-        """Head that was stored."""
-        return cls(arrays["weights"], arrays["bias"], CellFeatures.from_arrays(arrays))
 
 
 def _by_texts(model: Any, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float64]:

@@ -9,6 +9,8 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
+from scfoundry.stats.groups import membership
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -39,21 +41,12 @@ def over_cluster(latent: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def group_means(values: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Mean over a cell's group in place of the cell's own values; cells of group -1 keep theirs.
-
-    Parameters
-    ----------
-    values
-        Scores of every cell, (n_obs,) or (n_obs, P).
-    groups
-        Number of its group, (n_obs,).
-    """
+    """Mean over a cell's group in place of its own values, (n_obs,) or (n_obs, P); cells of group -1 keep theirs."""
     together = groups != ALONE
     if not together.any():
         return values
     members = groups[together]
-    sums = np.zeros((members.max() + 1, *values.shape[1:]))
-    np.add.at(sums, members, values[together])
+    sums = membership(members, members.max() + 1) @ values[together]
     sizes = np.bincount(members).reshape(-1, *(1 for _ in values.shape[1:]))
     decided = values.copy()
     decided[together] = (sums / np.maximum(sizes, 1))[members]

@@ -29,23 +29,8 @@ def name_cells(
 ) -> TextScores:
     """Probability of every label for every cell.
 
-    Parameters
-    ----------
-    model
-        Cells and texts in one space.
-    cells
-        Checked and aligned cells.
-    labels
-        L labels with their texts and markers.
-    adapt
-        Whether cells that lie together in the data set are brought to agree; as the weights were calibrated if `None`.
-    compute
-        Where and how precisely.
-
-    Returns
-    -------
-    What the model says of cells and labels. ``params`` say whether cells were brought to agree: fewer than two cells
-    with counts, or cells that are all alike, stay as they are.
+    With ``adapt`` (`None`: as the weights were calibrated) cells that lie together are brought to agree. ``params`` say
+    whether they were: fewer than two cells with counts, or cells that are all alike, stay as they are.
     """
     scores = model.score_texts(cells, labels, compute)
     agreed = scores.probabilities

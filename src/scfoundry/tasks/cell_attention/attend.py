@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy import sparse
 from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
-from scfoundry.tasks.cell_attention.pairs import CellPairs, GroupTable, LargestWeights
+from scfoundry.tasks.cell_attention.pairs import CellPairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from scipy import sparse
 
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
@@ -27,24 +27,12 @@ __all__ = ["CellAttention", "attend"]
 
 @dataclass(frozen=True)
 class CellAttention:
-    """Attention between cells.
+    """Attention between cells; rows are those that attend."""
 
-    Attributes
-    ----------
-    weights
-        The largest of every cell, rows are the cells that attend, (n_obs, n_obs).
-    observed
-        Sum of all weights between groups, rows are the groups that attend, (P, P).
-    expected
-        The same if every cell spread its attention evenly over its context.
-    n_pairs
-        Ordered pairs of cells within contexts, (P, P).
-    """
-
-    weights: sparse.csr_matrix
-    observed: NDArray[np.float64]
-    expected: NDArray[np.float64]
-    n_pairs: NDArray[np.int64]
+    weights: sparse.csr_matrix  # the largest of every cell, (n_obs, n_obs)
+    observed: NDArray[np.float64]  # sum of all weights between groups, (P, P)
+    expected: NDArray[np.float64]  # the same if every cell spread its attention evenly over its context
+    n_pairs: NDArray[np.int64]  # ordered pairs of cells within contexts, a cell with itself among them, (P, P)
 
 
 def attend(
@@ -60,22 +48,9 @@ def attend(
 ) -> CellAttention:
     """Weights with which the cells of a context attend to each other, averaged over the heads of a layer.
 
-    Cells without counts stand in the context, as they do when embedding, but none of their weights is kept, and they
-    are in no group. All is float32, whatever the precision: weights of a context differ by less than bfloat16 resolves.
-
-    Parameters
-    ----------
-    codes, n_codes
-        Number of the group of every cell, (n_obs,), -1 for none; number of groups P.
-    k
-        Weights to keep per cell.
-    scale
-        Of the weights, see `CellPairs`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such layer.
+    Groups are numbered by ``codes``, (n_obs,), -1 for none. Cells without counts stand in the context, as they do when
+    embedding, but none of their weights is kept, and they are in no group. All is float32, whatever the precision:
+    weights of a context differ by less than bfloat16 resolves. Raises `ValueError` if there is no such layer.
     """
     n_layers = model.n_layers
     if not -n_layers <= layer < n_layers:
@@ -85,14 +60,25 @@ def attend(
         )
         raise ValueError(msg)
     present, device = ~cells.empty, compute.device
-    kept, table = LargestWeights(cells.n_obs), GroupTable(n_codes)
+    observed, expected = np.zeros((2, n_codes, n_codes))
+    n_pairs = np.zeros((n_codes, n_codes), dtype=np.int64)
+    kept: list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]] = []
     bar = tqdm(desc="cell attention", total=cells.n_obs, unit="cell", disable=not settings.show_progress)
     with bar, torch.no_grad(), torch.autocast(device.type, enabled=False):
         for rows, factors in model.attention_factors(cells, layer, compute):
             with closing(CellPairs(factors, len(rows), scale=scale, device=device)) as pairs:
-                table.add(pairs, np.where(present[rows], codes[rows], -1))
+                group = np.where(present[rows], codes[rows], -1)
+                size = np.bincount(group[group >= 0], minlength=n_codes)
+                between, given = pairs.sums(group, n_codes)
+                observed += between
+                expected += np.outer(given, size / len(rows))
+                n_pairs += np.outer(size, size)
                 for attending, attended, weights in pairs.largest(k, present[rows]):
-                    kept.add(rows[attending], rows[attended], weights)
+                    attending_rows = np.repeat(rows[attending], attended.shape[1])
+                    kept.append((weights.ravel(), attending_rows, rows[attended].ravel()))
                     bar.update(len(attending))
                 bar.update(int(np.sum(~present[rows])))
-    return CellAttention(kept.matrix(), table.observed, table.expected, table.n_pairs)
+    values, first, second = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    weights = sparse.csr_matrix((values, (first, second)), shape=(cells.n_obs, cells.n_obs))
+    weights.sort_indices()
+    return CellAttention(weights, observed, expected, n_pairs)

@@ -5,21 +5,20 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
-from scipy import sparse
 
 from scfoundry.nn.chunk_store import ChunkStore, resident_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from scfoundry.nn.attention_factors import AttentionFactors
 
-__all__ = ["CellPairs", "GroupTable", "LargestWeights", "Scale"]
+__all__ = ["CellPairs", "Scale"]
 
 Scale = Literal["shares", "specific", "raw"]
 
@@ -27,17 +26,11 @@ Scale = Literal["shares", "specific", "raw"]
 class CellPairs:
     r"""Weights of all pairs of a context, averaged over heads, which never stand in memory together.
 
-    As the heads of a cell lie side by side in its factors, :math:`w_{ij} = \frac{1}{H} a_i \cdot b_j`.
+    As the heads of a cell lie side by side in its factors, :math:`w_{ij} = \frac{1}{H} a_i \cdot b_j`. Chunks of
+    factors are read once, all but the last of equal size; ``n_cells`` decides whether they rest in memory or in a file.
 
-    Parameters
-    ----------
-    chunks
-        Factors of consecutive cells; read once. All but the last of equal size.
-    n_cells
-        Cells of the context, which decides where factors rest: in memory, or in a file.
-    scale
-        ``"raw"``; ``"shares"``, which sum to 1 over the cells attended to; ``"specific"``, shares over their mean for
-        the cell attended to.
+    Scales: ``"raw"``; ``"shares"``, which sum to 1 over the cells attended to; ``"specific"``, shares over their mean
+    for the cell attended to.
     """
 
     def __init__(self, chunks: Iterable[AttentionFactors], n_cells: int, *, scale: Scale, device: torch.device) -> None:
@@ -66,19 +59,10 @@ class CellPairs:
     def largest(
         self, k: int, among: NDArray[np.bool_]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
-        """Largest weights of every cell.
+        """The k largest weights of every cell (all if fewer), among the cells that count, (n_cells,).
 
-        Parameters
-        ----------
-        k
-            How many; all if there are fewer cells.
-        among
-            Cells whose weights for each other count, (n_cells,).
-
-        Yields
-        ------
-        For every chunk of cells, n of which count, their positions (n,), those of the cells they attend to most, and
-        the weights, (n, k) each.
+        Yields for every chunk of cells, n of which count, their positions (n,), those of the cells they attend to most,
+        and the weights, (n, k) each.
         """
         counting = torch.from_numpy(among)
         for first, receiving in _among(self.receiving, counting):
@@ -102,21 +86,27 @@ class CellPairs:
 
 def _among(store: ChunkStore, counting: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Positions and factors of the cells that count, chunk by chunk."""
+    for rows, chunk in _chunks(store):
+        own = counting[rows].nonzero().ravel().to(chunk.device)
+        yield rows.start + own, chunk[own]
+
+
+def _chunks(store: ChunkStore) -> Iterator[tuple[slice, Tensor]]:
+    """Where the cells of every chunk stand, and their factors."""
     start = 0
     for i in range(len(store)):
         chunk = store[i]
-        own = counting[start : start + len(chunk)].nonzero().ravel().to(chunk.device)
-        yield start + own, chunk[own]
+        yield slice(start, start + len(chunk)), chunk
         start += len(chunk)
 
 
 def _n_cells(store: ChunkStore) -> int:
-    return sum(len(store[i]) for i in range(len(store)))
+    return sum(len(chunk) for _, chunk in _chunks(store))
 
 
 def _mean(store: ChunkStore) -> Tensor:
     """Mean of a factor over all cells, (D,)."""
-    return torch.stack([_wide(store[i]).sum(0) for i in range(len(store))]).sum(0) / _n_cells(store)
+    return torch.stack([_wide(chunk).sum(0) for _, chunk in _chunks(store)]).sum(0) / _n_cells(store)
 
 
 def _divide(store: ChunkStore, *, by: Tensor) -> None:
@@ -129,70 +119,13 @@ def _divide(store: ChunkStore, *, by: Tensor) -> None:
 def _by_group(store: ChunkStore, codes: Tensor, n_codes: int) -> Tensor:
     """Sum of a factor over the cells of every group, (P, D)."""
     of_none = torch.where(codes < 0, n_codes, codes)
-    start, parts = 0, []
-    for i in range(len(store)):
-        chunk = _wide(store[i])
-        own = of_none[start : start + len(chunk)].to(chunk.device)
-        parts.append(chunk.new_zeros(n_codes + 1, chunk.shape[1]).index_add_(0, own, chunk))
-        start += len(chunk)
+    parts = []
+    for rows, chunk in _chunks(store):
+        own, wide = of_none[rows].to(chunk.device), _wide(chunk)
+        parts.append(wide.new_zeros(n_codes + 1, wide.shape[1]).index_add_(0, own, wide))
     return torch.stack(parts).sum(0)[:n_codes]
 
 
 def _wide(x: Tensor) -> Tensor:
     # Double precision keeps sums independent of the chunking; Apple's GPUs have none.
     return x if x.device.type == "mps" else x.double()
-
-
-class GroupTable:
-    """Weights between groups of cells, gathered context by context.
-
-    Parameters
-    ----------
-    n_codes
-        Number of groups P.
-
-    Attributes
-    ----------
-    observed
-        Sum of all weights, rows are the groups that attend, (P, P).
-    expected
-        The same if every cell spread what it gives evenly over its context.
-    n_pairs
-        Ordered pairs of cells within contexts, a cell with itself among them, (P, P).
-    """
-
-    def __init__(self, n_codes: int) -> None:
-        self.observed, self.expected = np.zeros((n_codes, n_codes)), np.zeros((n_codes, n_codes))
-        self.n_pairs = np.zeros((n_codes, n_codes), dtype=np.int64)
-
-    def add(self, pairs: CellPairs, codes: NDArray[np.int64]) -> None:
-        """Take in a context, given the group of each of its cells, -1 for none."""
-        n_codes = len(self.n_pairs)
-        size = np.bincount(codes[codes >= 0], minlength=n_codes)
-        observed, given = pairs.sums(codes, n_codes)
-        self.observed += observed
-        self.expected += np.outer(given, size / len(codes))
-        self.n_pairs += np.outer(size, size)
-
-
-class LargestWeights:
-    """Collects the largest weights of every cell into one sparse matrix."""
-
-    def __init__(self, n_obs: int) -> None:
-        self.n_obs = n_obs
-        self._rows: list[NDArray[np.int64]] = []
-        self._columns: list[NDArray[np.int64]] = []
-        self._values: list[NDArray[np.float32]] = []
-
-    def add(self, rows: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[np.float32]) -> None:
-        """Take in weights (n, k) of cells ``rows`` (n,) for cells ``columns`` (n, k) of the data."""
-        self._rows.append(np.repeat(rows, columns.shape[1]))
-        self._columns.append(columns.ravel())
-        self._values.append(values.ravel())
-
-    def matrix(self) -> sparse.csr_matrix:
-        """The weights, (n_obs, n_obs)."""
-        entries = (np.concatenate(self._rows), np.concatenate(self._columns))
-        matrix = sparse.csr_matrix((np.concatenate(self._values), entries), shape=(self.n_obs, self.n_obs))
-        matrix.sort_indices()
-        return matrix

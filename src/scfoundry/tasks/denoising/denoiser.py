@@ -11,14 +11,13 @@ import numpy as np
 import torch
 
 from scfoundry.model._capabilities import PredictsRates, Tunable, can
-from scfoundry.tasks._fitted import read_fitted, write_fitted
+from scfoundry.tasks._fitted import Fitted
 from scfoundry.tasks.denoising.expectation import Expectation, expected_given_detection, gene_rates
 from scfoundry.tasks.denoising.recovery import HiddenCounts, Recovery
 from scfoundry.train.contexts import fine_tune
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -40,8 +39,8 @@ METHODS = {0.0: "decoder", 1.0: "neighbours"}
 
 
 @dataclass(frozen=True, eq=False)
-class Denoiser:
-    """Expected counts of cells, learned from counts; `sf.tl.denoise` fits one and returns it on request.
+class Denoiser(Fitted):
+    """Expected counts of cells, learned from counts.
 
     Attributes
     ----------
@@ -93,7 +92,7 @@ class Denoiser:
         model
             Embeds cells.
         cells
-            Raw counts in the model's gene order; they are held in memory, sparse.
+            Raw counts; they are held in memory, sparse.
         max_epochs
             Most passes over the cells; as many as make about 1,200 steps if `None`.
         patience
@@ -168,7 +167,7 @@ class Denoiser:
         given_detected: bool = False,
         compute: Compute,
     ) -> NDArray[np.float32]:
-        """Expected counts of every cell, at its own depth.
+        """Expected counts of every cell, at its own depth, float32, (n_obs, len(columns)).
 
         A cell's expected counts of the genes that the model knows sum to its observed counts of these genes. Columns
         of one and the same gene share its expectation in equal parts. Columns that the model does not know keep their
@@ -177,7 +176,7 @@ class Denoiser:
         Parameters
         ----------
         cells
-            Raw counts of one AnnData, in the model's gene order.
+            Raw counts of one AnnData.
         columns
             Columns of the AnnData to return; all if `None`.
         given_detected
@@ -185,10 +184,6 @@ class Denoiser:
             ones.
         compute
             Where and how precisely.
-
-        Returns
-        -------
-        float32 array, (n_obs, len(columns)).
 
         Raises
         ------
@@ -235,32 +230,10 @@ class Denoiser:
             of_context = torch.from_numpy(latent[context.rows]).to(compute.device)
             yield context, Expectation(of_context, counts, self.neighbor_weight, rates)
 
-    def save(self, folder: str | Path) -> None:
-        """Write everything that was learned, the model included; `load` gives bit-identical counts.
-
-        Parameters
-        ----------
-        folder
-            Created if it does not exist.
-        """
-        write_fitted(
-            folder,
-            "Denoiser",
-            self.model,
-            arrays={"log_offset": self.log_offset},
-            values={"neighbor_weight": self.neighbor_weight, "validation": dict(self.validation)},
-        )
+    def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        values = {"neighbor_weight": self.neighbor_weight, "validation": dict(self.validation)}
+        return {"log_offset": self.log_offset}, values
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder holds no fitted object.
-        CheckpointError
-            If it holds one of another kind, or is damaged.
-        """
-        model, arrays, values = read_fitted(folder, "Denoiser")
+    def _restored(cls, model: Any, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
         return cls(model, values["neighbor_weight"], arrays["log_offset"], values["validation"])

@@ -31,21 +31,10 @@ SMALLEST_RATE = 1e-6
 def hold_out(
     counts: sparse.csr_matrix, share: float, rng: np.random.Generator
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    r"""Hide a share of every cell's non-zero counts, low ones more often.
+    r"""Hide a share of every cell's non-zero counts (rounded down), low ones more often: what stays and what is hidden.
 
     Entries are drawn without replacement with probability proportional to :math:`\exp(-x / 20)`, by the largest of
     these weights' Gumbel-perturbed logarithms: the distribution of `sf.pp.simulate_dropout`, for all cells at once.
-
-    Parameters
-    ----------
-    counts
-        Counts in CSR, (n, G).
-    share
-        Share of a cell's expressed genes to hide, rounded down.
-
-    Returns
-    -------
-    The counts that stay and those that are hidden, both (n, G).
     """
     n_expressed = np.diff(counts.indptr)
     rows = np.repeat(np.arange(counts.shape[0]), n_expressed)
@@ -79,21 +68,8 @@ def gene_rates(model: PredictsRates, latent: Tensor, genes: Tensor, log_offset: 
 class Expectation:
     """Expected shares of genes in the counts of the cells of one context.
 
-    Parameters
-    ----------
-    latent
-        Embedding of the cells, (n, Z).
-    counts
-        Their counts over the measured genes, (n, g).
-    neighbor_weight
-        Weight of the mean of the nearest cells; the decoder has the rest.
-    rates
-        Maps latents (m, Z) to rates of these genes (m, g), as a decoder does; `None` where there is none.
-
-    Attributes
-    ----------
-    totals
-        Counts of every cell, (n,).
+    Embedding (n, Z) and counts over the measured genes (n, g) of the cells. ``rates`` maps latents (m, Z) to rates of
+    these genes (m, g), as a decoder does; `None` where there is none. ``totals`` are the counts of every cell, (n,).
     """
 
     def __init__(

@@ -41,14 +41,8 @@ PSEUDOCOUNT = 0.5
 class HiddenCounts:
     """Counts of cells that are hidden for good, to score what is expected of them.
 
-    Attributes
-    ----------
-    visible, hidden
-        The same cells without these counts, and with these counts alone.
-    genes
-        Vocabulary positions of the measured genes, (g,).
-    scored
-        Context -> positions in it of the cells that are scored.
+    ``visible`` and ``hidden`` are the same cells without these counts and with these alone, ``genes`` (g,) the measured
+    ones; ``scored`` holds by context the positions of the cells that are scored.
     """
 
     def __init__(self, cells: Cells, seed: int) -> None:
@@ -88,17 +82,9 @@ class HiddenCounts:
     ) -> tuple[float, dict[str, float]]:
         """Weight of the nearest cells with the lowest error on the hidden counts, summed over both readings.
 
-        Parameters
-        ----------
-        expectations
-            What is expected of the visible cells of every context.
-        decodes
-            Whether there is a decoder to weigh against; without one the nearest cells have all the weight.
-
-        Returns
-        -------
-        The weight, and what was found: the number of hidden counts that were looked at, and the root mean squared error
-        of the mixture, plain and given detection, of the decoder alone and of a count of 1, given detection.
+        Given what is expected of the visible cells of every context; without a decoder the nearest cells have all the
+        weight. Returned with the number of hidden counts that were looked at, and the root mean squared error of the
+        mixture, plain and given detection, of the decoder alone and of a count of 1, given detection.
         """
         weights = NEIGHBOR_WEIGHTS if decodes else NEIGHBOR_WEIGHTS[-1:]
         squares, of_one, n_hidden = np.zeros((len(weights), 2)), 0.0, 0
@@ -126,15 +112,7 @@ class HiddenCounts:
 class Recovery:
     """Recovers counts of cells from a part of them.
 
-    Parameters
-    ----------
-    counts
-        Visible counts to learn from, and hidden ones that score.
-
-    Attributes
-    ----------
-    log_offset
-        Added to the logarithm of the decoder's rates of the measured genes, (g,).
+    ``log_offset`` is added to the logarithm of the decoder's rates of the measured genes, (g,).
     """
 
     def __init__(self, model: Any, counts: HiddenCounts) -> None:

@@ -33,20 +33,8 @@ def fit_weights(
     :math:`p_{ij} \propto \exp \sum_e b_e f_{eij}`: a Poisson regression with one intercept per gene, the coefficients
     shared by all genes and not negative. The likelihood is concave in them.
 
-    Parameters
-    ----------
-    counts
-        Measured counts of hidden genes, (n, g).
-    evidence
-        Log evidence f for them, (E, n, g).
-    default
-        Coefficients where too few genes have counts enough to tell, (E,).
-    used
-        Which kinds of evidence may have another coefficient than 0, (E,).
-
-    Returns
-    -------
-    Coefficients b, (E,).
+    Counts (n, g), log evidence f (E, n, g), ``default`` coefficients where too few genes have counts enough to tell
+    (E,), and which kinds may have another coefficient than 0, (E,); to coefficients b, (E,).
     """
     enough = counts.sum(0) >= MIN_COUNTS
     default = np.where(used, default, 0.0)
@@ -80,17 +68,12 @@ def rates(evidence: NDArray[np.float32], weights: NDArray, levels: NDArray, *, e
 class RisingLine:
     """Centred isotonic regression: straight lines between the middles of the steps that isotonic regression finds.
 
-    Its steps give many genes one value; on a line, genes differ as their predictors do. Before the first and after the
+    Its steps give many genes one value; on a line, genes differ as their predictions do. Before the first and after the
     last middle the line is level, so that it stays within the fitted range.
-
-    Attributes
-    ----------
-    middles, levels
-        x and y of the steps, rising.
     """
 
-    middles: NDArray[np.float64]
-    levels: NDArray[np.float64]
+    middles: NDArray[np.float64]  # x of the steps, rising
+    levels: NDArray[np.float64]  # y of the steps
 
     @classmethod
     def fit(cls, x: NDArray[np.float64], y: NDArray[np.float64]) -> Self:
@@ -107,21 +90,16 @@ class RisingLine:
 
 @dataclass(frozen=True)
 class Confidence:
-    r"""What correlation with the truth to expect of a gene.
+    r"""What correlation with the truth to expect of a gene; `None` if too few genes could be hidden.
 
     If the rates of a gene are right and its counts are Poisson, their correlation is
     :math:`\sqrt{v / (v + m)}`, with mean m and variance v of the rates over spots. What hidden genes reached in truth,
     given this, is fitted by isotonic regression; nothing below 0 is expected of a gene. Of genes with very few counts
     too much is expected: those with fewer than 10 cannot be among the hidden ones.
-
-    Attributes
-    ----------
-    pearson, partial
-        The fits, for Pearson correlation and for that beyond library size; `None` if too few genes could be hidden.
     """
 
     pearson: RisingLine | None
-    partial: RisingLine | None
+    partial: RisingLine | None  # beyond library size
 
     @classmethod
     def fit(cls, counts: NDArray[np.float32], rate: NDArray[np.float32], library: NDArray) -> Confidence:

@@ -17,15 +17,18 @@ from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
 from scfoundry.model._capabilities import PredictsRates, can
+from scfoundry.stats.groups import membership
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import Embeds
 
-__all__ = ["CELLS_PER_BLOCK", "States", "compositions", "find_states"]
+__all__ = ["CELLS_PER_BLOCK", "States", "by_block", "compositions", "find_states"]
 
 CELLS_PER_BLOCK = 256
 MIN_STATES, MAX_STATES = 8, 200
@@ -37,20 +40,20 @@ FIRST_STEPS, LATER_STEPS, ROUNDS = 30, 12, 2
 TINY = 1e-12
 
 
+def by_block(cells: Cells) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Where the cells of every block stand, and their counts."""
+    start = 0
+    for counts in cells.blocks(CELLS_PER_BLOCK):
+        yield slice(start, start + counts.shape[0]), counts
+        start += counts.shape[0]
+
+
 @dataclass(frozen=True)
 class States:
-    """Cell states of a reference.
+    """Cell states of a reference."""
 
-    Attributes
-    ----------
-    profiles
-        Share of every gene in the counts of a state, (K, g), over ``genes``; rows sum to 1.
-    genes
-        Vocabulary positions of the genes measured in the reference, ascending, (g,).
-    """
-
-    profiles: NDArray[np.float32]
-    genes: NDArray[np.int64]
+    profiles: NDArray[np.float32]  # share of every gene in the counts of a state, (K, g)
+    genes: NDArray[np.int64]  # vocabulary positions of the genes measured in the reference, ascending, (g,)
 
     def of(self, genes: NDArray[np.int64], panel: NDArray[np.int64]) -> NDArray[np.float32]:
         """Counts of ``genes`` per count of the ``panel``, (K, len(genes)); all measured in the reference."""
@@ -72,12 +75,8 @@ def find_states(model: Embeds, reference: Cells, *, seed: int, compute: Compute)
     division = MiniBatchKMeans(n_states, batch_size=4096, n_init=3, random_state=seed).fit(latent[reference.by_name])
     state = division.predict(latent)
     counts = np.zeros((n_states, len(genes)))
-    for start in range(0, reference.n_obs, CELLS_PER_BLOCK):
-        rows = np.arange(start, min(start + CELLS_PER_BLOCK, reference.n_obs))
-        member = sparse.csr_matrix(
-            (np.ones(len(rows)), (state[rows], np.arange(len(rows)))), shape=(n_states, len(rows))
-        )
-        counts += (member @ reference.read(rows)[:, genes]).toarray()
+    for rows, block in by_block(reference):
+        counts += (membership(state[rows], n_states) @ block[:, genes]).toarray()
     occupied = counts.sum(1) > 0
     counts, centres = counts[occupied], division.cluster_centers_[occupied].astype(np.float32)
     totals = counts.sum(1, keepdims=True)
@@ -108,24 +107,12 @@ def compositions(
     panel: NDArray[np.int64],
     neighbors: sparse.csr_matrix | None,
 ) -> NDArray[np.float32]:
-    r"""Share of every state in every spot.
+    r"""Share of every state in every spot by genes of the ``panel``, (n, K); equal shares for a spot without counts.
 
     Expectation maximisation from equal shares,
     :math:`h_{ik} \propto h_{ik} \sum_j w_{kj}\, x_{ij} / \sum_l h_{il} w_{lj} + a\, \bar h_{ik}`, stopped early;
-    after a first fit the mean composition :math:`\bar h` of the neighbourhood counts like a = 100 further counts.
-
-    Parameters
-    ----------
-    states
-        Of the reference.
-    panel
-        Vocabulary positions of genes measured on both sides.
-    neighbors
-        Average over neighbouring spots, (n, n); `None` for spots without positions.
-
-    Returns
-    -------
-    float32, (n, K), rows sum to 1; equal shares for a spot without counts.
+    after a first fit the mean composition :math:`\bar h` of the neighbourhood, by the average ``neighbors`` (n, n),
+    counts like a = 100 further counts.
     """
     profiles = np.ascontiguousarray(states.of(panel, panel).T)  # (g, K)
     shares = np.full((spots.n_obs, profiles.shape[1]), 1 / profiles.shape[1], dtype=np.float32)
@@ -134,12 +121,10 @@ def compositions(
     with bar:
         for i, n_steps in enumerate(rounds):
             pull = NEIGHBOR_COUNTS * (neighbors @ shares) if neighbors is not None and i else None
-            for start in range(0, spots.n_obs, CELLS_PER_BLOCK):
-                rows = np.arange(start, min(start + CELLS_PER_BLOCK, spots.n_obs))
-                counts = spots.read(rows)[:, panel]
+            for rows, counts in by_block(spots):
                 own = None if pull is None else pull[rows]
-                shares[rows] = _maximised(counts, profiles, shares[rows], own, n_steps)
-                bar.update(len(rows))
+                shares[rows] = _maximised(counts[:, panel], profiles, shares[rows], own, n_steps)
+                bar.update(counts.shape[0])
     return shares
 
 

@@ -31,17 +31,9 @@ TINY = 1e-9
 def choose_evidence(
     model: Embeds, wanted: Sequence[str] | None, *, caller: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Kinds of evidence to use, and those that the model does not have.
+    """Kinds of evidence to use, all that the model has if none are ``wanted``, and those that it does not have.
 
-    Parameters
-    ----------
-    wanted
-        Kinds that the user asked for; all that the model has if `None`.
-
-    Raises
-    ------
-    ValueError
-        If a kind is unknown, or asked for where the model does not have it.
+    Raises `ValueError` if a kind is unknown, or wanted where the model does not have it.
     """
     lacking = tuple(kind for kind, capability in CAPABILITIES.items() if not can(model, capability))
     available = tuple(kind for kind in EVIDENCE if kind not in lacking)
@@ -66,14 +58,8 @@ def choose_evidence(
 class Evidence:
     """Evidence for every gene in every spot, once what it rests on has been found.
 
-    Parameters
-    ----------
-    states
-        Cell states of the reference.
-    panel
-        Vocabulary positions of genes that may be looked at in the spots.
-    used
-        Which of `EVIDENCE` are wanted, (E,).
+    Only the genes of the ``panel`` are looked at in the spots; ``used`` are the kinds of `EVIDENCE` that are wanted,
+    (E,).
     """
 
     model: Any
@@ -107,11 +93,9 @@ class Evidence:
     def of(
         self, genes: NDArray[np.int64], spots: NDArray[np.int64] | slice = slice(None)
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Log evidence of some spots, and the mean count of every gene that their composition lets expect.
+        """Log evidence of some spots, (E, n, g), 0 for kinds that are not used.
 
-        Returns
-        -------
-        (E, n, g), 0 for kinds that are not used, and (g,).
+        And the mean count of every gene that their composition lets expect, (g,).
         """
         mixed = self.shares[spots] @ self.states.of(genes, self.shared)  # (n, K) @ (K, g)
         levels = (mixed * self.shared_library[spots, None]).mean(0)

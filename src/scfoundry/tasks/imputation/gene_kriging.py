@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfoundry.tasks.imputation.composition import CELLS_PER_BLOCK
+from scfoundry.tasks.imputation.composition import by_block
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,35 +44,20 @@ def gene_directions(
     panel: NDArray[np.int64],
     neighbors: sparse.csr_matrix | None,
 ) -> NDArray[np.float32]:
-    r"""In which direction of gene space every spot deviates from the mean spot.
+    r"""In which direction of gene space every spot deviates from the mean spot, (n, D), mean squared length 1.
 
-    Residuals are :math:`(x_{ij} - L_i p_j) / \sqrt{L_i p_j + 0.01}`, clipped at 5, with the share :math:`p_j` of a
-    gene in all counts. Directions, not residuals, are averaged with those of neighbouring spots: it is the same, and
-    cheaper.
-
-    Parameters
-    ----------
-    vectors
-        Unit vectors of all genes, (G, D).
-    panel
-        Vocabulary positions of the measured genes.
-    neighbors
-        Average over neighbouring spots, (n, n); `None` for spots without positions.
-
-    Returns
-    -------
-    float32, (n, D), scaled to a mean squared length of 1. Its product with the vector of a gene says how much more of
-    it than in a mean spot is expected.
+    Its product with the unit vector of a gene says how much more of it than in a mean spot is expected. Residuals are
+    :math:`(x_{ij} - L_i p_j) / \sqrt{L_i p_j + 0.01}`, clipped at 5, with the share :math:`p_j` of a gene in all
+    counts. Directions, not residuals, are averaged with those of neighbouring spots: it is the same, and cheaper.
     """
-    blocks = [np.arange(i, min(i + CELLS_PER_BLOCK, spots.n_obs)) for i in range(0, spots.n_obs, CELLS_PER_BLOCK)]
     of_genes = np.zeros(len(panel))
-    for rows in blocks:
-        of_genes += np.asarray(spots.read(rows)[:, panel].sum(0)).ravel()
+    for _, block in by_block(spots):
+        of_genes += np.asarray(block[:, panel].sum(0)).ravel()
     shares = (of_genes / max(of_genes.sum(), 1)).astype(np.float32)
     measured = vectors[panel]
     directions = np.empty((spots.n_obs, vectors.shape[1]), dtype=np.float32)
-    for rows in blocks:
-        counts = spots.read(rows)[:, panel].toarray()
+    for rows, block in by_block(spots):
+        counts = block[:, panel].toarray()
         expected = counts.sum(1, keepdims=True) * shares
         residuals = (counts - expected) / np.sqrt(expected + LEAST_VARIANCE)
         directions[rows] = residuals.clip(-MAX_RESIDUAL, MAX_RESIDUAL) @ measured

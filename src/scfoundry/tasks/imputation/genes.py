@@ -43,19 +43,11 @@ def genes_to_impute(
 ) -> dict[str, int]:
     """Names of the genes to impute, in the order asked for, and where they stand in the vocabulary.
 
-    Parameters
-    ----------
-    genes
-        Names that were asked for, or one name; if `None`, all genes of the reference that the spots lack, named as
-        in the reference.
-    load
-        Line of code that makes ``model``, if the user has not loaded one.
+    If none are asked for: all genes of the reference that the spots lack, named as in the reference. ``load`` is the
+    line of code that makes ``model``, if the user has not loaded one.
 
-    Raises
-    ------
-    ValueError
-        If the two data sets are of different species, share no gene, or one has no counts of those; if a gene is
-        repeated, unknown to the model, not in the reference, or measured in the spots; or if none is left.
+    Raises `ValueError` if the two data sets are of different species, share no gene, or one has no counts of those; if
+    a gene is repeated, unknown to the model, not in the reference, or measured in the spots; or if none is left.
     """
     in_spots, in_reference = alignment_of(spots), alignment_of(reference)
     _check_shared(spots, reference, caller=caller)

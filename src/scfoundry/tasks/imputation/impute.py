@@ -29,30 +29,17 @@ DEFAULT_WEIGHTS = (1.0, 1.0, 2.0, 0.0)
 # Values of one kind of evidence that are in memory at a time.
 VALUES_PER_BLOCK = 2**24
 MAX_SPOTS = 20_000
+CORRELATIONS = ["pearson", "partial_pearson"]
 
 
 @dataclass(frozen=True)
 class ImputationOptions:
-    """What a user decides.
+    """What a user decides."""
 
-    Attributes
-    ----------
-    evidence
-        Kinds of evidence to use, of those that the model has; see `choose_evidence`.
-    fine_tune
-        Train a copy of the model on spots and cells first; the model must be one that `FineTunesImputation`.
-    max_epochs
-        Most passes of that training, as many as the model finds right if `None`.
-    genes_per_block
-        Genes imputed at a time, chosen for the memory if `None`.
-    seed
-        Of everything random.
-    """
-
-    evidence: Sequence[str]
-    fine_tune: bool = False
-    max_epochs: int | None = None
-    genes_per_block: int | None = None
+    evidence: Sequence[str]  # kinds of those that the model has, see `choose_evidence`
+    fine_tune: bool = False  # a copy on spots and cells first; the model `FineTunesImputation`
+    max_epochs: int | None = None  # of that at most, as many as the model finds right if `None`
+    genes_per_block: int | None = None  # genes imputed at a time, chosen for the memory if `None`
     seed: int = 0
 
 
@@ -60,23 +47,15 @@ class ImputationOptions:
 class Imputation:
     """Imputed genes.
 
-    Attributes
-    ----------
-    counts
-        Expected counts on the scale of the spots' own libraries, float32, spots x genes.
-    confidence
-        Of every gene, the correlation with its unseen truth to expect: ``pearson`` of log1p counts,
-        ``partial_pearson`` beyond library size; NaN where the panel was too small to hide genes.
-    hidden
-        Genes of the panel that were hidden to learn this: the same two as reached, and ``expected_pearson``.
-    weights
-        Exponent of every kind of evidence.
+    Of every gene that was imputed, and of those of the panel that were hidden to learn this, the correlation with the
+    unseen truth to expect: ``pearson`` of log1p counts, ``partial_pearson`` beyond library size; NaN where the panel
+    was too small to hide genes. Of hidden ones as reached, with ``expected_pearson``.
     """
 
-    counts: pd.DataFrame
+    counts: pd.DataFrame  # expected, on the scale of the spots' own libraries, float32, spots x genes
     confidence: pd.DataFrame
     hidden: pd.DataFrame
-    weights: dict[str, float]
+    weights: dict[str, float]  # exponent of every kind of evidence
 
 
 def impute(
@@ -88,29 +67,17 @@ def impute(
     options: ImputationOptions,
     compute: Compute,
 ) -> Imputation:
-    """Expected counts of genes that spots were not measured for.
-
-    Parameters
-    ----------
-    options
-        What the user decides.
-    """
+    """Expected counts of genes that spots were not measured for."""
     panel = spots.measured
     hidden = genes_to_hide(spots, np.intersect1d(panel, reference.measured), options.seed)
     visible = np.setdiff1d(panel, hidden)
     if options.fine_tune:
-        model = model.fine_tune_imputation(
-            spots,
-            reference,
-            panel=visible,
-            hidden=hidden,
-            max_epochs=options.max_epochs,
-            seed=options.seed,
-            compute=compute,
-        )
+        how: dict[str, Any] = {"max_epochs": options.max_epochs, "seed": options.seed, "compute": compute}
+        model = model.fine_tune_imputation(spots, reference, panel=visible, hidden=hidden, **how)
     states = find_states(model, reference, seed=options.seed, compute=compute)
     used = np.isin(EVIDENCE, options.evidence)
-    weights, confidence, reached = np.where(used, DEFAULT_WEIGHTS, 0.0), Confidence(None, None), no_genes()
+    weights, confidence = np.where(used, DEFAULT_WEIGHTS, 0.0), Confidence(None, None)
+    reached = pd.DataFrame(columns=[*CORRELATIONS, "expected_pearson"], dtype=float)
     if len(hidden):
         # What is learned on hidden genes holds for the wanted ones, which nobody sees either.
         trial = Evidence(model, spots, states, visible, used, compute)
@@ -128,7 +95,7 @@ def impute(
     names = list(genes)
     return Imputation(
         pd.DataFrame(imputed, index=spots.names, columns=names),
-        pd.DataFrame(expected.T, index=names, columns=["pearson", "partial_pearson"]),
+        pd.DataFrame(expected.T, index=names, columns=CORRELATIONS),
         reached,
         dict(zip(EVIDENCE, weights.tolist(), strict=True)),
     )
@@ -139,14 +106,8 @@ def learn(
 ) -> tuple[NDArray[np.float64], Confidence, pd.DataFrame]:
     """Exponents of the evidence, what correlation to expect of a gene, and what hidden genes reached.
 
-    Parameters
-    ----------
-    trial
-        Evidence that has not seen the hidden genes.
-    hidden
-        Vocabulary positions of the hidden genes.
-    default
-        Exponents where hidden genes have too few counts to tell, (E,).
+    Of ``trial``, which has not seen the hidden genes (vocabulary positions); ``default`` exponents (E,) stay where
+    these have too few counts to tell.
     """
     drawn = np.sort(np.random.default_rng(seed).permutation(spots.by_name)[:MAX_SPOTS])
     found, levels = trial.of(hidden, drawn)
@@ -161,8 +122,3 @@ def learn(
         "expected_pearson": confidence(rate)[0],
     }
     return weights, confidence, pd.DataFrame(columns, index=names_of(hidden, spots))
-
-
-def no_genes() -> pd.DataFrame:
-    """What hidden genes reached where there are none."""
-    return pd.DataFrame(columns=["pearson", "partial_pearson", "expected_pearson"], dtype=float)

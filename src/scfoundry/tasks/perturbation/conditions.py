@@ -51,17 +51,9 @@ class Condition(NamedTuple):
 
 
 def control_cells(cells: Cells, conditions: Sequence[Condition | None]) -> Cells:
-    """The control cells, each group a context.
+    """The control cells (conditions without parts), each group a context; `None` is the condition of cells left out.
 
-    Parameters
-    ----------
-    conditions
-        Condition of every cell, without parts for controls; `None` for cells that are left out.
-
-    Raises
-    ------
-    ValueError
-        If a group has perturbed cells but no controls.
+    Raises `ValueError` if a group has perturbed cells but no controls.
     """
     controls = [condition is not None and not condition.parts for condition in conditions]
     groups = ["" if condition is None else condition.group for condition in conditions]
@@ -78,13 +70,7 @@ def control_cells(cells: Cells, conditions: Sequence[Condition | None]) -> Cells
 
 
 def by_group(cells: Cells, groups: Sequence[str]) -> Cells:
-    """The same cells, each group a context: groups by name, and the cells within by theirs.
-
-    Parameters
-    ----------
-    groups
-        Group of every cell, (n,).
-    """
+    """The same cells, each group (n,) a context: groups by name, and the cells within by theirs."""
     labels = np.asarray(groups, dtype=str)
     order = np.lexsort((cells.names, labels))
     contexts = [Context(str(group), np.flatnonzero(labels[order] == group)) for group in np.unique(labels)]
@@ -95,15 +81,10 @@ def by_group(cells: Cells, groups: Sequence[str]) -> Cells:
 class Prior:
     """How conditions resemble each other.
 
-    Attributes
-    ----------
-    several_parts, several_groups
-        Whether there are several to learn from; otherwise what is common cannot be separated from what is not.
-    likeness
-        Share of a perturbed gene's own effect that others have whose replacement moves the model's cells in the same
-        direction.
-    reach
-        Distance, in usual ones, at which the likeness of groups fades; 0 if groups are equally strange to each other.
+    Where there are not several parts or groups to learn from, what is common cannot be separated from what is not.
+    ``likeness`` is the share of a perturbed gene's own effect that others have whose replacement moves the model's
+    cells in the same direction; ``reach`` the distance, in usual ones, at which the likeness of groups fades, 0 if
+    groups are equally strange to each other.
     """
 
     several_parts: bool
@@ -132,22 +113,14 @@ def kernels(
     shifts: Mapping[str, Array],
     states: Mapping[str, Array],
 ) -> Array:
-    """Parts of the kernels, each saying how far true changes go together, (B, m, n).
+    """Parts of the kernels for m and n conditions, each saying how far true changes go together, (B, m, n).
 
     What all perturbations have in common (where there are several) and what is a gene's own; times what all groups have
     in common (where there are several), what like groups have (where that counts), and what is a group's own. A
     combination is the sum of its genes. Genes without a shift, and groups without a state, are like none other.
 
-    Parameters
-    ----------
-    rows, columns
-        m and n conditions.
-    prior
-        How conditions resemble each other.
-    shifts
-        Where the model's cells move when a gene is perturbed, from where they move on average, (Z,) by gene.
-    states
-        Where the controls of a group lie, in units of the usual distance of groups, (Z,) by group.
+    Shifts: where the model's cells move when a gene is perturbed, from where they move on average, (Z,) by gene.
+    States: where the controls of a group lie, in units of the usual distance of groups, (Z,) by group.
     """
     left, right = _Members.of(rows), _Members.of(columns)
     own = (np.array(left.names)[:, None] == np.array(right.names)).astype(np.float64)

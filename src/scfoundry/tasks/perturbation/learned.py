@@ -12,6 +12,7 @@ from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.matrix.contexts import Context
 from scfoundry.data.matrix.reader import CountsInMemory
 from scfoundry.data.perturbations import Naming
+from scfoundry.tasks._fitted import prefixed, under
 from scfoundry.tasks.perturbation.conditions import Condition, Prior, choose_prior, kernels, usual_distance
 from scfoundry.tasks.perturbation.shrinkage import shrink
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LearnedResponses"]
 
-HEAD = "head."
-"""Begins the names of the arrays of an expression head."""
+# How fields rest on disk.
+ARRAYS, BY_NAME = ("genes", "coefficients", "level", "centre"), ("measured", "refined", "shifts", "states")
+COUNTS = ("data", "indices", "indptr")
 
 
 def _empty() -> Array:
@@ -38,57 +40,28 @@ def _empty() -> Array:
 class LearnedResponses:
     """Everything that a prediction needs beside the model.
 
-    Attributes
-    ----------
-    genes
-        Names of the G genes that are predicted.
-    naming
-        How the screen was written down.
-    value
-        What a perturbed gene's log expression was replaced with.
-    conditions
-        The n conditions that were learned from, sorted.
-    reference
-        Control cells, in memory, that shifts are measured in.
-    seed
-        Of the controls that a fine-tuned model reads.
-    prior
-        How conditions resemble each other.
-    coefficients
-        (B, n, G), in units of log expression.
-    level
-        Mean control profile of the groups learned from, (G,).
-    reversion
-        How far a perturbed level forgets that of the controls.
-    measured, refined
-        By group, mean control profile, (G,), as measured, and less the noise that all changes from it have in common.
-    shifts, states
-        By gene, and by group, see `kernels`.
-    centre, distance
-        What shifts are measured from, (Z,), and states in units of; set by what was learned, so that a prediction does
-        not depend on what else is asked for.
-    head
-        Weights of the head of a fine-tuned model, by name. With them the model itself predicts, and of what stands
-        between ``seed`` and here nothing is known.
+    ``centre`` and ``distance`` are set by what was learned, so that a prediction does not depend on what else is asked
+    for. With a ``head`` the fine-tuned model itself predicts, and of what stands between ``seed`` and it nothing is
+    known.
     """
 
-    genes: NDArray[np.str_]
-    naming: Naming
-    value: float
-    conditions: list[Condition]
-    reference: Cells
-    seed: int
+    genes: NDArray[np.str_]  # names of the G genes that are predicted
+    naming: Naming  # how the screen was written down
+    value: float  # what a perturbed gene's log expression was replaced with
+    conditions: list[Condition]  # the n that were learned from, sorted
+    reference: Cells  # control cells, in memory, that shifts are measured in
+    seed: int  # of the controls that a fine-tuned model reads
     prior: Prior = field(default_factory=lambda: Prior(several_parts=False, several_groups=False))
-    coefficients: Array = field(default_factory=_empty)
-    level: Array = field(default_factory=_empty)
-    reversion: float = 0.0
-    measured: dict[str, Array] = field(default_factory=dict)
-    refined: dict[str, Array] = field(default_factory=dict)
-    shifts: dict[str, Array] = field(default_factory=dict)
-    states: dict[str, Array] = field(default_factory=dict)
-    centre: Array = field(default_factory=_empty)
-    distance: float = 1.0
-    head: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    coefficients: Array = field(default_factory=_empty)  # (B, n, G), log expression
+    level: Array = field(default_factory=_empty)  # mean control profile of the groups learned from, (G,)
+    reversion: float = 0.0  # how far a perturbed level forgets that of the controls
+    measured: dict[str, Array] = field(default_factory=dict)  # mean control profile by group, (G,)
+    refined: dict[str, Array] = field(default_factory=dict)  # less the noise all changes from it share
+    shifts: dict[str, Array] = field(default_factory=dict)  # by gene, see `kernels`
+    states: dict[str, Array] = field(default_factory=dict)  # by group, see `kernels`
+    centre: Array = field(default_factory=_empty)  # what shifts are measured from, (Z,)
+    distance: float = 1.0  # unit of states
+    head: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # weights by name
 
     @property
     def parts(self) -> set[str]:
@@ -157,78 +130,55 @@ class LearnedResponses:
 
     def arrays(self) -> dict[str, NDArray]:
         """Numbers and names; nothing has to be unpickled to read them."""
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        for kind in BY_NAME:
+            by_name = getattr(self, kind)
+            arrays |= {f"{kind}_names": np.array(list(by_name), dtype=str), kind: np.array(list(by_name.values()))}
         counts = self.reference.read()
-        return {
-            "genes": self.genes.astype(str),
+        reference = {
+            **{part: getattr(counts, part) for part in COUNTS},
+            "shape": np.array(counts.shape),
+            "genes": self.reference.measured,
+            "names": self.reference.names,
+        }
+        return arrays | {
             "parts": np.array([part for condition in self.conditions for part in condition.parts]),
             "lengths": np.array([len(condition.parts) for condition in self.conditions]),
             "groups": np.array([condition.group for condition in self.conditions]),
-            "coefficients": self.coefficients,
-            "level": self.level,
-            "group_names": np.array(list(self.measured), dtype=str),
-            "measured": np.array(list(self.measured.values())),
-            "refined": np.array([self.refined[group] for group in self.measured]),
-            "shift_names": np.array(list(self.shifts), dtype=str),
-            "shifts": np.array(list(self.shifts.values())),
-            "state_names": np.array(list(self.states), dtype=str),
-            "states": np.array(list(self.states.values())),
-            "centre": self.centre,
-            "reference_data": counts.data,
-            "reference_indices": counts.indices,
-            "reference_indptr": counts.indptr,
-            "reference_shape": np.array(counts.shape),
-            "reference_genes": self.reference.measured,
-            "reference_names": self.reference.names,
-            **{HEAD + name: weight for name, weight in self.head.items()},
+            **prefixed("reference_", reference),
+            **prefixed("head.", self.head),
         }
 
     def values(self) -> dict[str, Any]:
         """What is no array."""
         return {
             "naming": self.naming._asdict(),
+            "prior": asdict(self.prior),
             "value": float(self.value),
             "seed": int(self.seed),
-            "prior": asdict(self.prior),
-            "reversion": float(self.reversion),
-            "distance": float(self.distance),
+            "reversion": self.reversion,
+            "distance": self.distance,
         }
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
         """Put together what `arrays` and `values` took apart."""
-
-        def by_name(kind: str, numbers: str) -> dict[str, Array]:
-            return dict(zip(arrays[f"{kind}_names"].tolist(), arrays[numbers], strict=True))
-
+        stored: dict[str, Any] = {**values, **{name: arrays[name] for name in ARRAYS}}
+        for kind in BY_NAME:
+            stored[kind] = dict(zip(arrays[f"{kind}_names"].tolist(), arrays[kind], strict=True))
         members = np.split(arrays["parts"], np.cumsum(arrays["lengths"])[:-1])
+        named = zip(members, arrays["groups"].tolist(), strict=True)
+        reference = under("reference_", arrays)
+        counts = sparse.csr_matrix(tuple(reference[part] for part in COUNTS), shape=reference["shape"].tolist())
         return cls(
-            genes=arrays["genes"],
-            naming=Naming(**values["naming"]),
-            value=values["value"],
-            conditions=[
-                Condition(tuple(parts.tolist()), group)
-                for parts, group in zip(members, arrays["groups"].tolist(), strict=True)
-            ],
-            reference=in_memory(
-                sparse.csr_matrix(
-                    tuple(arrays[f"reference_{name}"] for name in ("data", "indices", "indptr")),
-                    shape=tuple(arrays["reference_shape"].tolist()),
-                ),
-                measured=arrays["reference_genes"],
-                names=arrays["reference_names"],
-            ),
-            seed=values["seed"],
-            prior=Prior(**values["prior"]),
-            coefficients=arrays["coefficients"],
-            level=arrays["level"],
-            reversion=values["reversion"],
-            measured=by_name("group", "measured"),
-            refined=by_name("group", "refined"),
-            shifts=by_name("shift", "shifts"),
-            states=by_name("state", "states"),
-            centre=arrays["centre"],
-            distance=values["distance"],
-            head={name.removeprefix(HEAD): weight for name, weight in arrays.items() if name.startswith(HEAD)},
+            **stored
+            | {
+                "naming": Naming(**values["naming"]),
+                "prior": Prior(**values["prior"]),
+                "conditions": [Condition(tuple(parts.tolist()), group) for parts, group in named],
+                "reference": in_memory(counts, measured=reference["genes"], names=reference["names"]),
+                "head": under("head.", arrays),
+            }
         )
 
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from scfoundry.data.matrix.log_normalisation import log_cp10k
+from scfoundry.stats.groups import membership
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.data.matrix.reader import CountsReader
@@ -35,30 +36,14 @@ LEAST_SIGNAL = 0.1
 
 @dataclass(frozen=True)
 class MeasuredResponses:
-    """Means over the cells of n conditions and of the controls of their groups, log1p of counts per 10,000.
+    """Means over the cells of n conditions and of the controls of their groups, log1p of counts per 10,000."""
 
-    Attributes
-    ----------
-    conditions
-        The n conditions, sorted.
-    means
-        Mean profiles, (n, G).
-    n_cells
-        Cells of every condition, (n,).
-    controls
-        Mean control profile by group, (G,) each.
-    n_controls
-        Control cells by group.
-    spread
-        Standard deviation of every gene among like cells, (G,).
-    """
-
-    conditions: list[Condition]
-    means: Array
-    n_cells: Array
-    controls: dict[str, Array]
-    n_controls: dict[str, int]
-    spread: Array
+    conditions: list[Condition]  # sorted
+    means: Array  # (n, G)
+    n_cells: Array  # (n,)
+    controls: dict[str, Array]  # mean profile by group, (G,) each
+    n_controls: dict[str, int]  # cells by group
+    spread: Array  # standard deviation of every gene among like cells, (G,)
 
     def changes(self) -> Array:
         """Mean of every condition less that of the controls of its group, (n, G)."""
@@ -101,10 +86,7 @@ class MeasuredResponses:
 def own_reader(cells: Cells) -> CountsReader:
     """What reads these cells over the data set's own genes, known to a model or not.
 
-    Raises
-    ------
-    ValueError
-        If the cells do not come from one AnnData.
+    Raises `ValueError` if the cells do not come from one AnnData.
     """
     if cells.source is None:
         msg = "Responses are measured over the genes of one AnnData: Cells.of(adata, model.genes, ...)."
@@ -118,41 +100,23 @@ def profiles(
     n_codes: int,
     n_genes: int,
 ) -> tuple[Array, Array, Array]:
-    """Means of cells, as sums.
+    """Cells per code, (n_codes,), and sums of log expression and of its square, (n_codes, G).
 
-    Parameters
-    ----------
-    blocks
-        Row numbers and counts, (n, G), of all cells whose code is not -1.
-    codes
-        Which profile a cell belongs to, -1 for none.
-    n_codes, n_genes
-        Number of profiles, and of genes G.
-
-    Returns
-    -------
-    Cells per code, (n_codes,), and sums of log expression and of its square, (n_codes, G).
+    Blocks are row numbers and counts, (n, G), of all cells whose code is not -1.
     """
     n_cells = np.bincount(codes[codes >= 0], minlength=n_codes).astype(np.float64)
     sums, squares = np.zeros((2, n_codes, n_genes))
     for rows, counts in blocks:
-        log = log_cp10k(counts)
-        of_cell = codes[rows]
-        belongs = sparse.csr_matrix(
-            (np.ones(len(of_cell)), (of_cell, np.arange(len(of_cell)))), shape=(n_codes, len(of_cell))
-        )
+        log, belongs = log_cp10k(counts), membership(codes[rows], n_codes)
         sums += np.asarray((belongs @ log).todense())
         squares += np.asarray((belongs @ log.power(2)).todense())
     return n_cells, sums, squares
 
 
 def measure_responses(cells: Cells, conditions: Sequence[Condition | None]) -> MeasuredResponses:
-    """Means over the cells of every condition.
+    """Means over the cells of every condition, without parts for controls; `None` leaves a cell out.
 
-    Parameters
-    ----------
-    conditions
-        Condition of every cell, without parts for controls; `None` leaves a cell out. Every group has controls.
+    Every group has controls.
     """
     names = sorted({condition for condition in conditions if condition is not None})
     number = {condition: i for i, condition in enumerate(names)}

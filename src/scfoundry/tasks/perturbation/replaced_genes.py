@@ -28,13 +28,9 @@ def gene_shifts(
 ) -> dict[str, NDArray[np.float64]]:
     """Mean change of the embedding of cells when a gene is perturbed in all of them, (Z,) by name.
 
-    A model that can be shown a replaced gene is shown one. Any other embeds the same cells without the counts of the
-    gene; of a gene that none of the cells expresses it cannot say anything, and the gene is left out.
-
-    Parameters
-    ----------
-    value
-        What replaces the log expression of a gene, for models that can be shown it.
+    A model that can be shown a replaced gene is shown one, with ``value`` in place of its log expression. Any other
+    embeds the same cells without the counts of the gene; of a gene that none of the cells expresses it cannot say
+    anything, and the gene is left out.
     """
     if can(model, ReplacesGenes):
         return model.replaced_gene_shifts(cells, genes, value, compute)  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from scfoundry.data.perturbations import members_of, positions_of, require_known
 from scfoundry.model._capabilities import FineTunesPerturbations, ReplacesGenes, can, require
-from scfoundry.tasks._fitted import read_fitted, write_fitted
+from scfoundry.tasks._fitted import Fitted
 from scfoundry.tasks.perturbation.conditions import LEAST_GROUPS, Condition, by_group, control_cells
 from scfoundry.tasks.perturbation.learned import LearnedResponses, in_memory
 from scfoundry.tasks.perturbation.measured import measure_responses, own_reader, profiles
@@ -19,7 +19,6 @@ from scfoundry.tasks.perturbation.replaced_genes import gene_shifts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -41,10 +40,8 @@ MOST_CONTROLS = 512
 
 
 @dataclass(frozen=True, eq=False)
-class Responses:
+class Responses(Fitted):
     """What perturbations change, learned from a screen.
-
-    `sf.tl.predict_perturbation` makes one (``return_fitted=True``), and takes it as its ``model``.
 
     Attributes
     ----------
@@ -52,6 +49,11 @@ class Responses:
         Model that it was learned with; a fine-tuned copy with ``fine_tune=True``.
     learned
         What was learned beside it.
+
+    Examples
+    --------
+    >>> fitted.save("my_screen")  # doctest: +SKIP
+    >>> sf.tl.predict_perturbation(adata, perturbations="KLF1+SET", model="my_screen")  # doctest: +SKIP
     """
 
     model: Embeds
@@ -119,13 +121,8 @@ class Responses:
             seed=seed,
         )
         if fine_tune:
-            tuned, head = trainable.fine_tune_perturbations(
-                *_targets(controls, responses, positions),
-                value=value,
-                max_epochs=max_epochs,
-                seed=seed,
-                compute=compute,
-            )
+            how: dict[str, Any] = {"value": value, "max_epochs": max_epochs, "seed": seed, "compute": compute}
+            tuned, head = trainable.fine_tune_perturbations(controls, *_targets(controls, responses, positions), **how)
             return cls(tuned, replace(learned, head=head))
         groups = {condition.group for condition in responses.conditions}
         states = _states(model, controls, compute) if len(groups) >= LEAST_GROUPS else {}
@@ -215,29 +212,11 @@ class Responses:
             },
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write everything, the model too, so that `load` predicts bit for bit the same.
-
-        Examples
-        --------
-        >>> fitted.save("my_screen")  # doctest: +SKIP
-        >>> sf.tl.predict_perturbation(adata, perturbations="KLF1+SET", model="my_screen")  # doctest: +SKIP
-        """
-        arrays, values = self.learned.arrays(), self.learned.values()
-        write_fitted(folder, type(self).__name__, self.model, arrays=arrays, values=values)
+    def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        return self.learned.arrays(), self.learned.values()
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder holds nothing of the kind.
-        CheckpointError
-            If it holds something else, or is damaged.
-        """
-        model, arrays, values = read_fitted(folder, cls.__name__)
+    def _restored(cls, model: Any, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
         return cls(model, LearnedResponses.of(arrays, values))
 
     # ---- parts of a prediction ---------------------------------------------------------------------------------
@@ -328,13 +307,7 @@ class Responses:
 
 
 def require_genes(conditions: Sequence[Condition | None], positions: Mapping[str, int]) -> None:
-    """Refuse to train a model where it has nothing to replace.
-
-    Raises
-    ------
-    ValueError
-        If fewer than two of the perturbations are genes of the model.
-    """
+    """Refuse to train a model that knows fewer than two of the perturbed genes: it has nothing to replace."""
     perturbed = {condition.parts for condition in conditions if condition is not None and condition.parts}
     usable = [parts for parts in perturbed if set(parts) <= positions.keys()]
     if len(usable) < 2:
@@ -347,8 +320,8 @@ def require_genes(conditions: Sequence[Condition | None], positions: Mapping[str
 
 def _targets(
     controls: Cells, responses: MeasuredResponses, positions: Mapping[str, int]
-) -> tuple[Cells, list[tuple[str, list[int]]], Array, NDArray[np.int64]]:
-    """What a model is fine-tuned on: controls, group and replaced genes of conditions, their profiles, and over which.
+) -> tuple[list[tuple[str, list[int]]], Array, NDArray[np.int64]]:
+    """What a model is fine-tuned on: group and replaced genes of conditions, their profiles, and over which genes.
 
     Conditions of genes that the model does not know are left out; those without genes are the controls.
     """
@@ -360,7 +333,7 @@ def _targets(
     conditions = [(context.name, list[int]()) for context in controls.contexts]
     conditions += [(condition.group, [positions[part] for part in condition.parts]) for condition in perturbed]
     means = np.array([*(responses.controls[context.name] for context in controls.contexts), *responses.means[usable]])
-    return controls, conditions, means[:, kept], target[kept].astype(np.int64)
+    return conditions, means[:, kept], target[kept].astype(np.int64)
 
 
 def _states(model: Embeds, controls: Cells, compute: Compute) -> dict[str, Array]:

@@ -37,36 +37,22 @@ N_UPDATES = 30
 class Shrunken:
     """What was learned of the changes.
 
-    Attributes
-    ----------
-    coefficients
-        (B, n, G); changes of further conditions are the sum over parts of kernels of their part with the n learned
-        conditions, (m, n), times these.
-    residuals
-        (n, G); of anything else that goes together with the measured changes, its covariance with them, per unit of
-        variance, (n,), times these: so the noise of controls that several changes share is separated from a change.
-    evidence
-        Logarithm of the probability of all measured changes.
+    Changes of m further conditions are the sum over parts of kernels of their part with the n learned conditions, (m,
+    n), times ``coefficients``. Of anything else that goes together with the measured changes, its covariance with them,
+    per unit of variance, (n,), times ``residuals``: so the noise of controls that several changes share is separated
+    from a change.
     """
 
-    coefficients: Array
-    residuals: Array
-    evidence: float
+    coefficients: Array  # (B, n, G)
+    residuals: Array  # (n, G)
+    evidence: float  # logarithm of the probability of all measured changes
 
 
 def shrink(parts: Array, mixture: Array, noise: Array, changes: Array) -> Shrunken:
-    """Learn from measured changes.
+    """Learn from measured changes in standard deviations among like cells, (n, G).
 
-    Parameters
-    ----------
-    parts
-        What kernels are made of, (B, n, n), positive semi-definite.
-    mixture
-        How much of every part is in every kernel, (K, B).
-    noise
-        Covariance of the measured means per unit of variance among like cells, (n, n), positive definite.
-    changes
-        Measured changes in standard deviations among like cells, (n, G).
+    Kernels are mixtures (K, B) of parts (B, n, n), positive semi-definite; the noise is the covariance of the measured
+    means per unit of variance among like cells, (n, n), positive definite.
     """
     root = np.linalg.cholesky(noise)
     whitened = np.linalg.solve(root, changes)
