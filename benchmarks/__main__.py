@@ -16,6 +16,7 @@ BENCHMARKS = {
     "speed_cellplm": "speed.cellplm",
     "speed_langcell": "speed.langcell",
     "speed_rank_encode": "speed.rank_encode",
+    "summary": "summary",
 }
 
 

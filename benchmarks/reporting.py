@@ -10,14 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from benchmarks.command import load_model
+
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Iterable, Sequence
 
     import pandas as pd
 
-__all__ = ["markdown_table", "surroundings", "write_results"]
+__all__ = ["about", "markdown_table", "mean_and_spread", "score_table", "surroundings", "write_results"]
 
 
 def markdown_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -25,6 +29,32 @@ def markdown_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[o
     lines = [f"### {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def score_table(title: str, rows: pd.DataFrame, score: str, *, columns: str) -> str:
+    """One row per method, one column per value of ``columns``, mean ± spread over seeds; their mean if none lacks."""
+    values = list(rows[columns].unique())
+    body = []
+    for method, runs in rows.groupby("method", sort=False):
+        cells = [mean_and_spread(runs.loc[runs[columns] == value, score]) for value in values]
+        mean = "-" if "-" in cells else f"{runs.groupby(columns)[score].mean().mean():.3f}"
+        body.append((method, *cells, mean))
+    return markdown_table(title, ["method", *values, "mean"], body)
+
+
+def mean_and_spread(values: Iterable[float], *, digits: int = 3, ddof: int = 0) -> str:
+    """Mean ± standard deviation; the mean alone where the latter rounds to nothing, a dash where there is none."""
+    x = np.asarray(list(values), dtype=float)
+    if not len(x) or np.isnan(x).any():
+        return "-"
+    spread = f"{x.std(ddof=ddof):.{digits}f}" if len(x) > 1 else ""
+    return f"{x.mean():.{digits}f}" + (f" ± {spread}" if spread.strip("0.") else "")
+
+
+def about(args: Namespace, *packages: str) -> dict[str, Any]:
+    """What stands beside the numbers of a verb: command, weights, machine, versions."""
+    weights = load_model(args.model).provenance
+    return {"command": args.command, "weights": weights, "surroundings": surroundings(*packages)}
 
 
 def surroundings(*packages: str) -> dict[str, Any]:

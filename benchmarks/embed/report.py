@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from benchmarks.reporting import markdown_table
+from benchmarks.reporting import markdown_table, mean_and_spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,14 +34,9 @@ def score_table(title: str, scores: Mapping[str, Scores]) -> str:
     rows = [
         (
             f"**{name}**" if name in AGGREGATES else name,
-            *(_cell(of_embedding[name]) for of_embedding in scores.values()),
+            *(mean_and_spread(of_embedding[name]) for of_embedding in scores.values()),
         )
         for name in SCORES
         if all(name in of_embedding for of_embedding in scores.values())
     ]
     return markdown_table(title, ["", *scores], rows)
-
-
-def _cell(values: list[float]) -> str:
-    mean, spread = float(np.mean(values)), float(np.std(values))
-    return f"{mean:.3f} ± {spread:.3f}" if len(values) > 1 else f"{mean:.3f}"

@@ -11,19 +11,19 @@ neighbours, Leiden clusters and silhouettes alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import scfoundry as sf
-from benchmarks.command import arguments, results_of
+from benchmarks.command import arguments, load_model, parse
+from benchmarks.embed.peers import PCA_SETTINGS, SCVI_SETTINGS, pca, scvi
 from benchmarks.embed.report import score_table
 from benchmarks.embed.scores import quick_scores
 from benchmarks.embed.tasks import DATA_SETS
-from benchmarks.peers import PCA_SETTINGS, SCVI_SETTINGS, pca, scvi
-from benchmarks.reporting import surroundings, write_results
+from benchmarks.reporting import about, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import numpy as np
     from anndata import AnnData
@@ -35,12 +35,10 @@ if TYPE_CHECKING:
     # Those of one method: one, or one per seed of its training.
     Embeddings = list[NDArray[np.float32]]
 
-DEFAULT = "cellplm-mini"
-
 
 def pretrained(adata: AnnData, data: DataSet, weights: str) -> dict[str, Embeddings]:
     """Embed each batch as its own context, where there are batches, and all cells as one."""
-    model = sf.model.load_pretrained(weights)
+    model = load_model(weights)
     name = type(model).__name__
     contexts: dict[str, str | None] = {f"{name}, one context": None}
     if data.batch_key:
@@ -86,10 +84,9 @@ def score_beside_peers(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Embed, score, report."""
-    parser = arguments(__doc__, "embed", model=DEFAULT, seeds=3)
+    parser = arguments(__doc__, "embed", model="cellplm-mini", seeds=3)
     parser.add_argument("--fast", action="store_true", help="neighbours, Leiden clusters and silhouettes only")
-    parser.add_argument("--cache", type=Path, default=Path("runs/embed_cache"), help="where peers' embeddings rest")
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
 
     sf.settings.verbosity = "warning"
     if args.fast:
@@ -101,17 +98,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     seeds = range(args.seeds)
-    provenance = sf.model.load_pretrained(args.model).provenance
-    results: dict[str, Any] = {
-        "weights": provenance,
+    results: dict[str, Any] = about(args, "scanpy", "scvi-tools", "scib-metrics", "scikit-learn", "igraph") | {
         "settings": {"seeds": list(seeds), "PCA": PCA_SETTINGS, "scVI": SCVI_SETTINGS},
-        "surroundings": surroundings("scanpy", "scvi-tools", "scib-metrics", "scikit-learn", "igraph"),
         "data": {},
     }
-    tables = []
+    tables = [f"# Embedding\n\n`{args.command}`\n"]
     for data in DATA_SETS:
         scores, fits = score_beside_peers(data, args.data, args.model, seeds, args.cache)
         results["data"][data.name] = {"batch_key": data.batch_key, "scores": scores, "fits": fits}
         tables.append(score_table(data.name, scores))
         print(tables[-1], flush=True)
-    write_results(args.out or results_of("embed", args.model, DEFAULT), results, tables)
+    write_results(args.out, results, tables)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.command import arguments, results_of
+from benchmarks.command import arguments, parse
 from benchmarks.reporting import markdown_table, surroundings, write_results
 from benchmarks.speed.attention import attention_memory, time_attention
 from benchmarks.speed.clock import Clock
@@ -150,11 +150,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cpu-time", action="store_true", help="one thread, processor time: for a busy machine")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=("model", "input", "attention", "memory"))
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
 
     parts = set(args.only or ("model", "input", "attention", "memory"))
     clock = Clock(cpu_time=args.cpu_time)
-    results: dict[str, Any] = {"surroundings": surroundings(), "clock": "cpu" if args.cpu_time else "wall"}
+    results: dict[str, Any] = {
+        "command": args.command,
+        "surroundings": surroundings(),
+        "clock": "cpu" if args.cpu_time else "wall",
+    }
     tables: list[str] = []
 
     def report(table: str) -> None:
@@ -187,4 +191,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         results["memory"] = measure_memory(chunk)
         report(memory_table(results["memory"], chunk))
     results["surroundings_after"] = surroundings()
-    write_results(args.out or results_of("speed_cellplm"), results, tables)
+    write_results(args.out, results, tables)

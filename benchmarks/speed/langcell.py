@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 
-from benchmarks.command import arguments, results_of
+from benchmarks.command import arguments, parse
 from benchmarks.reporting import markdown_table, surroundings, write_results
 from benchmarks.speed.clock import Clock
 from benchmarks.speed.products import Peak
@@ -86,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--n-cells", type=int, default=8)
     parser.add_argument("--genes", type=int, nargs=2, default=(1000, 100), help="mean and spread of genes per cell")
     parser.add_argument("--repeats", type=int, default=2)
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
 
     clock = Clock(cpu_time=args.cpu_time)
-    results = {"surroundings": surroundings(), "clock": "cpu" if args.cpu_time else "wall"}
+    results = {"command": args.command, "surroundings": surroundings(), "clock": "cpu" if args.cpu_time else "wall"}
     cells = cells_of(args.n_cells, *args.genes)
     encoder, peer = CellEncoder(PUBLISHED, N_TOKENS).eval(), hugging_face()
 
@@ -146,4 +146,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         "cells_per_second": {way: {p: args.n_cells / s for p, s in by.items()} for way, by in seconds.items()},
         "surroundings_after": surroundings(),
     }
-    write_results(args.out or results_of("speed_langcell"), results, [table])
+    write_results(args.out, results, [table])

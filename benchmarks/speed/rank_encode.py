@@ -24,7 +24,7 @@ from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 
 import scfoundry as sf
-from benchmarks.command import arguments, results_of
+from benchmarks.command import arguments, parse
 from benchmarks.reporting import markdown_table, surroundings, write_results
 from benchmarks.speed.memory import in_fresh_process, peak_above_start
 from scfoundry.data.genes import GeneVocabulary
@@ -223,12 +223,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=min(2, numba.config.NUMBA_NUM_THREADS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="*", choices=("speed", "memory"))
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
 
     sf.settings.verbosity = "warning"
     numba.set_num_threads(args.threads)
     parts = set(args.only or ("speed", "memory"))
-    results: dict[str, Any] = {"surroundings": surroundings("numba"), "threads": args.threads}
+    results: dict[str, Any] = {"command": args.command, "surroundings": surroundings("numba"), "threads": args.threads}
     tables: list[str] = []
 
     def report(table: str) -> None:
@@ -245,4 +245,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         report(memory_table(results["memory"]))
     results["surroundings_after"] = surroundings("numba")
     report(load_sentence(results))
-    write_results(args.out or results_of("speed_rank_encode"), results, tables)
+    write_results(args.out, results, tables)

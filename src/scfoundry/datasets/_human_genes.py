@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import resources
+from typing import TYPE_CHECKING
 
-import pandas as pd
+from scfoundry.data.genes.names import gene_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["human_genes"]
 
@@ -23,5 +26,4 @@ def human_genes() -> pd.DataFrame:
     >>> sf.datasets.human_genes().loc["ENSG00000198851", "symbol"]
     'CD3E'
     """
-    with resources.files("scfoundry.data").joinpath("human_genes.tsv.gz").open("rb") as file:
-        return pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, compression="gzip", index_col=0)
+    return gene_table()

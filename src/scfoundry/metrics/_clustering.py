@@ -45,10 +45,9 @@ def clustering(
     ----------
     adata
         Cells with an embedding. It is only read.
-    use_rep
-        Key of ``obsm`` with the embedding, (n_obs, d).
-    labels_key
-        Column of ``obs`` with the labels. Cells without one (missing values) take no part.
+    use_rep, labels_key
+        Key of ``obsm`` with the embedding, (n_obs, d), and column of ``obs`` with the labels. Cells without a label
+        (missing values) take no part.
     n_neighbors
         Size of the neighbourhood, for the graph (where, as in scanpy, the cell itself counts) and for the accuracy.
     resolutions

@@ -78,10 +78,9 @@ def imputation(
         Compare :math:`\log(1 + x)` instead of the values as given.
     library
         Counts per cell, (n_cells,): of the genes that were measured, not of those that are scored.
-    positions
-        Coordinates of the cells, (n_cells, 2).
-    sections
-        Section or field of view of every cell; no neighbourhood reaches over their borders.
+    positions, sections
+        Coordinates of the cells, (n_cells, 2), and their sections or fields of view, whose borders no neighbourhood
+        crosses.
 
     Returns
     -------

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["align", "blocks", "dense", "in_memory", "labelled_cells", "require_same_cells"]
+__all__ = ["align", "blocks", "by_gene", "dense", "in_memory", "labelled_cells", "require_same_cells"]
 
 _BLOCK_VALUES = 2**22
 """Values made dense at once: 32 MB in double precision."""
@@ -39,23 +39,7 @@ def align(reference: Any, other: Any, *, names: tuple[str, str]) -> Any:
         raise ValueError(msg)
     if isinstance(reference, pd.DataFrame) and isinstance(other, pd.DataFrame):
         require_same_cells(reference, other, names=names)
-        for name, frame in zip(names, (reference, other), strict=True):
-            if not frame.columns.is_unique:
-                repeated = frame.columns[frame.columns.duplicated()].unique()
-                msg = (
-                    f"{len(repeated)} gene names occur more than once in {name}, for example {repeated[0]!r}, so genes "
-                    f"cannot be matched by name. Keep one of each: {name}.loc[:, ~{name}.columns.duplicated()]."
-                )
-                raise ValueError(msg)
-        absent = reference.columns.difference(other.columns, sort=False)
-        if len(absent):
-            msg = (
-                f"{second} lacks {len(absent)} of the {reference.shape[1]} genes of {first}: "
-                f"{', '.join(map(str, absent[:5]))}{', ...' if len(absent) > 5 else ''}. "
-                f"Score the shared ones: {first} = {first}[{first}.columns.intersection({second}.columns)]."
-            )
-            raise ValueError(msg)
-        return other[reference.columns]
+        return by_gene(other, reference.columns, names=names)
     if np.shape(reference) != np.shape(other):
         msg = (
             f"{second} has shape {np.shape(other)} but {first} has {np.shape(reference)}; both must be cells x genes "
@@ -63,6 +47,31 @@ def align(reference: Any, other: Any, *, names: tuple[str, str]) -> Any:
         )
         raise ValueError(msg)
     return other
+
+
+def by_gene(values: Any, genes: pd.Index, *, names: tuple[str, str]) -> Any:
+    """Values of a data frame or series in the order of the genes; ``names``: of what has the genes, of the values."""
+    first, second = names
+    axis = "columns" if isinstance(values, pd.DataFrame) else "index"
+    labels = getattr(values, axis)
+    for name, found, of in ((first, genes, "columns"), (second, labels, axis)):
+        if not found.is_unique:
+            repeated = found[found.duplicated()].unique()
+            kept = f"~{name}.index.duplicated()" if of == "index" else f":, ~{name}.columns.duplicated()"
+            msg = (
+                f"{len(repeated)} gene names occur more than once in {name}, for example {repeated[0]!r}, so genes "
+                f"cannot be matched by name. Keep one of each: {name}.loc[{kept}]."
+            )
+            raise ValueError(msg)
+    absent = genes.difference(labels, sort=False)
+    if len(absent):
+        msg = (
+            f"{second} lacks {len(absent)} of the {len(genes)} genes of {first}: "
+            f"{', '.join(map(str, absent[:5]))}{', ...' if len(absent) > 5 else ''}. Score the shared ones: "
+            f"{first} = {first}[{first}.columns.intersection({second}.{axis})]."
+        )
+        raise ValueError(msg)
+    return values if labels.equals(genes) else values[genes]
 
 
 def require_same_cells(reference: Any, other: Any, *, names: tuple[str, str]) -> None:

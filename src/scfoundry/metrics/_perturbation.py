@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 
-from scfoundry.metrics._matrices import blocks, dense, in_memory
+from scfoundry.metrics._matrices import blocks, by_gene, dense, in_memory
 from scfoundry.stats.similarity import pearson
 
 if TYPE_CHECKING:
@@ -40,14 +40,10 @@ def perturbation(
 
     Parameters
     ----------
-    cells
-        Perturbed cells, (n_cells, n_genes), log-normalised.
-    controls
-        Control cells that the prediction has not seen, (n_controls, n_genes), on the same scale.
-    predicted
-        Predicted mean profile, (n_genes,), on the same scale.
-    predicted_control
-        Mean profile of the controls that the prediction started from, (n_genes,).
+    cells, controls
+        Perturbed cells, and controls that the prediction has not seen, (n_cells, n_genes), log-normalised.
+    predicted, predicted_control
+        Predicted mean profile, and that of the controls it started from, (n_genes,), on the same scale.
     n_top
         Number of most differentially expressed genes, by the absolute t statistic (unequal variances) of the measured
         cells; all genes if there are fewer.
@@ -153,22 +149,7 @@ def _matched(values: Any, genes: pd.Index | None, name: str) -> Any:
     """Values in the order of the genes, by name where there are names."""
     if genes is None or not isinstance(values, pd.Series | pd.DataFrame):
         return values
-    labels = values.columns if isinstance(values, pd.DataFrame) else values.index
-    if not labels.is_unique:
-        repeated = labels[labels.duplicated()].unique()
-        msg = (
-            f"{len(repeated)} gene names occur more than once in {name}, for example {repeated[0]!r}, so genes cannot "
-            f"be matched by name. Make them unique, or pass arrays: {name}.to_numpy()."
-        )
-        raise ValueError(msg)
-    absent = genes.difference(labels, sort=False)
-    if len(absent):
-        msg = (
-            f"{name} lacks {len(absent)} of the {len(genes)} genes of cells: {', '.join(map(str, absent[:5]))}. "
-            "Score the shared ones: cells = cells[cells.columns.intersection(genes)]."
-        )
-        raise ValueError(msg)
-    return values if labels.equals(genes) else values[genes]
+    return by_gene(values, genes, names=("cells", name))
 
 
 class _Summary(NamedTuple):

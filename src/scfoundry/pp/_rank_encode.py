@@ -15,6 +15,7 @@ from scfoundry._settings import logger, settings
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.checks import MatrixReport, MatrixState, inspect_matrix, require_counts, to_linear
 from scfoundry.data.matrix.loaders import locate, matrix_of, row_blocks
+from scfoundry.data.matrix.state import LOG_CEILING
 from scfoundry.data.tokens.ranks import checksum, rank_tokens, ranked_matrix
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["rank_encode"]
 
 _CALLER: Final = "sf.pp.rank_encode"
-
-_LARGEST_LOGARITHM: Final = 20.0
-"""log2 of 1e6: no logarithm of counts, CPM or TPM lies above it."""
 
 
 def rank_encode(
@@ -109,7 +107,7 @@ def rank_encode(
     if copy:
         adata = adata.to_memory() if adata.isbacked else adata.copy()
     is_lazy = hasattr(locate(adata, layer)[0], "__dask_graph__")
-    report = _report_of_first_chunk(adata, layer) if is_lazy else _report(adata, layer)
+    report = _report_of_first_chunk(adata, layer) if is_lazy else _checked(adata, layer)
     alignment = vocabulary.align(adata)
     logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {report.state}; {alignment.summary()}")
 
@@ -183,10 +181,9 @@ class _Encoder:
         return ranked_matrix(np.cumsum(np.concatenate(lengths)), joined, self.max_length)
 
     def _rank(self, counts: sparse.csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        genes_share_columns = len(self.alignment.measured) < len(self.alignment.kept)
-        if genes_share_columns:
-            return rank_tokens(self.alignment.apply(counts), self.medians, max_length=self.max_length)
-        gene_of_column = self.alignment.target
+        gene_of_column: NDArray[np.int32] | None = self.alignment.target
+        if len(self.alignment.measured) < len(self.alignment.kept):  # columns that share a gene are summed first
+            counts, gene_of_column = self.alignment.apply(counts), None
         return rank_tokens(counts, self.medians, max_length=self.max_length, gene_of_column=gene_of_column)
 
 
@@ -220,7 +217,7 @@ def _encode_lazily(adata: AnnData, layer: str | None, encoder: _Encoder) -> Any:
     )
 
 
-def _report(adata: AnnData, layer: str | None) -> MatrixReport:
+def _checked(adata: AnnData, layer: str | None) -> MatrixReport:
     return require_counts(adata, layer=layer, caller=_CALLER, allow_log1p=True)
 
 
@@ -233,7 +230,7 @@ def _report_of_first_chunk(adata: AnnData, layer: str | None) -> MatrixReport:
         report = inspect_matrix(cells)
         if report.n_empty < cells.n_obs or report.n_nan or report.n_infinite:
             break
-    return _report(cells, None)
+    return _checked(cells, None)
 
 
 def _check_chunk(cells: AnnData, state: MatrixState, where: str) -> None:
@@ -241,7 +238,7 @@ def _check_chunk(cells: AnnData, state: MatrixState, where: str) -> None:
     report = inspect_matrix(cells)
     not_finite = report.n_nan + report.n_infinite
     # What proves logarithms may be absent from a chunk of few values; what rules them out may not be there.
-    may_be_logarithms = report.state is not MatrixState.COUNTS and 0 <= report.maximum <= _LARGEST_LOGARITHM
+    may_be_logarithms = report.state is not MatrixState.COUNTS and 0 <= report.maximum <= LOG_CEILING
     fits = report.state is state or report.maximum == 0 or (state is MatrixState.LOG1P and may_be_logarithms)
     if fits and not report.n_negative and not not_finite:
         return

@@ -21,11 +21,6 @@ __all__ = ["simulate_dropout"]
 
 Kernel = Literal["exponential", "uniform"]
 
-_KEY: Final = "simulate_dropout"
-_TRAIN: Final = "train"
-_TEST_MASK: Final = "test_mask"
-_VALID_MASK: Final = "valid_mask"
-
 _LEAST_WEIGHT: Final = 1e-300
 """Keeps counts in the thousands drawable, where the exponential underflows; no published draw is affected."""
 
@@ -105,9 +100,10 @@ def simulate_dropout(
     parts = [
         _hide(block, (test, valid), kernel, scale, min_genes, generator) for _, block in row_blocks(adata, layer=layer)
     ]
-    train, test_mask, valid_mask = (sparse.vstack(part, format="csr") for part in zip(*parts, strict=True))
-    adata.layers[_TRAIN], adata.layers[_TEST_MASK], adata.layers[_VALID_MASK] = train, test_mask, valid_mask
-    adata.uns[_KEY] = {
+    layers = [sparse.vstack(part, format="csr") for part in zip(*parts, strict=True)]
+    for name, values in zip(("train", "test_mask", "valid_mask"), layers, strict=True):
+        adata.layers[name] = values
+    adata.uns["simulate_dropout"] = {
         Keys.PARAMS: {
             "layer": "X" if layer is None else layer,
             "test": test,
@@ -119,8 +115,8 @@ def simulate_dropout(
             **({"rng": int(rng)} if isinstance(rng, int | np.integer) else {}),
         }
     }
-    n_hidden = (f"{test_mask.nnz:,}", f"{valid_mask.nnz:,}")
-    logger.info("sf.pp.simulate_dropout: hid %s counts for test and %s for validation.", *n_hidden)
+    n_test, n_valid = (f"{mask.nnz:,}" for mask in layers[1:])
+    logger.info("sf.pp.simulate_dropout: hid %s counts for test and %s for validation.", n_test, n_valid)
     return adata if copy else None
 
 
@@ -156,15 +152,12 @@ def _hide(
     split = np.zeros(counts.nnz, dtype=np.int8)
     for start, stop in zip(counts.indptr[:-1], counts.indptr[1:], strict=True):
         if stop - start >= min_genes:
-            weights = _weights(counts.data[start:stop], kernel, scale)
+            weights = np.ones(stop - start)
+            if kernel == "exponential":
+                log_weights = log_dropout_weights(counts.data[start:stop].astype(np.float64), scale)
+                weights = np.maximum(np.exp(log_weights), _LEAST_WEIGHT)
             split[start:stop] = _draw_splits(weights, shares, generator)
     return tuple(_entries(counts, split == part, mask=part > 0) for part in range(3))
-
-
-def _weights(counts: np.ndarray, kernel: Kernel, scale: float) -> NDArray[np.float64]:
-    if kernel == "uniform":
-        return np.ones(len(counts))
-    return np.maximum(np.exp(log_dropout_weights(counts.astype(np.float64), scale)), _LEAST_WEIGHT)
 
 
 def _draw_splits(

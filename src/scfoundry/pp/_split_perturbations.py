@@ -131,12 +131,8 @@ def split_perturbations(
         },
         "perturbations": table,
     }
-    counts = table["split"].value_counts()
-    logger.info(
-        "%s: %d perturbations for training, %d for validation, %d for test.",
-        CALLER,
-        *(counts[part] for part in (TRAIN, VALID, TEST)),
-    )
+    counts = [table["split"].value_counts()[part] for part in (TRAIN, VALID, TEST)]
+    logger.info("%s: %d perturbations for training, %d for validation, %d for test.", CALLER, *counts)
     return adata if copy else None
 
 

@@ -21,7 +21,7 @@ PRIOR_WEIGHT = 0.4
 LIKELIHOOD_WEIGHT = 0.5
 # Share of a spherical covariance: components of a small data set are noisy.
 SHRINKAGE = 0.2
-# Cells that a label needs before its place counts as much as what the model says of it.
+# Cells that a label needs before its place counts as much as its prior by the model.
 PRIOR_CELLS = 5.0
 CELLS_PER_BLOCK = 4096
 # What a cell keeps of its own: cells that lie together can be wrong together, and agreement would look like certainty.
@@ -109,7 +109,7 @@ def _clouds(log_prior: NDArray[np.floating], components: NDArray[np.floating], c
 def _log_posterior(
     log_prior: NDArray[np.floating], components: NDArray[np.floating], clouds: _Clouds | None
 ) -> NDArray[np.floating]:
-    """Log probability of every label, (n, P); without clouds as the model says."""
+    """Log probability of every label, (n, P); without clouds the prior."""
     log_prior = log_softmax(log_prior.astype(np.float64), axis=1)
     if clouds is None:
         return log_prior

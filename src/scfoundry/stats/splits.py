@@ -13,12 +13,7 @@ __all__ = ["at_most", "stratified_split"]
 
 
 def stratified_split(
-    codes: NDArray[np.int64],
-    share: float,
-    rows: NDArray[np.int64],
-    rng: np.random.Generator,
-    *,
-    at_least: int = 0,
+    codes: NDArray[np.int64], share: float, rows: NDArray[np.int64], rng: np.random.Generator, *, at_least: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide rows into those to learn from, in the given order, and a share held out of every class, ascending.
 

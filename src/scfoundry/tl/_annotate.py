@@ -222,8 +222,7 @@ def _learned(
         layer=how["reference_layer"],
         batch_key=how["reference_batch_key"],
         caller=f"{CALLER} (reference)",
-        name="reference",
-        batch_argument="reference_batch_key",
+        called=("reference", "reference_batch_key"),
     )
     training = {"train": how["train"], "max_epochs": how["max_epochs"]}
     recipe = recipe_of(model, **training)

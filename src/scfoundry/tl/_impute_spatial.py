@@ -134,7 +134,7 @@ def impute_spatial(
     Spatial counts are few: of a gene with one count in ten spots no method can predict where they fall, and library
     size explains most of what can be. Read ``partial_pearson``, and see `sf.metrics.imputation`. With ``cellplm-mini``,
     fine-tuning changed nothing on average: over four spatial sets, one hold-out of 100 genes each, the mean partial
-    Pearson correlation of held-out genes was 0.077 with and without it (``benchmarks/imputation.py``).
+    Pearson correlation of held-out genes was 0.077 with and without it (``python -m benchmarks impute_spatial``).
 
     Examples
     --------
@@ -150,8 +150,8 @@ def impute_spatial(
     from scfoundry.tasks.imputation.genes import genes_to_impute
     from scfoundry.tasks.imputation.impute import ImputationOptions, impute
 
-    at_least_one("max_epochs", max_epochs)
-    at_least_one("genes_per_block", genes_per_block)
+    for name, n in {"max_epochs": max_epochs, "genes_per_block": genes_per_block, "batch_size": batch_size}.items():
+        at_least_one(name, n)
     if max_epochs is not None and not fine_tune:
         msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
         raise ValueError(msg)
@@ -160,12 +160,11 @@ def impute_spatial(
     loaded = open_model(model, FineTunesImputation if fine_tune else None, caller=CALLER)
     used, lacking = choose_evidence(loaded, evidence, caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": context_key, "spatial_key": spatial_key}
-    names: dict[str, Any] = {"name": "adata_sp", "batch_argument": "context_key"}
-    spots = Cells.of(target, loaded.genes, **keys, **names, caller=CALLER)
+    spots = Cells.of(target, loaded.genes, **keys, called=("adata_sp", "context_key"), caller=CALLER)
     keys = {"layer": reference_layer, "batch_key": reference_context_key}
-    names = {"name": "adata_sc", "batch_argument": "reference_context_key"}
+    keys["called"] = ("adata_sc", "reference_context_key")
     single_cells = modality_of(adata_sc, modality)
-    reference = Cells.of(single_cells, loaded.genes, **keys, **names, caller=f"{CALLER} (reference)")
+    reference = Cells.of(single_cells, loaded.genes, **keys, caller=f"{CALLER} (reference)")
     load = f"model = sf.model.load_pretrained({str(model)!r}); " if isinstance(model, str | Path) else ""
     wanted = genes_to_impute(spots, reference, genes, vocabulary=loaded.genes, caller=CALLER, load=load)
 

@@ -142,8 +142,8 @@ def predict_perturbation(
     No change is predicted where nothing can be learned. Of a gene that no cell shows perturbed, alone or in a
     combination, little can be said from a small screen: what all perturbations have in common. The guide
     ("Perturbations nobody has measured") says what a prediction is made of and how good it is, and
-    `sf.metrics.perturbation` scores predictions against controls of their own; ``benchmarks/results/perturbation.md``
-    has the scores next to simple means, which are hard to beat.
+    `sf.metrics.perturbation` scores predictions against controls of their own;
+    ``benchmarks/results/predict_perturbation.md`` has the scores next to simple means, which are hard to beat.
 
     Examples
     --------

@@ -96,7 +96,7 @@ def _scheme_of_literal(names: Names, literal: NDArray[np.bool_]) -> str:
 
 
 def _match_stems(names: Names, target: NDArray[np.int64], route: Names, known: NDArray[np.bool_]) -> None:
-    """Let `GENE-1` follow `GENE`, in place, where nobody knows a gene of that name and `GENE` is there too."""
+    """Let `GENE-1` follow `GENE`, in place, where nobody knows a gene of that name and `GENE` is present."""
     once = np.flatnonzero(~pd.Index(names).duplicated(keep=False))
     column_of = dict(zip(names[once], once.tolist(), strict=True))
     unknown = np.flatnonzero(~known & (target < 0))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Names = NDArray[np.object_]
     Index = Mapping[str, Mapping[str, int]]  # route -> name -> position
 
-__all__ = ["GeneNames", "as_names", "find", "gene_names", "is_ensembl", "stable_ids"]
+__all__ = ["GeneNames", "as_names", "find", "gene_names", "gene_table", "is_ensembl", "stable_ids"]
 
 _GENE_ID = re.compile(r"(?P<id>(?P<prefix>ENS[A-Z]*G)\d{11})(?:\.\d+)?(?:_PAR_Y)?")
 _ENSEMBL = {"ensembl": "ENSG", "mouse_ensembl": "ENSMUSG"}
@@ -44,12 +44,17 @@ class GeneNames:
         return counts
 
 
+def gene_table() -> pd.DataFrame:
+    """Read the shipped table, one row per human gene, indexed by Ensembl id."""
+    with resources.files("scfoundry.data").joinpath("human_genes.tsv.gz").open("rb") as file:
+        return pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, compression="gzip", index_col=0)
+
+
 @functools.cache
 def gene_names() -> GeneNames:
     """Load the shipped table once."""
-    with resources.files("scfoundry.data").joinpath("human_genes.tsv.gz").open("rb") as file:
-        table = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, compression="gzip", engine="c")
-    ids = as_names(table["ensembl_id"])
+    table = gene_table()
+    ids = as_names(table.index)
     symbols = as_names(table["symbol"])
     human = {
         "ensembl": _positions(ids),

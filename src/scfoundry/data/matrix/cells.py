@@ -47,18 +47,16 @@ class Cells:
         batch_key: str | None = None,
         spatial_key: str | None = None,
         caller: str,
-        name: str = "adata",
-        batch_argument: str = "batch_key",
+        called: tuple[str, str] = ("adata", "batch_key"),
         allow_log1p: bool = True,
     ) -> Self:
         """Check an AnnData and align it; it is only read.
 
-        ``caller``, ``name`` and ``batch_argument`` are the user's function, and what it calls ``adata`` and
-        ``batch_key``, for messages: a ValueError where a key does not exist, the values are unusable, or too few genes
-        are in the vocabulary.
+        ``caller`` is the user's function, and ``called`` what it calls ``adata`` and ``batch_key``, for messages: a
+        ValueError where a key does not exist, the values are unusable, or too few genes are in the vocabulary.
         """
-        groups = contexts(adata, batch_key, name=name, argument=batch_argument)
-        xy = coordinates(adata, spatial_key, groups, name=name)
+        groups = contexts(adata, batch_key, name=called[0], argument=called[1])
+        xy = coordinates(adata, spatial_key, groups, name=called[0])
         reader = CountsReader(adata, vocabulary, layer=layer, caller=caller, allow_log1p=allow_log1p)
         return cls(reader, groups, xy, adata.obs_names.to_numpy().astype(str), reader)
 

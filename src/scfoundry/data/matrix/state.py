@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["MatrixReport", "MatrixState", "inspect_matrix", "to_linear"]
+__all__ = ["LOG_CEILING", "MatrixReport", "MatrixState", "inspect_matrix", "to_linear"]
 
-_LOG_CEILING = 20.0
+LOG_CEILING = 20.0
 """log2 of 1e6: no logarithm of counts, CPM or TPM lies above it."""
 
 _LINEAR: Final = 0.0
@@ -110,7 +110,7 @@ def inspect_matrix(adata: AnnData, *, layer: str | None = None, block_size: int 
         n_integers += int(integers.sum())
         n_negative += int((values < 0).sum())
         maximum = max(maximum, float(values.max()))
-        if maximum <= _LOG_CEILING and n_negative == 0 and not integers.all():
+        if maximum <= LOG_CEILING and n_negative == 0 and not integers.all():
             scale.add(block, integers)
 
     log_base = None
@@ -118,7 +118,7 @@ def inspect_matrix(adata: AnnData, *, layer: str | None = None, block_size: int 
         state = MatrixState.SCALED
     elif n_integers == n_values:
         state = MatrixState.COUNTS
-    elif maximum > _LOG_CEILING:
+    elif maximum > LOG_CEILING:
         state = MatrixState.NORMALISED
     else:
         proven = scale.proven()

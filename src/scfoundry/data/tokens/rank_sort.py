@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Starts = NDArray[np.int64]
     Divisors = NDArray[np.float64]
     Packed = NDArray[np.uint64]
+    Buffers = tuple[Columns, Columns, Divisors, Values, Packed, Packed, Starts]
 
 __all__ = ["count_genes", "sort_genes"]
 
@@ -61,13 +62,7 @@ def _sort_cell(
     gene_of_column: Columns,
     divisors: Divisors,
     ranked: Columns,
-    genes: Columns,
-    ordered: Columns,
-    ratios: Divisors,
-    rounded: Values,
-    packed: Packed,
-    spare: Packed,
-    starts: Starts,
+    buffers: Buffers,
 ) -> None:
     """Write the first ``len(ranked)`` genes of one cell by value / divisor, descending, ties by gene.
 
@@ -75,6 +70,7 @@ def _sort_cell(
     are sorted digit by digit. What is left open then, ratios about 1e-6 apart, a pass of insertion by the exact ratios
     settles; genes whose ratios tie are sorted last, where columns do not have them in order.
     """
+    genes, ordered, ratios, rounded, packed, spare, starts = buffers
     n = 0
     for j in range(len(values)):
         ratio = values[j] / divisors[columns[j]]
@@ -147,21 +143,8 @@ def sort_genes(
     genes, ordered = np.empty(longest, np.int32), np.empty(longest, np.int32)
     ratios, rounded = np.empty(longest, np.float64), np.empty(longest, np.float32)
     packed, spare = np.empty(longest, np.uint64), np.empty(longest, np.uint64)
-    starts = np.empty(_RADIX, np.int64)
+    buffers = (genes, ordered, ratios, rounded, packed, spare, np.empty(_RADIX, np.int64))
     for cell in range(first, last):
         here = slice(indptr[cell], indptr[cell + 1])
         kept = ranked[ranked_indptr[cell] : ranked_indptr[cell + 1]]
-        _sort_cell(
-            values[here],
-            columns[here],
-            gene_of_column,
-            divisors,
-            kept,
-            genes,
-            ordered,
-            ratios,
-            rounded,
-            packed,
-            spare,
-            starts,
-        )
+        _sort_cell(values[here], columns[here], gene_of_column, divisors, kept, buffers)

@@ -300,9 +300,9 @@ class CellNamer(FoundationModel):
         readable = np.flatnonzero(~registered.empty if stage == 1 else ~registered.empty & registered.labelled)
         split = stratified_split(registered.groups, validation_size, readable, np.random.default_rng(seed))
         how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
-        how |= {"schedule": schedule, "batch_size": batch_size, "max_epochs": max_epochs, "seed": seed}
-        trainer_kwargs["checkpoint_dir"] = checkpoint_dir
-        train(self, registered, split, stage=stage, loss_weights=loss_weights, **how, **trainer_kwargs)
+        how |= {"schedule": schedule, "seed": seed}
+        trainer_kwargs |= {"max_epochs": max_epochs, "batch_size": batch_size, "checkpoint_dir": checkpoint_dir}
+        train(self, registered, split, stage=stage, loss_weights=loss_weights, plan_kwargs=how, **trainer_kwargs)
         if stage == 2 and len(split[1]):
             found = calibrate(self, registered, split[1], Compute.resolve(self.module.device))
             if found is not None:

@@ -19,7 +19,6 @@ from scfoundry.train.plan import VALIDATION_SEED, TrainingPlan, fit, positions, 
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from scfoundry.model.cellnamer._config import CellNamerConfig
     from scfoundry.model.cellnamer._corpus import RegisteredCells
     from scfoundry.model.cellnamer._module import CellNamerModule
-    from scfoundry.train.plan import Schedule, Trainable
+    from scfoundry.train.plan import Trainable
 
     Drawn = tuple[Batch, np.random.Generator]
 
@@ -137,19 +136,15 @@ def train(
     stage: Stage,
     loss_weights: Mapping[str, float] | None,
     max_epochs: int | None,
-    lr: float,
-    warmup_steps: int | None,
     batch_size: int,
-    seed: int,
-    checkpoint_dir: str | Path | None,
-    weight_decay: float,
-    schedule: Schedule,
-    **trainer_kwargs: Any,
+    plan_kwargs: Mapping[str, Any],
+    **fit_kwargs: Any,
 ) -> None:
     """Train a model on some registered cells, others held out; see `CellNamer.train`."""
     module = model.module
     weights = _objective_weights(stage, loss_weights, with_markers=bool(module.config.profiles))
-    objectives, data = prepare(module, registered, split, stage=stage, batch_size=batch_size, seed=seed)
+    objectives, data = prepare(module, registered, split, stage=stage, batch_size=batch_size, seed=plan_kwargs["seed"])
+    lr, warmup_steps = plan_kwargs["lr"], plan_kwargs["warmup_steps"]
     if isinstance(objectives, TextObjectives):
         markers = nn.ParameterList(objectives.marker_weights)
         other_rates = [(module.heads.linear, LINEAR_RATE * lr), (markers, MARKER_RATE * lr)]
@@ -157,19 +152,13 @@ def train(
         other_rates = [(objectives.decoders, lr)]
     steps = len(data.train_dataloader())
     max_epochs = math.ceil(N_STEPS / steps) if max_epochs is None else max_epochs
-    plan = CellNamerPlan(
-        objectives,
-        data,
-        weights,
-        lr=lr,
-        weight_decay=weight_decay,
-        warmup_steps=max_epochs * steps // 10 if warmup_steps is None else warmup_steps,
-        schedule=schedule,
-        seed=seed,
-        other_rates=other_rates,
-    )
+    rates = {
+        "warmup_steps": max_epochs * steps // 10 if warmup_steps is None else warmup_steps,
+        "other_rates": other_rates,
+    }
+    plan = CellNamerPlan(objectives, data, weights, **(dict(plan_kwargs) | rates))
     with training_only(module, LEARNING[stage]):
-        fit(model, plan, data, max_epochs=max_epochs, checkpoint_dir=checkpoint_dir, **trainer_kwargs)
+        fit(model, plan, data, max_epochs=max_epochs, **fit_kwargs)
     if isinstance(objectives, TextObjectives):
         objectives.conclude()
         found = n_studies(module.config.types, registered.studies(split[0]), CellOntology.load())

@@ -13,7 +13,7 @@ from scfoundry.train.cells import BestWeights, CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -64,25 +64,24 @@ def learn(
     train: TunedPart,
     max_epochs: int,
     patience: int,
-    lr: float | None,
     batch_size: int,
-    seed: int,
+    plan_kwargs: Mapping[str, Any],
     **trainer_kwargs: Any,
 ) -> None:
     """Train the head, and the encoder with it if asked for; rows to learn from, and rows held out."""
     how = LEARNING[train]
+    given = {name: value for name, value in plan_kwargs.items() if value is not None}
     data = CellDataModule(*rows, lengths=loss.cells.lengths(), batch_size=batch_size)
     n_steps = max_epochs * len(data.train_dataloader())
     plan = CellTrainingPlan(
         model.module,
         data,
         loss,
-        lr=how["lr"] if lr is None else lr,
         weight_decay=WEIGHT_DECAY,
         # A small reference has fewer steps than the published warm-up.
         warmup_steps=min(how["warmup_steps"], n_steps // 10),
         schedule="linear",
-        seed=seed,
+        **{"lr": how["lr"]} | given,
     )
     callbacks = [BestWeights(model.module, patience)] if len(rows[1]) else []
     with training_only(model.module, how["parts"]):

@@ -148,9 +148,10 @@ class TrainableLangCell(FoundationModel):
                 raise ValueError(msg)
             texts = CellTexts(columns, self.tokenizer)
         how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
-        how |= {"schedule": schedule, "batch_size": batch_size, "validation_size": validation_size, "seed": seed}
+        how |= {"schedule": schedule, "seed": seed}
+        trainer_kwargs |= {"batch_size": batch_size, "validation_size": validation_size}
         trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir}
-        pretrain(self, cells, texts, weights, stage=stage, **how, **trainer_kwargs)
+        pretrain(self, cells, texts, weights, stage=stage, plan_kwargs=how, **trainer_kwargs)
 
     def fine_tune_texts(
         self,
@@ -271,8 +272,8 @@ class TrainableLangCell(FoundationModel):
         cells = self._training_cells(read)
         loss = ClassLoss(self.module, cells, coded, F.cross_entropy)
         split = stratified_split(coded, validation_size, rows, np.random.default_rng(seed))
-        how: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
-        learn(self, loss, split, train=train, seed=seed, **how, **trainer_kwargs)
+        how: dict[str, Any] = {"batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
+        learn(self, loss, split, train=train, plan_kwargs={"lr": lr, "seed": seed}, **how, **trainer_kwargs)
         looked_at = np.intersect1d(draw_shots(coded, max(1, N_LOOKED_AT // len(classes)), seed), rows)
         warn_of_one_class(self.class_probabilities(read.take(looked_at), Compute.resolve()), coded[looked_at], classes)
 
@@ -317,8 +318,8 @@ class TrainableLangCell(FoundationModel):
         loss = ClassLoss(self.module, cells, values, partial(focal_loss, gamma=gamma, alpha=alpha))
         alike, rows = np.zeros(read.n_obs, dtype=np.int64), np.arange(read.n_obs)
         split = stratified_split(alike, validation_size, rows, np.random.default_rng(seed))
-        how: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
-        learn(self, loss, split, train=train, seed=seed, **how, **trainer_kwargs)
+        how: dict[str, Any] = {"batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
+        learn(self, loss, split, train=train, plan_kwargs={"lr": lr, "seed": seed}, **how, **trainer_kwargs)
 
     def predict_classes(
         self,

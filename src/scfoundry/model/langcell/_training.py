@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
-    from scfoundry.train.plan import Schedule, Trainable
+    from scfoundry.train.plan import Trainable
 
 __all__ = ["Stage", "check_stage", "objective_weights", "pretrain"]
 
@@ -46,16 +46,12 @@ def pretrain(
     stage: Stage,
     batch_size: int,
     validation_size: float,
-    seed: int,
-    lr: float,
-    weight_decay: float,
-    warmup_steps: int,
-    schedule: Schedule,
+    plan_kwargs: Mapping[str, Any],
     **fit_kwargs: Any,
 ) -> None:
     """Train a model on cells, in stage 2 on their texts, too; see `LangCell.train`."""
     lengths = cells.lengths()
-    train, validation = split(np.flatnonzero(lengths), validation_size, seed)
+    train, validation = split(np.flatnonzero(lengths), validation_size, plan_kwargs["seed"])
     if len(train) < len(lengths) - len(validation):
         logger.warning("%d cells without a gene of the vocabulary are left out.", np.sum(lengths == 0))
 
@@ -67,11 +63,7 @@ def pretrain(
         model.module,
         data,
         Pretraining(model.module, momentum, cells, texts, weights),
-        lr=lr,
-        weight_decay=weight_decay,
-        warmup_steps=warmup_steps,
-        schedule=schedule,
-        seed=seed,
+        **plan_kwargs,
     )
     with training_only(model.module, LEARNING[stage]):
         fit(model, plan, data, **fit_kwargs)

@@ -104,7 +104,7 @@ class Annotator(Fitted):
         reference
             Labelled cells.
         labels
-            Their labels; a model that reads texts begins with what the texts say.
+            Their labels; a model that reads texts begins with the probabilities by these.
         codes
             Number of the label of every cell, (n_obs,).
         query
@@ -147,7 +147,7 @@ class Annotator(Fitted):
             fitted = TextHead.fit(model, reference, labels, codes, query=query, genes=genes, compute=compute)
         else:
             how["tune"] = train == "all"
-            model, fitted = CellHeads.fit(model, reference, codes, query=query, genes=genes, **how)
+            model, fitted = CellHeads.fit(model, reference.only(genes), codes, query=query, **how)
         return cls(model, tuple(labels), genes, np.bincount(codes, minlength=len(labels)), fitted)
 
     def predict(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:

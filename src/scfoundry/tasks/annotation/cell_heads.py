@@ -50,26 +50,24 @@ class CellHeads:
     def fit(
         cls,
         model: Any,
-        reference: Cells,
+        labelled: Cells,
         codes: NDArray[np.int64],
         *,
         query: Cells | None,
-        genes: NDArray[np.int64],
         max_epochs: int | None,
         seed: int,
         compute: Compute,
         tune: bool,
     ) -> tuple[Any, Self]:
-        """Fit to labelled cells, those to annotate in their contexts; with ``tune`` in a fine-tuned copy."""
-        rng, rows = np.random.default_rng(seed), reference.by_name
-        labelled, among = reference.only(genes), _among(reference, query, genes)
+        """Fit to labelled cells and their genes, those to annotate in their contexts; with ``tune`` in a tuned copy."""
+        rng, rows, among = np.random.default_rng(seed), labelled.by_name, _among(labelled, query)
         learned, held_out = stratified_split(codes, HELD_OUT, rows, rng, at_least=1) if tune else (rows, rows[:0])
         by_embedding = EmbeddingHead.fit(model.embed(among, compute)[: len(codes)], codes, learned, rng)
         if tune:
             model, by_embedding = fine_tune_encoder(
                 model, among, codes, held_out, by_embedding, max_epochs=max_epochs, seed=seed, compute=compute
             )
-        by_genes = GeneHead.fit(labelled, genes, codes, rows, rng)
+        by_genes = GeneHead.fit(labelled, labelled.measured, codes, rows, rng)
         prior = PRIOR_TAKEN_BACK * np.log(np.bincount(codes) / len(codes))
         return model, cls(
             by_embedding._replace(bias=by_embedding.bias - prior), by_genes._replace(bias=by_genes.bias - prior)
@@ -90,10 +88,10 @@ class CellHeads:
         return cls(EmbeddingHead(**under("embedding_", arrays)), GeneHead(**under("genes_", arrays)))
 
 
-def _among(reference: Cells, query: Cells | None, genes: NDArray[np.int64]) -> Cells:
+def _among(reference: Cells, query: Cells | None) -> Cells:
     """The labelled cells, and after them cells to annotate that share a context with one of them."""
     if query is None:
-        return reference.only(genes)
+        return reference
     names = [[context.name for context in cells.contexts] for cells in (reference, query)]
     if set(names[0]).isdisjoint(names[1]):
         logger.warning(
@@ -101,6 +99,6 @@ def _among(reference: Cells, query: Cells | None, genes: NDArray[np.int64]) -> C
             "labels are learned. For common contexts, name samples alike or leave out both batch keys.",
             *(", ".join(map(repr, sorted(some)[:3])) + ", ..." * (len(some) > 3) for some in names),
         )
-    both = reference.followed_by(query, genes)
+    both = reference.followed_by(query, reference.measured)
     shared = [context.rows for context in both.contexts if context.rows[0] < reference.n_obs]
     return both.take(np.sort(np.concatenate(shared)))

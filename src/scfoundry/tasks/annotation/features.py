@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CellFeatures", "LinearHead"]
 
-# Lengths as a head reads them, on average: what a data set shows of itself counts for more than what other data sets
-# have taught.
+# Mean lengths as a head reads them: what a data set shows of itself counts for more than what pre-training learned.
 LATENT_LENGTH, COMPONENTS_LENGTH = 10.0, 20.0
 TINY = 1e-9
 

@@ -1,4 +1,4 @@
-"""What hidden genes teach: how much each kind of evidence is worth, and how far to trust what follows."""
+"""Learned from hidden genes: how much each kind of evidence is worth, and how far to trust what follows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Confidence", "RisingLine", "fit_weights", "rates"]
 
-# A gene with fewer counts says nothing about where they lie.
+# A gene with fewer counts is not informative about where they lie.
 MIN_COUNTS = 10
 MIN_GENES = 5
 
 
 def fit_weights(
-    counts: NDArray[np.float32],
-    evidence: NDArray[np.float32],
-    default: NDArray[np.float64],
-    used: NDArray[np.bool_],
+    counts: NDArray[np.float32], evidence: NDArray[np.float32], default: NDArray[np.float64], used: NDArray[np.bool_]
 ) -> NDArray:
     r"""Exponents of a product of evidence, by the likelihood of where the counts of hidden genes lie.
 

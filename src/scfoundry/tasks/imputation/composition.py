@@ -102,10 +102,7 @@ def decoded_shares(
 
 
 def compositions(
-    spots: Cells,
-    states: States,
-    panel: NDArray[np.int64],
-    neighbors: sparse.csr_matrix | None,
+    spots: Cells, states: States, panel: NDArray[np.int64], neighbors: sparse.csr_matrix | None
 ) -> NDArray[np.float32]:
     r"""Share of every state in every spot by genes of the ``panel``, (n, K); equal shares for a spot without counts.
 

@@ -1,4 +1,4 @@
-"""What library, composition, gene vectors and decoder say of genes that a panel lacks."""
+"""Evidence of library, composition, gene vectors and decoder for genes that a panel lacks."""
 
 from __future__ import annotations
 

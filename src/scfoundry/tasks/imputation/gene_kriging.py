@@ -27,9 +27,9 @@ __all__ = ["gene_directions", "unit_vectors"]
 MAX_RESIDUAL = 5.0
 # Keeps the residual of a gene that is hardly ever expected from exploding at its first count.
 LEAST_VARIANCE = 0.01
-# Noise beside the mean eigenvalue of the vectors' covariance.
+# Noise in units of the mean eigenvalue of the vectors' covariance.
 NOISE = 1.0
-# What the neighbourhood says of a spot beside the spot itself.
+# Weight of the neighbourhood of a spot; the spot itself has the rest.
 NEIGHBOR_SHARE = 0.5
 
 
@@ -39,10 +39,7 @@ def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def gene_directions(
-    spots: Cells,
-    vectors: NDArray[np.float32],
-    panel: NDArray[np.int64],
-    neighbors: sparse.csr_matrix | None,
+    spots: Cells, vectors: NDArray[np.float32], panel: NDArray[np.int64], neighbors: sparse.csr_matrix | None
 ) -> NDArray[np.float32]:
     r"""In which direction of gene space every spot deviates from the mean spot, (n, D), mean squared length 1.
 

@@ -134,7 +134,7 @@ def names_of(positions: NDArray[np.int64], cells: Cells) -> list[str]:
 def genes_to_hide(spots: Cells, shared: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Genes of the panel to hide, vocabulary positions, ascending: from all strata of sparsity, a fifth at most.
 
-    Genes with fewer than 10 counts could teach nothing. Of a panel of fewer than 25 such genes none is hidden.
+    Genes with fewer than 10 counts are not informative. Of a panel of fewer than 25 such genes none is hidden.
     """
     detected = np.zeros(len(shared))
     totals = np.zeros(len(shared))

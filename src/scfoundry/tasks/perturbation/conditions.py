@@ -21,26 +21,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Condition", "Prior", "by_group", "choose_prior", "control_cells", "kernels", "usual_distance"]
 
+# Shares of a gene's response that all perturbations have in common; genes differ in theirs.
 COMMON = (0.0, 0.1, 0.3, 0.5)
-"""Shares of a gene's response that all perturbations have in common; genes differ in theirs."""
-
+# Shares of a gene's response that all groups of cells have in common; genes differ in theirs.
 SHARED = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)
-"""Shares of a gene's response that all groups of cells have in common; genes differ in theirs."""
-
 LIKENESS = (0.0, 0.3, 0.7)
 REACH = (0.0, 0.5, 1.0, 2.0)
 
+# Shares of a group's own response that like groups have, too, where likeness of groups counts.
 NEAR = (0.0, 0.5, 0.9)
-"""Shares of a group's own response that like groups have, too, where likeness of groups counts."""
-
+# Fewer groups cannot show whether like groups respond alike.
 LEAST_GROUPS = 6
-"""Fewer groups cannot show whether like groups respond alike."""
-
+# Log evidence that likeness, of genes or groups, must add before it counts.
 LEAST_GAIN = 5.0
-"""Log evidence that likeness, of genes or groups, must add before it counts."""
-
+# Conditions that choices are made on; more would not change them.
 MOST_COMPARED = 400
-"""Conditions that choices are made on; more would not change them."""
 
 
 class Condition(NamedTuple):
@@ -122,12 +117,12 @@ def kernels(
     Shifts: where the model's cells move when a gene is perturbed, from where they move on average, (Z,) by gene.
     States: where the controls of a group lie, in units of the usual distance of groups, (Z,) by group.
     """
-    left, right = _Members.of(rows), _Members.of(columns)
-    own = (np.array(left.names)[:, None] == np.array(right.names)).astype(np.float64)
+    (left, in_left), (right, in_right) = _members(rows), _members(columns)
+    own = (np.array(left)[:, None] == np.array(right)).astype(np.float64)
     if prior.likeness:
-        own = (1 - prior.likeness) * own + prior.likeness * _alike(left.names, right.names, shifts)
-    between = [np.outer(left.table.sum(1), right.table.sum(1))] if prior.several_parts else []
-    between.append(left.table @ own @ right.table.T)
+        own = (1 - prior.likeness) * own + prior.likeness * _alike(left, right, shifts)
+    between = [np.outer(in_left.sum(1), in_right.sum(1))] if prior.several_parts else []
+    between.append(in_left @ own @ in_right.T)
     if not prior.several_groups:
         return np.array(between)
 
@@ -139,20 +134,14 @@ def kernels(
     return np.array([kernel * shared[np.ix_(of_row, of_column)] for kernel in between for shared in across])
 
 
-class _Members(NamedTuple):
+def _members(conditions: Sequence[Condition]) -> tuple[list[str], Array]:
     """Parts of conditions, and which is in which, (n, parts)."""
-
-    names: list[str]
-    table: Array
-
-    @classmethod
-    def of(cls, conditions: Sequence[Condition]) -> _Members:
-        names = sorted({part for condition in conditions for part in condition.parts})
-        position = {part: i for i, part in enumerate(names)}
-        table = np.zeros((len(conditions), len(names)))
-        for i, condition in enumerate(conditions):
-            table[i, [position[part] for part in condition.parts]] = 1
-        return cls(names, table)
+    names = sorted({part for condition in conditions for part in condition.parts})
+    position = {part: i for i, part in enumerate(names)}
+    table = np.zeros((len(conditions), len(names)))
+    for i, condition in enumerate(conditions):
+        table[i, [position[part] for part in condition.parts]] = 1
+    return names, table
 
 
 def choose_prior(

@@ -111,11 +111,7 @@ class LearnedResponses:
         )
 
     def change(
-        self,
-        conditions: Sequence[Condition],
-        control: Array,
-        shifts: Mapping[str, Array],
-        states: Mapping[str, Array],
+        self, conditions: Sequence[Condition], control: Array, shifts: Mapping[str, Array], states: Mapping[str, Array]
     ) -> Array:
         """Change of the control profiles, (m, G), under m conditions, (m, G)."""
         # Of what nobody has seen perturbed nothing is known, not even that it forgets levels.

@@ -24,14 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MeasuredResponses", "measure_responses", "own_reader", "profiles"]
 
+# Of the largest standard deviation: a gene that never varies would otherwise count as infinitely certain.
 LEAST_SPREAD = 1e-3
-"""Of the largest standard deviation: a gene that never varies would otherwise count as infinitely certain."""
-
+# Groups with one perturbation that say how its effect depends on the level of the controls.
 LEAST_GROUPS = 3
-"""Groups with one perturbation that say how its effect depends on the level of the controls."""
-
+# Share of the variance of control levels over groups that must be more than noise.
 LEAST_SIGNAL = 0.1
-"""Share of the variance of control levels over groups that must be more than noise."""
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Responses"]
 
+# Control cells in which genes are perturbed for the model to see; more would hardly move their mean.
 REFERENCE_CELLS = 64
-"""Control cells in which genes are perturbed for the model to see; more would hardly move their mean."""
-
+# Control cells of a group that a fine-tuned model reads.
 MOST_CONTROLS = 512
-"""Control cells of a group that a fine-tuned model reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ class Responses(Fitted):
     model
         Model that it was learned with; a fine-tuned copy with ``fine_tune=True``.
     learned
-        What was learned beside it.
+        Numbers and names that were learned with it.
 
     Examples
     --------

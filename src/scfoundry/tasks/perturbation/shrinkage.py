@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Shrunken", "shrink"]
 
+# Variance of true changes, in units of the variance among like cells.
 RATIOS = np.geomspace(1e-4, 10, 21)
-"""Variance of true changes, in units of the variance among like cells."""
-
+# Of the shares of genes over kernels and ratios (expectation maximisation), which settle within these.
 N_UPDATES = 30
-"""Of the shares of genes over kernels and ratios (expectation maximisation), which settle within these."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""How well counts are denoised."""

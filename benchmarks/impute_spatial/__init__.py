@@ -1,0 +1,1 @@
+"""How well genes are imputed that spots lack."""

@@ -1,0 +1,1 @@
+"""How well unseen perturbations are predicted."""

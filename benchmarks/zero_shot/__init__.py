@@ -1,1 +1,0 @@
-"""Parts of `zero_shot.py`: tasks, left-out studies, peers, combination, tables."""

@@ -1,0 +1,1 @@
+"""How well cells are named from texts alone."""

@@ -1,0 +1,60 @@
+"""Benchmarks, recipes and scripts import and explain themselves: what they call is still there."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Peers that are no dependency of the package.
+OPTIONAL = {"scib_metrics", "celltypist", "tangram"}
+
+pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="an sdist has no benchmarks")
+
+
+@pytest.fixture(autouse=True)
+def _from_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+def modules_of(folder: str) -> list[str]:
+    files = (ROOT / folder).rglob("*.py")
+    return sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.stem[0] != "_")
+
+
+@pytest.mark.parametrize("module", modules_of("benchmarks"))
+def test_every_part_of_a_benchmark_imports(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            raise
+        pytest.skip(f"{error.name} is not installed")
+
+
+def test_every_benchmark_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    benchmarks = importlib.import_module("benchmarks.__main__").BENCHMARKS
+    for name, module in benchmarks.items():
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(f"benchmarks.{module}").main(["--help"])
+        assert ended.value.code == 0
+        assert f"python -m benchmarks {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "script", [path.name for folder in ("recipes", "scripts") for path in sorted((ROOT / folder).glob("*.py"))]
+)
+def test_every_script_explains_itself(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next(ROOT / folder / script for folder in ("recipes", "scripts") if (ROOT / folder / script).exists())
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    monkeypatch.syspath_prepend(str(path.parent))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code == 0
+    assert "usage" in capsys.readouterr().out
