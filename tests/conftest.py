@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from cases import SmallModel
 from scipy import sparse
@@ -58,6 +59,14 @@ ARRAY_TYPES: dict[str, Callable[[np.ndarray], Any]] = {
     "dask_dense": _dask(np.array),
     "dask_csr": _dask(sparse.csr_matrix),
 }
+
+
+@pytest.fixture(autouse=True)
+def _own_threads() -> Iterator[None]:
+    """Numba, which scanpy starts, sets the number of threads of OpenMP: torch's small steps become 50 times slower."""
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(params=ARRAY_TYPES.values(), ids=list(ARRAY_TYPES))
