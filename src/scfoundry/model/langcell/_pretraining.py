@@ -34,10 +34,7 @@ __all__ = ["Pretraining"]
 class Pretraining:
     """Losses of one batch of cells.
 
-    Parameters
-    ----------
-    weights
-        Of every objective; what has none (0) is not computed, but for the contrast of cells and texts.
+    ``weights``: of every objective; what has none (0) is not computed, but for the contrast of cells and texts.
     """
 
     def __init__(
@@ -129,16 +126,9 @@ class Pretraining:
 def draw_pairs(similarity: Tensor, untrue: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The true pairs, every cell with a hard text, every text with a hard cell: a third of them match.
 
-    Parameters
-    ----------
-    similarity
-        Cosine over temperature, cells x texts, (B, B).
-    untrue
-        Which texts are not true of a cell, (B, B) bool.
-
-    Returns
-    -------
-    Numbers of the cells, of the texts, and whether they match; (3B,), less where a cell or text has no negative.
+    ``similarity``: cosine over temperature, cells x texts, (B, B). ``untrue``: which texts are not true of a cell, (B,
+    B) bool. Returns numbers of the cells, of the texts, and whether they match; (3B,), less where a cell or text has no
+    negative.
     """
     true = torch.arange(len(similarity), device=similarity.device)
     cells, hard_texts = hard_negatives(similarity, untrue)
