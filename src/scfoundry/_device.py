@@ -33,10 +33,7 @@ class Compute:
     ) -> Self:
         """Check what a user asked for; ``device="auto"`` takes a CUDA GPU, else Apple's, else the CPU.
 
-        Raises
-        ------
-        ValueError
-            If torch finds no such device, the precision is unknown, or the batch size is not positive.
+        ValueError: if torch finds no such device, the precision is unknown, or the batch size is not positive.
         """
         if precision not in get_args(Precision):
             msg = f"precision must be one of {', '.join(map(repr, get_args(Precision)))}; got {precision!r}."

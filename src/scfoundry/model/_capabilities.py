@@ -123,10 +123,7 @@ class ReadsTexts(Embeds, Protocol):
     def check_labels(self, labels: Sequence[Label]) -> list[str]:
         """Names of the labels for which the weights know neither cells nor markers.
 
-        Raises
-        ------
-        ValueError
-            If the weights cannot use what a label brings along.
+        ValueError: if the weights cannot use what a label brings along.
         """
 
     def embed_texts(self, texts: Sequence[str], compute: Compute) -> NDArray[np.float32]:
@@ -285,10 +282,7 @@ def can(model: object, capability: type) -> bool:
 def require(model: Any, capability: type, *, caller: str) -> Any:
     """Return the model as one that can do something.
 
-    Raises
-    ------
-    ValueError
-        If it cannot; the message names weights that can.
+    ValueError: if it cannot; the message names weights that can.
     """
     if not isinstance(model, capability):
         lack, weights = ABILITIES[capability]

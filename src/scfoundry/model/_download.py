@@ -24,12 +24,8 @@ TIMEOUT_SECONDS = 30
 def download(url: str, target: Path, sha256: str) -> Path:
     """Download a file to ``target`` unless it exists; an unfinished one stays as ``<name>.part`` and is resumed.
 
-    Raises
-    ------
-    ConnectionError
-        If the server cannot be reached or the connection breaks; the part that arrived is kept.
-    ValueError
-        If the complete file has another checksum; it is deleted.
+    ConnectionError: if the server cannot be reached or the connection breaks; the part that arrived is kept.
+    ValueError: if the complete file has another checksum; it is deleted.
     """
     if target.exists():
         return target

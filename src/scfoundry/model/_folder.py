@@ -38,12 +38,8 @@ class Saved(NamedTuple):
 def read_folder(folder: Path, model: str) -> Saved:
     """Read the folder of a model of this name.
 
-    Raises
-    ------
-    CheckpointError
-        If a file is damaged, or the folder holds another model.
-    FileNotFoundError
-        If the weights are missing.
+    CheckpointError: if a file is damaged, or the folder holds another model. FileNotFoundError: if the weights are
+    missing.
     """
     try:
         saved = json.loads((folder / CONFIG_FILE).read_text())

@@ -36,14 +36,6 @@ def softmax_regression(
     It is our own because neither scikit-learn nor statsmodels fits such a regression with an offset :math:`o`, logits
     (n, C). Where the bias is free (:math:`r_b = 0`), features are centred in passing, without making them dense: the
     optimum is the same, and found in a tenth of the steps.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> features, codes = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1])
-    >>> weights, bias = softmax_regression(features, codes, 2, ridge=0.1)
-    >>> (np.array([[0.5], [2.5]]) @ weights + bias).argmax(1)
-    array([0, 1])
     """
     n, n_features = features.shape
     rows = np.arange(n)

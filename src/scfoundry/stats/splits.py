@@ -18,13 +18,6 @@ def stratified_split(
     """Divide rows into those to learn from, in the given order, and a share held out of every class, ascending.
 
     Shares are rounded down; with ``at_least`` so many are held out of a class, and one row at least is learned from.
-
-    Examples
-    --------
-    >>> codes = np.repeat([0, 1], [10, 20])
-    >>> learned, held_out = stratified_split(codes, 0.1, np.arange(30), np.random.default_rng(0))
-    >>> np.bincount(codes[held_out])
-    array([1, 2])
     """
     drawn = [rows[:0]]
     for code in np.unique(codes[rows]):

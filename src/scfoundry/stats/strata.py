@@ -17,12 +17,6 @@ ZERO_RATES = (0.0, 0.75, 0.9, 0.95, 1.0)
 
 
 def stratum_of(values: NDArray[np.floating], edges: Sequence[float] = ZERO_RATES) -> NDArray[np.int64]:
-    """Number k of the stratum with ``edges[k] < value <= edges[k + 1]``; -1 for a value in none.
-
-    Examples
-    --------
-    >>> stratum_of(np.array([0.0, 0.75, 0.8, 1.0]))
-    array([-1,  0,  1,  3])
-    """
+    """Number k of the stratum with ``edges[k] < value <= edges[k + 1]``; -1 for a value in none."""
     number = np.searchsorted(edges, values, side="left") - 1
     return np.where(number < len(edges) - 1, number, -1)

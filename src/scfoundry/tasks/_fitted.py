@@ -43,12 +43,8 @@ class Fitted:
     def load(cls, folder: str | Path) -> Self:
         """Read what `save` wrote.
 
-        Raises
-        ------
-        FileNotFoundError
-            If the folder holds no fitted object.
-        CheckpointError
-            If it holds one of another kind, or is damaged.
+        FileNotFoundError: if the folder holds no fitted object. CheckpointError: if it holds one of another kind, or is
+        damaged.
         """
         return cls._restored(*read_fitted(folder, cls.__name__))
 

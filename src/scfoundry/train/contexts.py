@@ -45,20 +45,13 @@ def fine_tune(
 ) -> None:
     """Train parts of a model (``"layers"``, ``"decoder"``) on whole contexts, and freeze all others.
 
-    Parameters
-    ----------
-    loss
-        Maps a context and the number of optimiser steps so far to ``loss`` and its parts, named tensors. It reads the
-        cells itself and moves them to ``model.module.device``. While ``model.module.training`` is false it gives the
-        loss of what is held out. Random numbers come from torch's default generators, which are seeded for every step.
-    head
-        What a task sets on top of the model and trains with it, at ``lr``; its weights change in place.
-    cells_per_step
-        Most cells of a context that a step sees; how many epochs mean how many steps.
-    part_lrs
-        Learning rates of submodules that differ.
-    validate_on
-        Numbers of the contexts whose validation loss counts, all if `None`.
+    ``loss``: maps a context and the number of optimiser steps so far to ``loss`` and its parts, named tensors. It reads
+    the cells itself and moves them to ``model.module.device``. While ``model.module.training`` is false it gives the
+    loss of what is held out. Random numbers come from torch's default generators, which are seeded for every step.
+    ``head``: what a task sets on top of the model and trains with it, at ``lr``; its weights change in place.
+    ``cells_per_step``: most cells of a context that a step sees; how many epochs mean how many steps. ``part_lrs``:
+    learning rates of submodules that differ. ``validate_on``: numbers of the contexts whose validation loss counts, all
+    if `None`.
     """
     trained = model.module if head is None else nn.ModuleList([model.module, head])
     # Every epoch trains on all contexts and validates on them: what is held out are cells or entries within.

@@ -82,14 +82,8 @@ class Batches:
     A cell is thinned, or seen through the panel of another study or a random one, or standardised by its own study's
     moments, in part or alone. A made-up cell is a mixture of three with 20 to 70 % of a type's markers raised.
 
-    Parameters
-    ----------
-    studies
-        Labelled studies over the vocabulary.
-    markers
-        Marker sets, (K, G) bool.
-    scale
-        Abundance and moments of the training data.
+    ``studies``: labelled studies over the vocabulary. ``markers``: marker sets, (K, G) bool. ``scale``: abundance and
+    moments of the training data.
     """
 
     def __init__(

@@ -22,10 +22,7 @@ __all__ = ["CellObjectives"]
 class CellObjectives(nn.Module):
     """Losses of one batch: hidden genes, and a cell told apart from the others after another dropout.
 
-    Parameters
-    ----------
-    temperature
-        Of the cosine of two cells.
+    ``temperature``: of the cosine of two cells.
     """
 
     def __init__(self, module: CellNamerModule, *, temperature: float) -> None:

@@ -68,19 +68,6 @@ class GeneScale(nn.Module):
         \qquad w = \frac{1}{2}\,\frac{n}{n + 20},
 
     so that a data set of few cells is seen with the eyes of the training data. Genes that are not measured are 0.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from scipy.sparse import csr_matrix
-    >>> from scfoundry.nn.counts import SparseCounts
-    >>> scale = GeneScale(3)
-    >>> counts, measured = SparseCounts.from_csr(csr_matrix([[4, 0, 1], [0, 2, 2]])), torch.tensor([True, True, True])
-    >>> expression = scale.log_expression(counts, measured)
-    >>> moments = GeneMoments(3)
-    >>> moments.update(expression)
-    >>> scale(expression, measured, moments).shape
-    torch.Size([2, 3])
     """
 
     abundance: Tensor
@@ -118,10 +105,7 @@ def standardise(expression: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
 class ExpressionMLP(nn.Module):
     """Z-scores to cell states: small networks side by side, whose disagreement cancels.
 
-    Parameters
-    ----------
-    n_members
-        Number of networks, S.
+    ``n_members``: number of networks, S.
     """
 
     def __init__(self, n_genes: int, n_hidden: int, n_output: int, *, n_members: int = 1, dropout: float = 0.3) -> None:

@@ -39,10 +39,7 @@ class DataMoments(NamedTuple):
 class ExpressionStream:
     """The cells of an AnnData as z-scores, by the moments of the training data and by their own.
 
-    Parameters
-    ----------
-    moments
-        Moments of the same data, if they are known from an earlier pass.
+    ``moments``: moments of the same data, if they are known from an earlier pass.
     """
 
     def __init__(

@@ -27,10 +27,7 @@ class MarkerProfiles(nn.Module):
     hardly a marker is measured from winning by chance. :math:`P` is a product of two narrow matrices: types that share
     markers share what is stored of them.
 
-    Parameters
-    ----------
-    rank
-        Width of the two matrices.
+    ``rank``: width of the two matrices.
     """
 
     of_types: Tensor

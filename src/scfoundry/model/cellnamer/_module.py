@@ -81,17 +81,6 @@ class CellNamerModule(FoundationModule):
     relative to the data set at hand (see :class:`GeneScale`): its mean and standard deviation of every gene are the one
     thing by which cells influence each other here. Bringing neighbours to agree is a step of its own
     (`scfoundry.stats.adaptation`).
-
-    Examples
-    --------
-    >>> from scfoundry.data.labels.ontology import CellOntology
-    >>> from scfoundry.model.cellnamer._config import CellNamerConfig
-    >>> config = CellNamerConfig(types=["CL:0000236", "CL:0000084"], profiles=["CL:0000236", "CL:0000084"])
-    >>> scorer = CellNamerModule(config, n_genes=50).eval()
-    >>> b_cell, cd4 = OfferedLabel(["B cell"], ("CL:0000236",)), OfferedLabel(["CD4 T cell"], ("CL:0000624",))
-    >>> plan = scorer.plan([b_cell, cd4], CellOntology.load())
-    >>> scorer(torch.randn(3, 50), torch.ones(50, dtype=torch.bool), plan).logits.shape
-    torch.Size([3, 2])
     """
 
     weights: Tensor

@@ -28,16 +28,7 @@ class HashedText(nn.Module):
 
     No word is unknown: unseen words share character n-grams with seen ones. The hash is CRC-32, the same everywhere.
 
-    Parameters
-    ----------
-    n_buckets
-        Rows of the table that n-grams are hashed into.
-
-    Examples
-    --------
-    >>> texts = HashedText(n_buckets=512, n_hidden=16, n_output=8)
-    >>> texts(["B cell", "natural killer cell"]).shape
-    torch.Size([2, 8])
+    ``n_buckets``: rows of the table that n-grams are hashed into.
     """
 
     def __init__(self, n_buckets: int, n_hidden: int, n_output: int) -> None:

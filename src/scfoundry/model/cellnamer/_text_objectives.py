@@ -31,19 +31,10 @@ HIDDEN = -1e4
 class TextObjectives(nn.Module):
     """Losses of one batch: which text is a cell's, of which known type it is, and which markers it shows.
 
-    Parameters
-    ----------
-    batches
-        Where the labels come from, for how often each comes up, and the marker sets.
-    temperature
-        Of the cosine of cell and text.
-    broader
-        How often a cell is described by a broader type.
-    made_up
-        Share of cells that are made up from marker sets.
-    occur_together
-        Whether a study has cells of both labels, (labels, labels): what it calls by the broader one is not of the
-        narrower one. Nothing is known of it if `None`.
+    ``batches``: where the labels come from, for how often each comes up, and the marker sets. ``temperature``: of the
+    cosine of cell and text. ``broader``: how often a cell is described by a broader type. ``made_up``: share of cells
+    that are made up from marker sets. ``occur_together``: whether a study has cells of both labels, (labels, labels):
+    what it calls by the broader one is not of the narrower one. Nothing is known of it if `None`.
     """
 
     relatives: Tensor

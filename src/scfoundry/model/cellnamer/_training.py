@@ -50,12 +50,8 @@ LINEAR_RATE, MARKER_RATE = 0.35, 7.5
 class DrawnBatches(pl.LightningDataModule):
     """Batches for training and validation; an epoch draws as many cells as there are.
 
-    Parameters
-    ----------
-    training, validation
-        Where batches are drawn from; without held-out cells there is no validation.
-    made_up
-        Share of cells that are made up from marker sets.
+    ``training``, ``validation``: where batches are drawn from; without held-out cells there is no validation.
+    ``made_up``: share of cells that are made up from marker sets.
     """
 
     def __init__(
@@ -94,14 +90,8 @@ class DrawnBatches(pl.LightningDataModule):
 class CellNamerPlan(TrainingPlan):
     """One batch per step.
 
-    Parameters
-    ----------
-    objectives
-        What they learn beside the module belongs to the state of the training.
-    weights
-        Of every objective.
-    **how
-        Further arguments of `TrainingPlan`.
+    ``objectives``: what they learn beside the module belongs to the state of the training. ``weights``: of every
+    objective. ``**how``: further arguments of `TrainingPlan`.
     """
 
     def __init__(

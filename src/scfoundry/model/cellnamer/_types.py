@@ -19,12 +19,7 @@ class TypeHeads(nn.Module):
     One head per member network on its state, one linear head on the z-scores. All start from
     :math:`\beta\,(k - \bar k)`, the centred marker match, so that a type without a single training cell has a place.
 
-    Parameters
-    ----------
-    n_profiles
-        Number of marker profiles, K.
-    n_members
-        Number of member networks, S.
+    ``n_profiles``: number of marker profiles, K. ``n_members``: number of member networks, S.
     """
 
     profile_of_type: Tensor
@@ -47,14 +42,8 @@ class TypeHeads(nn.Module):
 def claimed_probability(logits: Tensor, shares: Tensor, *, among_all: bool) -> Tensor:
     """Probability of labels, averaged over heads, (n, P).
 
-    Parameters
-    ----------
-    logits
-        Of the known types, (S + 1, n, C).
-    shares
-        Share of every type that each label claims, (P, C).
-    among_all
-        Whether types that no label claims compete, or are left out.
+    ``logits``: of the known types, (S + 1, n, C). ``shares``: share of every type that each label claims, (P, C).
+    ``among_all``: whether types that no label claims compete, or are left out.
     """
     if not among_all:
         taken = shares.sum(0) > 0

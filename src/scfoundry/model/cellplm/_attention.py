@@ -65,10 +65,7 @@ def total(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
 def flow_context(sweep: Sweep) -> FlowContext:
     """Gather a context's sums.
 
-    Parameters
-    ----------
-    sweep
-        Gives those projections of all chunks that a string such as ``"qk"`` names, anew at each of three calls.
+    ``sweep``: gives those projections of all chunks that a string such as ``"qk"`` names, anew at each of three calls.
     """
     queries, keys = total((q.sum(0), k.sum(0)) for q, k in sweep("qk"))
 

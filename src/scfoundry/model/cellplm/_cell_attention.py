@@ -31,14 +31,7 @@ def attention_factors(sweep: Sweep) -> Iterator[AttentionFactors]:
     :math:`w_{ij} = \alpha_i I_i c_j \, (q_i \cdot k_j)`, hence :math:`a_i = \alpha_i I_i q_i` and
     :math:`b_j = c_j k_j`.
 
-    Parameters
-    ----------
-    sweep
-        As in `flow_context`.
-
-    Yields
-    ------
-    The factors of the chunks in order.
+    ``sweep``: as in `flow_context`. Yields the factors of the chunks in order.
     """
     context = flow_context(sweep)
     (conserved_queries,) = total(((q / flow(q, context.keys)[..., None]).sum(0),) for (q,) in sweep("q"))
@@ -64,12 +57,7 @@ def stream_factors(
 ) -> Iterator[AttentionFactors]:
     """Factors of one layer's attention, chunk by chunk; the layers above are not computed.
 
-    Parameters
-    ----------
-    module, chunks, n_cells, device
-        As in `stream_embeddings`.
-    depth
-        Number of the layer, from 0.
+    ``module``, ``chunks``, ``n_cells``, ``device``: as in `stream_embeddings`. ``depth``: number of the layer, from 0.
     """
     layers = cast("Sequence[EncoderLayer]", module.layers)
     with closing(ContextStates(module, n_cells, device=device)) as states:

@@ -127,10 +127,7 @@ def from_released(state: dict[str, Tensor], module: CellPLMModule, *, source: st
 def config_from_released(released: dict[str, Any]) -> CellPLMConfig:
     """Translate an official config; the choices reproduce the released computation.
 
-    Raises
-    ------
-    CheckpointError
-        If the config asks for a structure that CellPLM's official weights do not have.
+    CheckpointError: if the config asks for a structure that CellPLM's official weights do not have.
     """
     other = [f"{key}={released[key]!r}" for key, value in FIXED.items() if released.get(key, value) != value]
     if other:
@@ -144,12 +141,7 @@ def config_from_released(released: dict[str, Any]) -> CellPLMConfig:
 def find_version(folder: Path, version: str | None) -> str:
     """Version whose two official files lie in a folder.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is none, or not the one asked for.
-    ValueError
-        If there are several to choose from.
+    FileNotFoundError: if there is none, or not the one asked for. ValueError: if there are several to choose from.
     """
     versions = sorted(
         path.name.removesuffix(CONFIG_SUFFIX)
@@ -174,9 +166,7 @@ def read_release(
 ) -> tuple[CellPLMConfig, GeneVocabulary, dict[str, Tensor], Path]:
     """Read official files.
 
-    Returns
-    -------
-    Config, vocabulary, released tensors, and the file that held them.
+    Returns config, vocabulary, released tensors, and the file that held them.
     """
     version = find_version(folder, version)
     released = json.loads((folder / f"{version}{CONFIG_SUFFIX}").read_text())

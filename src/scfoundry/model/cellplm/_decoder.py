@@ -75,18 +75,9 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Decode n cells.
 
-        Parameters
-        ----------
-        z
-            Latents, (n, Z).
-        batch, dataset
-            Labels, (n,); without them the cell is decoded for an unknown one.
-        genes
-            Vocabulary positions to decode, (g,); all if `None`.
-
-        Returns
-        -------
-        Unscaled mean, (n, g), and dispersion, (g,).
+        ``z``: latents, (n, Z). ``batch``, ``dataset``: labels, (n,); without them the cell is decoded for an unknown
+        one. ``genes``: vocabulary positions to decode, (g,); all if `None`. Returns unscaled mean, (n, g), and
+        dispersion, (g,).
         """
         labels = {"batch": batch, "dataset": dataset}
         x = z

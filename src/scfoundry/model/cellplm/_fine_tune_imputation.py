@@ -49,14 +49,9 @@ def fine_tune_on_both(
 ) -> None:
     """Train all parts of a model by the negative binomial loss of what each data set has measured.
 
-    Parameters
-    ----------
-    panel
-        Genes of the spots to learn from, vocabulary positions.
-    hidden
-        Genes of the spots that are hidden: their likelihood decides which weights stay.
-    max_epochs
-        Most passes over spots and cells; as many as make about 300 steps if `None`.
+    ``panel``: genes of the spots to learn from, vocabulary positions. ``hidden``: genes of the spots that are hidden:
+    their likelihood decides which weights stay. ``max_epochs``: most passes over spots and cells; as many as make about
+    300 steps if `None`.
     """
     module, config = model.module, replace(model.module.config, mask_cells=MASKED_CELLS, mask_genes=MASKED_GENES)
     shown, hidden_genes = torch.from_numpy(panel), torch.from_numpy(hidden)

@@ -62,22 +62,10 @@ def fine_tune_perturbations(
     A tenth of the perturbations, at least one, is for validation where there are more than four, and the best weights
     by it return. An epoch shows as many perturbations as there are.
 
-    Parameters
-    ----------
-    controls
-        Control cells, every group a context.
-    conditions
-        Context and vocabulary positions of the replaced genes of every condition; without genes it is the controls.
-    profiles, genes
-        Mean log expression of every condition, (n, g), and vocabulary positions of the genes that it is of, (g,).
-    value
-        What replaces the log expression of a perturbed gene.
-    max_epochs
-        Most epochs, 100 if `None`.
-
-    Returns
-    -------
-    Weights of the head by name.
+    ``controls``: control cells, every group a context. ``conditions``: context and vocabulary positions of the replaced
+    genes of every condition; without genes it is the controls. ``profiles``, ``genes``: mean log expression of every
+    condition, (n, g), and vocabulary positions of the genes that it is of, (g,). ``value``: what replaces the log
+    expression of a perturbed gene. ``max_epochs``: most epochs, 100 if `None`. Returns weights of the head by name.
     """
     device = compute.device
     rng = np.random.default_rng(seed)

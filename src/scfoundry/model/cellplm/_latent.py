@@ -48,14 +48,8 @@ def gumbel(uniform: Tensor) -> Tensor:
 class MixtureLatent(nn.Module):
     """Gaussian mixture: q(y | x), then q(z | x, y), with prior p(z | y).
 
-    Parameters
-    ----------
-    n_clusters
-        Number of components K.
-    floor
-        Below this value either term is a constant without gradient.
-    prior_weight, categorical_weight
-        Weights of the conditional-prior term and of the categorical term.
+    ``n_clusters``: number of components K. ``floor``: below this value either term is a constant without gradient.
+    ``prior_weight``, ``categorical_weight``: weights of the conditional-prior term and of the categorical term.
     """
 
     def __init__(

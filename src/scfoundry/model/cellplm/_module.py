@@ -105,16 +105,8 @@ class CellPLMModule(FoundationModule):
     def encode(self, expression: SparseCounts, coordinates: Tensor | None = None) -> Tensor:
         """Encode a whole context at once.
 
-        Parameters
-        ----------
-        expression
-            Log expression of n cells, as `SparseCounts.log_normalised` gives it.
-        coordinates
-            x and y in [0, 1], (n, 2).
-
-        Returns
-        -------
-        Normalised encoder states u, (n, D): the input of the latent.
+        ``expression``: log expression of n cells, as `SparseCounts.log_normalised` gives it. ``coordinates``: x and y
+        in [0, 1], (n, 2). Returns normalised encoder states u, (n, D): the input of the latent.
         """
         h = self.embedder(expression, coordinates)
         for layer in self.layers:

@@ -69,18 +69,9 @@ def reconstruction_loss(
 ) -> Tensor:
     """Negative binomial loss of the cells that have masked entries, mean over those cells.
 
-    Parameters
-    ----------
-    counts
-        Full counts of n cells.
-    mean, dispersion
-        Decoder output over ``genes``, (n, g) and (g,).
-    mask
-        Hidden entries, (n, G).
-    genes
-        Vocabulary positions of the measured genes; all if `None`.
-    masked_term
-        Add the loss of the masked entries alone, as in training.
+    ``counts``: full counts of n cells. ``mean``, ``dispersion``: decoder output over ``genes``, (n, g) and (g,).
+    ``mask``: hidden entries, (n, G). ``genes``: vocabulary positions of the measured genes; all if `None`.
+    ``masked_term``: add the loss of the masked entries alone, as in training.
     """
     masked_cells = mask.any(1).nonzero().squeeze(1)
     counts, mean = counts.take(masked_cells), mean[masked_cells]
@@ -105,14 +96,8 @@ def pretraining_loss(module: CellPLMModule, sample: ContextSample, step: int) ->
 
     Random numbers come from torch's default generators: seed them around this call.
 
-    Parameters
-    ----------
-    sample
-        The cells of one context that stay, see `keep_cells`.
-
-    Returns
-    -------
-    ``loss`` and its parts ``reconstruction`` and ``latent``.
+    ``sample``: the cells of one context that stay, see `keep_cells`. Returns ``loss`` and its parts ``reconstruction``
+    and ``latent``.
     """
     config = module.config
     device = sample.counts.values.device
@@ -142,14 +127,8 @@ def imputation_loss(
 ) -> Tensor:
     """Loss of some genes of a sample, the mean scaled to what was counted of them; masked entries only in training.
 
-    Parameters
-    ----------
-    sample
-        Cells of one context.
-    genes
-        Vocabulary positions of genes to predict, (g,).
-    shown
-        Those that the encoder is shown, the panel of the spots, for cells of the reference, too.
+    ``sample``: cells of one context. ``genes``: vocabulary positions of genes to predict, (g,). ``shown``: those that
+    the encoder is shown, the panel of the spots, for cells of the reference, too.
     """
     seen = sample.restricted(shown).to(module.device)
     expression = seen.counts.log_normalised(config.library_size)

@@ -21,10 +21,7 @@ def position_code(coordinates: Tensor, n_hidden: int) -> Tensor:
     With :math:`\omega_m = 10000^{-4m/D}`, channels :math:`2m, 2m+1` hold :math:`\sin(y\omega_m), \cos(y\omega_m)` in
     the first half and the same of x in the second: the released order of the axes.
 
-    Parameters
-    ----------
-    coordinates
-        x and y in [0, 1], (n, 2).
+    ``coordinates``: x and y in [0, 1], (n, 2).
     """
     bins = ((coordinates.float() * 1.02 - 0.01) * N_BINS).trunc().clamp(0, N_BINS - 1)
     m = torch.arange(n_hidden // 4, device=coordinates.device)

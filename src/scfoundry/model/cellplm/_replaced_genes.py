@@ -38,12 +38,8 @@ def expression_of(module: CellPLMModule, cells: Cells, rows: NDArray[np.int64] |
 def replaced(expression: SparseCounts, genes: Sequence[int], value: float) -> SparseCounts:
     """Log expression with the value of some genes replaced in every cell, measured or not.
 
-    Parameters
-    ----------
-    expression
-        Log expression of n cells, as `SparseCounts.log_normalised` gives it.
-    value
-        What stands in for their log expression.
+    ``expression``: log expression of n cells, as `SparseCounts.log_normalised` gives it. ``value``: what stands in for
+    their log expression.
     """
     device = expression.values.device
     positions = torch.as_tensor(genes, dtype=torch.int64, device=device)
@@ -72,10 +68,7 @@ def replaced_gene_shifts(
 ) -> dict[str, NDArray[np.float64]]:
     """Where the embedding of cells moves, on average, when a gene is replaced in all of them, (Z,) by name.
 
-    Parameters
-    ----------
-    value
-        As in `replaced`.
+    ``value``: as in `replaced`.
     """
     module.to(compute.device).eval()
     expression = expression_of(module, cells)

@@ -65,14 +65,10 @@ class ContextSample:
 class ContextReader:
     """Reads the cells of contexts when it is their turn.
 
-    Parameters
-    ----------
-    positions
-        Coordinates of the contexts that have some, see `scfoundry.data.matrix.contexts.coordinates`.
-    batches
-        Row of the decoder's batch table for every cell, (n_obs,); `None` if the model does not know these batches.
-    measured
-        Context -> identifiers of the genes measured there; by default the genes detected in the context.
+    ``positions``: coordinates of the contexts that have some, see `scfoundry.data.matrix.contexts.coordinates`.
+    ``batches``: row of the decoder's batch table for every cell, (n_obs,); `None` if the model does not know these
+    batches. ``measured``: context -> identifiers of the genes measured there; by default the genes detected in the
+    context.
     """
 
     def __init__(

@@ -30,14 +30,8 @@ __all__ = ["ContextStates", "LayerSweep", "stream_embeddings"]
 class ContextStates:
     """States of the cells of one context, which layer after layer brings up, chunk by chunk.
 
-    Parameters
-    ----------
-    module
-        The model, in evaluation mode, on ``device``.
-    n_cells
-        Cells of the context, which decides where states rest.
-    max_resident
-        Bytes of states that may stay on the device; by default what `resident_bytes` says.
+    ``module``: the model, in evaluation mode, on ``device``. ``n_cells``: cells of the context, which decides where
+    states rest. ``max_resident``: bytes of states that may stay on the device; by default what `resident_bytes` says.
     """
 
     def __init__(
@@ -83,12 +77,8 @@ class ContextStates:
 class LayerSweep:
     """Projections of all chunks by one layer, those that are named, as `flow_context` asks for them.
 
-    Parameters
-    ----------
-    states
-        Of the chunks; not to change before the last call.
-    keep
-        Whether to keep the projections from call to call.
+    ``states``: of the chunks; not to change before the last call. ``keep``: whether to keep the projections from call
+    to call.
     """
 
     def __init__(self, layer: EncoderLayer, states: ChunkStore, *, keep: bool) -> None:
@@ -120,18 +110,10 @@ def stream_embeddings(
 ) -> Iterator[Tensor]:
     """Embed one context.
 
-    Parameters
-    ----------
-    module, n_cells, device, max_resident
-        As in `ContextStates`.
-    chunks
-        Counts of consecutive cells and their coordinates in [0, 1]; read once. All but the last of equal size.
-    generator
-        Source of the released model's Gumbel noise (``latent_embedding="gumbel"``), on the CPU.
-
-    Yields
-    ------
-    Embeddings of the chunks in order, (n, Z) float32 on the CPU.
+    ``module``, ``n_cells``, ``device``, ``max_resident``: as in `ContextStates`. ``chunks``: counts of consecutive
+    cells and their coordinates in [0, 1]; read once. All but the last of equal size. ``generator``: source of the
+    released model's Gumbel noise (``latent_embedding="gumbel"``), on the CPU. Yields embeddings of the chunks in order,
+    (n, Z) float32 on the CPU.
     """
     config = module.config
     with closing(ContextStates(module, n_cells, device=device, max_resident=max_resident)) as states:

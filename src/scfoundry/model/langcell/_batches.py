@@ -41,9 +41,7 @@ class TokenLists(NamedTuple):
     def padded(self, rows: NDArray[np.int64], pad: int = 0) -> tuple[Tensor, Tensor | None]:
         """Some sequences, padded on the right.
 
-        Returns
-        -------
-        Tokens (B, L) and which of them are real, `None` where all are.
+        Returns tokens (B, L) and which of them are real, `None` where all are.
         """
         lengths = self.lengths[rows]
         columns = np.arange(lengths.max(initial=0))
@@ -70,14 +68,8 @@ def length_sorted(
 ) -> Iterator[Batch]:
     """Batches of similar length, the longest first so that memory is claimed once.
 
-    Parameters
-    ----------
-    sequences
-        All sequences to go through.
-    tokens_per_step
-        Most positions of a batch, padding included. A longer sequence is a batch of its own.
-    pad
-        Token that fills a row up.
+    ``sequences``: all sequences to go through. ``tokens_per_step``: most positions of a batch, padding included. A
+    longer sequence is a batch of its own. ``pad``: token that fills a row up.
     """
     lengths = sequences.lengths
     order = np.argsort(-lengths, kind="stable")

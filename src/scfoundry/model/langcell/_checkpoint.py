@@ -110,16 +110,9 @@ def from_released(files: dict[str, dict[str, Tensor]], module: LangCellModule, *
 def read_release(folder: Path) -> tuple[dict[str, Any], GeneVocabulary, dict[str, dict[str, Tensor]]]:
     """Read an official folder.
 
-    Returns
-    -------
-    Config values, vocabulary with medians, and released tensors by file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a part is missing, with what it is and where it comes from.
-    CheckpointError
-        If a file is damaged, or holds more than tensors, strings and numbers.
+    Returns config values, vocabulary with medians, and released tensors by file. FileNotFoundError: if a part is
+    missing, with what it is and where it comes from. CheckpointError: if a file is damaged, or holds more than tensors,
+    strings and numbers.
     """
     weights = [folder / name / "pytorch_model.bin" for name in ENCODERS.values()]
     weights += [folder / f"{name}.bin" for name in HEADS.values()]
@@ -174,10 +167,7 @@ def rows(files: dict[str, dict[str, Tensor]], file: str, name: str, folder: Path
 def read_vocabulary(folder: Path) -> tuple[str, ...]:
     """Word pieces of the text tokenizer.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no ``vocab.txt`` in any of the usual places.
+    FileNotFoundError: if there is no ``vocab.txt`` in any of the usual places.
     """
     for place in TOKENIZER_FOLDERS:
         path = folder / place / "vocab.txt"
@@ -194,12 +184,8 @@ def read_vocabulary(folder: Path) -> tuple[str, ...]:
 def read_genes(folder: Path) -> GeneVocabulary:
     """Genes in token order with their medians, from Geneformer's dictionaries.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the dictionaries are missing.
-    CheckpointError
-        If their tokens are not numbered as Geneformer numbers them.
+    FileNotFoundError: if the dictionaries are missing. CheckpointError: if their tokens are not numbered as Geneformer
+    numbers them.
     """
     places = [p for p in DICTIONARY_FOLDERS if all((folder / p / name).exists() for name in DICTIONARIES)]
     if not places:

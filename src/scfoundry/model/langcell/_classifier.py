@@ -101,10 +101,7 @@ def warn_of_one_class(probabilities: np.ndarray, coded: np.ndarray, classes: Seq
 def labels_of_cells(targets: Any, n_obs: int) -> tuple[np.ndarray, list[str]]:
     """Which labels a cell has, float32 (n_obs, C), and their names.
 
-    Raises
-    ------
-    ValueError
-        If there is not 0 or 1 for every cell and label, or two labels share a name.
+    ValueError: if there is not 0 or 1 for every cell and label, or two labels share a name.
     """
     values = np.asarray(targets, dtype=np.float32)
     shape_fits = values.ndim == 2 and len(values) == n_obs and values.shape[1] > 0

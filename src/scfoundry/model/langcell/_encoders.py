@@ -35,10 +35,7 @@ def initialise(encoder: nn.Module, width: int) -> None:
 class CellEncoder(nn.Module):
     """A cell is the sequence ``<cls>``, highest gene, second highest gene, ...
 
-    Parameters
-    ----------
-    n_tokens
-        Genes and special tokens.
+    ``n_tokens``: genes and special tokens.
     """
 
     def __init__(self, config: LangCellConfig, n_tokens: int) -> None:
@@ -64,19 +61,10 @@ class CellEncoder(nn.Module):
     def forward(self, tokens: Tensor, present: Tensor | None = None, *, n_wanted: int | None = None) -> Tensor:
         """States of the positions of B cells.
 
-        Parameters
-        ----------
-        tokens
-            ``<cls>`` and gene tokens, padded on the right, (B, L).
-        present
-            Which positions are real, (B, L) bool; all of them if `None`.
-        n_wanted
-            How many of the first positions to follow through the last layer, all of them if `None`. Where only
-            ``<cls>`` is read, 1 saves most of that layer.
-
-        Returns
-        -------
-        (B, L, D), or (B, n_wanted, D).
+        ``tokens``: ``<cls>`` and gene tokens, padded on the right, (B, L). ``present``: which positions are real, (B,
+        L) bool; all of them if `None`. ``n_wanted``: how many of the first positions to follow through the last layer,
+        all of them if `None`. Where only ``<cls>`` is read, 1 saves most of that layer. Returns (B, L, D), or (B,
+        n_wanted, D).
         """
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]] + self.segments.weight[0]
         x = self.dropout(self.norm(x))
@@ -136,18 +124,9 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """What texts that look at a cell each amount to: the states of their first word.
 
-        Parameters
-        ----------
-        begun, present
-            P texts as `begin` leaves them, (P, T, E), and which of their positions are real, (P, T).
-        answers
-            Of P cells paired with the texts, as `look_at` gives them, or of one cell that all texts look at.
-        cell_present
-            Which positions of the cells are real, (P, L) or (1, L).
-
-        Returns
-        -------
-        (P, E).
+        ``begun``, ``present``: P texts as `begin` leaves them, (P, T, E), and which of their positions are real, (P,
+        T). ``answers``: of P cells paired with the texts, as `look_at` gives them, or of one cell that all texts look
+        at. ``cell_present``: which positions of the cells are real, (P, L) or (1, L). Returns (P, E).
         """
         x = begun
         for depth, (layer, answer) in enumerate(zip(self.layers, answers, strict=True), start=1):

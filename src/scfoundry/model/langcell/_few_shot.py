@@ -35,15 +35,9 @@ PROJECTIONS = ("cell_projection", "text_projection")
 class LabelTextLosses:
     """Which of P texts is a cell's, by similarity and by matching.
 
-    Parameters
-    ----------
-    labels
-        Number of each cell's text, -1 where it has none, (n_obs,).
-    words
-        Word pieces of the texts.
-    losses
-        ``"released"`` takes the cross-entropy of match probabilities as if they were logits; ``"corrected"`` of the log
-        odds of a match.
+    ``labels``: number of each cell's text, -1 where it has none, (n_obs,). ``words``: word pieces of the texts.
+    ``losses``: ``"released"`` takes the cross-entropy of match probabilities as if they were logits; ``"corrected"`` of
+    the log odds of a match.
     """
 
     def __init__(
@@ -94,10 +88,7 @@ def labelled_cells(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class number of every cell, -1 where it is missing, and the rows to learn from.
 
-    Raises
-    ------
-    ValueError
-        If there is not one label per cell, or a label is none of the classes.
+    ValueError: if there is not one label per cell, or a label is none of the classes.
     """
     given = np.asarray(labels, dtype=object)
     if len(given) != len(names):

@@ -49,10 +49,7 @@ def ranked_cells(counts: sparse.csr_matrix, genes: GeneVocabulary, max_length: i
 class CellStream:
     """Cells as batches of tokens, in an order that wastes no padding.
 
-    Parameters
-    ----------
-    batch_size
-        Cells per batch; by the number of tokens if `None`.
+    ``batch_size``: cells per batch; by the number of tokens if `None`.
     """
 
     def __init__(
@@ -149,15 +146,8 @@ def match_cells(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Similarity of every cell with every label, and the log odds of a match.
 
-    Parameters
-    ----------
-    top_k
-        Only the most similar labels of a cell are matched with it.
-
-    Returns
-    -------
-    Cosine, (n_obs, P) float32, and log odds, (n_obs, P) float32, minus infinity where a label was not matched; `None`
-    if ``top_k`` is 0.
+    ``top_k``: only the most similar labels of a cell are matched with it. Returns cosine, (n_obs, P) float32, and log
+    odds, (n_obs, P) float32, minus infinity where a label was not matched; `None` if ``top_k`` is 0.
     """
     shape = (cells.reader.n_obs, len(labels.embedding))
     similarity = np.empty(shape, dtype=np.float32)

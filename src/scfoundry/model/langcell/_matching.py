@@ -28,17 +28,9 @@ def mix(similarity: Tensor, matching: Tensor | None, *, temperature: float, alph
     where :math:`m` is the match probability as released, and its log odds in the corrected form. Of numbers between 0
     and 1, a softmax over P texts is flat: the released term varies by less than e / P.
 
-    Parameters
-    ----------
-    similarity
-        Cosine of cells and texts, (n, P).
-    matching
-        Log odds of a match, (n, P), minus infinity where a text was not considered: its share of the second term is 0.
-        Without it, similarity decides alone.
-    temperature, alpha
-        :math:`\tau` and :math:`\alpha`.
-    mixture
-        ``"released"`` or ``"corrected"``.
+    ``similarity``: cosine of cells and texts, (n, P). ``matching``: log odds of a match, (n, P), minus infinity where a
+    text was not considered: its share of the second term is 0. Without it, similarity decides alone. ``temperature``,
+    ``alpha``: :math:`\tau` and :math:`\alpha`. ``mixture``: ``"released"`` or ``"corrected"``.
     """
     by_similarity = (similarity / temperature).softmax(1)
     if matching is None:

@@ -39,12 +39,7 @@ class Momentum(nn.Module):
     After step t, :math:`\bar w \leftarrow m_t \bar w + (1 - m_t) w` with
     :math:`m_t = \min(m, t / (t + 10))`.
 
-    Parameters
-    ----------
-    parts
-        Which of its encoders and projections are needed.
-    n_columns
-        Texts per cell, 0 without texts.
+    ``parts``: which of its encoders and projections are needed. ``n_columns``: texts per cell, 0 without texts.
     """
 
     steps: Tensor

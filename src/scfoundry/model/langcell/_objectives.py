@@ -29,18 +29,9 @@ MASKED, REPLACED = 0.8, 0.1
 def mask_genes(tokens: Tensor, present: Tensor | None, *, share: float, n_genes: int) -> tuple[Tensor, Tensor]:
     """Hide some genes of every cell, by BERT's rule (Devlin et al. 2019).
 
-    Parameters
-    ----------
-    tokens
-        ``<cls>`` and genes, (B, L).
-    present
-        Which positions are real, (B, L); all of them if `None`.
-    share
-        Probability of a gene to be chosen: then it is masked (80 %), replaced by a random gene (10 %) or left (10 %).
-
-    Returns
-    -------
-    Tokens with hidden genes, (B, L), and which were chosen, (B, L) bool.
+    ``tokens``: ``<cls>`` and genes, (B, L). ``present``: which positions are real, (B, L); all of them if `None`.
+    ``share``: probability of a gene to be chosen: then it is masked (80 %), replaced by a random gene (10 %) or left
+    (10 %). Returns tokens with hidden genes, (B, L), and which were chosen, (B, L) bool.
     """
     chosen = torch.rand(tokens.shape, device=tokens.device) < share
     chosen[:, 0] = False
@@ -57,14 +48,8 @@ def masked_gene_loss(states: Tensor, genes: Tensor, targets: Tensor) -> Tensor:
 
     The vectors are those of the encoder's table, so that guessing has no parameters of its own.
 
-    Parameters
-    ----------
-    states
-        Of the hidden positions, (M, D).
-    genes
-        Vectors of all genes, (G, D).
-    targets
-        Which gene was there, (M,).
+    ``states``: of the hidden positions, (M, D). ``genes``: vectors of all genes, (G, D). ``targets``: which gene was
+    there, (M,).
     """
     guesses = F.linear(states, genes).float()
     return F.cross_entropy(guesses, targets, reduction="sum") / max(1, len(targets))
@@ -73,12 +58,7 @@ def masked_gene_loss(states: Tensor, genes: Tensor, targets: Tensor) -> Tensor:
 def describes(drawn: Tensor, texts: Tensor) -> Tensor:
     """Whether a text is true of a cell, (B, K).
 
-    Parameters
-    ----------
-    drawn
-        One text each of K cells, (K,).
-    texts
-        All texts of B cells, (B, C).
+    ``drawn``: one text each of K cells, (K,). ``texts``: all texts of B cells, (B, C).
     """
     return (texts[:, :, None] == drawn).any(1)
 
@@ -86,16 +66,8 @@ def describes(drawn: Tensor, texts: Tensor) -> Tensor:
 def hard_negatives(similarity: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
     """Draw one negative for every row, the more similar the likelier (Li et al. 2022, BLIP).
 
-    Parameters
-    ----------
-    similarity
-        Cosine over temperature of rows and columns, (B, K).
-    negative
-        Which columns are negatives of a row, (B, K) bool.
-
-    Returns
-    -------
-    Rows that have a negative, (N,), and the one drawn for each, (N,).
+    ``similarity``: cosine over temperature of rows and columns, (B, K). ``negative``: which columns are negatives of a
+    row, (B, K) bool. Returns rows that have a negative, (N,), and the one drawn for each, (N,).
     """
     rows = negative.any(1).nonzero()[:, 0]
     odds = similarity.float().masked_fill(~negative, -torch.inf)[rows].softmax(1)
@@ -115,14 +87,8 @@ def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0, alpha: fl
     where :math:`p_t` is the probability given to the truth and :math:`\alpha_t` is :math:`\alpha` where the label is
     there, else :math:`1 - \alpha`; the mean over all cells and labels.
 
-    Parameters
-    ----------
-    logits
-        (B, C).
-    targets
-        Which labels are there, 0 or 1, (B, C).
-    gamma, alpha
-        :math:`\gamma` and :math:`\alpha`.
+    ``logits``: (B, C). ``targets``: which labels are there, 0 or 1, (B, C). ``gamma``, ``alpha``: :math:`\gamma` and
+    :math:`\alpha`.
     """
     logits, targets = logits.float(), targets.float()
     surprise = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")

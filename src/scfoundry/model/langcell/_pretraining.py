@@ -34,10 +34,7 @@ __all__ = ["Pretraining"]
 class Pretraining:
     """Losses of one batch of cells.
 
-    Parameters
-    ----------
-    weights
-        Of every objective; what has none (0) is not computed, but for the contrast of cells and texts.
+    ``weights``: of every objective; what has none (0) is not computed, but for the contrast of cells and texts.
     """
 
     def __init__(
@@ -84,8 +81,8 @@ class Pretraining:
         rows = torch.from_numpy(cells.rows).to(embedding.device)
         if texts is None:
             return Pairs(embedding, rows, embedding[:, :0], torch.zeros_like(rows), rows[:, None][:, :0])
-        told = self.momentum.embed_texts(texts.words.tokens, texts.words.present)[texts.place]
-        return Pairs(embedding, rows, told, texts.drawn, texts.described)
+        text_embedding = self.momentum.embed_texts(texts.words.tokens, texts.words.present)[texts.place]
+        return Pairs(embedding, rows, text_embedding, texts.drawn, texts.described)
 
     def masked_genes(self, cells: Batch) -> Tensor:
         """Hidden genes, guessed from those around them."""
@@ -100,19 +97,21 @@ class Pretraining:
     ) -> dict[str, Tensor]:
         """Which text is a cell's, which cell is a text's, and whether a pair belongs together."""
         words = texts.words
-        told = unit(self.module.text_projection(self.module.text(words.tokens, words.present)[:, 0]))[texts.place]
+        text_embedding = unit(self.module.text_projection(self.module.text(words.tokens, words.present)[:, 0]))[
+            texts.place
+        ]
         # (B, B + Q): candidate texts that are not true of a cell, candidate cells that a text is not true of.
         untrue = ~describes(torch.cat([texts.drawn, queue.drawn]), texts.described)
         undescribed = ~describes(texts.drawn, torch.cat([texts.described, queue.described])).T
         all_texts, all_cells = (
-            torch.cat([here.float(), past]) for here, past in ((told, queue.texts), (embedding, queue.cells))
+            torch.cat([here.float(), past]) for here, past in ((text_embedding, queue.texts), (embedding, queue.cells))
         )
         to_text = contrastive_loss(embedding, all_texts, untrue, self.temperature)
-        to_cell = contrastive_loss(told, all_cells, undescribed, self.temperature)
+        to_cell = contrastive_loss(text_embedding, all_cells, undescribed, self.temperature)
         losses = {"cell_text": (to_text + to_cell) / 2}
         if self.weights["matching"]:
             n = len(embedding)
-            similarity = embedding.detach() @ told.detach().T / self.temperature
+            similarity = embedding.detach() @ text_embedding.detach().T / self.temperature
             cell_of, text_of, matches = draw_pairs(similarity, untrue[:, :n])
             place = texts.place[text_of]
             answers = self.module.text.look_at(states)
@@ -129,16 +128,9 @@ class Pretraining:
 def draw_pairs(similarity: Tensor, untrue: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The true pairs, every cell with a hard text, every text with a hard cell: a third of them match.
 
-    Parameters
-    ----------
-    similarity
-        Cosine over temperature, cells x texts, (B, B).
-    untrue
-        Which texts are not true of a cell, (B, B) bool.
-
-    Returns
-    -------
-    Numbers of the cells, of the texts, and whether they match; (3B,), less where a cell or text has no negative.
+    ``similarity``: cosine over temperature, cells x texts, (B, B). ``untrue``: which texts are not true of a cell, (B,
+    B) bool. Returns numbers of the cells, of the texts, and whether they match; (3B,), less where a cell or text has no
+    negative.
     """
     true = torch.arange(len(similarity), device=similarity.device)
     cells, hard_texts = hard_negatives(similarity, untrue)

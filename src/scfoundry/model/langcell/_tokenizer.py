@@ -22,16 +22,7 @@ SPECIAL = (PAD, UNKNOWN, START, END, MASK)
 class Tokenizer:
     """Lower-casing word piece tokenizer.
 
-    Parameters
-    ----------
-    max_length
-        Most pieces of a text, ``[CLS]`` and ``[SEP]`` included.
-
-    Examples
-    --------
-    >>> tokenizer = Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "b", "cell"], max_length=8)
-    >>> tokenizer(["B cell"]).tokens.tolist()
-    [2, 5, 6, 3]
+    ``max_length``: most pieces of a text, ``[CLS]`` and ``[SEP]`` included.
     """
 
     def __init__(self, vocabulary: Sequence[str], *, max_length: int) -> None:
@@ -51,10 +42,7 @@ class Tokenizer:
 def learn_vocabulary(texts: Iterable[str], size: int) -> tuple[str, ...]:
     """Word pieces that spell a collection of texts, the special ones first; the order of the texts plays no part.
 
-    Parameters
-    ----------
-    size
-        Most pieces.
+    ``size``: most pieces.
     """
     bert = BertTokenizer(vocab={piece: i for i, piece in enumerate(SPECIAL)}).backend_tokenizer
     words: Counter[str] = Counter()

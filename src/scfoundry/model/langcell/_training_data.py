@@ -41,10 +41,7 @@ def require_texts(adata: AnnData, column: str) -> None:
 def in_obs_order(values: Any, names: np.ndarray, what: str) -> Any:
     """Bring what is given for every cell into the order of their names: a table by its index, others as they are.
 
-    Raises
-    ------
-    ValueError
-        If the index of a table lacks cells, or names one of them twice.
+    ValueError: if the index of a table lacks cells, or names one of them twice.
     """
     obs_names = pd.Index(names)
     if not isinstance(values, pd.Series | pd.DataFrame) or values.index.equals(obs_names):
@@ -93,10 +90,7 @@ class DrawnTexts(NamedTuple):
 class CellTexts:
     """The texts of all cells, each text once.
 
-    Parameters
-    ----------
-    texts
-        C texts of every cell, (n_obs, C).
+    ``texts``: C texts of every cell, (n_obs, C).
     """
 
     def __init__(self, texts: np.ndarray, tokenizer: Tokenizer) -> None:

@@ -25,12 +25,7 @@ def learn_pieces(words: Mapping[str, int], size: int) -> list[str]:
     Letters come by frequency. Of pairs as frequent as each other, the first by the alphabet is joined: the result is a
     function of the words and their numbers alone.
 
-    Parameters
-    ----------
-    words
-        Word -> how often it was seen.
-    size
-        Most pieces.
+    ``words``: word -> how often it was seen. ``size``: most pieces.
     """
     spelled = [[word[0], *(INSIDE + letter for letter in word[1:])] for word in words]
     numbers = list(words.values())
