@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,18 +22,19 @@ __all__ = ["Fitted", "is_fitted", "prefixed", "read_fitted", "under", "write_fit
 VALUES_FILE, ARRAYS_FILE, MODEL_FOLDER = "fitted.json", "fitted.npz", "model"
 
 
-class Fitted:
+class Fitted(ABC):
     """What was learned with a `model`; arrays and plain values hold the rest of it."""
 
     model: Any
 
+    @abstractmethod
     def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         """Arrays, and values as JSON holds them, of which `_restored` makes the same object."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def _restored(cls, model: Any, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
-        raise NotImplementedError
+        """Object of what `_stored` gave."""
 
     def save(self, folder: str | Path) -> None:
         """Write to a folder, the model with it; what `load` reads predicts bit for bit the same."""
