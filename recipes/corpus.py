@@ -2,12 +2,12 @@
 
     python recipes/corpus.py DATA_FOLDER corpus --hold-out pbmc3k liver_he_2839
 
-Two tables say what is read. ``studies.tsv``: file (without .h5ad), labels and groups (columns of obs with cell types and
-with samples, or empty), tissue, values (``counts``; ``linear`` or ``log2`` values are brought to whole numbers;
-``means`` are profiles of cell types, of which cells are drawn), use (``score`` keeps a file out of training), overlaps (a
-file with some of the same cells: these are dropped, and the two are held out together) and licence. ``labels.tsv``: set,
-label, terms (Cell Ontology ids joined by ``|``) or text (describes what the ontology lacks); sets that it does not list
-are looked up in ``labels.json`` beside the data. Labels without either are read as none.
+Two tables say what is read. ``studies.tsv``: file (without .h5ad), labels and groups (columns of obs with cell types
+and with samples, or empty), tissue, values (``counts``; ``linear`` or ``log2`` values are brought to whole numbers;
+``means`` are profiles of cell types, of which cells are drawn), use (``score`` keeps a file out of training), overlaps
+(a file with some of the same cells: these are dropped, and the two are held out together) and licence. ``labels.tsv``:
+set, label, terms (Cell Ontology ids joined by ``|``) or text (describes what the ontology lacks); sets that it does not
+list are looked up in ``labels.json`` beside the data. Labels without either are read as none.
 
 Writes ``corpus.h5ad`` and ``manifest.json``, which names every file with its checksum, cells and licence.
 """
@@ -51,7 +51,7 @@ WHOLE = 8000
 
 
 def human_vocabulary() -> GeneVocabulary:
-    """Protein-coding genes with the mitochondrial ones, constant and variable genes of immunoglobulins and receptors."""
+    """Protein-coding genes, mitochondrial ones included, and the constant and variable genes of lymphocyte receptors."""
     table = sf.datasets.human_genes()
     table = table[table["biotype"].isin(BIOTYPES)]
     return GeneVocabulary(table.index, table["symbol"])
@@ -63,7 +63,7 @@ def build(
     hold_out: Collection[str] = (),
     tables: Path = TABLES,
     max_cells: int = 600,
-    cells_per_profile: int = 24,
+    cells_per_profile: int = 8,
     seed: int = 0,
 ) -> tuple[AnnData, list[dict[str, Any]]]:
     """All cells of the studies that are not held out, and the manifest.
@@ -86,7 +86,9 @@ def build(
         adata = adata[~adata.obs_names.isin(names.get(row.overlaps, []))]
         names[row.file] = adata.obs_names
         rng = np.random.default_rng([seed, *row.file.encode()])
-        cells, measured = study_cells(adata, row, stands_for.get(row.file, {}), genes, max_cells, cells_per_profile, rng)
+        cells, measured = study_cells(
+            adata, row, stands_for.get(row.file, {}), genes, max_cells, cells_per_profile, rng
+        )
         parts.append((cells, measured))
         manifest.append(
             {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "licence": row.licence}
@@ -122,7 +124,9 @@ def study_cells(
     rng: np.random.Generator,
 ) -> tuple[AnnData, pd.DataFrame]:
     """Cells of one file over the vocabulary, and the genes that each of its studies measured."""
-    labels = adata.obs[row.labels].astype(str).map(stands_for).fillna("") if row.labels else pd.Series("", adata.obs_names)
+    labels = (
+        adata.obs[row.labels].astype(str).map(stands_for).fillna("") if row.labels else pd.Series("", adata.obs_names)
+    )
     alignment = genes.align(adata, min_overlap=0)
     if row.values == "means":
         return profile_cells(adata, labels.to_numpy(), alignment, genes, cells_per_profile, rng)
@@ -184,7 +188,7 @@ def main() -> None:
     parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
     parser.add_argument("--tables", type=Path, default=TABLES, help="folder of studies.tsv and labels.tsv")
     parser.add_argument("--max-cells", type=int, default=600, help="most cells of a type in a study")
-    parser.add_argument("--cells-per-profile", type=int, default=24, help="cells drawn of every mean profile")
+    parser.add_argument("--cells-per-profile", type=int, default=8, help="cells drawn of every mean profile")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 

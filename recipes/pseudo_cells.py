@@ -43,7 +43,9 @@ def profile_cells(
         of_reference = shares[rows] * measured[name]
         counts = draw(of_reference, of_reference.mean(0), n_cells, rng)
         obs = profiles.obs.iloc[np.repeat(rows, n_cells)]
-        obs = pd.DataFrame({"cell_type": np.repeat(labels[rows], n_cells), "tissue": obs["tissue"].astype(str).to_numpy()})
+        obs = pd.DataFrame(
+            {"cell_type": np.repeat(labels[rows], n_cells), "tissue": obs["tissue"].astype(str).to_numpy()}
+        )
         obs = obs.assign(values="means", study=name, sample=name).rename(index=f"{name}:{{}}".format)
         part = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=genes.ids))
         part.obsm["spatial"] = np.full((part.n_obs, 2), np.nan)
@@ -57,9 +59,7 @@ def reference_names(profiles: AnnData) -> NDArray[np.str_]:
     return files.str.removesuffix(".RData").str.replace("/", "__").to_numpy(dtype=str)
 
 
-def draw(
-    shares: NDArray[Any], ambient: NDArray[Any], n_cells: int, rng: np.random.Generator
-) -> sparse.csr_matrix:
+def draw(shares: NDArray[Any], ambient: NDArray[Any], n_cells: int, rng: np.random.Generator) -> sparse.csr_matrix:
     """Counts of ``n_cells`` of each of P profiles (P, G): other shares in every cell, some ambient, multinomial."""
     drawn = []
     for profile in shares:

@@ -41,12 +41,18 @@ def test_order_of_cells_and_labels_and_rotation_play_no_part(clusters):
     np.testing.assert_allclose(adapted_log_odds(log_prior, components @ rotation), result, atol=1e-5)
 
 
-def test_a_label_of_few_cells_keeps_what_the_model_says(clusters):
+def test_a_label_of_twenty_cells_keeps_what_the_model_says(clusters):
     _, components, log_prior = clusters
     rare = np.full((200, 4), -8.0)
     rare[:, :3] = log_prior
-    rare[7] = np.log([0.01, 0.01, 0.01, 0.97])
-    assert adapted_log_odds(rare, components)[7].argmax() == 3
+    rare[:20] = np.log([0.01, 0.01, 0.01, 0.97])
+    assert (adapted_log_odds(rare, components)[:20].argmax(1) == 3).all()
+
+
+def test_a_label_offered_in_vain_attracts_no_cloud(clusters):
+    truth, components, log_prior = clusters
+    offered = np.hstack([log_prior, np.tile(log_prior[:, :1] - 0.3, 20)])
+    assert (adapted_log_odds(offered, components).argmax(1) == truth).mean() > 0.95
 
 
 def test_a_label_that_no_cell_carries_stays_empty(clusters):

@@ -23,6 +23,8 @@ LIKELIHOOD_WEIGHT = 0.5
 SHRINKAGE = 0.2
 # Cells that a label needs before its place counts as much as its prior by the model.
 PRIOR_CELLS = 5.0
+# Even a label without cells may be there.
+HALF_A_CELL = 0.5
 CELLS_PER_BLOCK = 4096
 # What a cell keeps of its own: cells that lie together can be wrong together, and agreement would look like certainty.
 OWN_SHARE = 0.3
@@ -52,7 +54,8 @@ def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.flo
     covariance come from the cells, weighted by :math:`q_{ij} \propto p_{ij}^2`, times the confidence
     :math:`\max_j p_{ij}`; then :math:`\log p_{ij} = a \log p^0_{ij} + b\, g_j \log N(x_i; \mu_j, \Sigma) + \ldots`, and
     again. A label that few cells carry keeps to the model: its likelihood is drawn towards the cell's mean over labels
-    by :math:`g_j = n_j / (n_j + 5)`.
+    by :math:`g_j = n_j / (n_j + 5)`. A label offered in vain costs little: that label j is
+    there at all enters by :math:`\log n_j / (n_j + \sqrt n)`.
 
     No label of any cell is needed: this is a step of semi-supervised linear discriminant analysis that starts from the
     model alone. It moves cells along with their neighbours, most where the model is in doubt. Cells without a place
@@ -77,6 +80,7 @@ class _Clouds:
     """Gaussians of P labels with one covariance."""
 
     n_cells: NDArray[np.float64]  # behind each label, (P,)
+    log_present: NDArray[np.float64]  # how sure it is that cells of each label are there, (P,)
     means: NDArray[np.float64]  # whitened, (P, k)
     root: NDArray[np.float64]  # Cholesky root of the covariance, (k, k)
 
@@ -103,7 +107,8 @@ def _clouds(log_prior: NDArray[np.floating], components: NDArray[np.floating], c
     covariance = scatter / max(weights.sum(), 1e-9)
     covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.eye(width) * np.trace(covariance) / width
     root = linalg.cholesky(covariance + 1e-9 * np.eye(width), lower=True)
-    return _Clouds(weights, linalg.solve_triangular(root, means.T, lower=True).T, root)
+    present = (weights + HALF_A_CELL) / (weights + HALF_A_CELL + np.sqrt(weights.sum()))
+    return _Clouds(weights, np.log(present), linalg.solve_triangular(root, means.T, lower=True).T, root)
 
 
 def _log_posterior(
@@ -118,7 +123,7 @@ def _log_posterior(
     expected = (np.exp(log_prior) * likelihood).sum(1, keepdims=True)
     trust = clouds.n_cells / (clouds.n_cells + PRIOR_CELLS)
     likelihood = trust * likelihood + (1 - trust) * expected
-    return log_softmax(PRIOR_WEIGHT * log_prior + LIKELIHOOD_WEIGHT * likelihood, axis=1)
+    return log_softmax(PRIOR_WEIGHT * log_prior + LIKELIHOOD_WEIGHT * likelihood + clouds.log_present, axis=1)
 
 
 def _placed(components: NDArray[np.floating]) -> NDArray[np.bool_]:

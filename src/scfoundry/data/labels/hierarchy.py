@@ -59,10 +59,28 @@ def siblings(identifier: str, ontology: CellOntology) -> set[str]:
 
 
 def related(ids: Ids, others: Sequence[str], ontology: CellOntology) -> NDArray[np.bool_]:
-    """Which types a label is, contains or belongs to, so that a cell may well be both, (others,)."""
+    """Which types a cell of these types may well be, too, (others,).
+
+    Those that they are, contain or belong to; and, since an expression profile seldom tells, the healthy epithelium of
+    a tumour and the tumour of an epithelium.
+    """
     lineage = lineages([*ids, *others], ontology)
     above = frozenset[str]().union(*(lineage[i] for i in ids))
-    return np.array([other in above or not lineage[other].isdisjoint(ids) for other in others], dtype=bool)
+
+    def may_be_tumour(kind: str) -> bool:
+        return kind == MALIGNANT or kind not in ontology
+
+    tumour, epithelium = any(map(may_be_tumour, ids)), EPITHELIAL in above
+    return np.array(
+        [
+            other in above
+            or not lineage[other].isdisjoint(ids)
+            or (tumour and (other == MALIGNANT or EPITHELIAL in lineage[other]))
+            or (epithelium and may_be_tumour(other))
+            for other in others
+        ],
+        dtype=bool,
+    )
 
 
 def claims(labels: Sequence[Ids], types: Sequence[str], ontology: CellOntology) -> tuple[NDArray[np.float32], set[int]]:
@@ -129,17 +147,12 @@ def broader_types(ids: Ids, ontology: CellOntology) -> list[str]:
 def relatives(labels: Sequence[Ids], candidates: Sequence[str], seen: Ids, ontology: CellOntology) -> NDArray[np.bool_]:
     """Candidates that a cell with this label may be as well, (labels, candidates) bool.
 
-    Broader and narrower types; siblings of which no cells were ``seen``; and, since an expression profile seldom
-    tells, the malignant and the healthy epithelium.
+    Those that are `related`, and siblings of which no cells were ``seen``.
     """
     table = np.zeros((len(labels), len(candidates)), dtype=bool)
     for row, ids in enumerate(labels):
-        table[row] = related(ids, candidates, ontology)
-        near = set[str]().union(*(siblings(i, ontology) for i in ids))
-        for column, other in enumerate(candidates):
-            table[row, column] |= any(
-                _tumour_and_tissue(i, other, ontology) or _tumour_and_tissue(other, i, ontology) for i in ids
-            ) or (other not in seen and other in near)
+        near = set[str]().union(*(siblings(i, ontology) for i in ids)).difference(seen)
+        table[row] = related(ids, candidates, ontology) | np.isin(candidates, list(near))
     return table
 
 
@@ -150,8 +163,3 @@ def nearest_weights(types: Sequence[str], known: Sequence[str], ontology: CellOn
         for stand_in, weight in nearest(identifier, known, ontology):
             weights[row, known.index(stand_in)] = weight
     return weights
-
-
-def _tumour_and_tissue(tumour: str, tissue: str, ontology: CellOntology) -> bool:
-    is_tumour = tumour == MALIGNANT or tumour not in ontology
-    return is_tumour and (tissue in (EPITHELIAL, MALIGNANT) or is_kind_of(tissue, EPITHELIAL, ontology))

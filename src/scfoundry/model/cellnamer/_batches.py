@@ -128,20 +128,31 @@ class Batches:
         marker_type = rng.integers(max(len(self.markers), 1), size=n_made_up)
         if n_made_up:
             parts = rng.integers(n_cells, size=(3, n_made_up))
-            share = rng.dirichlet(np.ones(3), n_made_up).T[:, :, None] * rng.uniform(0.3, 1, (n_made_up, 1))
-            mixture = np.einsum("pnk,png->ng", share.astype(np.float32), expression[parts], optimize=True)
-            shown = rng.random(mixture.shape, dtype=np.float32) < rng.uniform(0.2, 0.7, (n_made_up, 1))
-            raised = self.markers[marker_type] & shown
-            mixture[raised] += rng.uniform(0.5, 3.5, int(raised.sum())).astype(np.float32)
+            share = rng.dirichlet(np.ones(3), n_made_up).T * rng.uniform(0.3, 1, n_made_up)
+            mixture = sum(
+                torch.from_numpy(s.astype(np.float32))[:, None] * expression[p]
+                for s, p in zip(share, parts, strict=True)
+            )
+            rows, genes = np.nonzero(self.markers[marker_type])
+            shown = rng.random(len(rows)) < rng.uniform(0.2, 0.7, n_made_up)[rows]
+            rows, genes = rows[shown], genes[shown]
+            mixture[rows, genes] += torch.from_numpy(rng.uniform(0.5, 3.5, len(rows)).astype(np.float32))
             measured[-n_made_up:], study[-n_made_up:] = measured[parts[0]], study[parts[0]]
-            expression[-n_made_up:] = mixture * measured[-n_made_up:]
-        share_own = rng.choice([0.0, 0.5, 0.5, 1.0], (n_cells, 1)).astype(np.float32)
-        values, own = torch.from_numpy(expression), torch.from_numpy(share_own)
-        z = (1 - own) * standardise(values, self.scale.mean, self.scale.sd)
-        z += own * standardise(values, self.mean[study], self.sd[study])
+            expression[-n_made_up:] = mixture
         seen = torch.from_numpy(measured)
+        share_own = torch.from_numpy(rng.choice([0.0, 0.5, 0.5, 1.0], n_cells).astype(np.float32))
+        z = self._standardised(expression, torch.from_numpy(study), share_own).mul_(seen)
         real = cells[: n_cells - n_made_up]
-        return Batch(z * seen, seen, real, self.label[real], marker_type)
+        return Batch(z, seen, real, self.label[real], marker_type)
+
+    def _standardised(self, expression: Tensor, study: Tensor, share_own: Tensor) -> Tensor:
+        """Z-scores (n, G), in part by the moments of each cell's own study."""
+        z = standardise(expression, self.scale.mean, self.scale.sd).mul_(1 - share_own[:, None])
+        for number in study[share_own > 0].unique():
+            rows = torch.nonzero((study == number) & (share_own > 0)).flatten()
+            own = standardise(expression[rows], self.mean[number], self.sd[number])
+            z.index_add_(0, rows, own.mul_(share_own[rows, None]))
+        return z
 
     def _panel(self, study: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.bool_]:
         """Genes that each cell shows: those of its study, perhaps only part of them."""
@@ -163,17 +174,19 @@ class Batches:
         study: NDArray[np.int64],
         measured: NDArray[np.bool_],
         rng: np.random.Generator,
-    ) -> NDArray[np.float32]:
-        """Log expression of cells over the genes they show, half of the cells thinned."""
+    ) -> Tensor:
+        """Log expression of cells over the genes they show, (n, G), half of the cells thinned."""
         counts = self.counts[cells]
         thin = (rng.random(len(cells)) < 0.5) & self.whole[study]
-        share = np.repeat(np.where(thin, rng.uniform(0.15, 1, len(cells)), 1), np.diff(counts.indptr))
+        rows = np.repeat(np.arange(len(cells)), np.diff(counts.indptr))
+        share = np.where(thin, rng.uniform(0.15, 1, len(cells)), 1)[rows]
         entries = share < 1
         counts.data[entries] = rng.binomial(counts.data[entries].astype(np.int64), share[entries])
-        dense = counts.toarray() * measured
-        size = (measured @ self.scale.abundance.numpy()) / dense.sum(1).clip(1e-9)
-        dense *= size.astype(np.float32)[:, None]
-        return np.log1p(dense, out=dense)
+        values = counts.data * measured[rows, counts.indices]
+        size = (measured @ self.scale.abundance.numpy()) / np.bincount(rows, values, len(cells)).clip(1e-9)
+        dense = torch.zeros(counts.shape)
+        dense[rows, counts.indices] = torch.from_numpy(np.log1p(values * size[rows]).astype(np.float32))
+        return dense
 
 
 def _chances(groups: list[tuple[int, int]]) -> NDArray[np.float64]:

@@ -31,8 +31,8 @@ class CellNamerConfig(PlainConfig):
         Width of the cell networks, width of the space shared with texts, number of networks side by side.
     n_buckets, n_text_hidden
         Rows and width of the table of hashed n-grams.
-    profile_rank
-        Rank of the marker profiles.
+    head_rank
+        Rank of the linear head that recognises known types.
     dropout
         Share of states that training hides.
     mask_genes
@@ -58,7 +58,7 @@ class CellNamerConfig(PlainConfig):
     n_members: int = 2
     n_buckets: int = 8192
     n_text_hidden: int = 96
-    profile_rank: int = 128
+    head_rank: int = 64
     dropout: float = 0.3
     mask_genes: float = 0.3
     adapt: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,14 +37,13 @@ class GeneMoments:
         self._sum = torch.zeros(n_genes, dtype=torch.float64)
         self._squares = torch.zeros(n_genes, dtype=torch.float64)
 
-    def update(self, expression: Tensor) -> None:
-        """Take in log expression of further cells, (n, G)."""
+    def update(self, expression: SparseCounts) -> None:
+        """Take in log expression of further cells."""
         # In this order: not every accelerator has double precision.
-        values = expression.cpu().double()
-        values = values[values.any(1)]
-        self.n_cells += len(values)
-        self._sum += values.sum(0)
-        self._squares += values.square().sum(0)
+        genes, values = expression.genes.cpu(), expression.values.cpu().double()
+        self.n_cells += int((expression.totals() > 0).sum())
+        self._sum.index_add_(0, genes, values)
+        self._squares.index_add_(0, genes, values.square())
 
     @property
     def mean(self) -> Tensor:
@@ -80,26 +80,32 @@ class GeneScale(nn.Module):
         self.register_buffer("mean", torch.zeros(n_genes))
         self.register_buffer("sd", torch.ones(n_genes))
 
-    def log_expression(self, counts: SparseCounts, measured: Tensor) -> Tensor:
-        """log(1 + x) of scaled counts, (n, G); a cell without counts is all zero."""
-        totals = counts.totals().clamp(min=1e-9)
-        size = (self.abundance[measured].sum() / totals)[counts.rows]
-        expression = counts.values.new_zeros(counts.n_cells, counts.n_genes)
-        return expression.index_put_((counts.rows, counts.genes), torch.log1p(counts.values * size), accumulate=True)
+    def log_expression(self, counts: SparseCounts, measured: Tensor) -> SparseCounts:
+        """log(1 + x) of scaled counts; genes that are not measured have none."""
+        size = self.abundance[measured].sum() / counts.totals().clamp(min=1e-9)
+        return replace(counts, values=torch.log1p(counts.values * size[counts.rows]))
 
-    def forward(self, expression: Tensor, measured: Tensor, moments: GeneMoments | None = None) -> Tensor:
+    def forward(self, expression: SparseCounts, measured: Tensor, moments: GeneMoments | None = None) -> Tensor:
         """Z-scores of log expression, (n, G), by the training data alone if there are no ``moments``."""
-        z = standardise(expression, self.mean, self.sd)
-        if moments is not None:
-            weight = 0.5 * moments.n_cells / (moments.n_cells + 20)
-            own = standardise(expression, moments.mean.to(z.device), moments.sd.to(z.device))
-            z = (1 - weight) * z + weight * own
-        return z * measured
+        stored = _blended(self, moments, expression.values, expression.genes)
+        absent = _blended(self, moments, self.mean.new_zeros(()), slice(None)) * measured
+        z = absent.repeat(expression.n_cells, 1)
+        return z.index_put_((expression.rows, expression.genes), stored * measured[expression.genes])
 
 
 def standardise(expression: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
     """Z-scores within a range; genes that hardly vary are not blown up."""
     return ((expression - mean) / (sd.square() + MIN_SD**2).sqrt()).clamp(*Z_RANGE)
+
+
+def _blended(scale: GeneScale, moments: GeneMoments | None, values: Tensor, genes: Tensor | slice) -> Tensor:
+    """Z-scores of values of some genes."""
+    z = standardise(values, scale.mean[genes], scale.sd[genes])
+    if moments is None:
+        return z
+    weight = 0.5 * moments.n_cells / (moments.n_cells + 20)
+    mean, sd = moments.mean.to(z.device), moments.sd.to(z.device)
+    return (1 - weight) * z + weight * standardise(values, mean[genes], sd[genes])
 
 
 class ExpressionMLP(nn.Module):

@@ -63,9 +63,9 @@ class ExpressionStream:
         with bar:
             for counts in self._counts():
                 expression = self._expression(counts)
-                rows = slice(start, start + len(expression))
+                rows = slice(start, start + expression.n_cells)
                 yield rows, self.module.scale(expression, self.measured, self.moments.expression)
-                bar.update(len(expression))
+                bar.update(expression.n_cells)
                 start = rows.stop
 
     def _gathered(self) -> DataMoments:
@@ -79,7 +79,7 @@ class ExpressionStream:
     def _counts(self) -> Iterator[sparse.csr_matrix]:
         return self.reader.blocks(np.arange(self.reader.n_obs), self.size)
 
-    def _expression(self, counts: sparse.csr_matrix) -> Tensor:
+    def _expression(self, counts: sparse.csr_matrix) -> SparseCounts:
         cells = SparseCounts.from_csr(counts).to(self.module.device)
         return self.module.scale.log_expression(cells, self.measured)
 

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 __all__ = ["MarkerProfiles", "match", "showing"]
@@ -23,36 +25,34 @@ class MarkerProfiles(nn.Module):
 
     .. math:: k_{it} = \frac{\sum_g m_g P_{tg} z_{ig}}{\sum_g m_g P_{tg} + 0.05},
 
-    with :math:`m_g` 1 for measured genes. Rows of :math:`P` add up to about 1. The shrinkage keeps a type of which
-    hardly a marker is measured from winning by chance. :math:`P` is a product of two narrow matrices: types that share
-    markers share what is stored of them.
+    with :math:`m_g` 1 for measured genes. Rows of :math:`P` add up to about 1, and are stored sparse. The shrinkage
+    keeps a type of which hardly a marker is measured from winning by chance.
 
-    ``rank``: width of the two matrices.
+    ``n_markers``: number of markers of every type, (K,).
     """
 
-    of_types: Tensor
-    of_genes: Tensor
+    genes: Tensor
+    weights: Tensor
 
-    def __init__(self, n_types: int, n_genes: int, rank: int) -> None:
+    def __init__(self, n_markers: Sequence[int], n_genes: int) -> None:
         super().__init__()
-        self.register_buffer("of_types", torch.zeros(n_types, rank))
-        self.register_buffer("of_genes", torch.zeros(rank, n_genes))
+        self.n_markers, self.n_genes = list(n_markers), n_genes
+        self.register_buffer("genes", torch.zeros(sum(self.n_markers), dtype=torch.int32))
+        self.register_buffer("weights", torch.zeros(sum(self.n_markers)))
 
     @property
     def markers(self) -> Tensor:
         """Weights of genes for every type, (K, G)."""
-        return self.of_types @ self.of_genes
+        types = torch.repeat_interleave(torch.tensor(self.n_markers)).to(self.weights.device)
+        dense = self.weights.new_zeros(len(self.n_markers), self.n_genes)
+        return dense.index_put_((types, self.genes.long()), self.weights, accumulate=True)
 
     @torch.no_grad()
     def learn(self, markers: Tensor) -> None:
-        """Take over the best approximation of given weights, (K, G)."""
-        # Types with many markers have small weights each; unscaled, they would be the first to be lost.
-        length = markers.norm(dim=1, keepdim=True).clamp(min=1e-9)
-        u, s, v = torch.linalg.svd(markers / length, full_matrices=False)
-        rank = min(self.of_types.shape[1], len(s))
-        root = s[:rank].sqrt()
-        self.of_types.zero_()[:, :rank] = length * u[:, :rank] * root
-        self.of_genes.zero_()[:rank] = root[:, None] * v[:rank]
+        """Take over weights, (K, G), that are 0 for all genes but the markers of a type."""
+        types, genes = torch.nonzero(markers, as_tuple=True)
+        self.genes.copy_(genes)
+        self.weights.copy_(markers[types, genes])
 
     def forward(self, z: Tensor, measured: Tensor) -> Tensor:
         """Match of n cells with the K profiles, (n, K)."""

@@ -206,7 +206,7 @@ class CellNamer(FoundationModel):
 
     def _plan(self, labels: Sequence[Label]) -> LabelPlan:
         """Labels as tensors, by weights that know what to compare them with."""
-        if not self.module.n_studies.any() and not self.module.profiles.of_types.any():
+        if not self.module.n_studies.any() and not self.module.profiles.weights.any():
             msg = (
                 "This model has learned no cell types yet. Train it on labelled cells: CellNamer.setup_anndata(adata, "
                 'labels_key="cell_type"), model = CellNamer(adata), model.train(stage=2). Or load weights that know '

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ from scfoundry.model.cellnamer._types import TypeHeads, claimed_probability
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from scfoundry.data.labels.ontology import CellOntology
@@ -46,6 +48,7 @@ class LabelPlan:
     texts: Tensor  # Embeddings of the labels, (P, D), then of the known types, (C, D)
     profiles: Tensor  # Marker profiles of the labels, (P, G), all zero where there is none
     shares: Tensor  # Share of every known type that each label claims, (P, C)
+    own: Tensor  # The same without the siblings of types that have training cells, (P, C)
     outside: Tensor  # Known types with training cells that have nothing to do with any label, (C,) bool
     seen: Tensor  # Labels that claim a known type, (P,) bool
     described: Tensor  # Labels with a marker profile, (P,) bool
@@ -95,8 +98,8 @@ class CellNamerModule(FoundationModule):
             n_genes, config.n_hidden, config.n_latent, n_members=config.n_members, dropout=config.dropout
         )
         self.text = HashedText(config.n_buckets, config.n_text_hidden, config.n_latent)
-        self.profiles = MarkerProfiles(len(config.profiles), n_genes, config.profile_rank)
-        self.heads = TypeHeads(len(config.types), len(config.profiles), n_genes, config.n_hidden, config.n_members)
+        self.profiles = MarkerProfiles([len(config.markers[profile]) for profile in config.profiles], n_genes)
+        self.heads = TypeHeads(len(config.types), len(config.profiles), n_genes, config)
         # Cosine, marker match and log probability of any label; changes of the latter two where the known types are
         # proven; what stands in for the log probability of a label that claims no known type.
         self.register_buffer("weights", torch.tensor([0.6, 1.0, 0.6, -0.5, 0.5, -1.0]))
@@ -141,17 +144,16 @@ class CellNamerModule(FoundationModule):
                 for profile, weight in mixed:
                     row += weight / len(terms) * markers[profiles.index(profile)]
         near = related([term for terms in ids for term in terms], types, ontology)
-        outside = [
-            bool(self.n_studies[column] > 0) and not shares[:, column].any() and not near[column]
-            for column in range(len(types))
-        ]
+        own, shown = self._own(shares, near), self.n_studies.cpu().numpy() > 0
+        outside = shown & ~own.any(0) & ~near
         as_tensor = torch.from_numpy(shares).to(texts.device)
         proven = ((as_tensor > 0) & (self.n_studies >= 2)).any(1)
         return LabelPlan(
             texts=torch.cat([texts, known]),
             profiles=rows,
             shares=as_tensor,
-            outside=torch.tensor(outside, dtype=torch.bool, device=texts.device),
+            own=torch.from_numpy(own).to(texts.device),
+            outside=torch.from_numpy(outside).to(texts.device),
             seen=as_tensor.sum(1) > 0,
             described=rows.sum(1) > 0,
             proven=proven,
@@ -183,7 +185,7 @@ class CellNamerModule(FoundationModule):
         logits = self.heads(states, z, by_profile)
         every = torch.eye(len(self.config.types), device=z.device)
         p_labels = claimed_probability(logits, plan.shares, among_all=False)
-        p_labels_of_all = claimed_probability(logits, plan.shares, among_all=True)
+        p_labels_of_all = claimed_probability(logits, plan.own, among_all=True)
         p_types = claimed_probability(logits, every, among_all=True)
         return _Terms(
             labels=torch.stack([cosine[:, :n_labels], of_labels, (p_labels + FLOOR).log()]),
@@ -191,9 +193,18 @@ class CellNamerModule(FoundationModule):
             of_all=(p_labels_of_all + FLOOR).log(),
         )
 
+    def _own(self, shares: NDArray[np.float32], near: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Shares (P, C) that labels claim of what they are, contain or belong to, where there are training cells.
+
+        A label without them may claim its siblings, for want of a better likeness: of these it is as sure as of itself.
+        """
+        shown = self.n_studies.cpu().numpy() > 0
+        has_cells = (shares[:, near & shown] > 0).any(1)
+        return np.where(has_cells[:, None] & ~near, np.float32(0), shares)
+
     def _markers_of(self, labels: Sequence[OfferedLabel], like: Tensor) -> Tensor:
         """Weights of the users' own markers, (P, G), rows adding up to 1, or to 0 where there are none."""
-        rows = like.new_zeros(len(labels), self.profiles.of_genes.shape[1])
+        rows = like.new_zeros(len(labels), self.profiles.n_genes)
         for row, label in zip(rows, labels, strict=True):
             if label.markers:
                 weights = torch.tensor(list(label.markers.values()), dtype=row.dtype, device=row.device)

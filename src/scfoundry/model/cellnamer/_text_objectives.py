@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scfoundry.data.labels.hierarchy import broader_types, is_kind_of, nearest_weights, relatives
+from scfoundry.data.labels.hierarchy import broader_types, lineages, nearest_weights, relatives
 from scfoundry.model.cellnamer._markers import match
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -72,11 +72,17 @@ class TextObjectives(nn.Module):
             for t in candidates
         ]
         related = relatives(described, candidates, seen, ontology)
-        kinds = np.array([[any(is_kind_of(t, i, ontology) for i in ids) for t in types] for ids in described])
+        lineage = lineages([*types, *candidates, *(i for ids in described for i in ids)], ontology)
+
+        def among(kinds: Sequence[str], of: Collection[str]) -> NDArray[np.bool_]:
+            return np.array([not lineage[kind].isdisjoint(of) for kind in kinds])
+
+        kinds = np.stack([among(types, ids) for ids in described])
         for row, column in [] if occur_together is None else np.argwhere(occur_together):
-            narrower = [i for i in labels[column] if any(is_kind_of(i, own, ontology) for own in labels[row])]
-            kinds[row] &= ~np.array([any(is_kind_of(t, i, ontology) for i in narrower) for t in types])
-            related[row] &= ~np.array([any(is_kind_of(t, i, ontology) for i in narrower) for t in candidates])
+            own = labels[row]
+            if narrower := [i for i in labels[column] if i not in own and not lineage[i].isdisjoint(own)]:
+                kinds[row] &= ~among(types, narrower)
+                related[row] &= ~among(candidates, narrower)
         self.register_buffer("relatives", torch.from_numpy(related))
         self.register_buffer("kinds", torch.from_numpy(kinds))
         of_profiles = np.full(len(profiles), made_up / max(len(profiles), 1))

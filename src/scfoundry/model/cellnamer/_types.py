@@ -10,27 +10,32 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from scfoundry.model.cellnamer._config import CellNamerConfig
+
 __all__ = ["TypeHeads", "claimed_probability"]
 
 
 class TypeHeads(nn.Module):
     r"""Logits of C known types: the match with their marker profiles, plus what training added.
 
-    One head per member network on its state, one linear head on the z-scores. All start from
+    One head per member network on its state, one linear head of low rank on the z-scores. All start from
     :math:`\beta\,(k - \bar k)`, the centred marker match, so that a type without a single training cell has a place.
 
-    ``n_profiles``: number of marker profiles, K. ``n_members``: number of member networks, S.
+    ``n_types``, ``n_profiles``: number of known types, C, and of marker profiles, K.
     """
 
     profile_of_type: Tensor
 
-    def __init__(self, n_types: int, n_profiles: int, n_genes: int, n_hidden: int, n_members: int) -> None:
+    def __init__(self, n_types: int, n_profiles: int, n_genes: int, config: CellNamerConfig) -> None:
         super().__init__()
         self.register_buffer("profile_of_type", torch.zeros(n_types, n_profiles))
         self.strength = nn.Parameter(torch.tensor(2.0))
-        self.members = nn.ModuleList(nn.Linear(n_hidden, n_types) for _ in range(n_members))
-        self.linear = nn.Linear(n_genes, n_types)
-        nn.init.zeros_(self.linear.weight)
+        self.members = nn.ModuleList(nn.Linear(config.n_hidden, n_types) for _ in range(config.n_members))
+        self.linear = nn.Sequential(
+            nn.Linear(n_genes, config.head_rank, bias=False), nn.Linear(config.head_rank, n_types)
+        )
+        nn.init.normal_(self.linear[0].weight, std=0.01)
+        nn.init.zeros_(self.linear[1].weight)
 
     def forward(self, states: Tensor, z: Tensor, matches: Tensor) -> Tensor:
         """Logits (S + 1, n, C) from states (S, n, H), z-scores (n, G) and marker matches (n, K)."""
