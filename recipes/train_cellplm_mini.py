@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from cards import filled
 from corpus import build
 from sklearn.utils.extmath import randomized_svd
 
@@ -127,13 +128,16 @@ def main() -> None:
     start = time.perf_counter()
     model = trained(corpus, CONFIG | args.config, TRAINING | args.training, args.seed)
     losses = model.history["reconstruction_train"].iloc[:, 0].astype(float)
-    print(f"trained for {time.perf_counter() - start:,.0f} s; loss {losses.iloc[0]:,.1f}, at last {losses.iloc[-1]:,.1f}")
+    print(
+        f"trained for {time.perf_counter() - start:,.0f} s; loss {losses.iloc[0]:,.1f}, at last {losses.iloc[-1]:,.1f}"
+    )
     model.save_pretrained(
         args.out,
         dtype=torch.float16,
         weights="cellplm-mini",
         licence="BSD-3-Clause",
-        trained_on=f"{corpus.n_obs:,} human cells of {', '.join(entry['file'] for entry in manifest)}",
+        trained_on=f"{corpus.n_obs:,} human cells of {len(manifest)} files",
+        card=filled(Path(__file__).parent / "cellplm_mini" / "card.md", manifest),
     )
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"saved to {args.out}, {size / 1e6:.1f} MB")
