@@ -47,7 +47,7 @@ STAGES = (
     {"stage": 1, "max_epochs": 1, "lr": 1e-3, "limit_train_batches": 60, "loss_weights": {"cell_cell": 0}},
     {
         "stage": 2,
-        "max_epochs": 6,
+        "max_epochs": 2,
         "lr": 1.5e-3,
         "loss_weights": {"masked_genes": 0, "cell_cell": 0, "matching": 0},
     },
