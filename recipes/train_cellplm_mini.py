@@ -1,11 +1,9 @@
-"""Train a small CellPLM on a folder of .h5ad files and save it as a model folder.
+"""Train cellplm-mini, a small CellPLM, on the corpus and save it as a model folder.
 
     python recipes/train_cellplm_mini.py DATA_FOLDER OUT_FOLDER --hold-out pbmc_3tech_1200 cell_lines_mixology
 
-Every file with raw human counts takes part unless it is held out. A context is a section, batch, donor or sample of one
-file, the first of these obs columns with 50 cells per value or more; files with ``obsm["spatial"]`` train
-the positions. The vocabulary is made of the protein-coding and lncRNA genes that most files measure. The weights are
-written in half precision, with a short card for a person to complete.
+Cells with counts take part, and those drawn of mean profiles. A context is a sample of a study, or a reference of
+profiles; samples with coordinates train the positions. The weights are written in half precision.
 """
 
 from __future__ import annotations
@@ -14,18 +12,20 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import numpy as np
-import pandas as pd
 import torch
-from scipy import sparse
+from cards import filled
+from corpus import build
 from sklearn.utils.extmath import randomized_svd
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.matrix.checks import MatrixState, inspect_matrix
 from scfoundry.nn.counts import SparseCounts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 CONFIG = {
     "n_hidden": 160,
@@ -36,86 +36,51 @@ CONFIG = {
     "max_cells": 512,
     "kl_warmup_steps": 200_000,
 }
-CONTEXT_KEYS = ("section", "batch", "donor", "sample")
-MIN_CELLS = 50
-BIOTYPES = ("protein_coding", "lncRNA")
+TRAINING = {
+    "max_epochs": 12,
+    "lr": 5e-5,
+    "part_lrs": {"decoder": 1e-3},
+    "weight_decay": 1e-4,
+    "schedule": "cosine",
+    "warmup_steps": 100,
+    # A step costs as much as its panel is large.
+    "panel_sizes": (1500, 5000),
+    "validation_size": 0,
+    "gradient_clip_val": 2.0,
+}
+# Rounded values of other scales have no likelihood of counts.
+VALUES = ("counts", "means")
+# Scale of the principal axes that the gene vectors start as.
+SCALE = 0.3
+# Contexts that shape the axes: cells they have at least and give at most, and genes that they detect at least.
+AXES_CELLS, AXES_GENES = (50, 200), 5000
 
 
-def read_sets(folder: Path, hold_out: list[str]) -> dict[str, ad.AnnData]:
-    """Files with raw counts and human genes, by name."""
-    sets = {}
-    for path in sorted(folder.glob("*.h5ad")):
-        if path.stem in hold_out:
-            print(f"{path.stem}: held out")
-            continue
-        adata = ad.read_h5ad(path)
-        state = inspect_matrix(adata).state
-        if state is not MatrixState.COUNTS:
-            print(f"{path.stem}: skipped, its X holds {state} values, not raw counts")
-            continue
-        sets[path.stem] = adata
-    return sets
-
-
-def choose_vocabulary(sets: dict[str, ad.AnnData], n_genes: int) -> GeneVocabulary:
-    """The genes that most files measure; among those, the most often detected."""
-    table = sf.datasets.human_genes()
-    table = table[table["biotype"].isin(BIOTYPES)]
-    everything = GeneVocabulary(table.index, table["symbol"])
-    support = pd.DataFrame(0.0, index=table.index, columns=["files", "detected"])
-    for adata in sets.values():
-        alignment = everything.align(adata, min_overlap=0)
-        cells = alignment.apply(sparse.csr_matrix(adata.X))
-        support.iloc[alignment.measured, 0] += 1
-        support["detected"] += np.bincount(cells.indices, minlength=len(everything)) / adata.n_obs
-    support = support[support["detected"] > 0].sort_values(["files", "detected"], ascending=False)
-    return everything.subset(everything.index_of(np.sort(support.index[:n_genes])))
-
-
-def concatenate(sets: dict[str, ad.AnnData], genes: GeneVocabulary) -> tuple[ad.AnnData, dict[str, np.ndarray]]:
-    """All cells over the vocabulary, their contexts, and the genes measured in each context."""
-    parts, measured = [], {}
-    for name, adata in sets.items():
-        alignment = genes.align(adata)
-        key = next(
-            (k for k in CONTEXT_KEYS if k in adata.obs and adata.n_obs >= MIN_CELLS * adata.obs[k].nunique()), None
-        )
-        labels = adata.obs[key].astype(str) if key else pd.Series("all", index=adata.obs_names)
-        part = ad.AnnData(alignment.apply(sparse.csr_matrix(adata.X)), obs=pd.DataFrame(index=adata.obs_names))
-        part.obs["context"] = (name + "/" + labels).to_numpy()
-        part.var_names = genes.ids
-        part.obsm["spatial"] = np.asarray(adata.obsm.get("spatial", np.full((adata.n_obs, 2), np.nan)))[:, :2]
-        measured |= dict.fromkeys(part.obs["context"].unique(), genes.ids[alignment.measured])
-        parts.append(part)
-    return ad.concat(parts, index_unique="-"), measured
-
-
-def initial_gene_vectors(adata: ad.AnnData, n_vectors: int, min_genes: int, rng: int) -> torch.Tensor:
+def initial_gene_vectors(corpus: AnnData, n_vectors: int, seed: int) -> torch.Tensor:
     """Principal axes of the corpus as gene vectors, (G, D): the embedder starts as a PCA, not a random projection.
 
-    Axes of log expression standardised within each context, so that they separate cells, not studies. Panels of few
-    genes are left out.
+    Axes of log expression standardised within each context, so that they separate cells, not studies.
     """
+    rng = np.random.default_rng(seed)
     blocks = []
-    for rows in adata.obs.groupby("context", observed=True).indices.values():
-        counts = adata.X[rows]
-        if np.unique(counts.indices).size < min_genes or len(rows) < MIN_CELLS:
+    for rows in corpus.obs.groupby("sample", observed=True).indices.values():
+        counts = corpus.X[np.sort(rng.permutation(rows)[: AXES_CELLS[1]])]
+        if np.unique(counts.indices).size < AXES_GENES or len(rows) < AXES_CELLS[0]:
             continue
-        totals = np.asarray(counts.sum(1)).clip(1)
-        log = np.log1p(counts.multiply(1e4 / totals).toarray().astype(np.float32))
+        log = np.log1p(counts.multiply(1e4 / np.asarray(counts.sum(1)).clip(1)).toarray().astype(np.float32))
         spread = log.std(0)
         blocks.append(((log - log.mean(0)) / np.where(spread > 0, spread, 1)).clip(-10, 10))
     standardised = np.vstack(blocks)
-    _, _, axes = randomized_svd(standardised, n_vectors, random_state=rng)
     print(f"gene vectors from {len(standardised):,} cells of {len(blocks)} contexts")
+    _, _, axes = randomized_svd(standardised, n_vectors, n_iter=4, random_state=seed)
     # All axes weigh the same; rare genes weigh more than common ones, though less than standardisation would have it.
-    detected = np.asarray(adata.X.astype(bool).mean(0)).ravel().clip(1e-4)
+    detected = np.asarray(corpus.X.astype(bool).mean(0)).ravel().clip(1e-4)
     vectors = axes.T / detected[:, None] ** 0.25
-    return torch.from_numpy((vectors / vectors.std()).astype(np.float32))
+    return torch.from_numpy((SCALE * vectors / vectors.std()).astype(np.float32))
 
 
 @torch.no_grad()
-def start_as_pca(model: sf.model.CellPLM, adata: ad.AnnData, vectors: torch.Tensor) -> None:
+def start_as_pca(model: sf.model.CellPLM, corpus: AnnData, vectors: torch.Tensor) -> None:
     """Let the embedder hand on the principal components, centred and scaled, before it has learned anything.
 
     Its ReLU would cut off half of each component; a bias of two standard deviations lets nearly all of it pass, and the
@@ -123,8 +88,8 @@ def start_as_pca(model: sf.model.CellPLM, adata: ad.AnnData, vectors: torch.Tens
     """
     embedder = model.module.embedder
     embedder.genes.copy_(vectors)
-    cells = np.random.default_rng(0).choice(adata.n_obs, min(5000, adata.n_obs), replace=False)
-    counts = SparseCounts.from_csr(adata.X[np.sort(cells)])
+    cells = np.random.default_rng(0).choice(corpus.n_obs, min(5000, corpus.n_obs), replace=False)
+    counts = SparseCounts.from_csr(corpus.X[np.sort(cells)])
     components = embedder.aggregate(counts.log_normalised(model.config.library_size))
     torch.nn.init.orthogonal_(embedder.linear.weight)
     mixed = components @ embedder.linear.weight.T
@@ -133,64 +98,46 @@ def start_as_pca(model: sf.model.CellPLM, adata: ad.AnnData, vectors: torch.Tens
     embedder.linear.bias.copy_(2 * mixed.std(0).mean() - mixed.mean(0) / spread)
 
 
+def trained(corpus: AnnData, config: dict[str, Any], training: dict[str, Any], seed: int) -> sf.model.CellPLM:
+    """A model of the corpus."""
+    sf.model.CellPLM.setup_anndata(corpus, batch_key="sample", spatial_key="spatial")
+    model = sf.model.CellPLM(corpus, genes=GeneVocabulary(corpus.var_names, corpus.var["symbol"]), seed=seed, **config)
+    print(model.summary_string)
+    start_as_pca(model, corpus, initial_gene_vectors(corpus, model.config.n_hidden, seed))
+    studies = corpus.obs[["sample", "study"]].drop_duplicates().itertuples(index=False)
+    genes_of = {study: corpus.var_names[measured] for study, measured in corpus.varm["measured"].items()}
+    model.train(measured_genes={row.sample: genes_of[row.study] for row in studies}, seed=seed, **training)
+    return model
+
+
 def main() -> None:
-    """Read, train, save."""
+    """Build the corpus, train, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
+    parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
     parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
-    parser.add_argument("--n-genes", type=int, default=14_000)
-    parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--lr", type=float, default=5e-5)
-    parser.add_argument("--decoder-lr", type=float, default=1e-3)
-    parser.add_argument("--weight-decay", type=float, default=1e-4)
-    parser.add_argument(
-        "--panel-sizes", type=int, nargs=2, default=(1500, 5000), help="fewest and most genes shown per step"
-    )
-    parser.add_argument("--pca-start", type=float, default=0.3, help="scale of the principal axes at the start")
-    parser.add_argument("--min-genes", type=int, default=5000, help="detected genes of a context that shapes the axes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--config", type=json.loads, default={}, help="config values to change, as JSON")
-    parser.add_argument("--checkpoint-dir", type=Path)
+    parser.add_argument("--config", type=json.loads, default={}, help="structure to change, as JSON")
+    parser.add_argument("--training", type=json.loads, default={}, help="arguments of train to change, as JSON")
     args = parser.parse_args()
 
-    sets = read_sets(args.data, args.hold_out)
-    genes = choose_vocabulary(sets, args.n_genes)
-    adata, measured = concatenate(sets, genes)
-    print(f"{adata.n_obs:,} cells, {len(genes):,} genes, {len(measured)} contexts from {len(sets)} files")
-
-    sf.model.CellPLM.setup_anndata(adata, batch_key="context", spatial_key="spatial")
-    model = sf.model.CellPLM(adata, genes=genes, seed=args.seed, **(CONFIG | args.config))
-    print(model.summary_string)
-    if args.pca_start:
-        vectors = initial_gene_vectors(adata, model.config.n_hidden, args.min_genes, args.seed)
-        start_as_pca(model, adata, vectors * args.pca_start)
+    corpus, manifest = build(args.data, hold_out=args.hold_out, seed=args.seed)
+    corpus = corpus[corpus.obs["values"].isin(VALUES).to_numpy()].copy()
+    n_contexts = corpus.obs["sample"].nunique()
+    print(f"{corpus.n_obs:,} cells, {corpus.n_vars:,} genes, {n_contexts} contexts of {len(manifest)} files")
     start = time.perf_counter()
-    model.train(
-        args.epochs,
-        lr=args.lr,
-        part_lrs={"decoder": args.decoder_lr},
-        weight_decay=args.weight_decay,
-        schedule="cosine",
-        warmup_steps=100,
-        validation_size=0.1,
-        measured_genes=measured,
-        panel_sizes=args.panel_sizes,
-        seed=args.seed,
-        checkpoint_dir=args.checkpoint_dir,
-        gradient_clip_val=2.0,
+    model = trained(corpus, CONFIG | args.config, TRAINING | args.training, args.seed)
+    losses = model.history["reconstruction_train"].iloc[:, 0].astype(float)
+    print(
+        f"trained for {time.perf_counter() - start:,.0f} s; loss {losses.iloc[0]:,.1f}, at last {losses.iloc[-1]:,.1f}"
     )
-    history = {key: values.iloc[:, 0].astype(float) for key, values in model.history.items()}
-    print(f"trained for {time.perf_counter() - start:,.0f} s")
-    for key in ("loss_train", "loss_validation", "reconstruction_validation"):
-        if key in history:
-            print(f"{key}: first {history[key].iloc[0]:.2f}, last {history[key].iloc[-1]:.2f}")
     model.save_pretrained(
         args.out,
         dtype=torch.float16,
-        weights=args.out.name,
+        weights="cellplm-mini",
         licence="BSD-3-Clause",
-        trained_on=f"{adata.n_obs:,} human cells of {', '.join(sets)}",
+        trained_on=f"{corpus.n_obs:,} human cells of {len(manifest)} files",
+        card=filled(Path(__file__).parent / "cellplm_mini" / "card.md", manifest),
     )
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"saved to {args.out}, {size / 1e6:.1f} MB")

@@ -2,10 +2,8 @@
 
     python recipes/train_langcell.py DATA_FOLDER OUT_FOLDER --hold-out pbmc3k
 
-Needs .h5ad files with ``obs["cell_type"]`` and a table that says what their labels stand for, with the columns set,
-label, terms (a Cell Ontology id; labels that stand for several are left out), text (describes what the ontology lacks)
-and scale (empty for counts; values on a ``linear`` or ``log2`` scale are rounded). Everything is learned by the public
-methods of `sf.model.LangCell`, from random weights. The weights are written in half precision.
+Learns from the labelled cells of the corpus; labels that stand for several types are left out. Everything is learned by
+the public methods of `sf.model.LangCell`, from random weights. The weights are written in half precision.
 """
 
 from __future__ import annotations
@@ -18,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from langcell.corpus import balanced, choose_genes, read_studies
+from cards import filled
+from corpus import build, labelled, with_medians
+from langcell.corpus import balanced
 from langcell.texts import add_texts
 
 import scfoundry as sf
@@ -47,7 +47,7 @@ STAGES = (
     {"stage": 1, "max_epochs": 1, "lr": 1e-3, "limit_train_batches": 60, "loss_weights": {"cell_cell": 0}},
     {
         "stage": 2,
-        "max_epochs": 6,
+        "max_epochs": 2,
         "lr": 1.5e-3,
         "loss_weights": {"masked_genes": 0, "cell_cell": 0, "matching": 0},
     },
@@ -66,21 +66,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
     parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
-    parser.add_argument("--labels", type=Path, default=HERE / "cellnamer_mini" / "labels.tsv")
     parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
-    parser.add_argument("--n-genes", type=int, default=3000)
-    parser.add_argument("--n-cells", type=int, default=100, help="views per label of a study")
+    parser.add_argument("--n-cells", type=int, default=100, help="views per type of a study with counts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", type=json.loads, default={}, help="structure to change, as JSON")
     parser.add_argument("--stages", type=json.loads, default=STAGES, help="arguments of every call of train, as JSON")
     args = parser.parse_args()
 
-    labels = pd.read_csv(args.labels, sep="\t", dtype=str, keep_default_na=False)
-    studies = read_studies(args.data, labels, args.hold_out)
-    genes = choose_genes(studies, args.n_genes)
-    adata = balanced(studies, genes, n_cells=args.n_cells, rng=np.random.default_rng(args.seed))
-    n_cells = sum(study.n_obs for study in studies.values())
-    print(f"{n_cells:,} labelled cells of {len(studies)} studies, {adata.n_obs:,} views, {len(genes):,} genes")
+    corpus, manifest = build(args.data, hold_out=args.hold_out, seed=args.seed)
+    genes = with_medians(corpus)
+    cells = labelled(corpus[~corpus.obs["cell_type"].str.contains("|", regex=False).to_numpy()])
+    adata = balanced(cells, n_cells=args.n_cells, rng=np.random.default_rng(args.seed))
+    n_types = cells.obs["cell_type"].nunique()
+    print(f"{cells.n_obs:,} labelled cells of {n_types} types, {adata.n_obs:,} views, {len(genes):,} genes")
 
     sf.model.LangCell.setup_anndata(adata, text_keys=add_texts(adata))
     model = sf.model.LangCell(adata, genes=genes, seed=args.seed, **(CONFIG | args.config))
@@ -93,10 +91,10 @@ def main() -> None:
     model.save_pretrained(
         args.out,
         dtype=torch.float16,
-        weights=args.out.name.removesuffix("-new"),
+        weights="langcell-mini",
         licence="BSD-3-Clause",
-        trained_on=f"{n_cells:,} labelled human cells of {', '.join(studies)}, with texts of the Cell Ontology",
-        card=(HERE / "langcell" / "card.md").read_text(),
+        trained_on=f"{cells.n_obs:,} labelled human cells of {n_types} types, with texts of the Cell Ontology",
+        card=filled(HERE / "langcell" / "card.md", manifest),
     )
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"saved to {args.out}, {size / 1e6:.1f} MB")

@@ -20,7 +20,7 @@ __all__ = ["add_texts"]
 N_COLUMNS = 40
 
 
-def add_texts(adata: AnnData, key: str = "term") -> list[str]:
+def add_texts(adata: AnnData, key: str = "cell_type") -> list[str]:
     """Write columns with the texts of every cell, and return their names.
 
     Training draws one of the columns, and none of a cell's texts is ever its negative. So the columns hold the texts of
