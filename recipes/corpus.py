@@ -51,7 +51,7 @@ WHOLE = 8000
 
 
 def human_vocabulary() -> GeneVocabulary:
-    """Protein-coding genes, mitochondrial ones included, and the constant and variable genes of lymphocyte receptors."""
+    """Protein-coding genes, the mitochondrial ones too, and constant and variable genes of lymphocyte receptors."""
     table = sf.datasets.human_genes()
     table = table[table["biotype"].isin(BIOTYPES)]
     return GeneVocabulary(table.index, table["symbol"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from scfoundry.data.labels.hierarchy import related
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["marker_genes"]
 
+LISTED = Path(__file__).parent / "tables" / "markers.tsv"
+"""Types that the corpus has few cells of or none, with markers from textbooks."""
+
 MIN_CELLS = 5
 # Log expression that a marker exceeds its level in other types by, at least.
 MIN_CHANGE = 0.3
@@ -23,8 +28,8 @@ MIN_CHANGE = 0.3
 MOST_OTHERS = 0.05
 
 
-def marker_genes(corpus: AnnData, n_genes: int = 30) -> dict[str, list[str]]:
-    """Up to ``n_genes`` markers of every type, by its Cell Ontology id or its text."""
+def marker_genes(corpus: AnnData, n_genes: int = 30, listed: Path = LISTED) -> dict[str, list[str]]:
+    """Up to ``n_genes`` markers of every type, by its Cell Ontology id or its text, and those that a table lists."""
     ontology = CellOntology.load()
     types, means = type_means(corpus)
     markers = {}
@@ -36,6 +41,10 @@ def marker_genes(corpus: AnnData, n_genes: int = 30) -> dict[str, list[str]]:
         chosen = np.sort(best[change[best] > MIN_CHANGE])
         if len(chosen):
             markers[identifier] = corpus.var_names[chosen].tolist()
+    ids = pd.Series(corpus.var_names, corpus.var["symbol"]).groupby(level=0).first()
+    for row in pd.read_csv(listed, sep="\t").itertuples():
+        known = ids.reindex(row.markers.split()).dropna()
+        markers[row.id] = list(dict.fromkeys([*markers.get(row.id, []), *known]))
     return markers
 
 

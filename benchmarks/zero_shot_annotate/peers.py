@@ -14,6 +14,8 @@ from scfoundry.model.cellnamer._markers import match
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from torch import Tensor
@@ -32,12 +34,14 @@ class Peers:
     Parameters
     ----------
     left_out
-        With a CellNamer trained on its studies.
+        With a CellNamer trained on its corpus.
+    markers
+        Symbols of marker genes, by type.
     """
 
-    def __init__(self, left_out: LeftOut) -> None:
+    def __init__(self, left_out: LeftOut, markers: Mapping[str, Sequence[str]]) -> None:
         self.left_out, self.genes, self.scale = left_out, left_out.model.genes, left_out.model.module.scale
-        positions = {i: self.genes.index_of(symbols) for i, symbols in left_out.markers.items()}
+        positions = {i: self.genes.index_of(symbols) for i, symbols in markers.items()}
         self.markers = {i: found for i, at in positions.items() if len(found := np.unique(at[at >= 0]))}
         self.regression = self._regression()
 
@@ -49,8 +53,8 @@ class Peers:
         expression = self._expression(cells.read(), measured)
         moments = GeneMoments(len(self.genes))
         moments.update(expression)
-        by_training = standardise(expression, self.scale.mean, self.scale.sd) * measured
-        by_test = standardise(expression, moments.mean, moments.sd) * measured
+        by_training = self.scale(expression, measured)
+        by_test = standardise(dense(expression), moments.mean, moments.sd) * measured
         profiles = self._profiles(task)
         shares, _ = claims(task.ids, list(self.regression.classes_), self.left_out.ontology)
         return {
@@ -71,19 +75,21 @@ class Peers:
 
     def _regression(self) -> LogisticRegression:
         """Multinomial, of up to 50 cells per label and study."""
-        rng = np.random.default_rng(0)
+        rng, corpus = np.random.default_rng(0), self.left_out.corpus
         z, labels = [], []
-        for every in self.left_out.studies:
-            study = every[:, self.genes.ids]
-            measured = torch.from_numpy(study.var["measured"].to_numpy())
-            of_cells = study.obs["cell_type"].to_numpy().astype(str)
-            for label in study.obs["cell_type"].unique():
-                chosen = rng.permutation(np.flatnonzero(of_cells == label))[:MAX_PER_TYPE]
-                if "|" not in label:
-                    expression = self._expression(study.X[chosen], measured)
-                    z.append(standardise(expression, self.scale.mean, self.scale.sd) * measured)
-                    labels += [label] * len(chosen)
+        for (study, label), rows in corpus.obs.groupby(["study", "cell_type"], observed=True).indices.items():
+            if "|" not in label:
+                chosen = rng.permutation(rows)[:MAX_PER_TYPE]
+                measured = torch.from_numpy(corpus.varm["measured"][study].to_numpy())
+                z.append(self.scale(self._expression(corpus.X[chosen], measured), measured))
+                labels += [label] * len(chosen)
         return LogisticRegression(C=1e-2, max_iter=60, tol=1e-3).fit(torch.cat(z).numpy(), labels)
 
-    def _expression(self, counts: csr_matrix, measured: Tensor) -> Tensor:
+    def _expression(self, counts: csr_matrix, measured: Tensor) -> SparseCounts:
         return self.scale.log_expression(SparseCounts.from_csr(counts), measured)
+
+
+def dense(expression: SparseCounts) -> Tensor:
+    """Log expression, (n, G)."""
+    values = expression.values.new_zeros(expression.n_cells, expression.n_genes)
+    return values.index_put_((expression.rows, expression.genes), expression.values)

@@ -1,1 +1,0 @@
-"""Parts of `train_cellnamer_mini.py`: the labelled studies, the marker sets, the vocabulary."""
