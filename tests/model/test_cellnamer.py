@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 CPU = Compute.resolve("cpu")
 GENES = [f"ENSG{i:011d}" for i in range(40)]
-TYPES = ("CL:0000236", "CL:0000084", "CL:0000623", "CL:0000576")
+TYPES = ("CL:0000084", "CL:0000236", "CL:0000576", "CL:0000623")
 LABELS = [Label("B cell", ("B cell",), "CL:0000236"), Label("T cell", ("T cell",), "CL:0000084")]
 
 
 @pytest.fixture
 def model() -> sf.model.CellNamer:
     width = {"n_hidden": 8, "n_latent": 8, "n_buckets": 64, "n_text_hidden": 8}
-    model = sf.model.CellNamer(genes=GENES, types=TYPES, profiles=TYPES, **width)
+    markers = {t: GENES[10 * i : 10 * i + 10] for i, t in enumerate(TYPES)}
+    model = sf.model.CellNamer(genes=GENES, types=TYPES, markers=markers, **width)
     model.module.profiles.learn(torch.eye(4).repeat_interleave(10, 1) / 10)
     model.module.heads.profile_of_type.copy_(torch.eye(4))
     return model
@@ -43,7 +44,7 @@ def of(counts: np.ndarray) -> ad.AnnData:
 
 @pytest.fixture
 def counts() -> np.ndarray:
-    """B and T cells."""
+    """T and B cells."""
     rates = 0.3 + 3 * np.eye(4).repeat(10, 1)[np.arange(60) % 2]
     return np.random.default_rng(0).poisson(rates)
 

@@ -202,6 +202,6 @@ class _ScaleEvidence:
         return constant[0] if len(constant) == 1 else None
 
     def common_total(self, base: float) -> float | None:
-        """Total that all cells share within 1 %."""
+        """Total that all cells share within 1 %, to six digits: the last ones depend on where a block begins."""
         low, high = self.lowest_total[base], self.highest_total[base]
-        return (low + high) / 2 if self.n_cells > 1 and high <= 1.01 * low else None
+        return float(f"{(low + high) / 2:.6g}") if self.n_cells > 1 and high <= 1.01 * low else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scfoundry._settings import logger
 from scfoundry.data.labels import Label
+from scfoundry.data.labels.hierarchy import related
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.metrics import calibration
@@ -15,6 +17,8 @@ from scfoundry.stats.adaptation import adapted
 from scfoundry.stats.components import principal_components
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from scfoundry._device import Compute
@@ -34,11 +38,16 @@ MIN_CELLS = 50
 
 
 def calibrate(
-    model: ReadsTexts, registered: RegisteredCells, held_out: NDArray[np.int64], compute: Compute
+    model: ReadsTexts,
+    known: Sequence[str],
+    registered: RegisteredCells,
+    held_out: NDArray[np.int64],
+    compute: Compute,
 ) -> tuple[float, float] | None:
     """Temperature and threshold by held-out cells of one type each, each study as a data set of its own.
 
-    `None`, with a warning, if there are too few of them.
+    The temperature suits few labels and many: a study's own types, and these among foreign ones that the model has
+    ``known``. `None`, with a warning, if there are too few cells.
     """
     fits: list[NDArray[np.float32]] = []
     errors: list[list[float]] = []
@@ -47,11 +56,13 @@ def calibrate(
     held_out = held_out[types[held_out] != ""]
     for study in range(len(registered.names)):
         cells = held_out[registered.study[held_out] == study]
-        offered, truth = np.unique(types[cells], return_inverse=True)
-        if len(offered) > 1:
-            fit, errors_here = _scored(model, registered, study, cells, offered, truth, compute)
+        own, truth = np.unique(types[cells], return_inverse=True)
+        if len(own) > 1:
+            data = Cells.of(registered.part(study, cells), model.genes, caller="CellNamer.train")
+            fit, errors_of_few = _scored(model, data, own.tolist(), truth, compute)
+            _, errors_of_many = _scored(model, data, [*own.tolist(), *_foreign(known, own.tolist())], truth, compute)
             fits.append(fit)
-            errors.append(errors_here)
+            errors += [errors_of_few, errors_of_many]
     n_cells = sum(map(len, fits))
     if n_cells < MIN_CELLS:
         logger.warning(
@@ -62,25 +73,28 @@ def calibrate(
         )
         return None
     temperature = TEMPERATURES[int(np.mean(errors, axis=0).argmin())]
-    return temperature, float(np.quantile(np.concatenate(fits), 1 - KEEP))
+    # Few cells tell no quantile: small studies count together.
+    large = [fit for fit in fits if len(fit) >= MIN_CELLS]
+    small = [fit for fit in fits if len(fit) < MIN_CELLS]
+    groups = large + ([np.concatenate(small)] if small else [])
+    return temperature, float(min(np.quantile(fit, 1 - KEEP) for fit in groups))
+
+
+def _foreign(known: Sequence[str], own: list[str]) -> list[str]:
+    """Up to `MANY` known types that no cell of the own ones can be, from all over the body."""
+    foreign = [t for t, near in zip(known, related(own, known, CellOntology.load()), strict=True) if not near]
+    return foreign[:: max(1, math.ceil(len(foreign) / MANY))]
 
 
 def _scored(
-    model: ReadsTexts,
-    registered: RegisteredCells,
-    study: int,
-    cells: NDArray[np.int64],
-    offered: NDArray[np.str_],
-    truth: NDArray[np.int64],
-    compute: Compute,
+    model: ReadsTexts, data: Cells, offered: list[str], truth: NDArray[np.int64], compute: Compute
 ) -> tuple[NDArray[np.float32], list[float]]:
     """How well the best label fits each cell, and the calibration error at every temperature."""
     ontology = CellOntology.load()
     labels = [
         Label(i, ontology.prompts(ontology[i]), i) if i in ontology else Label(i, (f"cell type: {i}.",))
-        for i in offered.tolist()
+        for i in offered
     ]
-    data = Cells.of(registered.part(study, cells), model.genes, caller="CellNamer.train")
     scores = model.score_texts(data, labels, compute)
     components = principal_components(data.reader, moments=scores.moments)
     errors = []

@@ -22,8 +22,6 @@ class CellNamerConfig(PlainConfig):
     types
         Known types: Cell Ontology ids, or the text itself for what the ontology lacks. Those of the registered labels
         if empty.
-    profiles
-        Types that have a marker profile, by their ids.
     markers
         ``{"B cell": ["CD79A", "MS4A1"]}``: marker genes from which types are learned beside those of the registered
         labels. Kept by the ids of types and genes, so that training can go on with them.
@@ -51,7 +49,6 @@ class CellNamerConfig(PlainConfig):
     _of = "CellNamer"
 
     types: tuple[str, ...] = field(default=(), repr=False)
-    profiles: tuple[str, ...] = field(default=(), repr=False)
     markers: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     n_hidden: int = 96
     n_latent: int = 96
@@ -63,3 +60,8 @@ class CellNamerConfig(PlainConfig):
     mask_genes: float = 0.3
     adapt: bool = True
     adapted_temperature: float = 1.5
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """Types that have a marker profile, by their ids."""
+        return tuple(sorted(self.markers))

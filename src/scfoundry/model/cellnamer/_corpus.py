@@ -129,7 +129,7 @@ def require_labels(adata: AnnData, column: str) -> None:
 def known_from(
     registered: NDArray[np.str_], key: str, genes: GeneVocabulary, markers: Mapping[str, Sequence[str]] | None
 ) -> dict[str, Any]:
-    """Types, profiles and markers that the configuration takes from registered labels, those of ``obs[key]``."""
+    """Types and markers that the configuration takes from registered labels, those of ``obs[key]``."""
     ontology = CellOntology.load()
     labels = [types_of(label, ontology) for label in np.unique(registered) if label != UNLABELLED]
     shown = {types[0] for types in labels if len(types) == 1}
@@ -141,7 +141,7 @@ def known_from(
         )
         raise ValueError(msg)
     known = _known_markers(markers or {}, genes, ontology)
-    return {"types": sorted(shown | known.keys()), "profiles": sorted(known), "markers": known}
+    return {"types": sorted(shown | known.keys()), "markers": known}
 
 
 def labels_of(column: pd.Series) -> NDArray[np.str_]:

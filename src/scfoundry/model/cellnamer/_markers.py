@@ -43,7 +43,7 @@ class MarkerProfiles(nn.Module):
     @property
     def markers(self) -> Tensor:
         """Weights of genes for every type, (K, G)."""
-        types = torch.repeat_interleave(torch.tensor(self.n_markers)).to(self.weights.device)
+        types = torch.repeat_interleave(torch.tensor(self.n_markers, dtype=torch.long)).to(self.weights.device)
         dense = self.weights.new_zeros(len(self.n_markers), self.n_genes)
         return dense.index_put_((types, self.genes.long()), self.weights, accumulate=True)
 

@@ -304,7 +304,7 @@ class CellNamer(FoundationModel):
         trainer_kwargs |= {"max_epochs": max_epochs, "batch_size": batch_size, "checkpoint_dir": checkpoint_dir}
         train(self, registered, split, stage=stage, loss_weights=loss_weights, plan_kwargs=how, **trainer_kwargs)
         if stage == 2 and len(split[1]):
-            found = calibrate(self, registered, split[1], Compute.resolve(self.module.device))
+            found = calibrate(self, self.config.types, registered, split[1], Compute.resolve(self.module.device))
             if found is not None:
                 self._change_config(adapted_temperature=found[0])
                 self.module.unknown_threshold.fill_(found[1])

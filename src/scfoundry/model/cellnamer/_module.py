@@ -144,8 +144,9 @@ class CellNamerModule(FoundationModule):
                 for profile, weight in mixed:
                     row += weight / len(terms) * markers[profiles.index(profile)]
         near = related([term for terms in ids for term in terms], types, ontology)
-        own, shown = self._own(shares, near), self.n_studies.cpu().numpy() > 0
-        outside = shown & ~own.any(0) & ~near
+        shown = self.n_studies.cpu().numpy() > 0
+        own = _own(shares, near, shown)
+        outside = shown & ~own.any(axis=0) & ~near
         as_tensor = torch.from_numpy(shares).to(texts.device)
         proven = ((as_tensor > 0) & (self.n_studies >= 2)).any(1)
         return LabelPlan(
@@ -193,15 +194,6 @@ class CellNamerModule(FoundationModule):
             of_all=(p_labels_of_all + FLOOR).log(),
         )
 
-    def _own(self, shares: NDArray[np.float32], near: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Shares (P, C) that labels claim of what they are, contain or belong to, where there are training cells.
-
-        A label without them may claim its siblings, for want of a better likeness: of these it is as sure as of itself.
-        """
-        shown = self.n_studies.cpu().numpy() > 0
-        has_cells = (shares[:, near & shown] > 0).any(1)
-        return np.where(has_cells[:, None] & ~near, np.float32(0), shares)
-
     def _markers_of(self, labels: Sequence[OfferedLabel], like: Tensor) -> Tensor:
         """Weights of the users' own markers, (P, G), rows adding up to 1, or to 0 where there are none."""
         rows = like.new_zeros(len(labels), self.profiles.n_genes)
@@ -221,6 +213,15 @@ class CellNamerModule(FoundationModule):
         similarity = known @ text
         best = int(similarity.argmax())
         return (self.config.types[best],) if similarity[best] > MIN_SIMILARITY else ()
+
+
+def _own(shares: NDArray[np.float32], near: NDArray[np.bool_], shown: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Shares (P, C) that labels claim of what they are, contain or belong to, where there are training cells of these.
+
+    A label without them may claim its siblings, for want of a better likeness: it is as sure of these as of itself.
+    """
+    has_cells = np.asarray((shares[:, near & shown] > 0).any(axis=1))
+    return np.where(has_cells[:, None] & ~near, np.float32(0), shares)
 
 
 class _Terms(NamedTuple):

@@ -137,7 +137,8 @@ def train(
     lr, warmup_steps = plan_kwargs["lr"], plan_kwargs["warmup_steps"]
     if isinstance(objectives, TextObjectives):
         markers = nn.ParameterList(objectives.marker_weights)
-        other_rates = [(module.heads.linear, LINEAR_RATE * lr), (markers, MARKER_RATE * lr)]
+        linear = [(part, LINEAR_RATE * lr) for part in (module.heads.axes, module.heads.linear)]
+        other_rates = [*linear, (markers, MARKER_RATE * lr)]
     else:
         other_rates = [(objectives.decoders, lr)]
     steps = len(data.train_dataloader())

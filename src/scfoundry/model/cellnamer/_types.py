@@ -31,17 +31,16 @@ class TypeHeads(nn.Module):
         self.register_buffer("profile_of_type", torch.zeros(n_types, n_profiles))
         self.strength = nn.Parameter(torch.tensor(2.0))
         self.members = nn.ModuleList(nn.Linear(config.n_hidden, n_types) for _ in range(config.n_members))
-        self.linear = nn.Sequential(
-            nn.Linear(n_genes, config.head_rank, bias=False), nn.Linear(config.head_rank, n_types)
-        )
-        nn.init.normal_(self.linear[0].weight, std=0.01)
-        nn.init.zeros_(self.linear[1].weight)
+        self.axes = nn.Linear(n_genes, config.head_rank, bias=False)
+        self.linear = nn.Linear(config.head_rank, n_types)
+        nn.init.normal_(self.axes.weight, std=0.01)
+        nn.init.zeros_(self.linear.weight)
 
     def forward(self, states: Tensor, z: Tensor, matches: Tensor) -> Tensor:
         """Logits (S + 1, n, C) from states (S, n, H), z-scores (n, G) and marker matches (n, K)."""
         expected = self.strength * (matches - matches.mean(1, keepdim=True)) @ self.profile_of_type.T
         found = [head(state) for head, state in zip(self.members, states, strict=True)]
-        return torch.stack([*found, self.linear(z)]) + expected
+        return torch.stack([*found, self.linear(self.axes(z))]) + expected
 
 
 def claimed_probability(logits: Tensor, shares: Tensor, *, among_all: bool) -> Tensor:
