@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfoundry._keys import Keys
@@ -13,6 +12,7 @@ from scfoundry.tl._opening import at_least_one, new_seed, open_model, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import numpy as np
     from anndata import AnnData
@@ -147,7 +147,7 @@ def impute_spatial(
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import FineTunesImputation
     from scfoundry.tasks.imputation.evidence import choose_evidence
-    from scfoundry.tasks.imputation.genes import genes_to_impute
+    from scfoundry.tasks.imputation.genes import FurtherGenes, genes_to_impute
     from scfoundry.tasks.imputation.impute import ImputationOptions, impute
 
     for name, n in {"max_epochs": max_epochs, "genes_per_block": genes_per_block, "batch_size": batch_size}.items():
@@ -165,11 +165,12 @@ def impute_spatial(
     keys["called"] = ("adata_sc", "reference_context_key")
     single_cells = modality_of(adata_sc, modality)
     reference = Cells.of(single_cells, loaded.genes, **keys, caller=f"{CALLER} (reference)")
-    load = f"model = sf.model.load_pretrained({str(model)!r}); " if isinstance(model, str | Path) else ""
-    wanted = genes_to_impute(spots, reference, genes, vocabulary=loaded.genes, caller=CALLER, load=load)
+    further = FurtherGenes.of(reference, loaded.genes)
+    known = {"vocabulary": loaded.genes, "further": further, "evidence": used}
+    wanted = genes_to_impute(spots, reference, genes, **known, caller=CALLER)
 
     options = ImputationOptions(used, fine_tune, max_epochs, genes_per_block, seed=new_seed(rng))
-    imputed = impute(loaded, spots, reference, wanted, options=options, compute=compute)
+    imputed = impute(loaded, spots, reference, wanted, further, options=options, compute=compute)
 
     params: dict[str, Any] = {"scale": SCALES[spots.provenance["values"]], "spatial_key": spatial_key}
     params |= {"context_key": context_key, "reference_context_key": reference_context_key}
@@ -178,6 +179,7 @@ def impute_spatial(
     params |= {"max_epochs": max_epochs, "rng": rng, "precision": precision}
     of_reference = {f"reference_{name}": value for name, value in reference.provenance.items()}
     trust = {Keys.CONFIDENCE: imputed.confidence, Keys.HIDDEN: imputed.hidden, Keys.WEIGHTS: imputed.weights}
+    trust |= {Keys.WEIGHTS_OF_UNKNOWN: imputed.weights_of_unknown} if imputed.weights_of_unknown else {}
     origin = record(loaded, spots, params, **of_reference) | trust
     _log_confidence(f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes of {spots.n_obs:,} spots", imputed)
     target.obsm[key_added] = imputed.counts.set_axis(target.obs_names)
@@ -186,7 +188,7 @@ def impute_spatial(
 
 
 def _log_confidence(what: str, imputed: Imputation) -> None:
-    expected = imputed.confidence.mean()
+    expected = imputed.confidence[["pearson", "partial_pearson"]].mean()
     trust = (
         f"expected correlation {expected['pearson']:.2f}, beyond library size {expected['partial_pearson']:.2f} (means "
         "over genes)."
