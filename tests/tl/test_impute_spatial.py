@@ -3,7 +3,9 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 from mudata import MuData
@@ -13,11 +15,13 @@ import scfoundry as sf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from anndata import AnnData
 
 TINY = {"n_hidden": 32, "n_layers": 1, "n_latent": 6, "n_decoder_hidden": 16, "n_bottleneck": 8}
 N_PANEL, N_REFERENCE = 100, 130
+CORRELATIONS = ["pearson", "partial_pearson"]
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +65,11 @@ def test_the_record_says_how_far_to_trust_every_gene(model: sf.model.CellPLM, sp
     assert list(table.columns) == cells.var_names[N_PANEL:].tolist()
     assert (table.to_numpy() > 0).all()
     assert list(uns["confidence"].index) == list(table.columns)
-    assert list(uns["confidence"].columns) == ["pearson", "partial_pearson"]
-    assert uns["confidence"].abs().to_numpy().max() <= 1
+    assert list(uns["confidence"].columns) == [*CORRELATIONS, "evidence"]
+    assert uns["confidence"][CORRELATIONS].abs().to_numpy().max() <= 1
+    kinds = ", ".join(kind for kind, weight in uns["weights"].items() if weight)
+    assert set(uns["confidence"]["evidence"]) == {kinds}
+    assert "weights_of_unknown_genes" not in uns
     assert set(uns["hidden_genes"].index) <= set(spots.var_names)
     assert set(uns["weights"]) == {"library", "composition", "gene_vectors", "decoder"}
     assert uns["params"]["scale"].startswith("expected counts")
@@ -159,7 +166,7 @@ def test_small_panels_hide_nothing(model: sf.model.CellPLM, spots: AnnData, cell
     small = spots[:, :15].copy()
     impute(small, cells, model)
     assert small.obsm["imputed"].shape == (60, N_REFERENCE - 15)
-    assert small.uns["imputed"]["confidence"].isna().all(axis=None)
+    assert small.uns["imputed"]["confidence"][CORRELATIONS].isna().all(axis=None)
     assert len(small.uns["imputed"]["hidden_genes"]) == 0
 
 
@@ -271,7 +278,7 @@ def missing_coordinates(spots: AnnData, cells: AnnData) -> None:
         (None, {"context_key": "fov"}, r"no column 'fov'; its columns: 'batch', 'cell_type'"),
         (None, {"reference_context_key": "donor"}, r"no column 'donor'; its columns: 'batch', 'cell_type'"),
         (None, {"genes": []}, r"genes is empty.*genes=None"),
-        (None, {"genes": ["spike-in"]}, r"1 of the 1 genes to impute is unknown to the model: 'spike-in'"),
+        (None, {"genes": ["spike-in"]}, r"1 of the 1 genes .* is neither in the reference nor known .*: 'spike-in'"),
         (None, {"genes": "measured"}, r"1 of the 1 genes to impute is measured in the spots already"),
         (None, {"genes": "elsewhere"}, r"1 of the 1 genes to impute is not in the reference"),
         (None, {"genes": "twice"}, r"2 of the 2 genes to impute are named more than once"),
@@ -317,6 +324,75 @@ def test_a_mudata_needs_the_modality(model: sf.model.CellPLM, spots: AnnData, ce
     with pytest.raises(ValueError, match="no modality 'rna'; it has 'cells'"):
         impute(spots, MuData({"cells": cells}), model)
     assert "imputed" not in spots.obsm
+
+
+# ---- genes that the model does not know ----------------------------------------------------------------------------
+
+
+def with_unknown_genes(spots: AnnData, cells: AnnData) -> None:
+    """One gene of both, two of the reference, one of them in two columns, and a column without a name."""
+    spots.var_names = [*spots.var_names[:-1], "of both"]
+    names = cells.var_names.tolist()
+    cells.var_names = [*names[: N_PANEL - 1], "of both", *names[N_PANEL:-4], "new 1", "new 2", "new 2", ""]
+
+
+def test_genes_of_the_reference_that_the_model_does_not_know_are_imputed(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, tmp_path: Path
+) -> None:
+    with_unknown_genes(spots, cells)
+    impute(spots, cells, model)
+    table, uns = spots.obsm["imputed"], spots.uns["imputed"]
+    assert list(table.columns) == [*cells.var_names[N_PANEL:-4], "new 1", "new 2"]
+    assert (table.to_numpy() > 0).all()
+    by_gene = uns["confidence"].loc[["new 1", "new 2"]]
+    assert by_gene[CORRELATIONS].notna().all(axis=None)
+    of_unknown = {kind for kind, weight in uns["weights_of_unknown_genes"].items() if weight}
+    assert of_unknown <= {"library", "composition"}
+    assert set(by_gene["evidence"]) == {", ".join(kind for kind in ("library", "composition") if kind in of_unknown)}
+    together = cells[:, [*range(cells.n_vars - 2)]].copy()
+    together.X[:, -1] += cells.X[:, -2]
+    np.testing.assert_allclose(imputed(spots, together, model, genes="new 2"), table[["new 2"]], rtol=1e-5)
+    spots.write_h5ad(tmp_path / "spots.h5ad")
+    spots.write_zarr(tmp_path / "spots.zarr")
+    for read in (ad.read_h5ad(tmp_path / "spots.h5ad"), ad.read_zarr(tmp_path / "spots.zarr")):
+        pd.testing.assert_frame_equal(read.uns["imputed"]["confidence"], uns["confidence"], check_dtype=False)
+
+
+def test_genes_that_the_model_knows_do_not_depend_on_the_others(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData
+) -> None:
+    with_unknown_genes(spots, cells)
+    genes = cells.var_names[N_PANEL : N_PANEL + 9].tolist()
+    expected = imputed(spots[:, :-1].copy(), cells[:, : N_REFERENCE - 4].copy(), model, genes=genes)
+    np.testing.assert_array_equal(imputed(spots, cells, model, genes=genes), expected)
+    np.testing.assert_allclose(imputed(spots, cells, model, genes=[*genes, "new 1"])[genes], expected, rtol=1e-5)
+
+
+def test_an_unknown_gene_that_the_spots_have_is_measured(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData
+) -> None:
+    with_unknown_genes(spots, cells)
+    with pytest.raises(ValueError, match=r"measured in the spots already: 'of both'"):
+        impute(spots, cells, model, genes=["of both", "new 1"])
+
+
+def test_a_superseded_name_is_that_of_its_gene(spots: AnnData, cells: AnnData) -> None:
+    names = [*cells.var_names[:-2], "MARCHF1", "MARCH1"]
+    cells.var_names = names
+    model = sf.model.CellPLM(genes=names[:-1], **TINY)
+    assert list(imputed(spots, cells, model).columns) == names[N_PANEL:-1]
+    np.testing.assert_array_equal(
+        imputed(spots, cells, model, genes=["MARCH1"]), imputed(spots, cells, model, genes=["MARCHF1"])
+    )
+
+
+def test_evidence_of_the_model_alone_says_nothing_of_genes_that_it_does_not_know(
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData
+) -> None:
+    with_unknown_genes(spots, cells)
+    assert list(imputed(spots, cells, model, evidence=["decoder"]).columns) == cells.var_names[N_PANEL:-4].tolist()
+    with pytest.raises(ValueError, match=r"does not know, as 'new 1'\..*evidence=\['composition', 'decoder'\]"):
+        impute(spots, cells, model, evidence=["decoder"], genes=["new 1"])
 
 
 @pytest.mark.parametrize("which", ["reads_texts", "small_model"])
@@ -366,19 +442,15 @@ def test_what_a_model_cannot_do_is_refused(small_model: Any, spots: AnnData, cel
 
 
 @pytest.mark.parametrize("why", ["unknown", "elsewhere", "measured", "twice"])
-@pytest.mark.parametrize("by_name", [True, False])
 def test_the_line_that_leaves_out_wrong_genes_works(
-    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, why: str, monkeypatch: pytest.MonkeyPatch, *, by_name: bool
+    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, why: str
 ) -> None:
-    for place in ("scfoundry.model.load_pretrained", "scfoundry.model._load.load_pretrained"):
-        monkeypatch.setattr(place, lambda name: model)
-    cells.var_names = [*cells.var_names[:-1], "spike-in"]
     good = cells.var_names[-4:-1].tolist()
     wrong = {"unknown": "spike-in", "elsewhere": model.genes.ids[-1], "measured": spots.var_names[0], "twice": good[0]}
     genes = [*good, wrong[why]]
     with pytest.raises(ValueError, match="To leave them out: ") as error:
-        impute(spots, cells, "tiny" if by_name else model, genes=genes)
+        impute(spots, cells, model, genes=genes)
     fix = str(error.value).split("To leave them out: ")[1].removesuffix("; genes=None takes all that can be imputed.")
-    scope = {"sf": sf, "adata_sp": spots, "adata_sc": cells, "genes": genes} | ({} if by_name else {"model": model})
+    scope = {"adata_sp": spots, "adata_sc": cells, "genes": genes}
     exec(fix, scope)  # noqa: S102
     assert scope["genes"] == good
