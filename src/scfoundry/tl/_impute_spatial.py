@@ -59,7 +59,8 @@ def impute_spatial(
     The expected count of a gene in a spot is a product of up to four kinds of evidence: the library size of the spot,
     the cell states that it is composed of, the model's vectors of genes that vary together, and the model's decoder.
     Up to 100 genes of the panel are hidden and imputed first; how well that goes decides how much each kind is worth,
-    and how far to trust every imputed gene. The guide :doc:`/guide/impute` has the equations.
+    and how far to trust every imputed gene. Genes of the reference that the model does not know are imputed from
+    library size and composition alone. The guide :doc:`/guide/impute` has the equations.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ def impute_spatial(
     adata_sc
         Single cells of the same species and tissue, in the same forms; they need no labels.
     genes
-        Names of the genes to impute, or one name; all that reference and model know and the spots lack if `None`.
+        Names of the genes to impute, or one name; all that the reference has and the spots lack if `None`.
     model
         A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Any
         that embeds cells will do; see ``evidence``.
@@ -113,19 +114,20 @@ def impute_spatial(
         ``"confidence"``: by gene, the correlation with its unseen truth to expect over all spots, ``pearson`` (log1p
         counts) and ``partial_pearson`` (beyond library size); NaN where the panel is too small to hide genes, too high
         for genes with very few counts (on a pancreas tumour 0.31 was expected of the sparsest quarter, which reached
-        0.23). ``"hidden_genes"``: the genes hidden to learn this, with what they reached. ``"weights"``: the exponents.
-        ``"params"``: the arguments, the scale, the ``"evidence"`` used, and ``"evidence_unavailable"``, kinds that the
-        model does not have. ``"provenance"``: weights with their checksum, licence, citation, versions, and how the
-        genes of both data sets were matched.
+        0.23); and the ``evidence`` it was imputed from. ``"hidden_genes"``: the genes hidden to learn this, with what
+        they reached. ``"weights"``: the exponents; ``"weights_of_unknown_genes"``: those of genes that the model does
+        not know, if some were imputed. ``"params"``: the arguments, the scale, the ``"evidence"`` used, and
+        ``"evidence_unavailable"``, kinds that the model does not have. ``"provenance"``: weights with their checksum,
+        licence, citation, versions, and how the genes of both data sets were matched.
 
     Raises
     ------
     ValueError
         If values of either data set are scaled, negative, NaN or neither counts nor log1p-normalised; the two share no
-        gene or are of different species; a gene is unknown, not in the reference, measured already or named twice;
-        coordinates are missing, text or of the wrong shape; a key does not exist, or an argument is out of range or has
-        no effect; or the model lacks a kind of evidence that was asked for, or a published fine-tuning. Nothing has
-        been computed then, and nothing written.
+        gene or are of different species; a gene is not in the reference, measured already, named twice, or one that
+        the evidence says nothing of; coordinates are missing, text or of the wrong shape; a key does not exist, or an
+        argument is out of range or has no effect; or the model lacks a kind of evidence that was asked for, or a
+        published fine-tuning. Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
