@@ -3,9 +3,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import numpy as np
-import pandas as pd
 import pytest
 import scanpy as sc
 from mudata import MuData
@@ -15,7 +13,6 @@ import scfoundry as sf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from anndata import AnnData
 
@@ -324,75 +321,6 @@ def test_a_mudata_needs_the_modality(model: sf.model.CellPLM, spots: AnnData, ce
     with pytest.raises(ValueError, match="no modality 'rna'; it has 'cells'"):
         impute(spots, MuData({"cells": cells}), model)
     assert "imputed" not in spots.obsm
-
-
-# ---- genes that the model does not know ----------------------------------------------------------------------------
-
-
-def with_unknown_genes(spots: AnnData, cells: AnnData) -> None:
-    """One gene of both, two of the reference, one of them in two columns, and a column without a name."""
-    spots.var_names = [*spots.var_names[:-1], "of both"]
-    names = cells.var_names.tolist()
-    cells.var_names = [*names[: N_PANEL - 1], "of both", *names[N_PANEL:-4], "new 1", "new 2", "new 2", ""]
-
-
-def test_genes_of_the_reference_that_the_model_does_not_know_are_imputed(
-    model: sf.model.CellPLM, spots: AnnData, cells: AnnData, tmp_path: Path
-) -> None:
-    with_unknown_genes(spots, cells)
-    impute(spots, cells, model)
-    table, uns = spots.obsm["imputed"], spots.uns["imputed"]
-    assert list(table.columns) == [*cells.var_names[N_PANEL:-4], "new 1", "new 2"]
-    assert (table.to_numpy() > 0).all()
-    by_gene = uns["confidence"].loc[["new 1", "new 2"]]
-    assert by_gene[CORRELATIONS].notna().all(axis=None)
-    of_unknown = {kind for kind, weight in uns["weights_of_unknown_genes"].items() if weight}
-    assert of_unknown <= {"library", "composition"}
-    assert set(by_gene["evidence"]) == {", ".join(kind for kind in ("library", "composition") if kind in of_unknown)}
-    together = cells[:, [*range(cells.n_vars - 2)]].copy()
-    together.X[:, -1] += cells.X[:, -2]
-    np.testing.assert_allclose(imputed(spots, together, model, genes="new 2"), table[["new 2"]], rtol=1e-5)
-    spots.write_h5ad(tmp_path / "spots.h5ad")
-    spots.write_zarr(tmp_path / "spots.zarr")
-    for read in (ad.read_h5ad(tmp_path / "spots.h5ad"), ad.read_zarr(tmp_path / "spots.zarr")):
-        pd.testing.assert_frame_equal(read.uns["imputed"]["confidence"], uns["confidence"], check_dtype=False)
-
-
-def test_genes_that_the_model_knows_do_not_depend_on_the_others(
-    model: sf.model.CellPLM, spots: AnnData, cells: AnnData
-) -> None:
-    with_unknown_genes(spots, cells)
-    genes = cells.var_names[N_PANEL : N_PANEL + 9].tolist()
-    expected = imputed(spots[:, :-1].copy(), cells[:, : N_REFERENCE - 4].copy(), model, genes=genes)
-    np.testing.assert_array_equal(imputed(spots, cells, model, genes=genes), expected)
-    np.testing.assert_allclose(imputed(spots, cells, model, genes=[*genes, "new 1"])[genes], expected, rtol=1e-5)
-
-
-def test_an_unknown_gene_that_the_spots_have_is_measured(
-    model: sf.model.CellPLM, spots: AnnData, cells: AnnData
-) -> None:
-    with_unknown_genes(spots, cells)
-    with pytest.raises(ValueError, match=r"measured in the spots already: 'of both'"):
-        impute(spots, cells, model, genes=["of both", "new 1"])
-
-
-def test_a_superseded_name_is_that_of_its_gene(spots: AnnData, cells: AnnData) -> None:
-    names = [*cells.var_names[:-2], "MARCHF1", "MARCH1"]
-    cells.var_names = names
-    model = sf.model.CellPLM(genes=names[:-1], **TINY)
-    assert list(imputed(spots, cells, model).columns) == names[N_PANEL:-1]
-    np.testing.assert_array_equal(
-        imputed(spots, cells, model, genes=["MARCH1"]), imputed(spots, cells, model, genes=["MARCHF1"])
-    )
-
-
-def test_evidence_of_the_model_alone_says_nothing_of_genes_that_it_does_not_know(
-    model: sf.model.CellPLM, spots: AnnData, cells: AnnData
-) -> None:
-    with_unknown_genes(spots, cells)
-    assert list(imputed(spots, cells, model, evidence=["decoder"]).columns) == cells.var_names[N_PANEL:-4].tolist()
-    with pytest.raises(ValueError, match=r"does not know, as 'new 1'\..*evidence=\['composition', 'decoder'\]"):
-        impute(spots, cells, model, evidence=["decoder"], genes=["new 1"])
 
 
 @pytest.mark.parametrize("which", ["reads_texts", "small_model"])

@@ -141,40 +141,6 @@ def test_a_gene_by_another_name_does_not_learn_from_its_own_cells(model: sf.mode
     np.testing.assert_allclose(changes(mixed), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("fine_tune", [False, True])
-def test_genes_that_the_model_does_not_know_respond_as_measured(
-    screen: AnnData, tmp_path: Path, *, fine_tune: bool
-) -> None:
-    a, b = screen.var_names[:2]
-    answers = np.arange(4, 9)  # what a changes
-    model = sf.model.CellPLM(genes=screen.var_names.delete(answers), **TINY)
-    adata = screen.copy()
-    names = adata.var_names.to_numpy(dtype=object, copy=True)
-    names[answers[2:]] = "reporter", "reporter", ""
-    adata.var_names = names
-    how = {"model": model, "fine_tune": fine_tune, "max_epochs": 1 if fine_tune else None}
-    fitted = sf.tl.predict_perturbation(adata, **KEYS, perturbations=f"{a}+{b}", return_fitted=True, **how)
-    profiles = adata.uns["perturbation"]["profiles"]
-    found, measured = (values[answers] for values in (changes(adata).iloc[0], measured_change(screen, f"{a}+{b}")))
-    np.testing.assert_allclose(found, measured, atol=0.25)
-    by = np.full(screen.n_vars, "network" if fine_tune else "measured responses", dtype=object)
-    by[answers] = "measured responses"
-    assert profiles.var["predicted_by"].tolist() == by.tolist()
-    fitted.save(tmp_path)
-    more = adata[:, ::-1].copy()
-    sf.tl.predict_perturbation(more, perturbations=f"{a}+{b}", model=tmp_path, device="cpu")
-    again = more.uns["perturbation"]["profiles"]
-    assert again.var_names.tolist() == profiles.var_names.tolist()
-    once = np.flatnonzero(np.asarray(names) != "reporter")
-    np.testing.assert_allclose(again.X[:, once], profiles.X[:, once], atol=1e-5)
-
-
-def test_perturbed_genes_that_the_model_does_not_know_are_counted(model: sf.model.CellPLM, screen: AnnData) -> None:
-    adata = screen.copy()
-    sf.tl.predict_perturbation(adata, **KEYS, perturbations=[MEASURED, f"{MEASURED}+{NOT_KNOWN}"], model=model)
-    assert adata.uns["perturbation"]["profiles"].obs["n_unknown"].tolist() == [0, 1]
-
-
 def test_controls_of_two_guides_are_controls(model: sf.model.CellPLM, screen: AnnData) -> None:
     pair = "+".join(screen.var_names[:2])
     expected = changes(sf.tl.predict_perturbation(screen, **KEYS, perturbations=pair, model=model, copy=True))

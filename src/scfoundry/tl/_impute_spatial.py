@@ -183,7 +183,10 @@ def impute_spatial(
     trust = {Keys.CONFIDENCE: imputed.confidence, Keys.HIDDEN: imputed.hidden, Keys.WEIGHTS: imputed.weights}
     trust |= {Keys.WEIGHTS_OF_UNKNOWN: imputed.weights_of_unknown} if imputed.weights_of_unknown else {}
     origin = record(loaded, spots, params, **of_reference) | trust
-    _log_confidence(f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes of {spots.n_obs:,} spots", imputed)
+    n_unknown = sum(position >= further.start for position in wanted.values())
+    beside = f" ({n_unknown:,} of them unknown to the model)" if n_unknown else ""
+    done = f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes{beside} of {spots.n_obs:,} spots"
+    _log_confidence(done, imputed)
     target.obsm[key_added] = imputed.counts.set_axis(target.obs_names)
     target.uns[key_added] = origin
     return adata if copy else None
