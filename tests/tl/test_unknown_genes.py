@@ -79,7 +79,7 @@ def test_genes_of_the_reference_that_the_model_does_not_know_are_imputed(
     assert set(by_gene["evidence"]) == {", ".join(kind for kind in ("library", "composition") if kind in of_unknown)}
     together = cells[:, [*range(cells.n_vars - 2)]].copy()
     together.X[:, -1] += cells.X[:, -2]
-    np.testing.assert_allclose(imputed(spots, together, model, genes="new 2"), table[["new 2"]], rtol=1e-5)
+    np.testing.assert_allclose(imputed(spots, together, model, genes="new 2"), table[["new 2"]], rtol=1e-4)
     spots.write_h5ad(tmp_path / "spots.h5ad")
     spots.write_zarr(tmp_path / "spots.zarr")
     for read in (ad.read_h5ad(tmp_path / "spots.h5ad"), ad.read_zarr(tmp_path / "spots.zarr")):
@@ -154,7 +154,7 @@ def test_genes_that_the_model_does_not_know_respond_as_measured(
     counts, guides = screen.X.toarray(), screen.obs["guide"].to_numpy()
     log = np.log1p(1e4 * counts / counts.sum(1, keepdims=True))
     measured = log[guides == f"{a}+{b}"].mean(0) - log[guides == "ctrl"].mean(0)
-    np.testing.assert_allclose(profiles.layers["change"][0, ANSWERS], measured[ANSWERS], atol=0.25)
+    np.testing.assert_allclose(profiles.layers["change"][0, ANSWERS], measured[ANSWERS], rtol=0.25, atol=0.1)
     by = np.full(screen.n_vars, "network" if fine_tune else "measured responses", dtype=object)
     by[ANSWERS] = "measured responses"
     assert profiles.var["predicted_by"].tolist() == by.tolist()
