@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     # Counts of the targets, and what the verb says of itself.
     Method = Callable[[Task, int], tuple[NDArray[np.float32], dict[str, float]]]
 
+CORRELATIONS = ["pearson", "partial_pearson"]
 PACKAGE_OF = {"Tangram": "tangram", "gimVI": "scvi"}
 
 
@@ -65,7 +66,7 @@ def impute(task: Task, seed: int, model: Any, **how: Any) -> tuple[NDArray[np.fl
     sf.tl.impute_spatial(spots, task.cells, genes=task.targets, model=model, context_key="section", **how)
     result = spots.uns["imputed"]
     facts = {f"weight_{name}": float(value) for name, value in result["weights"].items()}
-    facts |= {f"expected_{name}": float(values.mean()) for name, values in result["confidence"].items()}
+    facts |= {f"expected_{name}": float(values.mean()) for name, values in result["confidence"][CORRELATIONS].items()}
     return spots.obsm["imputed"].to_numpy(), facts
 
 

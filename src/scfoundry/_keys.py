@@ -77,6 +77,9 @@ class Keys:
     WEIGHTS: Final = "weights"
     """``uns[key]``: how much each kind of evidence was worth."""
 
+    WEIGHTS_OF_UNKNOWN: Final = "weights_of_unknown_genes"
+    """``uns[key]``: the same for genes that the model does not know."""
+
     @staticmethod
     def score(labels: str) -> str:
         """``obs`` slot of the score of a label."""

@@ -95,7 +95,7 @@ def test_names_spelled_as_in_the_vocabulary_need_no_table(monkeypatch):
     vocabulary = GeneVocabulary(["g0", "g1", CD3E], ["first", "second", "third"], aliases={"old": "g1"})
     alignment = vocabulary.align(["second", "g0", CD3E + ".1", "old"])
     assert alignment.target.tolist() == [1, 0, 2, -1]
-    assert alignment.n_superseded == 1
+    assert len(alignment.superseded) == 1
 
 
 def test_custom_names_match_beside_names_nobody_knows():
@@ -164,7 +164,8 @@ def test_less_direct_column_is_another_gene_and_dropped(vocabulary, warnings):
     alignment = vocabulary.align(["p53", "TP53", "march1", "MARCH1", "GAPDH"])
     assert alignment.target.tolist() == [-1, 3, -1, 2, 1]
     assert alignment.route.tolist() == ["", "symbol", "", "previous", "symbol"]
-    assert alignment.n_superseded == alignment.report()["n_superseded"] == 2
+    assert alignment.superseded.tolist() == [0, 2]
+    assert alignment.report()["n_superseded"] == 2
     assert not warnings.records
 
 

@@ -7,6 +7,7 @@ import pytest
 import scanpy as sc
 from scipy import sparse
 
+import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.reader import CountsReader
 
@@ -51,6 +52,36 @@ def test_log_normalised_values_are_inverted(adata: AnnData, vocabulary: GeneVoca
     expected = read(adata, vocabulary, np.arange(20))
     sc.pp.log1p(adata)
     np.testing.assert_allclose(read(adata, vocabulary, np.arange(20)), expected, rtol=1e-5)
+
+
+def test_the_own_genes_of_a_data_set_are_read_whether_known_or_not(adata: AnnData, vocabulary: GeneVocabulary) -> None:
+    adata.var_names = [*adata.var_names[:-2], "spike-in", "spike-in"]
+    reader = CountsReader(adata, vocabulary, caller="test").take(np.array([7, 2]))
+    np.testing.assert_array_equal(
+        reader.own_columns(np.array([11, 0])).toarray(), adata.X[[7, 2]][:, [11, 0]].toarray()
+    )
+
+
+def test_mouse_data_are_told_what_share_of_their_counts_is_read(adata: AnnData, logged: list[str]) -> None:
+    """Weighed by counts, not by genes; human data are told nothing."""
+    human = sf.datasets.human_genes()
+    genes = human[~human["mouse_symbol"].isin(["", ","]) & (human["biotype"] == "protein_coding")].index[:12]
+    vocabulary = GeneVocabulary(genes)
+    adata.var_names = genes
+    CountsReader(adata, vocabulary, caller="sf.tl.embed")
+    assert not logged
+    adata.var_names = [*human.loc[genes[:-1], "mouse_symbol"].str.split(",").str[-1], "Gm99999"]
+    counts = adata.X.toarray()
+    counts[:, -1] = counts[:, :-1].sum(1)
+    for X in (counts, np.log1p(counts / counts.sum(1, keepdims=True) * 1e4)):
+        adata.X = sparse.csr_matrix(X.astype(np.float32))
+        CountsReader(adata, vocabulary, caller="sf.tl.embed")
+        assert logged[-1] == (
+            "sf.tl.embed: mouse genes are read as their one-to-one human orthologs; 50% of the counts are of genes "
+            "with one that the model knows."
+        )
+        assert sum("orthologs" in message for message in logged) == 1
+        logged.clear()
 
 
 def test_a_smaller_panel_hides_counts_and_nothing_else(adata: AnnData, vocabulary: GeneVocabulary) -> None:

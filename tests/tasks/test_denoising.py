@@ -316,18 +316,46 @@ def test_columns_of_one_gene_share_its_expectation(fitted: Denoiser, adata: AnnD
     np.testing.assert_allclose(shared[:, :3], expected[:, :3], rtol=1e-5)
 
 
-def test_unknown_columns_keep_the_counts_of_their_cells(fitted: Denoiser, adata: AnnData) -> None:
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+def test_of_unknown_columns_the_nearest_cells_tell_at_the_depth_of_the_known(
+    fitted: Denoiser, adata: AnnData, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scfoundry.tasks.denoising.expectation.N_NEIGHBORS", 5)
     adata.var_names = [*adata.var_names[:-1], "spike-in"]
     rows = np.random.default_rng(0).permutation(adata.n_obs)[:30]
     some = cells_of(adata, fitted.model).take(rows)
-    expected = fitted.predict(some, columns=[adata.n_vars - 1, 0], compute=CPU)
-    np.testing.assert_array_equal(expected[:, 0], adata.X[rows, -1].toarray().ravel())
+    expected = replace(fitted, neighbor_weight=weight).predict(some, columns=[adata.n_vars - 1, 0], compute=CPU)
+    apart = np.linalg.norm((latent := fitted.model.embed(some, CPU))[:, None] - latent[None], axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    of_known = depth(adata[rows, :-1])
+    per_count = adata.X[rows, -1].toarray().ravel() / of_known
+    nearest = per_count[np.argsort(apart, axis=1)[:, :5]].mean(1)
+    np.testing.assert_allclose(expected[:, 0], nearest * of_known, rtol=1e-3, atol=1e-6)
     assert (expected[:, 1] > 0).all()
+
+
+def test_a_cell_that_is_alone_keeps_its_counts_of_unknown_genes(fitted: Denoiser, adata: AnnData) -> None:
+    adata.var_names = [*adata.var_names[:-1], "spike-in"]
+    adata.obs["sample"] = ["one", *["other"] * (adata.n_obs - 1)]
+    expected = predict(fitted, adata, batch_key="sample")
+    assert expected[0, -1] == pytest.approx(adata.X[0, -1])
+
+
+def test_unknown_genes_of_other_cells_are_denoised_after_loading(
+    fitted: Denoiser, make_adata: Callable[..., AnnData], tmp_path: Path
+) -> None:
+    more = make_adata(50, 60, seed=1)
+    more.var_names = [*more.var_names[:58], "spike-in", "spike-in"]
+    fitted.save(tmp_path)
+    expected, again = (predict(it, more) for it in (fitted, Denoiser.load(tmp_path)))
+    np.testing.assert_array_equal(again, expected)
+    assert (expected[:, 40:].sum(0) > 0).all()
+    assert np.abs(expected[:, 58] - expected[:, 59]).max() > 0
 
 
 def test_cells_of_several_data_sets_are_refused(fitted: Denoiser, adata: AnnData) -> None:
     cells = cells_of(adata, fitted.model)
-    with pytest.raises(ValueError, match=r"needs cells of one AnnData.*Cells\.of\(adata, denoiser\.model\.genes"):
+    with pytest.raises(ValueError, match=r"these cells are of several\..*Cells\.of\(adata, model\.genes"):
         fitted.predict(cells.followed_by(cells, cells.measured), compute=CPU)
 
 

@@ -16,7 +16,7 @@ from scfoundry.tasks.imputation.calibration import Confidence, RisingLine, fit_w
 from scfoundry.tasks.imputation.composition import States, compositions, find_states
 from scfoundry.tasks.imputation.evidence import EVIDENCE, choose_evidence
 from scfoundry.tasks.imputation.gene_kriging import gene_directions, unit_vectors
-from scfoundry.tasks.imputation.genes import genes_to_hide, genes_to_impute
+from scfoundry.tasks.imputation.genes import FurtherGenes, genes_to_hide, genes_to_impute
 from scfoundry.tasks.imputation.impute import Imputation, ImputationOptions, impute
 
 if TYPE_CHECKING:
@@ -66,8 +66,10 @@ def run(model: Any, spots: AnnData, cells: AnnData) -> Imputation:
     """Impute all that the spots lack by all that the model has."""
     data = opened(spots, model.genes.ids, spatial_key="spatial"), opened(cells, model.genes.ids)
     options = ImputationOptions(choose_evidence(model, None, caller="test")[0])
-    wanted = genes_to_impute(*data, None, vocabulary=model.genes, caller="test")
-    return impute(model, *data, wanted, options=options, compute=CPU)
+    further = FurtherGenes.of(data[1], model.genes)
+    known = {"vocabulary": model.genes, "further": further, "evidence": options.evidence}
+    wanted = genes_to_impute(*data, None, **known, caller="test")
+    return impute(model, *data, wanted, further, options=options, compute=CPU)
 
 
 @pytest.mark.parametrize("neighbors", [False, True])
@@ -234,6 +236,25 @@ def test_simulated_tissue_is_imputed(tissue: Tissue, which: str, small_model: An
     assert result.weights["composition"] == pytest.approx(1, abs=0.25)
     # What was expected of genes that nobody had seen is what their counts confirm.
     reached = sf.metrics.imputation(counts, result.counts.to_numpy(), log1p=True, library=library)
+    assert result.confidence["pearson"].mean() == pytest.approx(reached["pearson"].mean(), abs=0.1)
+    assert result.confidence["partial_pearson"].mean() == pytest.approx(reached["partial_pearson"].mean(), abs=0.15)
+
+
+def test_genes_unknown_to_the_model_are_recovered_as_well_as_confidence_says(tissue: Tissue) -> None:
+    spots = tissue.spots[:, :N_PANEL].copy()
+    structure = {"n_hidden": 16, "n_layers": 1, "n_latent": 4}
+    known, few = (sf.model.CellPLM(genes=tissue.spots.var_names[:n], **structure) for n in (N_ALL, N_PANEL))
+    expected, result = (run(model, spots, tissue.cells) for model in (known, few))
+    assert sorted(result.counts) == sorted(expected.counts)
+    assert set(result.confidence["evidence"]) == {"library, composition"}
+    library = np.asarray(spots.X.sum(1)).ravel()
+    genes = tissue.spots.var_names[N_PANEL:]
+    counts, found = tissue.spots[:, genes].X.toarray(), result.counts[genes].to_numpy()
+    scores = sf.metrics.imputation(tissue.truth[:, N_PANEL:], found, log1p=True, library=library)
+    assert scores["pearson"].median() > 0.9
+    assert scores["partial_pearson"].median() > 0.8
+    assert np.median(np.abs(np.log(found.mean(0) / counts.mean(0)))) < 0.1
+    reached = sf.metrics.imputation(counts, found, log1p=True, library=library)
     assert result.confidence["pearson"].mean() == pytest.approx(reached["pearson"].mean(), abs=0.1)
     assert result.confidence["partial_pearson"].mean() == pytest.approx(reached["partial_pearson"].mean(), abs=0.15)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from scfoundry._keys import Keys
@@ -24,13 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
     from anndata import AnnData
     from mudata import MuData
     from numpy.typing import NDArray
 
     from scfoundry._device import Precision
-    from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.data.matrix.reader import CountsReader
+    from scfoundry.data.genes import GeneAlignment
     from scfoundry.model import FoundationModel
     from scfoundry.tasks import Denoiser
 
@@ -65,8 +64,9 @@ def denoise(
 
     Expected counts are on the scale of what was observed: a deep cell stays a deep one, and ``sc.pp.normalize_total``
     goes on from there. They mix what the model's decoder, fine-tuned on these very cells, expects of a cell and what
-    its nearest cells have on average; counts that were hidden from both decide how much each is worth. A model without
-    a decoder of counts expects the mean of the nearest cells in its embedding.
+    its nearest cells have on average; counts that were hidden from both decide how much each is worth. Of genes that
+    the model does not know, and with a model that has no decoder of counts, the nearest cells in its embedding alone
+    tell.
 
     Parameters
     ----------
@@ -81,8 +81,7 @@ def denoise(
         nor genes that are special to it: a quick look at best.
     given_detected
         Expected count if the gene is detected in the cell, at least 1 in cells with counts: what to compare with counts
-        that are known not to be 0. The plain expectation is what analyses need. Genes that the model does not know keep
-        their observed counts, zeros included.
+        that are known not to be 0. The plain expectation is what analyses need.
     genes
         Names of the genes to denoise: the result is a table of them in ``obsm`` instead of a layer of all genes. The
         fit reads all genes anyway.
@@ -113,23 +112,23 @@ def denoise(
 
     ``adata.layers["denoised"]``
         Expected counts, float32, (n_obs, n_vars). Those of the genes that the model knows sum to a cell's observed
-        counts of these genes (not with ``given_detected``). Genes that it does not know keep their observed counts, and
-        cells without counts stay empty.
+        counts of these genes (not with ``given_detected``). Cells without counts of these genes stay empty.
     ``adata.obsm["denoised"]``
         With ``genes``, instead of the layer: data frame, float32, (n_obs, n_genes).
     ``adata.uns["denoised"]``
         ``"params"``: the arguments, and as ``"method"`` what the values are made of (``"decoder and neighbours"``,
-        ``"decoder"`` or ``"neighbours"``); ``"scale"``: what the values are; ``"not_denoised"``: genes that keep their
-        observed counts; ``"validation"``, if fitted: root mean squared errors on hidden counts in log1p of counts per
-        10,000, and those of a count of 1, epochs, and weight of the nearest cells; ``"provenance"``: weights with
-        their checksum, licence, citation, versions, and how each gene was matched.
+        ``"decoder"`` or ``"neighbours"``); ``"scale"``: what the values are; ``"neighbors_alone"``: genes that the
+        model does not know, so that their values are made of the nearest cells alone; ``"validation"``, if fitted: root
+        mean squared errors on hidden counts of genes that it knows, in log1p of counts per 10,000, and those of a count
+        of 1, epochs, and weight of the nearest cells; ``"provenance"``: weights with their checksum, licence, citation,
+        versions, and how each gene was matched.
 
     Raises
     ------
     ValueError
-        If the values are not raw counts; too few genes are known, or one of ``genes`` is not in ``adata`` or not known;
-        a key does not exist, or an argument is out of range or of no effect; or ``adata`` is a view of data on disk.
-        Nothing has been computed then, and nothing written.
+        If the values are not raw counts; too few genes are known, or one of ``genes`` is not in ``adata``; a key does
+        not exist, or an argument is out of range or of no effect; or ``adata`` is a view of data on disk. Nothing has
+        been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
@@ -155,8 +154,7 @@ def denoise(
         refuse_learning([name for name, is_given in given.items() if is_given], caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
     cells = Cells.of(target, loaded.genes, **keys, caller=CALLER, allow_log1p=False)
-    alignment = cast("CountsReader", cells.source).alignment
-    columns = None if genes is None else _columns(target, genes, alignment.dropped, loaded.genes)
+    columns = None if genes is None else _columns(target, genes)
 
     announce(loaded, compute, cells, what=how)
     if how == "to be fitted":
@@ -170,7 +168,7 @@ def denoise(
     params |= {"precision": precision, "method": denoiser.method}
     origin = record(loaded, cells, params) | {
         "scale": f"expected counts at the cell's own depth{', given detection' if given_detected else ''}",
-        "not_denoised": alignment.names[alignment.dropped].astype(str),
+        "neighbors_alone": _unknown(cells.own.alignment, columns),
         **({"validation": dict(denoiser.validation)} if denoiser.validation else {}),
     }
     if columns is None:
@@ -181,9 +179,7 @@ def denoise(
     return denoiser if return_fitted else adata if copy else None
 
 
-def _columns(
-    adata: AnnData, genes: Sequence[str], dropped: NDArray[np.int64], vocabulary: GeneVocabulary
-) -> NDArray[np.int64]:
+def _columns(adata: AnnData, genes: Sequence[str]) -> NDArray[np.int64]:
     """Columns of the genes asked for."""
     if isinstance(genes, str):
         msg = f"genes is a list of names; got the text {genes!r}. Pass genes=[{genes!r}]."
@@ -197,12 +193,10 @@ def _columns(
             f"{quoted(adata.var_names[:3])}. Keep those it has: genes = [g for g in genes if g in adata.var_names]."
         )
         raise ValueError(msg)
-    found = adata.var_names.get_indexer_for(list(genes))
-    unknown = adata.var_names[np.intersect1d(found, dropped)]
-    if len(unknown):
-        msg = (
-            f"The model does not know {len(unknown)} of {len(genes)} genes: {quoted(unknown, 5)}; its vocabulary has "
-            f"{len(vocabulary):,} genes. Leave them out of genes, or genes=None keeps their observed counts."
-        )
-        raise ValueError(msg)
-    return found
+    return adata.var_names.get_indexer_for(list(genes))
+
+
+def _unknown(alignment: GeneAlignment, columns: NDArray[np.int64] | None) -> NDArray[np.str_]:
+    """Names of the columns, all if `None`, that the model does not know."""
+    wanted = slice(None) if columns is None else columns
+    return alignment.names[wanted][alignment.target[wanted] < 0].astype(str)

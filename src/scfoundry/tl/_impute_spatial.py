@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfoundry._keys import Keys
@@ -13,6 +12,7 @@ from scfoundry.tl._opening import at_least_one, new_seed, open_model, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import numpy as np
     from anndata import AnnData
@@ -59,7 +59,8 @@ def impute_spatial(
     The expected count of a gene in a spot is a product of up to four kinds of evidence: the library size of the spot,
     the cell states that it is composed of, the model's vectors of genes that vary together, and the model's decoder.
     Up to 100 genes of the panel are hidden and imputed first; how well that goes decides how much each kind is worth,
-    and how far to trust every imputed gene. The guide :doc:`/guide/impute` has the equations.
+    and how far to trust every imputed gene. Genes of the reference that the model does not know are imputed from
+    library size and composition alone. The guide :doc:`/guide/impute` has the equations.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ def impute_spatial(
     adata_sc
         Single cells of the same species and tissue, in the same forms; they need no labels.
     genes
-        Names of the genes to impute, or one name; all that reference and model know and the spots lack if `None`.
+        Names of the genes to impute, or one name; all that the reference has and the spots lack if `None`.
     model
         A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Any
         that embeds cells will do; see ``evidence``.
@@ -113,19 +114,20 @@ def impute_spatial(
         ``"confidence"``: by gene, the correlation with its unseen truth to expect over all spots, ``pearson`` (log1p
         counts) and ``partial_pearson`` (beyond library size); NaN where the panel is too small to hide genes, too high
         for genes with very few counts (on a pancreas tumour 0.31 was expected of the sparsest quarter, which reached
-        0.23). ``"hidden_genes"``: the genes hidden to learn this, with what they reached. ``"weights"``: the exponents.
-        ``"params"``: the arguments, the scale, the ``"evidence"`` used, and ``"evidence_unavailable"``, kinds that the
-        model does not have. ``"provenance"``: weights with their checksum, licence, citation, versions, and how the
-        genes of both data sets were matched.
+        0.23); and the ``evidence`` it was imputed from. ``"hidden_genes"``: the genes hidden to learn this, with what
+        they reached. ``"weights"``: the exponents; ``"weights_of_unknown_genes"``: those of genes that the model does
+        not know, if some were imputed. ``"params"``: the arguments, the scale, the ``"evidence"`` used, and
+        ``"evidence_unavailable"``, kinds that the model does not have. ``"provenance"``: weights with their checksum,
+        licence, citation, versions, and how the genes of both data sets were matched.
 
     Raises
     ------
     ValueError
         If values of either data set are scaled, negative, NaN or neither counts nor log1p-normalised; the two share no
-        gene or are of different species; a gene is unknown, not in the reference, measured already or named twice;
-        coordinates are missing, text or of the wrong shape; a key does not exist, or an argument is out of range or has
-        no effect; or the model lacks a kind of evidence that was asked for, or a published fine-tuning. Nothing has
-        been computed then, and nothing written.
+        gene or are of different species; a gene is not in the reference, measured already, named twice, or one that
+        the evidence says nothing of; coordinates are missing, text or of the wrong shape; a key does not exist, or an
+        argument is out of range or has no effect; or the model lacks a kind of evidence that was asked for, or a
+        published fine-tuning. Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
 
@@ -147,7 +149,7 @@ def impute_spatial(
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import FineTunesImputation
     from scfoundry.tasks.imputation.evidence import choose_evidence
-    from scfoundry.tasks.imputation.genes import genes_to_impute
+    from scfoundry.tasks.imputation.genes import FurtherGenes, genes_to_impute
     from scfoundry.tasks.imputation.impute import ImputationOptions, impute
 
     for name, n in {"max_epochs": max_epochs, "genes_per_block": genes_per_block, "batch_size": batch_size}.items():
@@ -165,11 +167,12 @@ def impute_spatial(
     keys["called"] = ("adata_sc", "reference_context_key")
     single_cells = modality_of(adata_sc, modality)
     reference = Cells.of(single_cells, loaded.genes, **keys, caller=f"{CALLER} (reference)")
-    load = f"model = sf.model.load_pretrained({str(model)!r}); " if isinstance(model, str | Path) else ""
-    wanted = genes_to_impute(spots, reference, genes, vocabulary=loaded.genes, caller=CALLER, load=load)
+    further = FurtherGenes.of(reference, loaded.genes)
+    known = {"vocabulary": loaded.genes, "further": further, "evidence": used}
+    wanted = genes_to_impute(spots, reference, genes, **known, caller=CALLER)
 
     options = ImputationOptions(used, fine_tune, max_epochs, genes_per_block, seed=new_seed(rng))
-    imputed = impute(loaded, spots, reference, wanted, options=options, compute=compute)
+    imputed = impute(loaded, spots, reference, wanted, further, options=options, compute=compute)
 
     params: dict[str, Any] = {"scale": SCALES[spots.provenance["values"]], "spatial_key": spatial_key}
     params |= {"context_key": context_key, "reference_context_key": reference_context_key}
@@ -178,15 +181,19 @@ def impute_spatial(
     params |= {"max_epochs": max_epochs, "rng": rng, "precision": precision}
     of_reference = {f"reference_{name}": value for name, value in reference.provenance.items()}
     trust = {Keys.CONFIDENCE: imputed.confidence, Keys.HIDDEN: imputed.hidden, Keys.WEIGHTS: imputed.weights}
+    trust |= {Keys.WEIGHTS_OF_UNKNOWN: imputed.weights_of_unknown} if imputed.weights_of_unknown else {}
     origin = record(loaded, spots, params, **of_reference) | trust
-    _log_confidence(f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes of {spots.n_obs:,} spots", imputed)
+    n_unknown = sum(position >= further.start for position in wanted.values())
+    beside = f" ({n_unknown:,} of them unknown to the model)" if n_unknown else ""
+    done = f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes{beside} of {spots.n_obs:,} spots"
+    _log_confidence(done, imputed)
     target.obsm[key_added] = imputed.counts.set_axis(target.obs_names)
     target.uns[key_added] = origin
     return adata if copy else None
 
 
 def _log_confidence(what: str, imputed: Imputation) -> None:
-    expected = imputed.confidence.mean()
+    expected = imputed.confidence[["pearson", "partial_pearson"]].mean()
     trust = (
         f"expected correlation {expected['pearson']:.2f}, beyond library size {expected['partial_pearson']:.2f} (means "
         "over genes)."

@@ -85,7 +85,8 @@ def predict_perturbation(
         are those of learning if not given.
     fine_tune
         Train the network on the measured profiles, as published, instead of weighing their evidence; for models that
-        have such a training. Slower, for genes of the model only, and clearly worse on the screen it was measured on.
+        have such a training. Slower, for perturbed genes of the model only, and clearly worse on the screen it was
+        measured on. How genes respond that it does not know is told by measured responses all the same.
     value
         What replaces the log expression of a perturbed gene before the model reads a control cell; -100 as published.
         A model that cannot be shown such a value reads cells without the counts of the gene.
@@ -114,11 +115,13 @@ def predict_perturbation(
         AnnData, conditions x genes, float32, named by perturbation and, where there are several, group: predicted mean
         of log1p counts per 10,000 in ``X``; that of the controls (less noise that all measured changes have in common)
         and the difference in the layers ``"control"`` and ``"change"``; ``obs`` with ``perturbation``, ``group``,
-        ``n_perturbed`` (genes or conditions in it), and ``n_unseen``, those that no cell learned from shows perturbed
-        in whatever group or combination; ``uns`` with what the screen itself says: ``gene_similarity``, how much of its
-        effect a gene shares with genes that the model sees alike, ``group_similarity``, how far groups share a
-        response, in usual distances of groups (0: neither is used), ``level_dependence``, the slope of a change on the
-        level of the controls (0 to -1), and ``n_conditions`` that were learned from.
+        ``n_perturbed`` (genes or conditions in it), ``n_unseen``, those that no cell learned from shows perturbed in
+        whatever group or combination, and ``n_unknown``, those that the model does not know, so that likeness of genes
+        plays no part; ``var["predicted_by"]``, ``"measured responses"``, or ``"network"`` of genes that a fine-tuned
+        one knows; ``uns`` with what the screen itself says: ``gene_similarity``, how much of its effect a gene shares
+        with genes that the model sees alike, ``group_similarity``, how far groups share a response, in usual distances
+        of groups (0: neither is used), ``level_dependence``, the slope of a change on the level of the controls (0 to
+        -1), and ``n_conditions`` that were learned from.
     ``"differential_expression"``
         The ``n_genes`` genes per condition that change most, fewer where fewer change: ``perturbation``, ``group``,
         ``gene``, ``change``, ``control``, ``predicted``.

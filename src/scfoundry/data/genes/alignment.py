@@ -34,7 +34,7 @@ class GeneAlignment:
     scheme: str  # "ensembl", "symbol", "mouse_ensembl", "mouse_symbol" or "unknown"
     n_vocabulary: int
     names: NDArray[np.object_]  # of the input columns, (n_vars,)
-    n_superseded: int = 0  # dropped as old name or alias of a gene that another column names
+    superseded: NDArray[np.int64]  # columns dropped as old name or alias of a gene that another column names
 
     @property
     def kept(self) -> NDArray[np.int64]:
@@ -84,7 +84,7 @@ class GeneAlignment:
             "n_input": len(self.names),
             "n_kept": len(self.kept),
             "n_dropped": len(self.dropped),
-            "n_superseded": self.n_superseded,
+            "n_superseded": len(self.superseded),
             "n_duplicates": len(self.kept) - len(self.measured),
             "n_missing": len(self.missing),
             "n_vocabulary": self.n_vocabulary,

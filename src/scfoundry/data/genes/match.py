@@ -57,7 +57,7 @@ def match(index: GeneIndex, names: Names, *, var: pd.DataFrame | None = None) ->
         scheme=scheme,
         n_vocabulary=len(index),
         names=names,
-        n_superseded=superseded,
+        superseded=superseded,
     )
 
 
@@ -107,8 +107,8 @@ def _match_stems(names: Names, target: NDArray[np.int64], route: Names, known: N
     route[unknown[follows]] = route[original[follows]]
 
 
-def _drop_less_direct(target: NDArray[np.int64], route: Names) -> int:
-    """Drop, in place, the columns whose gene another column reaches more directly; return how many."""
+def _drop_less_direct(target: NDArray[np.int64], route: Names) -> NDArray[np.int64]:
+    """Drop, in place, the columns whose gene another column reaches more directly; return which."""
     indirectness = np.array([_INDIRECT.get(name, 0) for name in route], dtype=np.int64)
     matched = target >= 0
     most_direct = np.full(target.max(initial=-1) + 1, len(_INDIRECT))
@@ -116,7 +116,7 @@ def _drop_less_direct(target: NDArray[np.int64], route: Names) -> int:
     superseded = np.flatnonzero(matched)
     superseded = superseded[indirectness[superseded] > most_direct[target[superseded]]]
     target[superseded], route[superseded] = -1, ""
-    return len(superseded)
+    return superseded
 
 
 def warn_of_duplicates(index: GeneIndex, alignment: GeneAlignment) -> None:

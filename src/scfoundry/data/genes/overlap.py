@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scfoundry.data.genes.index import GeneIndex
     from scfoundry.data.genes.names import Names
 
-__all__ = ["check_overlap", "warn_of_few_shared"]
+__all__ = ["check_overlap", "warn_of_few_shared", "warn_of_orthologs"]
 
 _FEW = 0.5  # below this share a match works but deserves a word
 # Fewer shared genes are warned of where no others are read: in number, and as a share of the smaller side.
@@ -71,6 +71,16 @@ def warn_of_few_shared(n_shared: int, n_smaller: int, *, names: tuple[str, str],
             f"{n_smaller:,}",
             f" Compare {first}.var_names with {second}.var_names." if n_shared < n_smaller else "",
         )
+
+
+def warn_of_orthologs(share: float, *, caller: str) -> None:
+    """Say how much of mouse data a model of human genes reads, as a share of all counts."""
+    logger.warning(
+        "%s: mouse genes are read as their one-to-one human orthologs; %s of the counts are of genes with one that the "
+        "model knows.",
+        caller,
+        f"{share:.0%}",
+    )
 
 
 def _examples(names: Names) -> str:

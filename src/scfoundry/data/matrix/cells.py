@@ -81,6 +81,20 @@ class Cells:
         return np.concatenate([np.zeros(0, dtype=bool), *(np.diff(block.indptr) == 0 for block in self.blocks())])
 
     @property
+    def own(self) -> CountsReader:
+        """What reads the cells over all genes of their data set, known to the model or not.
+
+        Raises `ValueError` if they do not come from one AnnData.
+        """
+        if self.source is None:
+            msg = (
+                "The genes of one AnnData are needed, known to the model or not, and these cells are of several. Open "
+                "each by itself: Cells.of(adata, model.genes, ...)."
+            )
+            raise ValueError(msg)
+        return self.source
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """State of the values and how genes were matched, for ``uns``."""
         if self.source is None:

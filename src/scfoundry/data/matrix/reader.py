@@ -10,6 +10,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from scfoundry.data.genes.overlap import warn_of_orthologs
 from scfoundry.data.matrix.checks import require_counts, to_linear
 from scfoundry.data.matrix.loaders import matrix_of, read_rows, row_blocks
 
@@ -78,6 +79,8 @@ class CountsReader:
             self._adata, self._layer = adata, layer
         self._shown: NDArray[np.bool_] | None = None
         self._rows: NDArray[np.int64] | None = None
+        if vocabulary.species == "human" and self.alignment.scheme.startswith("mouse"):
+            warn_of_orthologs(self._share_of_counts(), caller=caller)
 
     @property
     def n_vocabulary(self) -> int:
@@ -121,6 +124,17 @@ class CountsReader:
             here = rows[start : start + block.shape[0]]
             yield here, to_linear(block, self.report.state)
             start += len(here)
+
+    def own_columns(self, columns: NDArray[np.int64]) -> sparse.csr_matrix:
+        """Counts of all cells over some of the data set's own genes, (n_obs, len(columns)) float32, in memory."""
+        return sparse.vstack([block[:, columns] for _, block in self.own_blocks(np.arange(self.n_obs))], format="csr")
+
+    def _share_of_counts(self) -> float:
+        """Share of all counts that are of genes of the vocabulary."""
+        of_column = np.zeros(len(self.alignment.names))
+        for _, block in self.own_blocks(np.arange(self.n_obs)):
+            of_column += np.asarray(block.sum(0, dtype=np.float64)).ravel()
+        return float(of_column[self.alignment.kept].sum() / max(of_column.sum(), 1))
 
     def _stored(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row numbers of the AnnData."""

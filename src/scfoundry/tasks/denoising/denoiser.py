@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
@@ -170,8 +171,8 @@ class Denoiser(Fitted):
         """Expected counts of every cell, at its own depth, float32, (n_obs, len(columns)).
 
         A cell's expected counts of the genes that the model knows sum to its observed counts of these genes. Columns
-        of one and the same gene share its expectation in equal parts. Columns that the model does not know keep their
-        observed counts, and cells without counts stay empty.
+        of one and the same gene share its expectation in equal parts. Of columns that the model does not know, the
+        nearest cells alone tell. Cells without counts of genes that it knows stay empty.
 
         Parameters
         ----------
@@ -190,35 +191,31 @@ class Denoiser(Fitted):
         ValueError
             If the cells are those of several AnnData, whose columns differ.
         """
-        if cells.source is None:
-            msg = (
-                "Denoiser.predict needs cells of one AnnData, whose columns it returns; these are of several. Predict "
-                "for each: denoiser.predict(Cells.of(adata, denoiser.model.genes, ...), ...)."
-            )
-            raise ValueError(msg)
-        target = cells.source.alignment.target
+        target = cells.own.alignment.target
         wanted = np.arange(len(target)) if columns is None else np.asarray(columns, dtype=np.int64)
         is_known = np.isin(target[wanted], cells.measured)
-        known, unknown = np.flatnonzero(is_known), np.flatnonzero(~is_known)
-        place = torch.from_numpy(np.searchsorted(cells.measured, target[wanted[known]])).to(compute.device)
-        copies = np.bincount(target[target >= 0], minlength=len(self.model.genes))[target[wanted[known]]]
-        parts = torch.from_numpy(copies).to(compute.device, torch.float32)
+        known, unknown = target[wanted[is_known]], wanted[~is_known]
+        position, copies = np.empty(len(wanted), dtype=np.int64), np.ones(len(wanted), dtype=np.float32)
+        position[is_known] = np.searchsorted(cells.measured, known)
+        position[~is_known] = len(cells.measured) + np.arange(len(unknown))
+        copies[is_known] = np.bincount(target[target >= 0], minlength=len(self.model.genes))[known]
+        place, parts = (torch.from_numpy(of_columns).to(compute.device) for of_columns in (position, copies))
+        others = cells.own.own_columns(unknown) if len(unknown) else None
 
         out = np.empty((cells.n_obs, len(wanted)), dtype=np.float32)
-        for context, expectation in self._expectations(cells.in_memory().ordered(), compute):
+        for context, expectation in self._expectations(cells.in_memory().ordered(), compute, others):
             for start in range(0, len(context.rows), CELLS_PER_BLOCK):
                 some = np.arange(start, min(start + CELLS_PER_BLOCK, len(context.rows)))
                 depth = torch.from_numpy(expectation.totals[some]).to(compute.device)[:, None]
                 expected = (expectation.shares(some) * depth)[:, place]
                 expected = expected_given_detection(expected) * (depth > 0) if given_detected else expected / parts
-                out[context.rows[some][:, None], known] = expected.cpu().numpy()
-        if len(unknown):
-            for rows, block in cells.source.own_blocks(np.arange(cells.n_obs)):
-                out[rows[:, None], unknown] = block[:, wanted[unknown]].toarray()
+                out[context.rows[some]] = expected.cpu().numpy()
         return out
 
-    def _expectations(self, cells: Cells, compute: Compute) -> Iterator[tuple[Context, Expectation]]:
-        """What is expected of the cells of every context."""
+    def _expectations(
+        self, cells: Cells, compute: Compute, others: sparse.csr_matrix | None = None
+    ) -> Iterator[tuple[Context, Expectation]]:
+        """What is expected of the cells of every context; ``others`` are counts of genes not known to the model."""
         latent = self.model.embed(cells, compute)
         rates = None
         if can(self.model, PredictsRates):
@@ -228,7 +225,8 @@ class Denoiser(Fitted):
         for context in cells.contexts:
             counts = cells.read(context.rows)[:, cells.measured]
             of_context = torch.from_numpy(latent[context.rows]).to(compute.device)
-            yield context, Expectation(of_context, counts, self.neighbor_weight, rates)
+            beside = None if others is None else others[context.rows]
+            yield context, Expectation(of_context, counts, self.neighbor_weight, rates, beside)
 
     def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         values = {"neighbor_weight": self.neighbor_weight, "validation": dict(self.validation)}

@@ -70,6 +70,8 @@ class Expectation:
 
     Embedding (n, Z) and counts over the measured genes (n, g) of the cells. ``rates`` maps latents (m, Z) to rates of
     these genes (m, g), as a decoder does; `None` where there is none. ``totals`` are the counts of every cell, (n,).
+    ``others`` are counts of genes that the model does not know, (n, h): the nearest cells alone tell of them, per count
+    of the g others.
     """
 
     def __init__(
@@ -78,45 +80,51 @@ class Expectation:
         counts: sparse.csr_matrix,
         neighbor_weight: float,
         rates: Callable[[Tensor], Tensor] | None,
+        others: sparse.csr_matrix | None = None,
     ) -> None:
         self.latent, self.neighbor_weight, self.rates = latent, neighbor_weight, rates
+        self.n_genes = counts.shape[1]
         self.totals = np.asarray(counts.sum(1)).ravel()
         self.pool = np.flatnonzero(self.totals)
         if len(self.pool) > MAX_POOL:
             self.pool = np.sort(np.random.default_rng(0).choice(self.pool, MAX_POOL, replace=False))
+        counts = counts if others is None else sparse.hstack([counts, others], format="csr")
         self.profiles = counts[self.pool].astype(np.float32)
         self.profiles.data /= np.repeat(self.totals[self.pool], np.diff(self.profiles.indptr)).astype(np.float32)
         self.n_neighbors = min(N_NEIGHBORS, max(0, len(self.pool) - 1))
 
     @torch.no_grad()
     def shares(self, cells: NDArray[np.int64]) -> Tensor:
-        """Shares of some cells, (m, g): they sum to 1."""
-        if self.neighbor_weight == 0:
+        """Shares of some cells, (m, g + h): those of the g genes sum to 1."""
+        if self.neighbor_weight == 0 and self.n_genes == self.profiles.shape[1]:
             return self.by_decoder(cells)
-        if self.neighbor_weight == 1:
-            return self.by_neighbors(cells)
-        return torch.lerp(self.by_decoder(cells), self.by_neighbors(cells), self.neighbor_weight)
+        shares = self.by_neighbors(cells)
+        if self.neighbor_weight < 1 and self.rates is not None:
+            of_genes = slice(self.n_genes)
+            shares[:, of_genes] = torch.lerp(self.by_decoder(cells), shares[:, of_genes], self.neighbor_weight)
+        return shares
 
     @torch.no_grad()
     def by_decoder(self, cells: NDArray[np.int64]) -> Tensor:
         """What the decoder makes of the cells' embeddings, (m, g); the nearest cells where there is no decoder."""
         if self.rates is None:
-            return self.by_neighbors(cells)
+            return self.by_neighbors(cells)[:, : self.n_genes]
         rates = self.rates(self.latent[torch.from_numpy(cells)])
         return rates.div_(rates.sum(1, keepdim=True))
 
     @torch.no_grad()
     def by_neighbors(self, cells: NDArray[np.int64]) -> Tensor:
-        """Mean shares of the nearest other cells in the latent, (m, g); of a cell that is alone, the decoder's.
+        """Mean shares of the nearest other cells in the latent, (m, g + h); of a cell that is alone, the decoder's.
 
-        Where there is no decoder either, a cell that is alone keeps its own.
+        A cell that is alone keeps its own where there is no decoder, or of genes that it does not know.
         """
         pool, k = self.pool, self.n_neighbors
-        if k == 0 and self.rates is not None:
-            return self.by_decoder(cells)
         if k == 0:
             own = np.asarray(self.profiles.sum(0), dtype=np.float32)
-            return torch.from_numpy(own).to(self.latent.device).expand(len(cells), -1)
+            shares = torch.from_numpy(own).to(self.latent.device).repeat(len(cells), 1)
+            if self.rates is not None:
+                shares[:, : self.n_genes] = self.by_decoder(cells)
+            return shares
         wanted = torch.from_numpy(cells)
         distances = torch.cdist(self.latent[wanted], self.latent[torch.from_numpy(pool)])
         # A cell among its own neighbours would make its zeros likelier than they are.

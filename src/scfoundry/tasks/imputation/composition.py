@@ -54,6 +54,7 @@ class States:
 
     profiles: NDArray[np.float32]  # share of every gene in the counts of a state, (K, g)
     genes: NDArray[np.int64]  # vocabulary positions of the genes measured in the reference, ascending, (g,)
+    measured: States | None = None  # by counts alone, without a decoder, and of genes that the model does not know, too
 
     def of(self, genes: NDArray[np.int64], panel: NDArray[np.int64]) -> NDArray[np.float32]:
         """Counts of ``genes`` per count of the ``panel``, (K, len(genes)); all measured in the reference."""
@@ -61,13 +62,18 @@ class States:
         return self.profiles[:, np.searchsorted(self.genes, genes)] / np.maximum(total, TINY)
 
 
-def find_states(model: Embeds, reference: Cells, *, seed: int, compute: Compute) -> States:
+def find_states(
+    model: Embeds, reference: Cells, further: sparse.csr_matrix | None = None, *, seed: int, compute: Compute
+) -> States:
     r"""Divide reference cells into states by their latent, and estimate the profile of each.
 
     There are :math:`\sqrt{m}` states for m cells, between 8 and 200. The profile is the posterior mean of Poisson
     counts. Its prior is what the decoder expects of the state's mean latent, brought to the level of every gene in the
     reference, or the mean profile of the reference if the model has no decoder: rare states and genes lean on the
     prior, common ones on their own cells.
+
+    ``further`` says which columns of the reference hold which gene that the model does not know, (n_vars, h). These
+    follow the vocabulary in the profiles by counts alone, whose prior is the mean profile of the reference.
     """
     genes = reference.measured
     latent = model.embed(reference, compute)
@@ -78,7 +84,9 @@ def find_states(model: Embeds, reference: Cells, *, seed: int, compute: Compute)
     for rows, block in by_block(reference):
         counts += (membership(state[rows], n_states) @ block[:, genes]).toarray()
     occupied = counts.sum(1) > 0
-    counts, centres = counts[occupied], division.cluster_centers_[occupied].astype(np.float32)
+    centres = division.cluster_centers_[occupied].astype(np.float32)
+    measured = None if further is None else _measured(reference, state, counts, further, occupied)
+    counts = counts[occupied]
     totals = counts.sum(1, keepdims=True)
     level = counts.sum(0) / totals.sum()  # share of every gene in the reference
     expected = level
@@ -87,7 +95,26 @@ def find_states(model: Embeds, reference: Cells, *, seed: int, compute: Compute)
         weights = totals[:, 0] / totals.sum()
         expected = expected * (level / np.maximum(weights @ expected, TINY))
     profiles = (counts + PRIOR_COUNTS * expected) / (totals + PRIOR_COUNTS)
-    return States((profiles / profiles.sum(1, keepdims=True)).astype(np.float32), genes)
+    return States((profiles / profiles.sum(1, keepdims=True)).astype(np.float32), genes, measured)
+
+
+def _measured(
+    reference: Cells,
+    state: NDArray[np.integer],
+    counts: NDArray[np.float64],
+    further: sparse.csr_matrix,
+    occupied: NDArray[np.bool_],
+) -> States:
+    """Profiles by counts alone, per count of genes that the model knows: of these (K, g), then of ``further`` ones."""
+    n_states, genes = len(counts), reference.measured
+    beside = np.zeros((n_states, further.shape[1]))
+    for rows, block in reference.own.own_blocks(np.arange(reference.n_obs)):
+        beside += (membership(state[rows], n_states) @ block @ further).toarray()
+    totals = counts[occupied].sum(1, keepdims=True)
+    every = np.hstack([counts, beside])[occupied]
+    profiles = (every + PRIOR_COUNTS * every.sum(0) / totals.sum()) / (totals + PRIOR_COUNTS)
+    after = reference.own.alignment.n_vocabulary + np.arange(further.shape[1])
+    return States(profiles.astype(np.float32), np.concatenate([genes, after]))
 
 
 @torch.no_grad()

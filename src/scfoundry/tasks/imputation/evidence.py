@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import Embeds
 
-__all__ = ["EVIDENCE", "Evidence", "choose_evidence"]
+__all__ = ["EVIDENCE", "OF_COUNTS", "Evidence", "choose_evidence"]
 
 EVIDENCE = ("library", "composition", "gene_vectors", "decoder")
 CAPABILITIES = {"gene_vectors": HasGeneVectors, "decoder": PredictsRates}
+OF_COUNTS = tuple(kind for kind in EVIDENCE if kind not in CAPABILITIES)
+"""Kinds that need no gene known to the model."""
 TINY = 1e-9
 
 
@@ -63,6 +66,7 @@ class Evidence:
     """
 
     model: Any
+    states: States
 
     def __init__(
         self,
@@ -85,6 +89,12 @@ class Evidence:
         if self.uses("decoder"):
             self.latent = self.model.embed(spots.only(panel), compute)
             self.decoded_panel = self._decoded(self.shared, slice(None), total=True)
+
+    def by_counts(self, measured: States, used: NDArray[np.bool_]) -> Self:
+        """The same with profiles by counts alone, for genes that the model does not know; ``used`` of `OF_COUNTS`."""
+        alone = copy.copy(self)
+        alone.states, alone.used = measured, used
+        return alone
 
     def uses(self, kind: str) -> bool:
         """Whether a kind of evidence is wanted."""

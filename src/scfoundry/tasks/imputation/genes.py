@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from scipy import sparse
 
+from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.genes.match import match
 from scfoundry.data.genes.names import as_names
 from scfoundry.data.genes.overlap import warn_of_few_shared
 from scfoundry.stats.strata import ZERO_RATES, stratum_of
+from scfoundry.tasks.imputation.evidence import OF_COUNTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from scfoundry.data.genes import GeneVocabulary
-    from scfoundry.data.genes.alignment import GeneAlignment
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.data.matrix.reader import CountsReader
 
-__all__ = ["genes_to_hide", "genes_to_impute", "names_of"]
+__all__ = ["FurtherGenes", "genes_to_hide", "genes_to_impute", "names_of"]
 
 # As published for the evaluation: as many genes from each stratum of sparsity.
 HIDDEN_PER_STRATUM = 25
@@ -32,49 +33,91 @@ MIN_COUNTS = 10
 LISTED = 20
 
 
+@dataclass(frozen=True)
+class FurtherGenes:
+    """Genes that a reference has and a model does not know, numbered after those of its vocabulary."""
+
+    names: GeneVocabulary  # h
+    columns: sparse.csr_matrix  # which columns of the reference hold them, (n_vars, h)
+    start: int  # genes of the model
+
+    @classmethod
+    def of(cls, reference: Cells, vocabulary: GeneVocabulary) -> Self:
+        """Genes of the columns that are left out, by their names; columns of one name are summed.
+
+        Not of columns without a name, those named as another that the model reads, and old names of its genes.
+        """
+        alignment = reference.own.alignment
+        names = alignment.names.astype(str)
+        further = (alignment.target < 0) & (names != "") & ~np.isin(names, names[alignment.kept])
+        further[alignment.superseded] = False
+        columns = np.flatnonzero(further)
+        ids, gene = np.unique(names[columns], return_inverse=True)
+        shape = (len(names), len(ids))
+        membership = sparse.csr_matrix((np.ones(len(columns), dtype=np.float32), (columns, gene)), shape=shape)
+        return cls(GeneVocabulary(ids, species=vocabulary.species), membership, len(vocabulary))
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Numbers of the genes, (h,)."""
+        return self.start + np.arange(len(self.names))
+
+    def positions_of(self, names: NDArray[np.object_]) -> NDArray[np.int64]:
+        """Number of the gene of every name, -1 where it is none of them."""
+        found = match(self.names.index, names).target.astype(np.int64)
+        return np.where(found >= 0, self.start + found, -1)
+
+
 def genes_to_impute(
     spots: Cells,
     reference: Cells,
     genes: str | Sequence[str] | None,
     *,
     vocabulary: GeneVocabulary,
+    further: FurtherGenes,
+    evidence: Sequence[str],
     caller: str,
-    load: str = "",
 ) -> dict[str, int]:
-    """Names of the genes to impute, in the order asked for, and where they stand in the vocabulary.
+    """Names of the genes to impute, in the order asked for, and where they stand in vocabulary and ``further`` genes.
 
-    If none are asked for: all genes of the reference that the spots lack, named as in the reference. ``load`` is the
-    line of code that makes ``model``, if the user has not loaded one.
+    If none are asked for: all genes of the reference that the spots lack, named as in the reference, and of which the
+    kinds of ``evidence`` say something.
 
     Raises `ValueError` if the two data sets are of different species, share no gene, or one has no counts of those; if
-    a gene is repeated, unknown to the model, not in the reference, or measured in the spots; or if none is left.
+    a gene is repeated, not in the reference, measured in the spots, or one that the evidence says nothing of; or if
+    none is left.
     """
-    in_spots, in_reference = alignment_of(spots), alignment_of(reference)
+    in_spots, in_reference = spots.own.alignment, reference.own.alignment
     _check_shared(spots, reference, caller=caller)
+    tells_of_unknown = bool(set(evidence).intersection(OF_COUNTS))
+    measured = np.concatenate([in_spots.measured, further.positions_of(in_spots.names[in_spots.dropped])])
     if genes is None:
-        positions = np.setdiff1d(in_reference.measured, in_spots.measured).astype(np.int64)
-        if not len(positions):
-            msg = f"{caller}: the spots have every gene that reference and model know; there is nothing to impute."
+        known = np.setdiff1d(in_reference.measured, measured).astype(np.int64)
+        others = np.setdiff1d(further.positions, measured) if tells_of_unknown else further.positions[:0]
+        names = [*names_of(known, reference), *further.names.ids[others - further.start]]
+        if not names:
+            msg = f"{caller}: the spots have every gene of the reference; there is nothing to impute."
             raise ValueError(msg)
-        return dict(zip(names_of(positions, reference), positions.tolist(), strict=True))
+        return dict(zip(names, [*known.tolist(), *others.tolist()], strict=True))
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     if not names:
         msg = f"{caller}: genes is empty. Name the genes to impute, or pass genes=None for all that the spots lack."
         raise ValueError(msg)
     # A few names do not tell their scheme; those of the reference do.
-    known = dict(zip(in_reference.names.tolist(), in_reference.target.tolist(), strict=True))
-    matched = match(vocabulary.index, as_names(names)).target.tolist()
-    positions = np.array([known.get(n, p) for n, p in zip(names, matched, strict=True)], dtype=np.int64)
+    kept = in_reference.kept
+    spelled = dict(zip(in_reference.names[kept].tolist(), in_reference.target[kept].tolist(), strict=True))
+    spelled |= dict(zip(further.names.ids.tolist(), further.positions.tolist(), strict=True))
+    matched = match(vocabulary.index, as_names(names)).target
+    matched = np.where(matched >= 0, matched, further.positions_of(as_names(names))).tolist()
+    positions = np.array([spelled.get(n, p) for n, p in zip(names, matched, strict=True)], dtype=np.int64)
     found, times = np.unique(positions[positions >= 0], return_counts=True)
-    keep_known = (
-        f"{load}known = adata_sc.var_names[model.genes.align(adata_sc).kept]; "
-        "genes = [gene for gene in genes if gene in known]"
-    )
+    keep_known = "genes = [gene for gene in genes if gene in adata_sc.var_names]"
+    absent = ~np.isin(positions, [*in_reference.measured, *further.positions])
     wrong = {
-        "unknown to the model": (positions < 0, keep_known),
-        "not in the reference": ((positions >= 0) & ~np.isin(positions, in_reference.measured), keep_known),
+        "neither in the reference nor known to the model": (positions < 0, keep_known),
+        "not in the reference": (absent, keep_known),
         "measured in the spots already": (
-            np.isin(positions, in_spots.measured),
+            np.isin(positions, measured[measured >= 0]),
             "genes = [gene for gene in genes if gene not in adata_sp.var_names]",
         ),
         "named more than once": (np.isin(positions, found[times > 1]), "genes = list(dict.fromkeys(genes))"),
@@ -88,12 +131,20 @@ def genes_to_impute(
                 f"{listed}. To leave them out: {fix}; genes=None takes all that can be imputed."
             )
             raise ValueError(msg)
+    unknown = [name for name, position in zip(names, positions, strict=True) if position >= further.start]
+    if unknown and not tells_of_unknown:
+        msg = (
+            f"{caller}: evidence={list(evidence)} says nothing of genes that the model does not know, as "
+            f"{', '.join(map(repr, unknown[:LISTED]))}. What a spot is composed of does: "
+            f"evidence={['composition', *evidence]}."
+        )
+        raise ValueError(msg)
     return dict(zip(names, positions.tolist(), strict=True))
 
 
 def _check_shared(spots: Cells, reference: Cells, *, caller: str) -> None:
     """Refuse data sets that have nothing in common to learn from."""
-    in_spots, in_reference = alignment_of(spots), alignment_of(reference)
+    in_spots, in_reference = spots.own.alignment, reference.own.alignment
     species = ["mouse" if one.scheme.startswith("mouse") else "human" for one in (in_spots, in_reference)]
     if species[0] != species[1]:
         msg = (
@@ -119,14 +170,9 @@ def _check_shared(spots: Cells, reference: Cells, *, caller: str) -> None:
             raise ValueError(msg)
 
 
-def alignment_of(cells: Cells) -> GeneAlignment:
-    """How the genes of one opened data set were matched."""
-    return cast("CountsReader", cells.source).alignment
-
-
 def names_of(positions: NDArray[np.int64], cells: Cells) -> list[str]:
     """What a data set calls genes that it measured; the first of several columns of a gene."""
-    alignment = alignment_of(cells)
+    alignment = cells.own.alignment
     measured, first = np.unique(alignment.target, return_index=True)
     return [str(name) for name in alignment.names[first[np.searchsorted(measured, positions)]]]
 

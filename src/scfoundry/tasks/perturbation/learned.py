@@ -41,8 +41,8 @@ class LearnedResponses:
     """Everything that a prediction needs beside the model.
 
     ``centre`` and ``distance`` are set by what was learned, so that a prediction does not depend on what else is asked
-    for. With a ``head`` the fine-tuned model itself predicts, and of what stands between ``seed`` and it nothing is
-    known.
+    for. With a ``head`` the fine-tuned model itself predicts the genes that it knows; what stands between ``seed`` and
+    it is then of the others, and not known where there are none.
     """
 
     genes: NDArray[np.str_]  # names of the G genes that are predicted

@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.tasks.perturbation.conditions import Condition
 
     Array = NDArray[np.float64]
 
-__all__ = ["MeasuredResponses", "measure_responses", "own_reader", "profiles"]
+__all__ = ["MeasuredResponses", "measure_responses", "profiles"]
 
 # Of the largest standard deviation: a gene that never varies would otherwise count as infinitely certain.
 LEAST_SPREAD = 1e-3
@@ -81,17 +80,6 @@ class MeasuredResponses:
         return float(np.clip(products / signal - 1, -1, 0)) if signal > LEAST_SIGNAL * squares else 0.0
 
 
-def own_reader(cells: Cells) -> CountsReader:
-    """What reads these cells over the data set's own genes, known to a model or not.
-
-    Raises `ValueError` if the cells do not come from one AnnData.
-    """
-    if cells.source is None:
-        msg = "Responses are measured over the genes of one AnnData: Cells.of(adata, model.genes, ...)."
-        raise ValueError(msg)
-    return cells.source
-
-
 def profiles(
     blocks: Iterable[tuple[NDArray[np.int64] | slice, sparse.csr_matrix]],
     codes: NDArray[np.int64],
@@ -119,9 +107,8 @@ def measure_responses(cells: Cells, conditions: Sequence[Condition | None]) -> M
     names = sorted({condition for condition in conditions if condition is not None})
     number = {condition: i for i, condition in enumerate(names)}
     codes = np.array([-1 if condition is None else number[condition] for condition in conditions], dtype=np.int64)
-    reader = own_reader(cells)
-    blocks = reader.own_blocks(np.flatnonzero(codes >= 0))
-    n_cells, sums, squares = profiles(blocks, codes, len(names), len(reader.alignment.names))
+    blocks = cells.own.own_blocks(np.flatnonzero(codes >= 0))
+    n_cells, sums, squares = profiles(blocks, codes, len(names), len(cells.own.alignment.names))
     means = sums / n_cells[:, None]
     within = (squares - n_cells[:, None] * means**2).sum(0).clip(min=0)
     spread = np.sqrt(within / max(1.0, n_cells.sum() - len(names)))

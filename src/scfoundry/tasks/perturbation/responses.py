@@ -14,11 +14,11 @@ from scfoundry.model._capabilities import FineTunesPerturbations, ReplacesGenes,
 from scfoundry.tasks._fitted import Fitted
 from scfoundry.tasks.perturbation.conditions import LEAST_GROUPS, Condition, by_group, control_cells
 from scfoundry.tasks.perturbation.learned import LearnedResponses, in_memory
-from scfoundry.tasks.perturbation.measured import measure_responses, own_reader, profiles
+from scfoundry.tasks.perturbation.measured import measure_responses, profiles
 from scfoundry.tasks.perturbation.replaced_genes import gene_shifts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -112,7 +112,7 @@ class Responses(Fitted):
         if len(reference) > REFERENCE_CELLS:
             reference = np.random.default_rng(seed).choice(reference, REFERENCE_CELLS, replace=False)
         learned = LearnedResponses(
-            genes=own_reader(cells).alignment.names.astype(str),
+            genes=cells.own.alignment.names.astype(str),
             naming=naming,
             value=value,
             conditions=responses.conditions,
@@ -122,6 +122,9 @@ class Responses(Fitted):
         if fine_tune:
             how: dict[str, Any] = {"value": value, "max_epochs": max_epochs, "seed": seed, "compute": compute}
             tuned, head = trainable.fine_tune_perturbations(controls, *_targets(controls, responses, positions), **how)
+            if len(cells.own.alignment.dropped):
+                learned = learned.shrunken(responses, {}, {}, np.random.default_rng(seed))
+                learned = replace(learned, measured={}, refined={})  # the network starts from controls as they are
             return cls(tuned, replace(learned, head=head))
         groups = {condition.group for condition in responses.conditions}
         states = _states(model, controls, compute) if len(groups) >= LEAST_GROUPS else {}
@@ -169,8 +172,10 @@ class Responses(Fitted):
         -------
         Conditions x genes: ``X`` and the layers ``control`` and ``change``, log1p of counts per 10,000, float32;
         ``obs`` with ``perturbation``, ``group``, ``n_perturbed`` and how many of them were never seen perturbed,
-        ``n_unseen``; ``uns`` with what was found in learning: ``gene_similarity`` and ``group_similarity``, 0 where
-        they made nothing clearer, the ``level_dependence`` of changes and the number of conditions, ``n_conditions``.
+        ``n_unseen``, or are not known to the model, ``n_unknown``; ``var`` with what a gene was ``predicted_by``,
+        ``"measured responses"`` or ``"network"``; ``uns`` with what was found in learning: ``gene_similarity`` and
+        ``group_similarity``, 0 where they made nothing clearer, the ``level_dependence`` of changes and the number of
+        conditions, ``n_conditions``.
 
         Raises
         ------
@@ -187,21 +192,22 @@ class Responses(Fitted):
         wanted = [*levels] if groups is None else groups
         conditions = [Condition(members, group) for group in wanted for members in parts.values()]
         control = np.array([levels[condition.group] for condition in conditions])
-        target = own_reader(controls).alignment.target[columns]
+        target = controls.own.alignment.target[columns]
         kept = target >= 0
         controls = by_group(controls.only(target[kept]), group_of)
-        if self.fine_tuned:
-            change = np.zeros_like(control)
-            change[:, kept] = self._tuned_changes(controls, conditions, positions, compute)[:, target[kept]]
-        else:
+        change = np.zeros_like(control)
+        if len(learned.coefficients):
             shifts = self._shifts(positions, compute)
             change = learned.change(conditions, control, shifts, self._states_of(wanted, controls, compute))
+        if self.fine_tuned:
+            change[:, kept] = self._tuned_changes(controls, conditions, positions, compute)[:, target[kept]]
+        predicted_by = np.where(kept & self.fine_tuned, "network", "measured responses").astype(object)
         # Expression cannot fall below none.
         predicted = np.maximum(control + change, 0)
         return AnnData(
             predicted.astype(np.float32),
-            obs=_described(parts, wanted, learned.parts),
-            var=pd.DataFrame(index=pd.Index(learned.genes.astype(object))),
+            obs=_described(parts, wanted, learned.parts, positions),
+            var=pd.DataFrame({"predicted_by": predicted_by}, index=pd.Index(learned.genes.astype(object))),
             layers={"control": control.astype(np.float32), "change": (predicted - control).astype(np.float32)},
             uns={
                 "gene_similarity": learned.prior.likeness,
@@ -241,9 +247,8 @@ class Responses(Fitted):
             raise ValueError(msg)
 
     def _columns(self, controls: Cells) -> NDArray[np.int64]:
-        """Where the genes that were learned in are among those of a data set, (G,)."""
-        names = pd.Index(own_reader(controls).alignment.names.astype(str))
-        columns = names.get_indexer(self.learned.genes)
+        """Where the genes that were learned in are among those of a data set, (G,); of one name, in their order."""
+        columns = _numbered(controls.own.alignment.names.astype(str)).get_indexer(_numbered(self.learned.genes))
         absent = self.learned.genes[columns < 0]
         if len(absent):
             msg = (
@@ -257,7 +262,7 @@ class Responses(Fitted):
     def _levels(self, controls: Cells, group_of: Sequence[str], columns: NDArray[np.int64]) -> dict[str, Array]:
         """Mean profile of the controls of every group; less what learning found to be noise, if they are the same."""
         names, codes = np.unique(np.asarray(group_of, dtype=str), return_inverse=True)
-        blocks = own_reader(controls).own_blocks(np.arange(controls.n_obs))
+        blocks = controls.own.own_blocks(np.arange(controls.n_obs))
         n_cells, sums, _ = profiles(
             ((rows, counts[:, columns]) for rows, counts in blocks), codes, len(names), len(columns)
         )
@@ -324,7 +329,7 @@ def _targets(
 
     Conditions of genes that the model does not know are left out; those without genes are the controls.
     """
-    target = own_reader(controls).alignment.target
+    target = controls.own.alignment.target
     kept = np.flatnonzero(target >= 0)
     kept = kept[np.argsort(target[kept], kind="stable")]
     usable = [i for i, condition in enumerate(responses.conditions) if set(condition.parts) <= positions.keys()]
@@ -341,15 +346,23 @@ def _states(model: Embeds, controls: Cells, compute: Compute) -> dict[str, Array
     return {context.name: latent[context.rows].mean(0, dtype=np.float64) for context in controls.contexts}
 
 
-def _described(parts: Mapping[str, tuple[str, ...]], groups: Sequence[str], seen: set[str]) -> pd.DataFrame:
-    """What was predicted: one row per group and perturbation."""
+def _numbered(names: NDArray[np.str_]) -> pd.MultiIndex:
+    """Names with the number of times that each came before."""
+    column = pd.Series(names)
+    return pd.MultiIndex.from_arrays([column, column.groupby(column).cumcount()])
+
+
+def _described(
+    parts: Mapping[str, tuple[str, ...]], groups: Sequence[str], seen: Container[str], known: Container[str]
+) -> pd.DataFrame:
+    """What was predicted: one row per group and perturbation, with how many of its parts were not seen, or known."""
     table = pd.DataFrame(
         [
-            (name, group, len(members), sum(part not in seen for part in members))
+            (name, group, len(members), *(sum(part not in those for part in members) for those in (seen, known)))
             for group in groups
             for name, members in parts.items()
         ],
-        columns=["perturbation", "group", "n_perturbed", "n_unseen"],
+        columns=["perturbation", "group", "n_perturbed", "n_unseen", "n_unknown"],
     )
     names = table["perturbation"] if len(groups) == 1 else table["perturbation"] + " | " + table["group"]
     return table.astype({"perturbation": "category", "group": "category"}).set_index(pd.Index(names.to_numpy()))
