@@ -1,6 +1,6 @@
 """What a few labelled cells add: accuracy over 0, 1, 3, 5 and 9 shots per type, on studies left out of training.
 
-    python -m benchmarks few_shot DATA_FOLDER --markers panglaodb_markers.tsv.gz
+    python -m benchmarks few_shot DATA_FOLDER
 
 Shots are drawn from the study itself, and all its other cells are annotated by `sf.tl.annotate`; without shots by
 `sf.tl.zero_shot_annotate`, if the model reads texts. Beside it: logistic regression on the first 30 principal
@@ -11,7 +11,6 @@ other model is taken as it is, and should not have seen the studies.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,13 +20,14 @@ import scfoundry as sf
 from benchmarks.command import arguments, kept, parse
 from benchmarks.peers import logistic_regression
 from benchmarks.reporting import about, markdown_table, write_results
-from benchmarks.zero_shot_annotate.studies import TRAINED_HERE, Corpus, LeftOut
-from benchmarks.zero_shot_annotate.tasks import Task, read_tasks
+from benchmarks.zero_shot_annotate.studies import TRAINED_HERE, LeftOut
+from benchmarks.zero_shot_annotate.tasks import FOLDS, Task, read_tasks
 from scfoundry.model._capabilities import ReadsTexts, can
 from scfoundry.stats.components import principal_components
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -66,9 +66,10 @@ def scores(left_out: LeftOut, task: Task, weights: str, n_shots: int, seed: int)
     return {"task": task.name, "shots": n_shots, "seed": seed, "methods": by_method}
 
 
-def study_scores(corpus: Corpus, data: Path, study: str, model: str, weights: str, seed: int) -> list[dict[str, Any]]:
-    """All numbers of shots for one training."""
-    task, left_out = read_tasks(data, (study,))[-1], LeftOut(corpus, study, model, seed)
+def study_scores(data: Path, study: str, model: str, weights: str, seed: int) -> list[dict[str, Any]]:
+    """All numbers of shots for one training, without the studies of the fold."""
+    left_out = LeftOut(data, next(studies for studies, scored in FOLDS.items() if study in scored), model, seed)
+    task = read_tasks(data, (study,))[-1]
     return [scores(left_out, task, weights, n_shots, seed) for n_shots in SHOTS]
 
 
@@ -93,16 +94,14 @@ def table(results: list[dict[str, Any]]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Leave out, train, draw, annotate, report."""
     parser = arguments(__doc__, "few_shot", model=TRAINED_HERE, seeds=3)
-    parser.add_argument("--markers", type=Path, required=True, help="PanglaoDB table, .tsv or .tsv.gz")
     parser.add_argument("--studies", nargs="*", default=list(STUDIES), choices=STUDIES, help="studies to leave out")
     args = parse(parser, argv)
 
     sf.settings.verbosity = "error"
-    corpus = Corpus.read(args.data, args.markers)
     results: list[dict[str, Any]] = []
     for study in args.studies:
         for seed in range(args.seeds):
-            job = (corpus, args.data, study, args.model, args.weights, seed)
+            job = (args.data, study, args.model, args.weights, seed)
             results += kept(args.cache / f"{args.weights}.{study}.{seed}.json", partial(study_scores, *job))
     head = "# Few-shot annotation of studies that were left out of training\n\n"
     tables = [f"{head}`{args.command}`\n\nMean of {args.seeds} seeds.\n", table(results)]
