@@ -91,6 +91,21 @@ def test_saved_and_loaded_it_embeds_to_the_bit_the_same(model, adata, tmp_path):
     assert more.uns["cellplm"]["adaptation"] == adata.uns["cellplm"]["adaptation"]
 
 
+def test_a_latent_that_tells_nothing_of_hidden_genes_is_left_out(make_adata):
+    adata = make_adata(150, 120)
+
+    class Noise(SmallModel):
+        def embed(self, cells, compute):
+            return np.random.default_rng(cells.measured.sum()).normal(size=(cells.n_obs, 8)).astype(np.float32)
+
+    for model, method in ((Noise, "components"), (SmallModel, None)):
+        sf.tl.embed(adata, model(adata.var_names), device="cpu")
+        found = adata.uns["small"]["adaptation"]
+        assert list(found["explained"]) == ["0", "0.25", "0.5"]
+        assert method in (None, adata.uns["small"]["params"]["method"])
+    assert found["explained"]["0.5"] > 0
+
+
 def test_cells_of_a_batch_that_the_fit_does_not_know_are_refused(fitted, adata):
     adata.obs["batch"] = "another"
     with pytest.raises(ValueError, match=r"batches \['another'\] cannot be placed.*sf.tl.embed\(both, model"):

@@ -18,7 +18,7 @@ __all__ = ["BatchCorrection"]
 # Published: width of soft clusters, weight of the diversity of batches in them, ridge on offsets, most clusters.
 SIGMA, THETA, RIDGE = 0.1, 2.0, 1.0
 CELLS_PER_CLUSTER, MAX_CLUSTERS = 30, 100
-N_ROUNDS, N_UPDATES = 5, 5
+N_ROUNDS, N_UPDATES = 5, 10
 N_INITIAL_UPDATES = 10
 CELLS_PER_BLOCK = 4096
 TINY = 1e-12
@@ -50,10 +50,12 @@ class BatchCorrection:
         rounds, corrected = [], points
         for _ in range(N_ROUNDS):
             directions = _unit(corrected)
-            for _ in range(N_UPDATES):
+            for step in range(N_UPDATES):
                 members = _members(directions, y, preference[batches])
                 y = _unit(members.T @ directions)
-                preference = THETA * np.log((expected * members.sum(0) + 1) / (belongs.T @ members + 1))
+                wanted = THETA * np.log((expected * members.sum(0) + 1) / (belongs.T @ members + 1))
+                # All cells move at once: by whole steps, batches would change places from update to update.
+                preference = preference + (wanted - preference) / (step + 2)
             members = _members(directions, y, preference[batches])
             offsets = _offsets(points, members, batches, n_batches)
             rounds.append((y, preference, offsets))

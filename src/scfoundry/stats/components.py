@@ -157,9 +157,7 @@ class PrincipalAxes:
             return np.empty((reader.n_obs, 0))
         return self.project_by(reader, self.scale(gathered(reader) if moments is None else moments))
 
-    def project_by(
-        self, reader: Reader, scale: tuple[NDArray[np.float64], NDArray[np.float64]]
-    ) -> NDArray[np.float64]:
+    def project_by(self, reader: Reader, scale: tuple[NDArray[np.float64], NDArray[np.float64]]) -> NDArray[np.float64]:
         """Scores of cells standardised by the `scale` of a data set, (n_obs, k), NaN for cells without counts."""
         scores, start = np.empty((reader.n_obs, self.loadings.shape[1])), 0
         for z, empty in self._standardised(reader, scale):

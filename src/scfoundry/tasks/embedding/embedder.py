@@ -10,7 +10,7 @@ import numpy as np
 from scfoundry.stats.batch_correction import BatchCorrection
 from scfoundry.stats.splits import at_most
 from scfoundry.tasks._fitted import Fitted, prefixed, under
-from scfoundry.tasks.embedding.latent_weight import TINY, latent_weight
+from scfoundry.tasks.embedding.latent_weight import latent_weight
 from scfoundry.tasks.embedding.own_components import OwnComponents, own_genes
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ __all__ = ["Embedder"]
 
 # Cells that the batch correction learns from, at most.
 MAX_CELLS = 20_000
+TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class Embedder(Fitted):
         weight, validation = latent_weight(model, cells, genes, compute)
         placed = cells.by_name[~cells.empty[cells.by_name]]
         center = latent[placed].mean(0, dtype=np.float64)
-        length = float(np.sqrt(np.mean([np.square(latent[i] - center).sum() for i in placed])))
+        length = float(np.sqrt(np.mean(np.square(latent - center).sum(1)[placed])))
         fitted = cls(model, weight, validation, center, length, components)
         if len(components.batches) > 1:
             points, codes = fitted._joined(latent, components.project(cells)), components.codes(cells)

@@ -18,25 +18,23 @@ if TYPE_CHECKING:
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.matrix.cells import Cells
 
-__all__ = ["WEIGHTS", "scaled", "latent_weight"]
+__all__ = ["latent_weight"]
 
-# Lengths of the latent beside components of length 1.
-WEIGHTS = (0.0, 0.25, 0.5, 1.0)
+# Lengths of the latent beside components of length 1: however well it predicts, the data's own components come first.
+WEIGHTS = (0.0, 0.25, 0.5)
 MAX_CELLS, MIN_CELLS = 2000, 100
 N_NEIGHBORS = 15
 CELLS_PER_BLOCK = 500
 TINY = 1e-12
 
 
-def latent_weight(
-    model: Any, cells: Cells, genes: GeneVocabulary, compute: Compute
-) -> tuple[float, dict[str, float]]:
+def latent_weight(model: Any, cells: Cells, genes: GeneVocabulary, compute: Compute) -> tuple[float, dict[str, float]]:
     """Weight of the latent of a model beside components of length 1, and what each weight explains.
 
     Genes are divided into two halves. Neighbours by one half, its components and the latent of cells that show only
     these genes, predict where a cell lies among the components of the other half, and the reverse: no label is needed.
     Of all weights the smallest counts that is no worse than the best by more than a standard error. Cells too few to
-    tell leave both alike.
+    tell take the greatest.
     """
     codes = np.empty(cells.n_obs, dtype=np.int64)
     for number, context in enumerate(sorted(cells.contexts, key=lambda context: context.name)):
