@@ -26,14 +26,13 @@ def counts():
     return rng.poisson(rates)
 
 
-def test_markers_are_found_among_genes_of_higher_variance(counts):
-    assert counts[:, MARKERS].var(0).max() < counts.var(0).max()
+def test_markers_of_any_expression_are_found(counts):
     np.testing.assert_array_equal(variable_genes([reader(counts)], len(MARKERS)), MARKERS)
 
 
 def test_what_sets_batches_apart_makes_no_gene_variable(counts):
     shifted = counts.copy()
-    shifted[:, 100:120] *= 5
+    shifted[:, 100:120] += 60
     np.testing.assert_array_equal(variable_genes([reader(counts), reader(shifted)], len(MARKERS)), MARKERS)
 
 
