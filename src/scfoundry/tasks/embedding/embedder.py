@@ -75,10 +75,10 @@ class Embedder(Fitted):
         genes = own_genes(cells.source, model.genes.species)  # type: ignore[arg-type]
         components = OwnComponents.fit(cells, genes)
         latent = model.embed(cells, compute)
-        if not components.axes.loadings.shape[1]:
+        placed = cells.by_name[~cells.empty[cells.by_name]]
+        if not components.axes.loadings.shape[1] or not len(placed):
             return cls(model), latent
         weight, validation = latent_weight(model, cells, genes, compute)
-        placed = cells.by_name[~cells.empty[cells.by_name]]
         center = latent[placed].mean(0, dtype=np.float64)
         length = float(np.sqrt(np.mean(np.square(latent - center).sum(1)[placed])))
         fitted = cls(model, weight, validation, center, length, components)
