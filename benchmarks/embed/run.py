@@ -3,9 +3,9 @@
     python -m benchmarks embed DATA_FOLDER --model cellplm-mini
     python -m benchmarks embed DATA_FOLDER --fast --model runs/trial
 
-The model is not trained on the scored data; PCA and scVI are fitted to it, scVI once per seed. Prints one table per
-data set and writes every number with the settings and the machine. ``--fast`` scores one folder of weights by
-neighbours, Leiden clusters and silhouettes alone.
+The model is not trained on the scored data: `sf.tl.embed` adapts it, or gives its latent alone. PCA and scVI are fitted
+to it, scVI once per seed. Prints one table per data set and writes every number with the settings and the machine.
+``--fast`` scores one folder of weights by neighbours, Leiden clusters and silhouettes alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import scfoundry as sf
-from benchmarks.command import arguments, load_model, parse
+from benchmarks.command import RANDOM, arguments, load_model, parse
 from benchmarks.embed.peers import PCA_SETTINGS, SCVI_SETTINGS, pca, scvi
 from benchmarks.embed.report import score_table
 from benchmarks.embed.scores import quick_scores
@@ -37,16 +37,21 @@ if TYPE_CHECKING:
 
 
 def pretrained(adata: AnnData, data: DataSet, weights: str) -> dict[str, Embeddings]:
-    """Embed each batch as its own context, where there are batches, and all cells as one."""
+    """Adapted, as its twin with random weights is; and the latent alone: a context per batch, all cells as one."""
     model = load_model(weights)
     name = type(model).__name__
-    contexts: dict[str, str | None] = {f"{name}, one context": None}
+    twin = load_model(RANDOM + weights.removeprefix(RANDOM))
+    calls: dict[str, tuple[Any, bool, str | None]] = {
+        f"{name}, adapted": (model, True, data.batch_key),
+        "random weights, adapted": (twin, True, data.batch_key),
+    }
     if data.batch_key:
-        contexts = {f"{name}, a context per batch": data.batch_key, **contexts}
+        calls[f"{name} alone, a context per batch"] = model, False, data.batch_key
+    calls[f"{name} alone, one context"] = model, False, None
     embeddings = {}
-    for name, batch_key in contexts.items():
-        sf.tl.embed(adata, model=model, batch_key=batch_key, key_added="embedding")
-        embeddings[name] = [adata.obsm.pop("embedding")]
+    for method, (of_method, adapt, batch_key) in calls.items():
+        sf.tl.embed(adata, of_method, adapt=adapt, batch_key=batch_key, key_added="embedding")
+        embeddings[method] = [adata.obsm.pop("embedding")]
     return embeddings
 
 

@@ -82,4 +82,6 @@ DATA_SETS = (
     DataSet("pbmc_3tech_1200", batch_key="batch"),
     DataSet("cell_lines_mixology", batch_key="technology"),
     DataSet("pbmc10k_citeseq"),
+    DataSet("liver_he_2839"),
+    DataSet("pancreas_islet_baron_h1", batch_key="batch"),
 )

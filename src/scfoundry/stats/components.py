@@ -121,45 +121,58 @@ class PrincipalAxes:
     spread: float  # root mean squared length of the scores of these cells
 
     @classmethod
-    def of(cls, data: Mapping[Reader, LogMoments], n_components: int = 30) -> PrincipalAxes:
-        """Axes of all cells of data sets that share a vocabulary, each with its moments."""
+    def of(
+        cls, data: Mapping[Reader, LogMoments], n_components: int = 30, *, genes: NDArray[np.int64] | None = None
+    ) -> PrincipalAxes:
+        """Axes of all cells of data sets that share a vocabulary, each with its moments.
+
+        ``genes``: vocabulary positions to find them by, ascending; the 2,000 of highest variance if `None`.
+        """
         together = LogMoments.pooled(data.values())
         variance = together.variance
-        genes = np.sort(np.argsort(-variance, kind="stable")[: min(N_GENES, np.count_nonzero(variance))])
+        if genes is None:
+            genes = np.sort(np.argsort(-variance, kind="stable")[: min(N_GENES, np.count_nonzero(variance))])
         axes = cls(genes, together.mean[genes], variance[genes], np.empty((len(genes), 0)), 0.0)
         k = min(n_components, len(genes), together.n_cells)
         if k == 0:
             return axes
         squares = np.zeros((len(genes), len(genes)))
         for reader, moments in data.items():
-            for z, empty in axes._standardised(reader, moments):
+            for z, empty in axes._standardised(reader, axes.scale(moments)):
                 squares += z[~empty].T @ z[~empty]
         lengths, loadings = linalg.eigh(squares, subset_by_index=(len(genes) - k, len(genes) - 1))
         loadings = loadings[:, ::-1]
         loadings *= np.sign(loadings[np.abs(loadings).argmax(0), np.arange(k)])
         return replace(axes, loadings=loadings, spread=float(np.sqrt(lengths.sum() / together.n_cells)))
 
+    def scale(self, moments: LogMoments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and divisor of every gene that a data set is standardised by, (g,) each."""
+        weight = moments.n_cells / (moments.n_cells + PRIOR_CELLS)
+        variance = weight * moments.variance[self.genes] + (1 - weight) * self.variance
+        return weight * moments.mean[self.genes] + (1 - weight) * self.mean, np.sqrt(variance + MIN_VARIANCE)
+
     def project(self, reader: Reader, moments: LogMoments | None = None) -> NDArray[np.float64]:
         """Scores of the cells of a data set, (n_obs, k), NaN for cells without counts."""
-        scores = np.empty((reader.n_obs, self.loadings.shape[1]))
-        if not scores.size:
-            return scores
-        start = 0
-        for z, empty in self._standardised(reader, gathered(reader) if moments is None else moments):
+        if not self.loadings.size:
+            return np.empty((reader.n_obs, 0))
+        return self.project_by(reader, self.scale(gathered(reader) if moments is None else moments))
+
+    def project_by(self, reader: Reader, scale: tuple[NDArray[np.float64], NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Scores of cells standardised by the `scale` of a data set, (n_obs, k), NaN for cells without counts."""
+        scores, start = np.empty((reader.n_obs, self.loadings.shape[1])), 0
+        for z, empty in self._standardised(reader, scale):
             scores[start : start + len(z)] = np.where(empty[:, None], np.nan, z @ self.loadings)
             start += len(z)
         return scores
 
     def _standardised(
-        self, reader: Reader, moments: LogMoments
+        self, reader: Reader, scale: tuple[NDArray[np.float64], NDArray[np.float64]]
     ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
         """Z-scores of blocks of cells, (n, g), and which of the cells have no counts, (n,)."""
-        weight = moments.n_cells / (moments.n_cells + PRIOR_CELLS)
-        mean = weight * moments.mean[self.genes] + (1 - weight) * self.mean
-        variance = weight * moments.variance[self.genes] + (1 - weight) * self.variance
+        mean, divisor = scale
         for counts in _blocks(reader):
             block, empty = _log_expression(counts)
-            z = (block[:, self.genes].toarray() - mean) / np.sqrt(variance + MIN_VARIANCE)
+            z = (block[:, self.genes].toarray() - mean) / divisor
             yield z.clip(*Z_RANGE), empty
 
     def arrays(self) -> dict[str, NDArray]:

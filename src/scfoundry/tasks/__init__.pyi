@@ -1,6 +1,7 @@
 from .annotation.annotator import Annotator
 from .annotation.pathways import Pathways
 from .denoising.denoiser import Denoiser
+from .embedding.embedder import Embedder
 from .perturbation.responses import Responses
 
-__all__ = ["Annotator", "Denoiser", "Pathways", "Responses"]
+__all__ = ["Annotator", "Denoiser", "Embedder", "Pathways", "Responses"]

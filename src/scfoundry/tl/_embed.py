@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, open_model, record
+from scfoundry.tl._opening import announce, check_return, open_fitted, record, refuse_learning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from scfoundry._device import Precision
     from scfoundry.model import FoundationModel
+    from scfoundry.tasks import Embedder
 
 __all__ = ["embed"]
 
@@ -24,8 +25,9 @@ CALLER = "sf.tl.embed"
 
 def embed(
     adata: AnnData | MuData,
-    model: str | Path | FoundationModel = "cellplm",
+    model: str | Path | FoundationModel | Embedder = "cellplm",
     *,
+    adapt: bool = True,
     layer: str | None = None,
     batch_key: str | None = None,
     spatial_key: str | None = None,
@@ -35,8 +37,14 @@ def embed(
     precision: Precision = "auto",
     batch_size: int | None = None,
     copy: bool = False,
-) -> AnnData | MuData | None:
-    """Embed cells with a pretrained model, without training.
+    return_fitted: bool = False,
+) -> AnnData | MuData | Embedder | None:
+    """Embed cells with a pretrained model, adapted to the data at hand.
+
+    What a model knows helps where cells are like those it learned from. Beside its latent stand principal components of
+    the data's own genes, those that the model does not know included; genes that were hidden decide how much the latent
+    adds, if anything. With ``batch_key``, what sets batches apart is taken out. Nothing is trained, and no label is
+    needed. ``adapt=False`` gives the latent alone, which is the same for a data set whatever others are at hand.
 
     Genes are found by name: Ensembl ids, symbols, former symbols and mouse orthologs. The order of genes and cells and
     the size of batches do not change the result. The default weights of ``"cellnamer"`` read a gene in part relative to
@@ -47,12 +55,16 @@ def embed(
     adata
         Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
     model
-        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
+        A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Or a
+        `sf.tasks.Embedder`, or its folder, which puts cells where they would have been among those it was fitted to.
+    adapt
+        Bring latent and components together. Otherwise the model's latent, as `get_latent_representation` gives it.
     layer
         Layer with the values, ``X`` if `None`.
     batch_key
-        Column of ``obs`` that names the sample, section or field of view of a cell, for models whose unit is a group of
-        cells: those of a sample are seen together. One group of all cells if `None`.
+        Column of ``obs`` that names the sample, section or field of view of a cell. Differences between samples are
+        taken out (not with ``adapt=False``): leave it out where they are what you look for. Models whose unit is a
+        group of cells see those of a sample together. One group of all cells if `None`.
     spatial_key
         Key of ``obsm`` with coordinates, for models with positions.
     modality
@@ -63,24 +75,29 @@ def embed(
         Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
         for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
         device).
-    copy
-        Return a changed copy, in memory, instead of changing ``adata``.
+    copy, return_fitted
+        Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 
     Returns
     -------
-    `None`, or the copy if ``copy=True``. Sets:
+    `None`, the copy if ``copy=True``, or the `sf.tasks.Embedder` if ``return_fitted=True``. Sets:
 
     ``adata.obsm["X_<model>"]`` (``key_added`` if given)
-        Embedding, float32, (n_obs, n_latent).
+        Embedding, float32, (n_obs, n): at most 30 components, and behind them the latent where it adds something. Of
+        cells that are all alike, or a single one, the latent alone.
     ``adata.uns["<model>"]`` (``key_added`` if given)
-        ``"params"``: the arguments; ``"provenance"``: weights with their checksum, licence, citation, versions, and
-        how each gene was matched.
+        ``"params"``: the arguments, and as ``"method"`` what the embedding is made of (``"components and latent"``,
+        ``"components"`` or ``"latent"``); ``"adaptation"``, if adapted: ``"latent_weight"``, the length of the latent
+        beside components of length 1, ``"n_batches"`` whose differences were taken out, and ``"explained"``, the share
+        of hidden genes' components that neighbours explain, by weight; ``"provenance"``: weights with their checksum,
+        licence, citation, versions, and how each gene was matched.
 
     Raises
     ------
     ValueError
         If the values are scaled, negative, NaN or neither counts nor log1p-normalised; too few genes are known; a key
-        does not exist; a GPU is not there; or ``adata`` is a view of data on disk. Nothing has been computed then.
+        does not exist, or an argument has no effect; cells are of a batch that an embedder was not fitted to; a GPU is
+        not there; or ``adata`` is a view of data on disk. Nothing has been computed then.
     FileNotFoundError
         If there are no such weights.
 
@@ -93,18 +110,31 @@ def embed(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.tasks.embedding.embedder import Embedder
 
+    check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
-    loaded = open_model(model, caller=CALLER)
+    embedder, loaded = open_fitted(model, Embedder, caller=CALLER)
+    if embedder and not adapt:
+        refuse_learning(["adapt"], caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
     cells = Cells.of(target, loaded.genes, **keys, caller=CALLER)
 
-    announce(loaded, compute, cells)
-    latent = loaded.embed(cells, compute)
+    if embedder:
+        embedder.require_known_batches(cells)
 
-    origin = record(loaded, cells, keys | {"precision": precision})
+    announce(loaded, compute, cells, what="as fitted" if embedder else "to be adapted" if adapt else "as pretrained")
+    if adapt and embedder is None:
+        embedder, embedding = Embedder.fit(loaded, cells, compute=compute)
+    else:
+        embedder = embedder or Embedder(loaded)
+        embedding = embedder.predict(cells, compute=compute)
+
+    origin = record(loaded, cells, keys | {"adapt": adapt, "precision": precision, "method": embedder.method})
+    if adapt:
+        origin["adaptation"] = embedder.adaptation
     name = origin[Keys.PROVENANCE]["model"]
-    target.obsm[key_added or Keys.embedding(name)] = latent
+    target.obsm[key_added or Keys.embedding(name)] = embedding
     target.uns[key_added or name] = origin
-    return adata if copy else None
+    return embedder if return_fitted else adata if copy else None

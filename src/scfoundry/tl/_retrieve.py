@@ -69,8 +69,8 @@ def retrieve(
     model
         A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
     use_rep
-        Key of ``obsm`` with this model's embedding, if `sf.tl.embed` has computed it (``"X_cellnamer"``): searching
-        all cells again then takes a moment. Rows are brought to length 1.
+        Key of ``obsm`` with this model's latent, if `sf.tl.embed` with ``adapt=False`` has computed it
+        (``"X_cellnamer"``): searching all cells again then takes a moment. Rows are brought to length 1.
     layer, modality
         Layer with the values (``X`` if `None`), and modality of a `MuData`.
     device, precision, batch_size
@@ -157,7 +157,8 @@ def _check(find: str, k: int, use_rep: str | None) -> None:
 def _stored(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
     if use_rep not in adata.obsm:
         msg = (
-            f"adata.obsm has no {use_rep!r}; its keys: {quoted(adata.obsm)}. Compute it: sf.tl.embed(adata, model=...)."
+            f"adata.obsm has no {use_rep!r}; its keys: {quoted(adata.obsm)}. Compute it: "
+            "sf.tl.embed(adata, model=..., adapt=False)."
         )
         raise ValueError(msg)
     stored = np.asarray(adata.obsm[use_rep], dtype=np.float32)
@@ -178,7 +179,8 @@ def _require_one_space(
     if latent.shape[1] != directions.shape[1]:
         msg = (
             f"adata.obsm[{use_rep!r}] has {latent.shape[1]} columns, but {model.provenance['weights']} embeds in "
-            f"{directions.shape[1]}: it is of another model. Compute this one's: sf.tl.embed(adata, model=...)."
+            f"{directions.shape[1]}: it is adapted to data, or of another model. Compute this one's: "
+            "sf.tl.embed(adata, model=..., adapt=False)."
         )
         raise ValueError(msg)
 

@@ -100,6 +100,12 @@ class CountsReader:
         smaller._shown[genes] = True
         return smaller
 
+    def over(self, vocabulary: GeneVocabulary) -> Self:
+        """The same cells over another vocabulary."""
+        other = copy.copy(self)
+        other.alignment, other._shown = vocabulary.align(self.alignment.names), None
+        return other
+
     def take(self, rows: NDArray[np.int64]) -> Self:
         """See `Reader`."""
         fewer = copy.copy(self)

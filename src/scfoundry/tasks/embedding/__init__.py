@@ -1,0 +1,1 @@
+"""Embeddings that are adapted to the cells at hand."""

@@ -1,0 +1,163 @@
+"""Embedding: the latent of a model, the components of the data at hand, and what sets their batches apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from scfoundry.stats.batch_correction import BatchCorrection
+from scfoundry.stats.splits import at_most
+from scfoundry.tasks._fitted import Fitted, prefixed, under
+from scfoundry.tasks.embedding.latent_weight import latent_weight
+from scfoundry.tasks.embedding.own_components import OwnComponents, own_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from scfoundry._device import Compute
+    from scfoundry.data.matrix.cells import Cells
+
+__all__ = ["Embedder"]
+
+# Cells that the batch correction learns from, at most.
+MAX_CELLS = 20_000
+TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Embedder(Fitted):
+    """A map of cells into one space, adapted to the cells that it was fitted to.
+
+    Attributes
+    ----------
+    model
+        What embeds cells.
+    weight
+        Length of the model's latent beside principal components of length 1; 0 leaves it out.
+    validation
+        Share of the components of hidden genes that neighbours explain, by weight; empty if it was not measured.
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> embedder = sf.tl.embed(adata, layer="counts", batch_key="sample", return_fitted=True)  # doctest: +SKIP
+    >>> embedder.save("my_space")  # doctest: +SKIP
+    >>> sf.tl.embed(more_cells, "my_space", layer="counts", batch_key="sample")  # doctest: +SKIP
+    """
+
+    model: Any
+    weight: float = 1.0
+    validation: Mapping[str, float] = field(default_factory=dict)
+    center: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False)
+    length: float = field(default=1.0, repr=False)
+    components: OwnComponents | None = field(default=None, repr=False)
+    correction: BatchCorrection | None = field(default=None, repr=False)
+
+    @classmethod
+    def fit(cls, model: Any, cells: Cells, *, compute: Compute) -> tuple[Self, NDArray[np.float32]]:
+        """Learn the map, and apply it to the same cells, (n_obs, d).
+
+        The latent alone is what remains where there are no components: of a single cell, or of cells all alike.
+
+        Parameters
+        ----------
+        model
+            Embeds cells.
+        cells
+            Counts or log1p-normalised values of one AnnData; contexts are its batches.
+        compute
+            Where and how precisely.
+        """
+        genes = own_genes(cells.source, model.genes.species)  # type: ignore[arg-type]
+        components = OwnComponents.fit(cells, genes)
+        latent = model.embed(cells, compute)
+        placed = cells.by_name[~cells.empty[cells.by_name]]
+        if not components.axes.loadings.shape[1] or not len(placed):
+            return cls(model), latent
+        weight, validation = latent_weight(model, cells, genes, compute)
+        center = latent[placed].mean(0, dtype=np.float64)
+        length = float(np.sqrt(np.mean(np.square(latent - center).sum(1)[placed])))
+        fitted = cls(model, weight, validation, center, length, components)
+        if len(components.batches) > 1:
+            points, codes = fitted._joined(latent, components.project(cells)), components.codes(cells)
+            rows = at_most(MAX_CELLS, codes, placed, np.random.default_rng(0))
+            correction = BatchCorrection.fit(points[rows], codes[rows])
+            fitted = cls(model, weight, validation, center, length, components, correction)
+        return fitted, fitted._placed(latent, cells)
+
+    def predict(self, cells: Cells, *, compute: Compute) -> NDArray[np.float32]:
+        """Where cells lie, (n_obs, d): each where it would have lain in the fit.
+
+        Parameters
+        ----------
+        cells
+            Counts or log1p-normalised values of one AnnData.
+        compute
+            Where and how precisely.
+
+        Raises
+        ------
+        ValueError
+            If cells are of a batch that was not there in the fit, or share too few genes with it.
+        """
+        self.require_known_batches(cells)
+        return self._placed(self.model.embed(cells, compute), cells)
+
+    def require_known_batches(self, cells: Cells) -> None:
+        """Refuse cells of a batch that was not there in the fit, by a ValueError."""
+        if self.components is not None:
+            self.components.codes(cells)
+
+    @property
+    def method(self) -> str:
+        """What the embedding is made of, for the record."""
+        if self.components is None:
+            return "latent"
+        return "components and latent" if self.weight else "components"
+
+    @property
+    def adaptation(self) -> dict[str, Any]:
+        """What was found in the fit, for the record."""
+        n_batches = 0 if self.correction is None else self.correction.offsets.shape[1]
+        found = {"latent_weight": self.weight, "n_batches": n_batches}
+        return found | ({"explained": dict(self.validation)} if self.validation else {})
+
+    def _placed(self, latent: NDArray[np.float32], cells: Cells) -> NDArray[np.float32]:
+        if self.components is None:
+            return latent
+        points = self._joined(latent, self.components.project(cells))
+        if self.correction is not None:
+            points = self.correction.apply(points, self.components.codes(cells))
+        return points.astype(np.float32)
+
+    def _joined(self, latent: NDArray[np.float32], components: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Both on their scales, (n, d)."""
+        placed = components / max(self.components.axes.spread, TINY)  # type: ignore[union-attr]
+        if not self.weight:
+            return placed
+        return np.c_[placed, self.weight / max(self.length, TINY) * (latent - self.center)]
+
+    def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        arrays = {"center": self.center}
+        if self.components is not None:
+            arrays |= prefixed("components_", self.components.arrays())
+        if self.correction is not None:
+            arrays |= prefixed("correction_", self.correction.arrays())
+        return arrays, {"weight": self.weight, "validation": dict(self.validation), "length": self.length}
+
+    @classmethod
+    def _restored(cls, model: Any, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
+        components, correction = under("components_", arrays), under("correction_", arrays)
+        return cls(
+            model,
+            values["weight"],
+            values["validation"],
+            arrays["center"],
+            values["length"],
+            OwnComponents.from_arrays(components, model.genes.species) if components else None,
+            BatchCorrection.from_arrays(correction) if correction else None,
+        )
