@@ -16,7 +16,8 @@ LABELS = ["CL:0000236", "CL:0000084", "CL:0000623", "CL:0000576"]
 def test_a_plan_asks_the_ontology_a_few_times_per_known_type(monkeypatch):
     ontology = CellOntology.load()
     types = np.random.default_rng(0).choice([term.id for term in ontology], 300, replace=False).tolist()
-    module = CellNamerModule(CellNamerConfig(types=types, markers=dict.fromkeys(types[:250], ["gene"])), n_genes=10)
+    markers = {identifier: ["gene"] for identifier in types[:250]}
+    module = CellNamerModule(CellNamerConfig(types=types, markers=markers), n_genes=10)
     module.n_studies.fill_(1)
     labels = [OfferedLabel(["a text"], (term,)) for term in LABELS]
     module.plan(labels, ontology)

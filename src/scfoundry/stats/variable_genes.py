@@ -9,7 +9,7 @@ import numpy as np
 from scfoundry.data.matrix.log_normalisation import log_cp10k
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from numpy.typing import NDArray
 
@@ -24,14 +24,15 @@ N_BINS = 20
 ROUNDING = 1e-9
 
 
-def variable_genes(batches: Iterable[Reader], n_genes: int = N_GENES) -> NDArray[np.int64]:
+def variable_genes(batches: Collection[Reader], n_genes: int = N_GENES) -> NDArray[np.int64]:
     """Vocabulary positions of the most variable genes, ascending; those that vary where there are fewer.
 
     Log dispersion (variance by mean of counts per 10,000), standardised among the genes of one of 20 bins of log mean.
     The variance is that within batches, pooled: what sets batches apart makes no gene variable. One pass; sums are in
     double precision. Cells without counts have no influence.
     """
-    n_cells, total, squares, within = 0, 0.0, 0.0, 0.0
+    n_vocabulary = max((reader.n_vocabulary for reader in batches), default=0)
+    n_cells, (total, squares, within) = 0, np.zeros((3, n_vocabulary))
     for reader in batches:
         n, of_batch, squares_of_batch = 0, np.zeros(reader.n_vocabulary), np.zeros(reader.n_vocabulary)
         for counts in reader.blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK):
