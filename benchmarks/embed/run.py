@@ -37,17 +37,22 @@ if TYPE_CHECKING:
 
 
 def pretrained(adata: AnnData, data: DataSet, weights: str) -> dict[str, Embeddings]:
-    """Adapted, as its twin with random weights is; and the latent alone: a context per batch, all cells as one."""
+    """Adapted, as its twin with random weights is, and the latent alone; each with what sets batches apart and without."""
     model = load_model(weights)
     name = type(model).__name__
     twin = load_model(RANDOM + weights.removeprefix(RANDOM))
-    calls: dict[str, tuple[Any, bool, str | None]] = {
-        f"{name}, adapted": (model, True, data.batch_key),
-        "random weights, adapted": (twin, True, data.batch_key),
-    }
+    calls: dict[str, tuple[Any, bool, str | None]] = {}
     if data.batch_key:
-        calls[f"{name} alone, a context per batch"] = model, False, data.batch_key
-    calls[f"{name} alone, one context"] = model, False, None
+        calls |= {
+            f"{name}, adapted, batches": (model, True, data.batch_key),
+            "random weights, adapted, batches": (twin, True, data.batch_key),
+            f"{name} alone, a context per batch": (model, False, data.batch_key),
+        }
+    calls |= {
+        f"{name}, adapted": (model, True, None),
+        "random weights, adapted": (twin, True, None),
+        f"{name} alone, one context": (model, False, None),
+    }
     embeddings = {}
     for method, (of_method, adapt, batch_key) in calls.items():
         sf.tl.embed(adata, of_method, adapt=adapt, batch_key=batch_key, key_added="embedding")
@@ -74,15 +79,17 @@ def score(
 
 
 def score_beside_peers(
-    data: DataSet, folder: Path, weights: str, seeds: Sequence[int], cache: Path
+    data: DataSet, folder: Path, weights: str, seeds: Sequence[int], cache: Path, *, with_scvi: bool
 ) -> tuple[dict[str, Scores], dict[str, Any]]:
     """Scores of the model, PCA and scVI on one data set, and what is known of the fits of the latter two."""
     adata = data.read(folder)
     scored = data.scored(adata)
     unintegrated, facts = pca(adata, data, cache)
-    trained = [scvi(adata, data, cache, seed) for seed in seeds]
+    trained = [scvi(adata, data, cache, seed) for seed in seeds] if with_scvi else []
     embeddings = pretrained(adata, data, weights)
-    embeddings |= {"PCA": [unintegrated], "scVI": [embedding for embedding, _ in trained]}
+    embeddings["PCA"] = [unintegrated]
+    if with_scvi:
+        embeddings["scVI"] = [embedding for embedding, _ in trained]
     scores = {name: score(of_method, scored, seeds, unintegrated) for name, of_method in embeddings.items()}
     return scores, {"PCA": facts, "scVI": [of_training for _, of_training in trained]}
 
@@ -91,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Embed, score, report."""
     parser = arguments(__doc__, "embed", model="cellplm-mini", seeds=3)
     parser.add_argument("--fast", action="store_true", help="neighbours, Leiden clusters and silhouettes only")
+    parser.add_argument("--no-scvi", action="store_true", help="leave out scVI, which trains for hours on a CPU")
     args = parse(parser, argv)
 
     sf.settings.verbosity = "warning"
@@ -109,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     tables = [f"# Embedding\n\n`{args.command}`\n"]
     for data in DATA_SETS:
-        scores, fits = score_beside_peers(data, args.data, args.model, seeds, args.cache)
+        scores, fits = score_beside_peers(data, args.data, args.model, seeds, args.cache, with_scvi=not args.no_scvi)
         results["data"][data.name] = {"batch_key": data.batch_key, "scores": scores, "fits": fits}
         tables.append(score_table(data.name, scores))
         print(tables[-1], flush=True)
