@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def pretrained(adata: AnnData, data: DataSet, weights: str) -> dict[str, Embeddings]:
-    """Adapted, as its twin with random weights is, and the latent alone; each with what sets batches apart and without."""
+    """Adapted, as its twin with random weights is, and the latent alone; each with the batches known and without."""
     model = load_model(weights)
     name = type(model).__name__
     twin = load_model(RANDOM + weights.removeprefix(RANDOM))
