@@ -37,7 +37,7 @@ CONFIG = {
     "kl_warmup_steps": 200_000,
 }
 TRAINING = {
-    "max_epochs": 12,
+    "max_epochs": 8,
     "lr": 5e-5,
     "part_lrs": {"decoder": 1e-3},
     "weight_decay": 1e-4,
@@ -48,12 +48,10 @@ TRAINING = {
     "validation_size": 0,
     "gradient_clip_val": 2.0,
 }
-# Rounded values of other scales have no likelihood of counts.
-VALUES = ("counts", "means")
 # Scale of the principal axes that the gene vectors start as.
 SCALE = 0.3
-# Contexts that shape the axes: cells they have at least and give at most, and genes that they detect at least.
-AXES_CELLS, AXES_GENES = (50, 200), 5000
+# Contexts that shape the axes: cells that they give at most, and cells and detected genes that they have at least.
+MAX_CELLS, MIN_CELLS, MIN_GENES = {"counts": 1000, "means": 100}, 50, 4000
 
 
 def initial_gene_vectors(corpus: AnnData, n_vectors: int, seed: int) -> torch.Tensor:
@@ -64,8 +62,9 @@ def initial_gene_vectors(corpus: AnnData, n_vectors: int, seed: int) -> torch.Te
     rng = np.random.default_rng(seed)
     blocks = []
     for rows in corpus.obs.groupby("sample", observed=True).indices.values():
-        counts = corpus.X[np.sort(rng.permutation(rows)[: AXES_CELLS[1]])]
-        if np.unique(counts.indices).size < AXES_GENES or len(rows) < AXES_CELLS[0]:
+        most = MAX_CELLS[corpus.obs["values"].iloc[rows[0]]]
+        counts = corpus.X[np.sort(rng.permutation(rows)[:most])]
+        if np.unique(counts.indices).size < MIN_GENES or len(rows) < MIN_CELLS:
             continue
         log = np.log1p(counts.multiply(1e4 / np.asarray(counts.sum(1)).clip(1)).toarray().astype(np.float32))
         spread = log.std(0)
@@ -122,7 +121,8 @@ def main() -> None:
     args = parser.parse_args()
 
     corpus, manifest = build(args.data, hold_out=args.hold_out, seed=args.seed)
-    corpus = corpus[corpus.obs["values"].isin(VALUES).to_numpy()].copy()
+    # Rounded values of other scales have no likelihood of counts.
+    corpus = corpus[corpus.obs["values"].isin(MAX_CELLS).to_numpy()].copy()
     n_contexts = corpus.obs["sample"].nunique()
     print(f"{corpus.n_obs:,} cells, {corpus.n_vars:,} genes, {n_contexts} contexts of {len(manifest)} files")
     start = time.perf_counter()
