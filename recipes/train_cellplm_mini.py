@@ -37,7 +37,7 @@ CONFIG = {
     "kl_warmup_steps": 200_000,
 }
 TRAINING = {
-    "max_epochs": 8,
+    "max_epochs": 12,
     "lr": 5e-5,
     "part_lrs": {"decoder": 1e-3},
     "weight_decay": 1e-4,
