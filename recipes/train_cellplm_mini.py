@@ -123,6 +123,7 @@ def main() -> None:
     corpus, manifest = build(args.data, hold_out=args.hold_out, seed=args.seed)
     # Rounded values of other scales have no likelihood of counts.
     corpus = corpus[corpus.obs["values"].isin(MAX_CELLS).to_numpy()].copy()
+    manifest = [entry for entry in manifest if entry["values"] in MAX_CELLS]
     n_contexts = corpus.obs["sample"].nunique()
     print(f"{corpus.n_obs:,} cells, {corpus.n_vars:,} genes, {n_contexts} contexts of {len(manifest)} files")
     start = time.perf_counter()
