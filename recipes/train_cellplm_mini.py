@@ -79,7 +79,7 @@ def initial_gene_vectors(corpus: AnnData, n_vectors: int, seed: int) -> torch.Te
 
 
 @torch.no_grad()
-def start_as_pca(model: sf.model.CellPLM, corpus: AnnData, vectors: torch.Tensor) -> None:
+def start_as_pca(model: sf.model.CellPLM, corpus: AnnData, vectors: torch.Tensor, seed: int) -> None:
     """Let the embedder hand on the principal components, centred and scaled, before it has learned anything.
 
     Its ReLU would cut off half of each component; a bias of two standard deviations lets nearly all of it pass, and the
@@ -87,10 +87,10 @@ def start_as_pca(model: sf.model.CellPLM, corpus: AnnData, vectors: torch.Tensor
     """
     embedder = model.module.embedder
     embedder.genes.copy_(vectors)
-    cells = np.random.default_rng(0).choice(corpus.n_obs, min(5000, corpus.n_obs), replace=False)
+    cells = np.random.default_rng(seed).choice(corpus.n_obs, min(5000, corpus.n_obs), replace=False)
     counts = SparseCounts.from_csr(corpus.X[np.sort(cells)])
     components = embedder.aggregate(counts.log_normalised(model.config.library_size))
-    torch.nn.init.orthogonal_(embedder.linear.weight)
+    torch.nn.init.orthogonal_(embedder.linear.weight, generator=torch.Generator().manual_seed(seed))
     mixed = components @ embedder.linear.weight.T
     spread = mixed.std(0) / mixed.std(0).mean()
     embedder.linear.weight /= spread[:, None]
@@ -102,7 +102,7 @@ def trained(corpus: AnnData, config: dict[str, Any], training: dict[str, Any], s
     sf.model.CellPLM.setup_anndata(corpus, batch_key="sample", spatial_key="spatial")
     model = sf.model.CellPLM(corpus, genes=GeneVocabulary(corpus.var_names, corpus.var["symbol"]), seed=seed, **config)
     print(model.summary_string)
-    start_as_pca(model, corpus, initial_gene_vectors(corpus, model.config.n_hidden, seed))
+    start_as_pca(model, corpus, initial_gene_vectors(corpus, model.config.n_hidden, seed), seed)
     studies = corpus.obs[["sample", "study"]].drop_duplicates().itertuples(index=False)
     genes_of = {study: corpus.var_names[measured] for study, measured in corpus.varm["measured"].items()}
     model.train(measured_genes={row.sample: genes_of[row.study] for row in studies}, seed=seed, **training)
