@@ -48,12 +48,10 @@ TRAINING = {
     "validation_size": 0,
     "gradient_clip_val": 2.0,
 }
-# Rounded values of other scales have no likelihood of counts.
-VALUES = ("counts", "means")
 # Scale of the principal axes that the gene vectors start as.
 SCALE = 0.3
-# Contexts that shape the axes: cells they have at least and give at most, and genes that they detect at least.
-AXES_CELLS, AXES_GENES = (50, 200), 5000
+# Contexts that shape the axes: cells that they give at most, and cells and detected genes that they have at least.
+MAX_CELLS, MIN_CELLS, MIN_GENES = {"counts": 1000, "means": 100}, 50, 4000
 
 
 def initial_gene_vectors(corpus: AnnData, n_vectors: int, seed: int) -> torch.Tensor:
@@ -64,8 +62,9 @@ def initial_gene_vectors(corpus: AnnData, n_vectors: int, seed: int) -> torch.Te
     rng = np.random.default_rng(seed)
     blocks = []
     for rows in corpus.obs.groupby("sample", observed=True).indices.values():
-        counts = corpus.X[np.sort(rng.permutation(rows)[: AXES_CELLS[1]])]
-        if np.unique(counts.indices).size < AXES_GENES or len(rows) < AXES_CELLS[0]:
+        most = MAX_CELLS[corpus.obs["values"].iloc[rows[0]]]
+        counts = corpus.X[np.sort(rng.permutation(rows)[:most])]
+        if np.unique(counts.indices).size < MIN_GENES or len(rows) < MIN_CELLS:
             continue
         log = np.log1p(counts.multiply(1e4 / np.asarray(counts.sum(1)).clip(1)).toarray().astype(np.float32))
         spread = log.std(0)
@@ -80,7 +79,7 @@ def initial_gene_vectors(corpus: AnnData, n_vectors: int, seed: int) -> torch.Te
 
 
 @torch.no_grad()
-def start_as_pca(model: sf.model.CellPLM, corpus: AnnData, vectors: torch.Tensor) -> None:
+def start_as_pca(model: sf.model.CellPLM, corpus: AnnData, vectors: torch.Tensor, seed: int) -> None:
     """Let the embedder hand on the principal components, centred and scaled, before it has learned anything.
 
     Its ReLU would cut off half of each component; a bias of two standard deviations lets nearly all of it pass, and the
@@ -88,10 +87,10 @@ def start_as_pca(model: sf.model.CellPLM, corpus: AnnData, vectors: torch.Tensor
     """
     embedder = model.module.embedder
     embedder.genes.copy_(vectors)
-    cells = np.random.default_rng(0).choice(corpus.n_obs, min(5000, corpus.n_obs), replace=False)
+    cells = np.random.default_rng(seed).choice(corpus.n_obs, min(5000, corpus.n_obs), replace=False)
     counts = SparseCounts.from_csr(corpus.X[np.sort(cells)])
     components = embedder.aggregate(counts.log_normalised(model.config.library_size))
-    torch.nn.init.orthogonal_(embedder.linear.weight)
+    torch.nn.init.orthogonal_(embedder.linear.weight, generator=torch.Generator().manual_seed(seed))
     mixed = components @ embedder.linear.weight.T
     spread = mixed.std(0) / mixed.std(0).mean()
     embedder.linear.weight /= spread[:, None]
@@ -103,7 +102,7 @@ def trained(corpus: AnnData, config: dict[str, Any], training: dict[str, Any], s
     sf.model.CellPLM.setup_anndata(corpus, batch_key="sample", spatial_key="spatial")
     model = sf.model.CellPLM(corpus, genes=GeneVocabulary(corpus.var_names, corpus.var["symbol"]), seed=seed, **config)
     print(model.summary_string)
-    start_as_pca(model, corpus, initial_gene_vectors(corpus, model.config.n_hidden, seed))
+    start_as_pca(model, corpus, initial_gene_vectors(corpus, model.config.n_hidden, seed), seed)
     studies = corpus.obs[["sample", "study"]].drop_duplicates().itertuples(index=False)
     genes_of = {study: corpus.var_names[measured] for study, measured in corpus.varm["measured"].items()}
     model.train(measured_genes={row.sample: genes_of[row.study] for row in studies}, seed=seed, **training)
@@ -122,7 +121,9 @@ def main() -> None:
     args = parser.parse_args()
 
     corpus, manifest = build(args.data, hold_out=args.hold_out, seed=args.seed)
-    corpus = corpus[corpus.obs["values"].isin(VALUES).to_numpy()].copy()
+    # Rounded values of other scales have no likelihood of counts.
+    corpus = corpus[corpus.obs["values"].isin(MAX_CELLS).to_numpy()].copy()
+    manifest = [entry for entry in manifest if entry["values"] in MAX_CELLS]
     n_contexts = corpus.obs["sample"].nunique()
     print(f"{corpus.n_obs:,} cells, {corpus.n_vars:,} genes, {n_contexts} contexts of {len(manifest)} files")
     start = time.perf_counter()

