@@ -48,6 +48,8 @@ TRAINING = {
     "validation_size": 0,
     "gradient_clip_val": 2.0,
 }
+# Enough for a reference of few types to be a context.
+CELLS_PER_PROFILE = 24
 # Scale of the principal axes that the gene vectors start as.
 SCALE = 0.3
 # Contexts that shape the axes: cells that they give at most, and cells and detected genes that they have at least.
@@ -120,7 +122,7 @@ def main() -> None:
     parser.add_argument("--training", type=json.loads, default={}, help="arguments of train to change, as JSON")
     args = parser.parse_args()
 
-    corpus, manifest = build(args.data, hold_out=args.hold_out, seed=args.seed)
+    corpus, manifest = build(args.data, hold_out=args.hold_out, cells_per_profile=CELLS_PER_PROFILE, seed=args.seed)
     # Rounded values of other scales have no likelihood of counts.
     corpus = corpus[corpus.obs["values"].isin(MAX_CELLS).to_numpy()].copy()
     manifest = [entry for entry in manifest if entry["values"] in MAX_CELLS]

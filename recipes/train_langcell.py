@@ -41,6 +41,7 @@ CONFIG = {
     "temperature": 0.07,
     "alpha": 0.5,
 }
+CELLS_PER_PROFILE = 24
 TRAINING = {"batch_size": 64, "warmup_steps": 30, "weight_decay": 0.01, "validation_size": 0.03}
 # Matching costs as much as all else and learns from pairs that similarity takes for alike: it comes last.
 STAGES = (
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--stages", type=json.loads, default=STAGES, help="arguments of every call of train, as JSON")
     args = parser.parse_args()
 
-    corpus, manifest = build(args.data, hold_out=args.hold_out, seed=args.seed)
+    corpus, manifest = build(args.data, hold_out=args.hold_out, cells_per_profile=CELLS_PER_PROFILE, seed=args.seed)
     genes = with_medians(corpus)
     cells = labelled(corpus[~corpus.obs["cell_type"].str.contains("|", regex=False).to_numpy()])
     adata = balanced(cells, n_cells=args.n_cells, rng=np.random.default_rng(args.seed))
