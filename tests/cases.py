@@ -62,7 +62,8 @@ def _langcell(genes: Any) -> sf.model.LangCell:
 
 def _cellnamer(genes: Any) -> sf.model.CellNamer:
     types = ("CL:0000236", "CL:0000576")
-    structure = {"types": types, "profiles": types, "n_hidden": 8, "n_latent": 8, "n_buckets": 64, "n_text_hidden": 8}
+    markers = {identifier: ["gene"] for identifier in types}
+    structure = {"types": types, "markers": markers, "n_hidden": 8, "n_latent": 8, "n_buckets": 64, "n_text_hidden": 8}
     model = sf.model.CellNamer(genes=genes, **structure)
     model.module.n_studies.fill_(1)
     return model
