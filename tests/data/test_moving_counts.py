@@ -20,7 +20,8 @@ def test_apply_equals_the_dense_sum_over_columns(as_array, dtype):
     rng = np.random.default_rng(0)
     dense = random_block(rng, dtype=dtype)
     target = rng.integers(-1, 15, size=40).astype(np.int32)
-    alignment = GeneAlignment(target, np.full(40, "symbol"), "symbol", 15, np.arange(40).astype(str).astype(object))
+    names, none = np.arange(40).astype(str).astype(object), np.empty(0, dtype=np.int64)
+    alignment = GeneAlignment(target, np.full(40, "symbol"), "symbol", 15, names, none)
     expected = np.zeros((20, 15))
     for column, gene in enumerate(target):
         if gene >= 0:
