@@ -31,6 +31,16 @@ def test_cells_are_named_from_plain_words(blood):
     assert blood.uns["zero_shot"]["provenance"]["citation"].startswith("scfoundry developers 2026, CellNamer")
 
 
+def test_order_and_batches_do_not_move_the_names(blood):
+    found, again = blood.copy(), blood[::-1, ::-1].copy()
+    texts = blood.obs["type"].unique()
+    sf.tl.zero_shot_annotate(found, texts)
+    sf.tl.zero_shot_annotate(again, texts, batch_size=7)
+    assert (again.obs["zero_shot"].astype(str)[found.obs_names] == found.obs["zero_shot"].astype(str)).all()
+    moved = again[found.obs_names].obsm["zero_shot_scores"]
+    np.testing.assert_allclose(moved, found.obsm["zero_shot_scores"], atol=2e-6)
+
+
 def test_a_type_that_is_not_offered_is_unknown(blood):
     labels = [*blood.obs["type"].unique(), "plasma cell"]
     labels.remove("B cell")

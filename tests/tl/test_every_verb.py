@@ -94,7 +94,7 @@ def values(result):
 
 def test_the_order_of_cells_and_genes_plays_no_part(case):
     result = case.run(moved(case.query, 1), moved(case.labelled, 2))
-    same(result, case.expected, tolerance=1e-5, order=False)
+    same(result, case.expected, tolerance=case.verb.tolerance, order=False)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
@@ -102,7 +102,7 @@ def test_the_number_of_cells_at_a_time_plays_no_part(case, batch_size):
     if case.verb.name == "predict_perturbation":
         pytest.skip("has no such argument")
     result = case.run(case.query.copy(), batch_size=batch_size)
-    same(values(result), values(case.expected), tolerance=1e-5)
+    same(values(result), values(case.expected), tolerance=case.verb.tolerance)
 
 
 def test_the_type_of_the_matrix_plays_no_part(one_case, as_array):
