@@ -146,9 +146,11 @@ def by_name(left_out: LeftOut, task: Task) -> float:
     return float((done.obs["zero_shot"].astype(str) == np.array(task.offered)[task.truth]).mean())
 
 
-def fold_scores(args: Namespace, studies: tuple[str, ...], n_seeds: int) -> list[dict[str, Any]]:
-    """All scores of the data sets of one fold, training by training; peers are the same for all."""
-    tasks = read_tasks(args.data, FOLDS[studies])
+def fold_scores(
+    args: Namespace, studies: tuple[str, ...], scored: tuple[str, ...], n_seeds: int
+) -> list[dict[str, Any]]:
+    """All scores of some data sets by trainings without some studies; peers are the same for all."""
+    tasks = read_tasks(args.data, scored)
     peers: dict[str, dict[str, NDArray[np.int64]]] = {task.name: {} for task in tasks}
     scores = []
     for seed in range(n_seeds):
@@ -164,16 +166,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Leave out, train, score, report."""
     parser = arguments(__doc__, "zero_shot_annotate", model=TRAINED_HERE, seeds=3)
     parser.add_argument("--markers", type=Path, required=True, help="PanglaoDB table, .tsv or .tsv.gz")
+    every = [name for scored in FOLDS.values() for name in scored]
+    parser.add_argument("--sets", nargs="*", default=every, choices=every, help="data sets to score, all by default")
     args = parse(parser, argv)
 
     sf.settings.verbosity = "error"
     n_seeds = args.seeds if args.model == TRAINED_HERE else 1
     scores: list[dict[str, Any]] = []
     fold_of: dict[str, str] = {}
-    for studies, scored in FOLDS.items():
+    for studies, of_fold in FOLDS.items():
+        scored = tuple(name for name in of_fold if name in args.sets)
+        if not scored:
+            continue
         fold_of |= {task.name: task.name.split(",")[0] for task in read_tasks(args.data, scored)}
-        path = args.cache / f"{args.weights}.{studies[0]}.{n_seeds}.json"
-        scores += kept(path, partial(fold_scores, args, studies, n_seeds))
+        path = args.cache / f"{args.weights}.{'.'.join(scored)}.{n_seeds}.json"
+        scores += kept(path, partial(fold_scores, args, studies, scored, n_seeds))
     trusted = trust(scores, fold_of)
     results = about(args, "scanpy", "scikit-learn") | {
         "seeds": n_seeds,
