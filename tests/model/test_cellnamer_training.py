@@ -297,8 +297,9 @@ def test_log_normalised_values_are_learned_from_as_well() -> None:
 
 def test_few_held_out_cells_leave_the_threshold_and_say_so(logged) -> None:
     model = built(corpus())
+    before = float(model.module.unknown_threshold)
     model.train(max_epochs=1, **QUICK)
-    assert float(model.module.unknown_threshold) == pytest.approx(0.093)
+    assert float(model.module.unknown_threshold) == before
     assert any("neither the temperature" in message for message in logged)
 
 
