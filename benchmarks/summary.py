@@ -22,7 +22,7 @@ __all__ = ["Headline", "headlines"]
 
 Results = dict[str, Any]
 # Weights of the recipe with the scored data held out, by what their folder was called.
-RECIPE_OF = {"denoise": "cellplm-mini", "perturb": "cellplm-mini"}
+RECIPE_OF = dict.fromkeys(("denoise", "perturb", "held_out", "cellplm-heldout"), "cellplm-mini")
 SHOTS = 5
 
 
