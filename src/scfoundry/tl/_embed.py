@@ -6,17 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, check_return, open_fitted, record, refuse_learning
+from scfoundry.tl._opening import (
+    announce,
+    at_least_one,
+    check_return,
+    new_seed,
+    one_of,
+    open_fitted,
+    record,
+    refuse_learning,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from anndata import AnnData
     from mudata import MuData
 
     from scfoundry._device import Precision
     from scfoundry.model import FoundationModel
     from scfoundry.tasks import Embedder
+    from scfoundry.tasks.embedding.embedder import Adaptation
 
 __all__ = ["embed"]
 
@@ -27,11 +38,14 @@ def embed(
     adata: AnnData | MuData,
     model: str | Path | FoundationModel | Embedder = "cellplm",
     *,
-    adapt: bool = True,
+    adapt: Adaptation | None = "components",
+    fine_tune: bool = False,
+    max_epochs: int | None = None,
     layer: str | None = None,
     batch_key: str | None = None,
     spatial_key: str | None = None,
     modality: str = Keys.RNA,
+    rng: int | np.random.Generator | None = 0,
     key_added: str | None = None,
     device: str = "auto",
     precision: Precision = "auto",
@@ -110,29 +124,41 @@ def embed(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.tasks.embedding.embedder import Embedder
+    from scfoundry.model._capabilities import FineTunesExpression, require
+    from scfoundry.tasks.embedding.embedder import Adaptation, Embedder
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
+    one_of(Adaptation, adapt=adapt)
+    at_least_one("max_epochs", max_epochs)
+    if max_epochs is not None and not fine_tune:
+        msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
+        raise ValueError(msg)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
     embedder, loaded = open_fitted(model, Embedder, caller=CALLER)
-    if embedder and not adapt:
-        refuse_learning(["adapt"], caller=CALLER)
+    if embedder:
+        refuse_learning(["adapt"] * (adapt is None) + ["fine_tune"] * fine_tune, caller=CALLER)
+    elif fine_tune:
+        require(loaded, FineTunesExpression, caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
-    cells = Cells.of(target, loaded.genes, **keys, caller=CALLER)
+    cells = Cells.of(target, loaded.genes, **keys, caller=CALLER, allow_log1p=not fine_tune)
 
     if embedder:
         embedder.require_known_batches(cells)
 
-    announce(loaded, compute, cells, what="as fitted" if embedder else "to be adapted" if adapt else "as pretrained")
-    if adapt and embedder is None:
-        embedder, embedding = Embedder.fit(loaded, cells, compute=compute)
+    done = ["fine-tuned"] * fine_tune + ["adapted"] * (adapt is not None)
+    how = f"to be {' and '.join(done)}" if done else "as pretrained"
+    announce(loaded, compute, cells, what="as fitted" if embedder else how)
+    learning: dict[str, Any] = {"adapt": adapt, "fine_tune": fine_tune, "max_epochs": max_epochs}
+    if embedder is None:
+        embedder, embedding = Embedder.fit(loaded, cells, **learning, seed=new_seed(rng), compute=compute)
     else:
-        embedder = embedder or Embedder(loaded)
         embedding = embedder.predict(cells, compute=compute)
 
-    origin = record(loaded, cells, keys | {"adapt": adapt, "precision": precision, "method": embedder.method})
-    if adapt:
+    params = keys | {"adapt": embedder.adapt, "fine_tune": embedder.fine_tuned, "max_epochs": max_epochs}
+    params |= {"rng": rng if fine_tune else None, "precision": precision, "method": embedder.method}
+    origin = record(loaded, cells, params)
+    if embedder.adapt:
         origin["adaptation"] = embedder.adaptation
     name = origin[Keys.PROVENANCE]["model"]
     target.obsm[key_added or Keys.embedding(name)] = embedding
