@@ -19,7 +19,7 @@ def adata(make_adata):
 
 
 def test_without_adaptation_the_embedding_is_that_of_the_model(model, adata):
-    sf.tl.embed(adata, model, adapt=False, device="cpu")
+    sf.tl.embed(adata, model, adapt=None, device="cpu")
     assert adata.uns["cellplm"]["params"]["method"] == "latent"
     assert "adaptation" not in adata.uns["cellplm"]
     np.testing.assert_array_equal(adata.obsm["X_cellplm"], model.get_latent_representation(adata, device="cpu"))
@@ -28,7 +28,8 @@ def test_without_adaptation_the_embedding_is_that_of_the_model(model, adata):
 def test_arguments_left_at_none_are_not_recorded(model, adata):
     sf.tl.embed(adata, model, batch_key="batch", device="cpu")
     assert adata.uns["cellplm"]["params"] == {
-        "adapt": True,
+        "adapt": "components",
+        "fine_tune": False,
         "batch_key": "batch",
         "method": "components and latent",
         "precision": "auto",
@@ -115,7 +116,7 @@ def test_cells_of_a_batch_that_the_fit_does_not_know_are_refused(fitted, adata):
 
 def test_what_has_no_effect_is_refused(fitted, adata):
     with pytest.raises(ValueError, match=r"learns no more, so that adapt would have no effect"):
-        sf.tl.embed(adata, fitted[0], batch_key="batch", adapt=False)
+        sf.tl.embed(adata, fitted[0], batch_key="batch", adapt=None)
     with pytest.raises(ValueError, match=r"a copy of adata or the fitted object, not both"):
         sf.tl.embed(adata, fitted[0], batch_key="batch", copy=True, return_fitted=True)
 

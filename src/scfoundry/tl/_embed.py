@@ -57,8 +57,9 @@ def embed(
 
     What a model knows helps where cells are like those it learned from. Beside its latent stand principal components of
     the data's own genes, those that the model does not know included; genes that were hidden decide how much the latent
-    adds, if anything. With ``batch_key``, what sets batches apart is taken out. Nothing is trained, and no label is
-    needed. ``adapt=False`` gives the latent alone, which is the same for a data set whatever others are at hand.
+    adds, if anything. With ``batch_key``, what sets batches apart is taken out. No label is needed, and
+    nothing is trained unless ``fine_tune=True``. ``adapt=None`` gives the latent alone, which of a pretrained model is
+    the same for a data set whatever others are at hand.
 
     Genes are found by name: Ensembl ids, symbols, former symbols and mouse orthologs. The order of genes and cells and
     the size of batches do not change the result. The default weights of ``"cellnamer"`` read a gene in part relative to
@@ -72,17 +73,26 @@ def embed(
         A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Or a
         `sf.tasks.Embedder`, or its folder, which puts cells where they would have been among those it was fitted to.
     adapt
-        Bring latent and components together. Otherwise the model's latent, as `get_latent_representation` gives it.
+        ``"components"`` brings latent and components together. The model's latent alone, as `get_latent_representation`
+        gives it, if `None`.
+    fine_tune
+        Embed with a copy of the model that went on learning from these cells, without labels, by what it was
+        pretrained on: for CellPLM masked counts of whole contexts :cite:p:`wen2024cellplm`. See Notes.
+    max_epochs
+        Passes over the cells in that training; as many as make about 300 steps if `None`. Refused without
+        ``fine_tune``.
     layer
         Layer with the values, ``X`` if `None`.
     batch_key
         Column of ``obs`` that names the sample, section or field of view of a cell. Differences between samples are
-        taken out (not with ``adapt=False``): leave it out where they are what you look for. Models whose unit is a
+        taken out (not with ``adapt=None``): leave it out where they are what you look for. Models whose unit is a
         group of cells see those of a sample together. One group of all cells if `None`.
     spatial_key
         Key of ``obsm`` with coordinates, for models with positions.
     modality
         Modality of a `MuData`.
+    rng
+        Seed or generator, of fine-tuning.
     key_added
         Name for the results instead of the model's.
     device, precision, batch_size

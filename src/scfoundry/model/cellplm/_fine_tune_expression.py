@@ -1,4 +1,4 @@
-"""Fine-tuning without labels: the masked expression of pre-training, on the cells at hand (section 3.5 of the paper)."""
+"""Fine-tuning without labels: masked expression as in pre-training, of the cells at hand (section 3.5 of the paper)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WEIGHT_DECAY = 1e-8
 # A step decodes some of the genes: all of them cost ten times as much and teach little more.
 GENES_PER_STEP = 2000
 # Small steps, and many: a step costs as much as its cells.
-MAX_CELLS = 256
+MAX_CELLS = 128
 N_STEPS = 300
 
 
