@@ -36,6 +36,25 @@ def test_arguments_left_at_none_are_not_recorded(model, adata):
     }
 
 
+def test_what_was_learned_is_recorded(model, adata, logged, tmp_path):
+    how = {"fine_tune": True, "max_epochs": 1, "rng": 3, "device": "cpu"}
+    embedder = sf.tl.embed(adata, model, adapt=None, **how, return_fitted=True)
+    params = adata.uns["cellplm"]["params"]
+    assert params == {
+        "fine_tune": True,
+        "max_epochs": 1,
+        "method": "fine-tuned latent",
+        "precision": "auto",
+        "rng": 3,
+    }
+    assert embedder.model.provenance["weights"] == "untrained, fine-tuned"
+    assert any("untrained on cpu, to be fine-tuned: 60 cells" in message for message in logged)
+    embedder.save(tmp_path)
+    sf.tl.embed(adata, tmp_path, device="cpu", key_added="again")
+    np.testing.assert_array_equal(adata.obsm["again"], adata.obsm["X_cellplm"])
+    assert adata.uns["again"]["params"] == {"fine_tune": True, "method": "fine-tuned latent", "precision": "auto"}
+
+
 def test_one_line_tells_what_is_about_to_happen(model, adata, logged):
     sf.tl.embed(adata[:, :30].copy(), model, batch_key="batch", device="cpu")
     [line] = [message for message in logged if "cells in" in message]
@@ -117,6 +136,12 @@ def test_cells_of_a_batch_that_the_fit_does_not_know_are_refused(fitted, adata):
 def test_what_has_no_effect_is_refused(fitted, adata):
     with pytest.raises(ValueError, match=r"learns no more, so that adapt would have no effect"):
         sf.tl.embed(adata, fitted[0], batch_key="batch", adapt=None)
+    with pytest.raises(ValueError, match=r"learns no more, so that fine_tune would have no effect"):
+        sf.tl.embed(adata, fitted[0], batch_key="batch", fine_tune=True)
+    with pytest.raises(ValueError, match=r"max_epochs=5 is of fine-tuning: fine_tune=True"):
+        sf.tl.embed(adata, fitted[0], batch_key="batch", max_epochs=5)
+    with pytest.raises(ValueError, match=r"adapt must be one of 'components'; got False"):
+        sf.tl.embed(adata, fitted[0], batch_key="batch", adapt=False)
     with pytest.raises(ValueError, match=r"a copy of adata or the fitted object, not both"):
         sf.tl.embed(adata, fitted[0], batch_key="batch", copy=True, return_fitted=True)
 
