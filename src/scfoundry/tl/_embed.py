@@ -111,7 +111,7 @@ def embed(
         cells that are all alike, or a single one, the latent alone.
     ``adata.uns["<model>"]`` (``key_added`` if given)
         ``"params"``: the arguments, and as ``"method"`` what the embedding is made of (``"components and latent"``,
-        ``"components"`` or ``"latent"``); ``"adaptation"``, if adapted: ``"latent_weight"``, the length of the latent
+        ``"components"`` or ``"latent"``; after fine-tuning ``"fine-tuned latent"``); ``"adaptation"``, if adapted: ``"latent_weight"``, the length of the latent
         beside components of length 1, ``"n_batches"`` whose differences were taken out, and ``"explained"``, the share
         of hidden genes' components that neighbours explain, by weight; ``"provenance"``: weights with their checksum,
         licence, citation, versions, and how each gene was matched.
@@ -119,8 +119,9 @@ def embed(
     Raises
     ------
     ValueError
-        If the values are scaled, negative, NaN or neither counts nor log1p-normalised; too few genes are known; a key
-        does not exist, or an argument has no effect; cells are of a batch that an embedder was not fitted to; a GPU is
+        If the values are scaled, negative, NaN or neither counts nor log1p-normalised, with ``fine_tune`` if they are
+        no counts; too few genes are known; a key does not exist, or an argument has no effect; the model has no
+        training for ``fine_tune=True``, or no cell has counts to learn from; cells are of a batch that an embedder was not fitted to; a GPU is
         not there; or ``adata`` is a view of data on disk. Nothing has been computed then.
     FileNotFoundError
         If there are no such weights.
