@@ -125,7 +125,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_without_noise_it_is_a_known_loss(batch: tuple[Tensor, Tensor, Tensor]) -> None:
-    logits, targets, counts = batch
+    logits, targets, _ = batch
     plain = F.cross_entropy(logits, targets)
     torch.testing.assert_close(GInf(prior=False, sigma=0.0)(*batch), plain, rtol=0, atol=0)
     torch.testing.assert_close(GInf(sigma=0.0)(*batch), BalancedSoftmax()(*batch), rtol=0, atol=0)

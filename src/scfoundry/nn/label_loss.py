@@ -28,8 +28,9 @@ __all__ = ["PLAIN", "HardMining", "LabelLoss", "LossName"]
 LossName = Literal["cross_entropy", "balanced_softmax", "focal", "ginf"]
 HardMining = bool | int | Literal["cells"]
 
+USUAL = CrossEntropy()
 BY_NAME: dict[str, ClassLoss] = {
-    "cross_entropy": CrossEntropy(),
+    "cross_entropy": USUAL,
     "balanced_softmax": BalancedSoftmax(),
     "focal": Focal(),
     "ginf": GInf(),
@@ -50,7 +51,7 @@ class LabelLoss:
         class counts up to twice instead.
     """
 
-    loss: ClassLoss = CrossEntropy()
+    loss: ClassLoss = USUAL
     hard_mining: HardMining = False
 
     @classmethod
@@ -82,6 +83,13 @@ class LabelLoss:
     def plain(self) -> bool:
         """Whether it is cross-entropy and no more."""
         return self == PLAIN
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Name of the loss, its settings and the mining, as a file can hold them."""
+        name = next((name for name, usual in BY_NAME.items() if type(usual) is type(self.loss)), "")
+        settings = {f"loss_{setting}": value for setting, value in vars(self.loss).items()}
+        return {"loss": name or type(self.loss).__name__, "hard_mining": self.hard_mining} | settings
 
     @property
     def mines_classes(self) -> bool:
