@@ -33,6 +33,7 @@ def softmax_regression(
     offset: NDArray[np.floating] | None = None,
     loss_of_logits: LossOfLogits | None = None,
     start: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    gradient: float = GRADIENT,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     r"""Fit weights (F, C) and bias (C,) to features (n, F) of n examples and their classes.
 
@@ -42,7 +43,8 @@ def softmax_regression(
     It is our own because neither scikit-learn nor statsmodels fits such a regression with an offset :math:`o`, logits
     (n, C). Where the bias is free (:math:`r_b = 0`), features are centred in passing, without making them dense: the
     optimum is the same, and found in a tenth of the steps. Another loss of the logits (n, C), summed over examples, is
-    ``loss_of_logits``, which gives its value and its slopes, (n, C); ``start`` is where to begin.
+    ``loss_of_logits``, which gives its value and its slopes, (n, C); ``start`` is where to begin, and
+    ``gradient`` the largest entry of the gradient at which to end.
     """
     n, n_features = features.shape
     rows = np.arange(n)
@@ -75,7 +77,7 @@ def softmax_regression(
         begin,
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS, "ftol": 0.0, "gtol": GRADIENT},
+        options={"maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS, "ftol": 0.0, "gtol": gradient},
     )
     if found.nit >= MAX_STEPS:
         logger.warning("A softmax regression was stopped after %d steps, before it had converged.", MAX_STEPS)
