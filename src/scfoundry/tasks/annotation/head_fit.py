@@ -43,7 +43,7 @@ def fit_head(
 
     What is random or jumps is held still while the optimum is found, so that there is one, and the same in every run:
     the mean over noise is that over a few draws per cell, each with its negative, by which what is of first order in
-    the noise cancels as it does in expectation; hard examples are those of the fit before, a few times over.
+    the noise cancels as it does in expectation; hard examples are those of the fit before, twice over.
     """
     if loss.plain:
         return softmax_regression(features, codes, n_classes, **how)
@@ -60,7 +60,7 @@ def _turned(features: NDArray[np.floating] | sparse.csr_matrix) -> tuple[NDArray
     The best weights under a ridge lie in the span of the cells and are as long on any orthogonal axes of it, so that
     the optimum is the same, and every step costs n numbers per cell in place of F.
     """
-    products = features @ features.T
+    products: Any = features @ features.T
     values, vectors = linalg.eigh(products.toarray() if sparse.issparse(products) else products)
     held = values > ROUNDING * values[-1]
     lengths = np.sqrt(values[held])
@@ -83,9 +83,9 @@ def _fit(
     weights = torch.ones(len(codes)).double()
 
     def summed(logits: Tensor, classes: Tensor | None) -> Tensor:
-        each: list[Tensor] = [part.repeat(repeats, *[1] * (part.ndim - 1)) for part in (logits, targets)]
         within = None if classes is None else classes.repeat(repeats, 1)
-        values = loss.loss(*each, counts, among=within, draw=draws, reduction="none")
+        every, truth = logits.repeat(repeats, 1), targets.repeat(repeats)
+        values = loss.loss(every, truth, counts, among=within, draw=draws, reduction="none")
         return weights @ values.reshape(repeats, -1).mean(0)
 
     def of_logits(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
