@@ -135,7 +135,7 @@ def annotate(
         Probability of every label, float32, (n_obs, n_labels). Of a label ``"T/NK"`` the column is ``"T|NK"``. With
         ``"balanced_softmax"`` and ``"ginf"`` it is for labels that are all as frequent, which is what finds rare ones.
         Where labels are as frequent as in the reference, multiply by ``uns["annotation"]["reference"]["n_cells"]`` and
-        divide by the sum over labels (`~scfoundry.nn.losses.prior_correction`).
+        divide by the sum over labels, as ``scfoundry.nn.losses.prior_correction`` does.
     ``adata.obs["annotation_parent"]``, and ``annotation_parent_score``, ``annotation_parent_scores``
         With ``parents``, the same of these: the parent of the highest probability.
     ``adata.uns["annotation"]``
