@@ -95,7 +95,9 @@ def long_tail(
         look: dict[str, Any] = {"color": f"C{number}", "markeredgecolor": "white", "zorder": 3}
         macro = scores[name].mean()
         label = f"{name}, mean {macro:.2f}"
-        ax.plot(f1[name], places, MARKERS[number % len(MARKERS)], markersize=6, label=label, **look)
+        # Smaller and smaller, so that none hides another that is as good.
+        look["markersize"] = max(8.5 - 2.5 * number, 3.5)
+        ax.plot(f1[name], places, MARKERS[number % len(MARKERS)], label=label, **look)
         ax.axvline(macro, color=f"C{number}", linewidth=1, linestyle="--", zorder=0)
     ax.set_yticks(places, [f"{name}  ({size:,})" for name, size in sizes.items()])
     ax.set_ylim(len(f1) - 0.4, -0.6)
