@@ -36,7 +36,7 @@ TITLES |= {
     "seconds": "seconds",
 }
 SEEN = {
-    "cellplm-mini": "cellplm-mini has seen the counts of these sets, some of them in training, but no labels.\n",
+    "cellplm-mini": "Counts of the human sets may have been in the training of cellplm-mini, but no labels.\n",
     "cellnamer-mini": "Labelled cells of most of these sets trained cellnamer-mini: its scores here mean little.\n",
 }
 
