@@ -8,6 +8,7 @@ import sys
 BENCHMARKS = {
     "embed": "embed.run",
     "annotate": "annotate.run",
+    "annotate_long_tail": "annotate_long_tail.run",
     "few_shot": "annotate.few_shot",
     "zero_shot_annotate": "zero_shot_annotate.run",
     "impute_spatial": "impute_spatial.run",

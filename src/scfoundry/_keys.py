@@ -86,6 +86,11 @@ class Keys:
         return f"{labels}_score"
 
     @staticmethod
+    def parent(labels: str) -> str:
+        """``obs`` slot of the group that a label belongs to; further keys are made of it as of a label's."""
+        return f"{labels}_parent"
+
+    @staticmethod
     def fit(labels: str) -> str:
         """``obs`` slot of how well the best label fits at all."""
         return f"{labels}_fit"

@@ -81,3 +81,15 @@ def test_codes_with_missing_values_are_codes() -> None:
 def test_bad_input_is_named_with_its_fix(truth: object, predicted: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sf.metrics.annotation(truth, predicted)
+
+
+def test_scores_of_classes_have_the_macro_averages_as_means():
+    truth = ["B", "B", None, "T", "NK", "T", "T"]
+    predicted = ["B", "T", "T", "T", None, "mast", "T"]
+    by_class = sf.metrics.annotation_by_class(truth, predicted)
+    assert by_class["n_cells"].to_dict() == {"T": 3, "B": 2, "NK": 1, "mast": 0}
+    assert by_class["n_cells"].is_monotonic_decreasing
+    whole = sf.metrics.annotation(truth, predicted)
+    for score in ("f1", "precision", "recall"):
+        assert by_class[score].mean() == pytest.approx(whole[f"macro_{score}"])
+    assert by_class.loc["B"].to_dict() == pytest.approx({"n_cells": 2, "f1": 2 / 3, "precision": 1, "recall": 0.5})

@@ -10,6 +10,7 @@ from scfoundry._device import Compute
 from scfoundry.data.labels import Label
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.model._capabilities import ABILITIES, can, require
+from scfoundry.nn.label_loss import PLAIN
 
 # Model -> what it can do, see `scfoundry.model._capabilities`.
 CELLPLM = (
@@ -113,7 +114,7 @@ def replaces_genes(model, cells):
 
 def fine_tunes_labels(model, cells):
     codes = np.arange(cells.n_obs) % 3
-    tuned = model.fine_tune_labels(cells, LABELS, codes, max_epochs=1, seed=0, compute=CPU)
+    tuned = model.fine_tune_labels(cells, LABELS, codes, max_epochs=1, loss=PLAIN, seed=0, compute=CPU)
     probabilities = tuned.label_probabilities(cells, LABELS, CPU)
     assert probabilities.shape == (cells.n_obs, 3)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)

@@ -14,9 +14,10 @@ from scfoundry._device import Compute
 from scfoundry.data.labels import Label
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.nn.checkpoint import CheckpointError
+from scfoundry.nn.label_loss import PLAIN
 from scfoundry.stats.softmax_regression import softmax_regression
 from scfoundry.tasks import Annotator
-from scfoundry.tasks.annotation import cell_heads, fine_tune, linear_heads
+from scfoundry.tasks.annotation import cell_heads, fine_tune, head_fit, linear_heads
 from scfoundry.tasks.annotation.linear_heads import GeneHead
 from scfoundry.tasks.annotation.text_head import LEAST_PROBABILITY, RIDGE
 
@@ -129,7 +130,7 @@ def test_a_regression_learns_cells_and_begins_with_what_the_texts_say():
 def test_a_gene_that_was_not_measured_counts_as_one_at_its_mean(datasets, small_model):
     query, reference = datasets
     cells = cells_of(reference, small_model)
-    head = GeneHead.fit(cells, np.arange(40), codes_of(reference), cells.by_name, np.random.default_rng(0))
+    head = GeneHead.fit(cells, np.arange(40), codes_of(reference), cells.by_name, PLAIN, np.random.default_rng(0))
     without = cells_of(query[:, np.arange(40) != 2].copy(), small_model)
     expected = head._replace(weights=np.where(np.arange(40)[:, None] == 2, 0, head.weights)).logits(without)
     np.testing.assert_allclose(head.logits(without), expected + head.mean[2] * head.weights[2], rtol=1e-12)
@@ -297,7 +298,7 @@ def test_of_many_cells_rare_labels_keep_all_of_theirs_and_stay_as_rare(datasets,
     seen = []
     monkeypatch.setattr(linear_heads, "MAX_CELLS", 24)
     monkeypatch.setattr(
-        linear_heads,
+        head_fit,
         "softmax_regression",
         lambda x, codes, *args, **how: (seen.append(codes), softmax_regression(x, codes, *args, **how))[1],
     )

@@ -1,4 +1,4 @@
-from ._annotation import annotation
+from ._annotation import annotation, annotation_by_class
 from ._calibration import calibration
 from ._clustering import clustering
 from ._denoising import denoising
@@ -8,6 +8,7 @@ from ._retrieval import retrieval
 
 __all__ = [
     "annotation",
+    "annotation_by_class",
     "calibration",
     "clustering",
     "denoising",

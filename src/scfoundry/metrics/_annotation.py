@@ -11,9 +11,9 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from scfoundry.metrics._matrices import labelled_cells, require_same_cells
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["annotation"]
+__all__ = ["annotation", "annotation_by_class"]
 
 
 def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
@@ -57,6 +57,47 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
     macro_recall       0.500
     dtype: float64
     """
+    true_codes, guessed_codes, classes = _codes(truth, predicted)
+    scores = _by_class(true_codes, guessed_codes, classes)
+    means = scores[["f1", "precision", "recall"]].mean()
+    return pd.Series({"accuracy": (true_codes == guessed_codes).mean()} | means.add_prefix("macro_").to_dict())
+
+
+def annotation_by_class(truth: ArrayLike, predicted: ArrayLike) -> pd.DataFrame:
+    r"""F1, precision and recall of every class, of which `annotation` gives the means.
+
+    Parameters
+    ----------
+    truth
+        Label of every cell, (n_cells,). Cells without one (missing values) are left out.
+    predicted
+        Predicted label of every cell, (n_cells,). A missing value is a wrong prediction of no class.
+
+    Returns
+    -------
+    One row per class present in the truth or in the prediction, the most frequent first: ``n_cells`` that are of it,
+    ``f1``, ``precision`` and ``recall``, each 0 where its denominator is.
+
+    Raises
+    ------
+    ValueError
+        As `annotation` does.
+
+    Examples
+    --------
+    >>> import scfoundry as sf
+    >>> sf.metrics.annotation_by_class(["B", "B", "T", "NK"], ["B", "T", "T", "T"]).round(3)
+        n_cells     f1  precision  recall
+    B         2  0.667      1.000     0.5
+    T         1  0.500      0.333     1.0
+    NK        1  0.000      0.000     0.0
+    """
+    found = _by_class(*_codes(truth, predicted))
+    return found.sort_values("n_cells", ascending=False, kind="stable")
+
+
+def _codes(truth: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], pd.Index]:
+    """Numbers of true and predicted classes, -1 for a missing prediction, of cells with a label; and the classes."""
     require_same_cells(truth, predicted, names=("truth", "predicted"))
     true, guessed = _labels(truth, name="truth"), _labels(predicted, name="predicted")
     if len(true) != len(guessed):
@@ -74,18 +115,20 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
 
     codes, classes = pd.factorize(pd.concat([true, guessed]))
     true_codes, guessed_codes = codes[: len(true)], codes[len(true) :]
-    correct = true_codes == guessed_codes
-    n_true = np.bincount(true_codes, minlength=len(classes))
-    n_guessed = np.bincount(guessed_codes[guessed_codes >= 0], minlength=len(classes))
-    n_correct = np.bincount(true_codes[correct], minlength=len(classes))
-    return pd.Series(
-        {
-            "accuracy": correct.mean(),
-            "macro_f1": (2 * n_correct / (n_true + n_guessed)).mean(),
-            "macro_precision": (n_correct / np.maximum(n_guessed, 1)).mean(),
-            "macro_recall": (n_correct / np.maximum(n_true, 1)).mean(),
-        }
-    )
+    return true_codes, guessed_codes, pd.Index(classes)
+
+
+def _by_class(true: NDArray[np.int64], guessed: NDArray[np.int64], classes: pd.Index) -> pd.DataFrame:
+    n_true = np.bincount(true, minlength=len(classes))
+    n_guessed = np.bincount(guessed[guessed >= 0], minlength=len(classes))
+    n_correct = np.bincount(true[true == guessed], minlength=len(classes))
+    scores = {
+        "n_cells": n_true,
+        "f1": 2 * n_correct / (n_true + n_guessed),
+        "precision": n_correct / np.maximum(n_guessed, 1),
+        "recall": n_correct / np.maximum(n_true, 1),
+    }
+    return pd.DataFrame(scores, index=classes)
 
 
 def _labels(values: ArrayLike, *, name: str) -> pd.Series:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scfoundry.data.labels import Label
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.nn.attention_factors import AttentionFactors
+    from scfoundry.nn.label_loss import LabelLoss
     from scfoundry.stats.components import LogMoments
 
 __all__ = [
@@ -195,10 +196,11 @@ class FineTunesLabels(Protocol):
         codes: NDArray[np.int64],
         *,
         max_epochs: int | None,
+        loss: LabelLoss,
         seed: int,
         compute: Compute,
     ) -> Self:
-        """Copy that learned the label of every cell, numbered by ``codes`` (n_obs,)."""
+        """Copy that learned the label of every cell, numbered by ``codes`` (n_obs,), by a loss."""
 
     def label_probabilities(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
         """Probability of every label that was learned, (n_obs, L)."""

@@ -10,7 +10,11 @@ from scipy import optimize, sparse, special
 from scfoundry._settings import logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
+
+    LossOfLogits = Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]
 
 __all__ = ["softmax_regression"]
 
@@ -27,6 +31,9 @@ def softmax_regression(
     ridge: float,
     bias_ridge: float = 0.0,
     offset: NDArray[np.floating] | None = None,
+    loss_of_logits: LossOfLogits | None = None,
+    start: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    gradient: float = GRADIENT,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     r"""Fit weights (F, C) and bias (C,) to features (n, F) of n examples and their classes.
 
@@ -35,7 +42,9 @@ def softmax_regression(
 
     It is our own because neither scikit-learn nor statsmodels fits such a regression with an offset :math:`o`, logits
     (n, C). Where the bias is free (:math:`r_b = 0`), features are centred in passing, without making them dense: the
-    optimum is the same, and found in a tenth of the steps.
+    optimum is the same, and found in a tenth of the steps. Another loss of the logits (n, C), summed over examples, is
+    ``loss_of_logits``, which gives its value and its slopes, (n, C); ``start`` is where to begin, and
+    ``gradient`` the largest entry of the gradient at which to end.
     """
     n, n_features = features.shape
     rows = np.arange(n)
@@ -43,23 +52,32 @@ def softmax_regression(
     free = bias_ridge == 0 and n > 0
     center = np.asarray(features.mean(0), dtype=np.float64).ravel() if free else np.zeros(n_features)
 
+    def cross_entropy(logits: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        log_p = special.log_softmax(logits, axis=1)
+        excess = np.exp(log_p)
+        excess[rows, codes] -= 1
+        return -float(log_p[rows, codes].sum()), excess
+
+    data_loss = cross_entropy if loss_of_logits is None else loss_of_logits
+
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weights, bias = flat[n_classes:].reshape(n_features, n_classes), flat[:n_classes]
         logits = features @ weights + (bias - center @ weights)
-        log_p = special.log_softmax(logits if offset is None else logits + offset, axis=1)
-        excess = np.exp(log_p)
-        excess[rows, codes] -= 1
+        misfit, excess = data_loss(logits if offset is None else logits + offset)
         summed = excess.sum(0)
         value = ridge / 2 * float(np.square(weights).sum()) + bias_ridge / 2 * float(np.square(bias).sum())
         slopes = turned @ excess - np.outer(center, summed) + ridge * weights
-        return value - float(log_p[rows, codes].sum()), np.concatenate([summed + bias_ridge * bias, slopes.ravel()])
+        return value + misfit, np.concatenate([summed + bias_ridge * bias, slopes.ravel()])
 
+    begin = np.zeros((n_features + 1) * n_classes)
+    if start is not None:
+        begin = np.concatenate([start[1] + center @ start[0], start[0].ravel()])
     found = optimize.minimize(
         loss,
-        np.zeros((n_features + 1) * n_classes),
+        begin,
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS, "ftol": 0.0, "gtol": GRADIENT},
+        options={"maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS, "ftol": 0.0, "gtol": gradient},
     )
     if found.nit >= MAX_STEPS:
         logger.warning("A softmax regression was stopped after %d steps, before it had converged.", MAX_STEPS)

@@ -11,9 +11,10 @@ from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.labels import NO_LABEL
 from scfoundry.data.modality import modality_of, to_write
-from scfoundry.tl._label_slots import refuse_shared_columns, write_labels
+from scfoundry.tl._label_slots import refuse_shared_columns
 from scfoundry.tl._labels import classes_of, with_prompts
 from scfoundry.tl._opening import announce, at_least_one, check_return, one_of, quoted, require_column
+from scfoundry.tl._parents import Parents, parents_of, write_both_levels
 from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from scfoundry._device import Compute, Precision
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model import FoundationModel
+    from scfoundry.nn.label_loss import HardMining, LabelLoss, LossName
+    from scfoundry.nn.losses import ClassLoss
     from scfoundry.tasks.annotation.annotator import Annotator, Train
 
 __all__ = ["annotate"]
@@ -43,6 +46,9 @@ def annotate(
     n_shots: int | None = None,
     train: Train | None = None,
     max_epochs: int | None = None,
+    loss: LossName | ClassLoss = "cross_entropy",
+    hard_mining: HardMining = False,
+    parents: Parents | None = None,
     transductive: bool = True,
     layer: str | None = None,
     reference_layer: str | None = None,
@@ -84,6 +90,16 @@ def annotate(
         ``"head"``.
     max_epochs
         Passes over the cells for ``train="all"``; chosen by the model if `None`. A head is fitted until it is best.
+    loss
+        What is minimised while labels are learned: ``"cross_entropy"``; ``"focal"``; or, for labels of few cells,
+        ``"balanced_softmax"`` or ``"ginf"`` (Gaussian inflation: with noise on top), where the sizes of labels stand in
+        the loss. Or one with settings of its own: ``scfoundry.nn.losses.GInf(sigma=0.2)``.
+    hard_mining
+        Add the loss over the labels that a cell is most confused with: a third of all and at most 20, or as many as an
+        ``int`` says (20 in the paper). With ``"cells"`` those confidently taken for another label count more instead.
+    parents
+        Name a second level of labels, too: a mapping from every label to its parent, or ``"cell_ontology"`` for the
+        types that labels share by the ontology of the package. The probability of a parent is the sum of its labels'.
     transductive
         Whether the cells of ``adata``, without labels, play a part while the labels are learned: in the contexts of the
         reference, for models whose unit is a group of cells, and by showing along which axes cells differ.
@@ -110,22 +126,30 @@ def annotate(
     ``annotation``, sets:
 
     ``adata.obs["annotation"]``
-        Label of every cell, categorical, labels sorted by name; ``"unknown"`` where no gene of the model is expressed,
-        or none that the reference measured, too, if no others are read (``"cellplm"``).
+        Label of every cell, categorical, labels sorted by name: the one of the highest probability, with ``parents``
+        among those under the cell's parent, so that both levels agree. ``"unknown"`` where no gene of the model is
+        expressed, or none that the reference measured, too, if no others are read (``"cellplm"``).
     ``adata.obs["annotation_score"]``
         Probability of that label, float32; 0 for cells that are unknown.
     ``adata.obsm["annotation_scores"]``
-        Probability of every label, float32, (n_obs, n_labels). Of a label ``"T/NK"`` the column is ``"T|NK"``.
+        Probability of every label, float32, (n_obs, n_labels). Of a label ``"T/NK"`` the column is ``"T|NK"``. With
+        ``"balanced_softmax"`` and ``"ginf"`` it is for labels that are all as frequent, which is what finds rare ones.
+        Where labels are as frequent as in the reference, multiply by ``uns["annotation"]["reference"]["n_cells"]`` and
+        divide by the sum over labels, as ``scfoundry.nn.losses.prior_correction`` does.
+    ``adata.obs["annotation_parent"]``, and ``annotation_parent_score``, ``annotation_parent_scores``
+        With ``parents``, the same of these: the parent of the highest probability.
     ``adata.uns["annotation"]``
-        ``"params"``: the arguments; ``"reference"``: cells learned from, by label; ``"provenance"``: weights with their
-        checksum, licence, citation, versions, how each gene was matched, and the number of ``"shared_genes"``.
+        ``"params"``: the arguments; ``"reference"``: cells learned from, by label, and its parent; ``"provenance"``:
+        weights with their checksum, licence, citation, versions, how each gene was matched, and the number of
+        ``"shared_genes"``.
 
     Raises
     ------
     ValueError
         If the reference has no such column, no labelled cell or one label only; a key does not exist; values of either
         data set are scaled, negative, NaN or neither counts nor log1p-normalised; too few genes are known, or the two
-        share none of them or are of two species; an argument is out of range, unknown to the weights or of no effect;
+        share none of them or are of two species; a label has no parent, something else has one, or parents go round in
+        a circle; an argument is out of range, unknown to the weights or of no effect;
         or ``adata`` is a view of data on disk. Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
@@ -137,9 +161,16 @@ def annotate(
     >>> adata, reference = cells[::2].copy(), cells[1::2].copy()
     >>> sf.tl.annotate(adata, reference, labels_key="bulk_labels", n_shots=9)
     >>> adata.obs["annotation"].value_counts()
+
+    The same for rare types, on two levels:
+
+    >>> kinds = {name: name.split()[0] for name in reference.obs["bulk_labels"].unique()}
+    >>> sf.tl.annotate(adata, reference, labels_key="bulk_labels", loss="ginf", hard_mining=True, parents=kinds)
+    >>> adata.obs[["annotation_parent", "annotation"]].value_counts()
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.nn.label_loss import LabelLoss
     from scfoundry.tasks.annotation.annotator import Annotator, Train
 
     every_cell = "To learn from all: n_shots=None."
@@ -147,7 +178,11 @@ def annotate(
     at_least_one("max_epochs", max_epochs)
     one_of(Train, train=train)
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
+    minimised = LabelLoss.of(loss, hard_mining)
     learning: dict[str, Any] = {"labels_key": labels_key, "n_shots": n_shots, "train": train, "max_epochs": max_epochs}
+    # What is as usual is no argument of learning that could stand beside what was fitted.
+    learning |= {"loss": None if loss == "cross_entropy" else loss, "hard_mining": hard_mining or None}
+    learning["parents"] = parents
     learning |= {"reference_layer": reference_layer, "reference_batch_key": reference_batch_key}
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
@@ -160,7 +195,8 @@ def annotate(
     if labelled is None:
         announce(weights, compute, cells, what="as fitted")
     else:
-        annotator = _learned(weights, cells, labelled, params, np.random.default_rng(rng), compute)
+        annotator = _learned(weights, cells, labelled, params, minimised, np.random.default_rng(rng), compute)
+        params |= minimised.params | {"parents": parents if parents is None or isinstance(parents, str) else "given"}
     scores = annotator.predict(cells, compute)
     known: NDArray[np.bool_] = np.any(scores, axis=1)
     names = [label.name for label in annotator.labels]
@@ -168,7 +204,7 @@ def annotate(
 
     params |= {"layer": layer, "batch_key": batch_key, "rng": rng, "precision": precision}
     origin = record_learned(weights, annotator, cells, names, params)
-    write_labels(target, key_added, names, scores=scores, decided=scores, named=known, origin=origin)
+    write_both_levels(target, key_added, annotator, scores, known, origin)
     return annotator if return_fitted else adata if copy else None
 
 
@@ -208,6 +244,7 @@ def _learned(
     cells: Cells,
     reference: _Labelled,
     how: Mapping[str, Any],
+    loss: LabelLoss,
     rng: np.random.Generator,
     compute: Compute,
 ) -> Annotator:
@@ -224,7 +261,7 @@ def _learned(
         caller=f"{CALLER} (reference)",
         called=("reference", "reference_batch_key"),
     )
-    training = {"train": how["train"], "max_epochs": how["max_epochs"]}
+    training: dict[str, Any] = {"train": how["train"], "max_epochs": how["max_epochs"]}
     recipe = recipe_of(model, **training)
     shared = shared_genes(cells, to_learn, model)
     seen, what = to_learn, "a gene of the model"
@@ -242,13 +279,15 @@ def _learned(
         )
         raise ValueError(msg)
     refuse_shared_columns(found, caller=CALLER)
-    labels = with_prompts(classes_of(found), model)
+    classes = classes_of(found)
+    parents = parents_of(how["parents"], classes, set(reference.labels.dropna()), CALLER)
+    labels = with_prompts(classes, model)
     codes = pd.Categorical(named, [label.name for label in labels]).codes.astype(np.int64)
     announce(model, compute, cells, what=f"{len(labels)} labels learned from {len(rows):,} cells", shared=shared)
     # Learning passes over the cells many times: the few are read once.
     shots = to_learn.take(rows) if how["n_shots"] is None else to_learn.take(rows).in_memory()
-    query, seed = cells if how["transductive"] else None, int(rng.integers(2**31))
-    return Annotator.fit(model, shots, labels, codes, query=query, genes=shared, **training, seed=seed, compute=compute)
+    training |= {"query": cells if how["transductive"] else None, "genes": shared, "seed": int(rng.integers(2**31))}
+    return Annotator.fit(model, shots, labels, codes, loss=loss, parents=parents, **training, compute=compute)
 
 
 def _warn_of_collapse(given: list[str], n_cells: int) -> None:

@@ -44,9 +44,9 @@ def write_labels(
     scores: NDArray[np.float32],
     decided: NDArray[np.float32],
     named: NDArray[np.bool_],
-    origin: dict[str, Any],
+    origin: dict[str, Any] | None = None,
 ) -> None:
-    """Write the best label of cells that are ``named`` (n_obs,), its score, all scores, and their origin in ``uns``.
+    """Write the best label of cells that are ``named`` (n_obs,), its score, all scores, and any origin in ``uns``.
 
     ``scores`` are of the cell alone, ``decided`` those that choose the label, of the cell or its group: both (n_obs, L)
     over the sorted ``names``.
@@ -57,4 +57,5 @@ def write_labels(
     adata.obs[key] = labels
     adata.obs[Keys.score(key)] = decided.max(1).astype(np.float32)
     adata.obsm[Keys.scores(key)] = table
-    adata.uns[key] = origin
+    if origin is not None:
+        adata.uns[key] = origin

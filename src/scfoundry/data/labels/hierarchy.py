@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "broader_types",
     "claims",
+    "common_parents",
     "is_kind_of",
     "lineages",
     "nearest",
@@ -33,6 +34,9 @@ NARROW = 25
 
 BROAD = 600
 """Kinds from which on a type tells too little to describe a cell by."""
+
+BROAD_PARENT = 200
+"""Kinds from which on a type is no parent of labels: a T cell or a fibroblast is one, a lymphocyte tells too little."""
 
 EPITHELIAL, MALIGNANT = "CL:0000066", "CL:0001064"
 
@@ -109,6 +113,24 @@ def claims(labels: Sequence[Ids], types: Sequence[str], ontology: CellOntology) 
             own.update(claimants)
         shares[claimants, column] = 1 / max(len(claimants), 1)
     return shares, own
+
+
+def common_parents(ids: Sequence[str], ontology: CellOntology) -> list[str]:
+    """For every type one that it is a kind of, so that few of them cover all, and none is a kind of another.
+
+    The type that most of the types are kinds of is taken first, the most specific of several, and so on with those that
+    are left; types too broad to say much are none. What shares no other type is a parent of its own.
+    """
+    above = {
+        i: [t for t in sorted(lineage) if len(ontology.descendants(t)) < BROAD_PARENT] or [i]
+        for i, lineage in lineages(ids, ontology).items()
+    }
+    parents: dict[str, str] = {}
+    while left := [i for i in above if i not in parents]:
+        kinds = {t: [i for i in left if t in above[i]] for i in left for t in above[i]}
+        best = min(kinds, key=lambda t: (-len(kinds[t]), len(ontology.descendants(t)), t))
+        parents |= dict.fromkeys(kinds[best], best)
+    return [parents[i] for i in ids]
 
 
 def nearest(identifier: str, known: Ids, ontology: CellOntology) -> list[tuple[str, float]]:

@@ -36,7 +36,10 @@ N_LOOKED_AT = 500
 
 
 class ClassLoss:
-    """Loss of the classes of a batch of cells, given targets of all, (n_obs,) or (n_obs, C)."""
+    """Loss of the classes of a batch of cells, given targets of all, (n_obs,) or (n_obs, C).
+
+    ``held_out``: loss by which training stops; the same if `None`.
+    """
 
     def __init__(
         self,
@@ -44,8 +47,9 @@ class ClassLoss:
         cells: TrainingCells,
         targets: np.ndarray,
         loss: Callable[[Tensor, Tensor], Tensor],
+        held_out: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
-        self.module, self.cells, self.loss = module, cells, loss
+        self.module, self.cells, self.loss, self.held_out = module, cells, loss, held_out or loss
         self.targets = torch.from_numpy(targets)
 
     def __call__(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
@@ -53,7 +57,8 @@ class ClassLoss:
         cells = self.cells.batch(rows, self.module.device)
         targets = self.targets[torch.from_numpy(rows)].to(self.module.device)
         logits = self.module.classifier(self.module.cell(cells.tokens, cells.present, n_wanted=1))
-        return {"loss": self.loss(logits.float(), targets)}
+        loss = self.loss if self.module.training else self.held_out
+        return {"loss": loss(logits.float(), targets)}
 
 
 def learn(

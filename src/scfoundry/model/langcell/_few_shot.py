@@ -14,7 +14,7 @@ from scfoundry.train.cells import CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -37,13 +37,20 @@ class LabelTextLosses:
 
     ``labels``: number of each cell's text, -1 where it has none, (n_obs,). ``words``: word pieces of the texts.
     ``losses``: ``"released"`` takes the cross-entropy of match probabilities as if they were logits; ``"corrected"`` of
-    the log odds of a match.
+    the log odds of a match. ``minimised``: loss of scores of the texts and labels, cross-entropy as published.
     """
 
     def __init__(
-        self, module: LangCellModule, cells: TrainingCells, labels: np.ndarray, words: TokenLists, *, losses: Mixture
+        self,
+        module: LangCellModule,
+        cells: TrainingCells,
+        labels: np.ndarray,
+        words: TokenLists,
+        *,
+        losses: Mixture,
+        minimised: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     ) -> None:
-        self.module, self.cells, self.losses = module, cells, losses
+        self.module, self.cells, self.losses, self.minimised = module, cells, losses, minimised
         self.labels = torch.from_numpy(labels)
         self.words = words.padded(np.arange(len(words.lengths)))
 
@@ -57,7 +64,7 @@ class LabelTextLosses:
         states = self.module.cell(cells.tokens, cells.present)
         read = unit(self.module.text_projection(text(words, words_present)[:, 0]))
         cosine = self.module.project_cells(states).float() @ read.float().T
-        similarity = F.cross_entropy(cosine / self.module.config.temperature, labels)
+        similarity = self.minimised(cosine / self.module.config.temperature, labels)
 
         begun = text.begin(words, words_present)
         logits = torch.stack(
@@ -72,7 +79,7 @@ class LabelTextLosses:
             ]
         ).float()  # (B, P, 2)
         scores = logits.softmax(-1)[..., 1] if self.losses == "released" else logits[..., 1] - logits[..., 0]
-        matching = F.cross_entropy(scores, labels)
+        matching = self.minimised(scores, labels)
         return {"loss": similarity + matching, "similarity": similarity, "matching": matching}
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.nn.label_loss import LabelLoss
 
 __all__ = ["LangCell"]
 
@@ -220,13 +221,14 @@ class LangCell(TrainableLangCell):
         codes: NDArray[np.int64],
         *,
         max_epochs: int | None,
+        loss: LabelLoss,
         seed: int,
         compute: Compute,
     ) -> Self:
         """Copy that learned the labels: of few cells per label through their texts, of many by a head (LangCell-CE)."""
         tuned, order = self.copy(n_classes=0, classes=(), multilabel=False), cells.by_name
         names = np.array([label.name for label in labels], dtype=object)[codes[order]]
-        how: dict[str, Any] = ({} if max_epochs is None else {"max_epochs": max_epochs}) | {"seed": seed}
+        how: dict[str, Any] = ({} if max_epochs is None else {"max_epochs": max_epochs}) | {"loss": loss, "seed": seed}
         if np.bincount(codes).max() <= FEW_CELLS:
             texts = {label.name: label.texts[0] for label in labels}
             tuned.fine_tune_texts(cells.take(order), names, texts, **how, **compute.trainer_arguments())

@@ -28,13 +28,15 @@ from scfoundry.model.langcell._objectives import focal_loss
 from scfoundry.model.langcell._tokenizer import Tokenizer
 from scfoundry.model.langcell._training import check_stage, objective_weights, pretrain
 from scfoundry.model.langcell._training_data import CellTexts, TrainingCells, in_obs_order
+from scfoundry.nn.label_loss import PLAIN, LabelLoss
 from scfoundry.stats.splits import stratified_split
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
+    from torch import Tensor
 
     from scfoundry._device import Precision
     from scfoundry.data.matrix.reader import Reader
@@ -166,6 +168,7 @@ class TrainableLangCell(FoundationModel):
         max_epochs: int = 20,
         lr: float = 1e-5,
         batch_size: int = 12,
+        loss: LabelLoss = PLAIN,
         seed: int = 0,
         **trainer_kwargs: Any,
     ) -> None:
@@ -191,6 +194,8 @@ class TrainableLangCell(FoundationModel):
             learns. As the model's ``mixture`` if `None`.
         max_epochs, lr, batch_size
             Of the training by Adam at a constant rate, as published.
+        loss
+            What is minimised of either scores, cross-entropy as published.
         seed
             Of the draw of cells and everything random in training.
         **trainer_kwargs
@@ -206,9 +211,10 @@ class TrainableLangCell(FoundationModel):
         cells = self._training_cells(read)
         words = self.tokenizer(list(texts.values()))
         kind = self.config.mixture if losses is None else losses
-        loss = LabelTextLosses(self.module, cells, coded, words, losses=kind)
+        minimised = _of_sizes(loss, coded[rows], len(texts))
+        learns = LabelTextLosses(self.module, cells, coded, words, losses=kind, minimised=minimised)
         how: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "seed": seed, "max_epochs": max_epochs}
-        learn_texts(self, loss, rows, train=train, **how, **trainer_kwargs)
+        learn_texts(self, learns, rows, train=train, **how, **trainer_kwargs)
 
     def train_classifier(
         self,
@@ -223,6 +229,7 @@ class TrainableLangCell(FoundationModel):
         batch_size: int = 16,
         validation_size: float = 0.1,
         patience: int = 5,
+        loss: LabelLoss = PLAIN,
         seed: int = 0,
         **trainer_kwargs: Any,
     ) -> None:
@@ -251,6 +258,9 @@ class TrainableLangCell(FoundationModel):
             out, the last weights stay.
         patience
             Epochs without improvement before training stops.
+        loss
+            What is minimised, cross-entropy as published. Training stops by cross-entropy whatever it is. If the sizes
+            of classes enter it, probabilities are for classes of one size.
         seed
             Of the head, the draw of cells, the split and everything random in training.
         **trainer_kwargs
@@ -270,10 +280,10 @@ class TrainableLangCell(FoundationModel):
         coded, rows = labelled_cells(labels, classes, read.names, n_shots, seed)
         self._attach_head(classes, multilabel=False, seed=seed)
         cells = self._training_cells(read)
-        loss = ClassLoss(self.module, cells, coded, F.cross_entropy)
         split = stratified_split(coded, validation_size, rows, np.random.default_rng(seed))
+        learns = ClassLoss(self.module, cells, coded, _of_sizes(loss, coded[split[0]], len(classes)), F.cross_entropy)
         how: dict[str, Any] = {"batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
-        learn(self, loss, split, train=train, plan_kwargs={"lr": lr, "seed": seed}, **how, **trainer_kwargs)
+        learn(self, learns, split, train=train, plan_kwargs={"lr": lr, "seed": seed}, **how, **trainer_kwargs)
         looked_at = np.intersect1d(draw_shots(coded, max(1, N_LOOKED_AT // len(classes)), seed), rows)
         warn_of_one_class(self.class_probabilities(read.take(looked_at), Compute.resolve()), coded[looked_at], classes)
 
@@ -367,3 +377,8 @@ class TrainableLangCell(FoundationModel):
             torch.manual_seed(seed)
             head = ClassificationHead(self.config.n_hidden, len(classes), self.config.dropout)
         self.module.classifier = head.to(self.module.device)
+
+
+def _of_sizes(loss: LabelLoss, codes: np.ndarray, n_classes: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Loss of logits and targets, where so many cells of a class are learned from as there are codes."""
+    return partial(loss, class_counts=torch.from_numpy(np.bincount(codes, minlength=n_classes)))

@@ -9,6 +9,7 @@ import numpy as np
 
 from scfoundry.data.labels import Label
 from scfoundry.model._capabilities import Embeds, FineTunesLabels, ReadsTexts, Tunable, can, lack_of, require
+from scfoundry.nn.label_loss import PLAIN, LabelLoss
 from scfoundry.tasks._fitted import Fitted, prefixed, under
 from scfoundry.tasks.annotation.cell_heads import CellHeads
 from scfoundry.tasks.annotation.text_head import TextHead
@@ -65,6 +66,8 @@ class Annotator(Fitted):
         Cells that each label was learned from, (L,).
     recipe
         Heads that read labels off a cell; `None` if the fine-tuned model does.
+    parents
+        The parent that each label lies under, (L,); none if labels are of one level.
 
     Examples
     --------
@@ -79,6 +82,7 @@ class Annotator(Fitted):
     genes: NDArray[np.int64]
     n_cells: NDArray[np.int64]
     recipe: TextHead | CellHeads | None = field(repr=False)
+    parents: tuple[str, ...] = ()
 
     @classmethod
     def fit(
@@ -92,6 +96,8 @@ class Annotator(Fitted):
         genes: NDArray[np.int64] | None = None,
         train: Train | None = None,
         max_epochs: int | None = None,
+        loss: LabelLoss = PLAIN,
+        parents: Sequence[str] = (),
         seed: int = 0,
         compute: Compute,
     ) -> Self:
@@ -117,6 +123,10 @@ class Annotator(Fitted):
             held-out cells are named no better. ``"all"`` if `None` where there is a published way, else ``"head"``.
         max_epochs
             Passes over the cells, for ``train="all"``; the way's own number if `None`.
+        loss
+            What is minimised. If the sizes of labels enter it, probabilities are for labels of one size.
+        parents
+            The parent that each label lies under.
         seed
             Of everything random.
         compute
@@ -125,7 +135,7 @@ class Annotator(Fitted):
         Raises
         ------
         ValueError
-            If the model cannot learn so; or if cells have no label, or labels no cell.
+            If the model cannot learn so; if cells have no label, or labels no cell; or if some labels have no parent.
         """
         require(model, Embeds, caller="Annotator.fit")
         recipe = recipe_of(model, train=train, max_epochs=max_epochs)
@@ -136,19 +146,23 @@ class Annotator(Fitted):
                 "adata = adata[adata.obs[key].notna()].copy(); adata.obs[key].cat.remove_unused_categories()."
             )
             raise ValueError(msg)
+        if parents and len(parents) != len(labels):
+            msg = f"parents must name one for each of the {len(labels)} labels, or be empty; got {len(parents)}."
+            raise ValueError(msg)
         if genes is None:
             genes = reference.measured if query is None else np.intersect1d(reference.measured, query.measured)
         genes = np.unique(genes).astype(np.int64)
         fitted: TextHead | CellHeads | None = None
-        how: dict[str, Any] = {"max_epochs": max_epochs, "seed": seed, "compute": compute}
+        loss.warn_if_idle(len(labels), caller="Annotator.fit")
+        how: dict[str, Any] = {"loss": loss, "seed": seed, "compute": compute}
         if recipe is None:
-            model = model.fine_tune_labels(reference, labels, codes, **how)
+            model = model.fine_tune_labels(reference, labels, codes, max_epochs=max_epochs, **how)
         elif recipe is TextHead:
-            fitted = TextHead.fit(model, reference, labels, codes, query=query, genes=genes, compute=compute)
+            fitted = TextHead.fit(model, reference, labels, codes, query=query, genes=genes, **how)
         else:
-            how["tune"] = train == "all"
+            how |= {"max_epochs": max_epochs, "tune": train == "all"}
             model, fitted = CellHeads.fit(model, reference.only(genes), codes, query=query, **how)
-        return cls(model, tuple(labels), genes, np.bincount(codes, minlength=len(labels)), fitted)
+        return cls(model, tuple(labels), genes, np.bincount(codes, minlength=len(labels)), fitted, tuple(parents))
 
     def predict(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
         """Probability of every label, float32, (n_obs, L).
@@ -163,9 +177,30 @@ class Annotator(Fitted):
             probabilities = self.recipe.predict(self.model, cells, self.labels, compute)
         return np.where(cells.empty[:, None], np.float32(0), probabilities)
 
+    def parent_scores(self, scores: NDArray[np.float32]) -> tuple[list[str], NDArray[np.float32]]:
+        """Names of the P parents, sorted, and their probabilities, (n_obs, P), sums over the labels under each."""
+        names, parent_of = np.unique(self.parents, return_inverse=True)
+        under = np.eye(len(names), dtype=np.float32)[parent_of]
+        return names.tolist(), np.minimum(scores @ under, np.float32(1))
+
+    def decided(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities (n_obs, L) of the labels that a cell may be called, 0 for those not under its best parent.
+
+        From the top down: five kinds of T cell at 0.15 each outweigh a B cell at 0.25.
+        """
+        if not self.parents:
+            return scores
+        names, of_parents = self.parent_scores(scores)
+        best = np.array(names)[of_parents.argmax(1)]
+        return np.where(best[:, None] == np.array(self.parents), scores, np.float32(0))
+
     def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         arrays = {"genes": self.genes, "n_cells": self.n_cells}
-        values: dict[str, Any] = {"labels": [asdict(label) for label in self.labels], "recipe": None}
+        values: dict[str, Any] = {
+            "labels": [asdict(label) for label in self.labels],
+            "recipe": None,
+            "parents": self.parents,
+        }
         if self.recipe is not None:
             values["recipe"] = type(self.recipe).__name__
             arrays |= prefixed("recipe_", self.recipe.arrays())
@@ -179,4 +214,5 @@ class Annotator(Fitted):
         )
         kind: Any = {"TextHead": TextHead, "CellHeads": CellHeads, None: None}[values["recipe"]]
         recipe = kind and kind.from_arrays(under("recipe_", arrays))
-        return cls(model, labels, arrays["genes"], arrays["n_cells"], recipe)
+        parents = tuple(values.get("parents", ()))
+        return cls(model, labels, arrays["genes"], arrays["n_cells"], recipe, parents)

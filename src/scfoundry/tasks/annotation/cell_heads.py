@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scfoundry._device import Compute
     from scfoundry.data.labels import Label
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.nn.label_loss import LabelLoss
 
 __all__ = ["CellHeads"]
 
@@ -54,6 +55,7 @@ class CellHeads:
         codes: NDArray[np.int64],
         *,
         query: Cells | None,
+        loss: LabelLoss,
         max_epochs: int | None,
         seed: int,
         compute: Compute,
@@ -62,13 +64,13 @@ class CellHeads:
         """Fit to labelled cells and their genes, those to annotate in their contexts; with ``tune`` in a tuned copy."""
         rng, rows, among = np.random.default_rng(seed), labelled.by_name, _among(labelled, query)
         learned, held_out = stratified_split(codes, HELD_OUT, rows, rng, at_least=1) if tune else (rows, rows[:0])
-        by_embedding = EmbeddingHead.fit(model.embed(among, compute)[: len(codes)], codes, learned, rng)
+        by_embedding = EmbeddingHead.fit(model.embed(among, compute)[: len(codes)], codes, learned, loss, rng)
         if tune:
-            model, by_embedding = fine_tune_encoder(
-                model, among, codes, held_out, by_embedding, max_epochs=max_epochs, seed=seed, compute=compute
-            )
-        by_genes = GeneHead.fit(labelled, labelled.measured, codes, rows, rng)
-        prior = PRIOR_TAKEN_BACK * np.log(np.bincount(codes) / len(codes))
+            how: dict[str, Any] = {"max_epochs": max_epochs, "seed": seed, "compute": compute}
+            model, by_embedding = fine_tune_encoder(model, among, codes, held_out, by_embedding, loss=loss, **how)
+        by_genes = GeneHead.fit(labelled, labelled.measured, codes, rows, loss, rng)
+        # A loss that knows the sizes of labels leaves nothing of them to take back.
+        prior = (not loss.loss.prior) * PRIOR_TAKEN_BACK * np.log(np.bincount(codes) / len(codes))
         return model, cls(
             by_embedding._replace(bias=by_embedding.bias - prior), by_genes._replace(bias=by_genes.bias - prior)
         )

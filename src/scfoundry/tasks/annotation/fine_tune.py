@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.data.matrix.contexts import Context
+    from scfoundry.nn.label_loss import LabelLoss
     from scfoundry.tasks.annotation.linear_heads import EmbeddingHead
 
 __all__ = ["fine_tune_encoder"]
@@ -67,6 +68,7 @@ def fine_tune_encoder(
     held_out: NDArray[np.int64],
     fitted: EmbeddingHead,
     *,
+    loss: LabelLoss,
     max_epochs: int | None,
     seed: int,
     compute: Compute,
@@ -74,7 +76,7 @@ def fine_tune_encoder(
     """Fine-tune the encoder in a copy of a `Tunable` model together with a head that was fitted to its embedding.
 
     Labelled cells, numbered by ``codes``, come first among the cells; the rows ``held_out`` of them say when to stop,
-    and the weights that are best by them are kept.
+    by their cross-entropy whatever the ``loss``, and the weights that are best by them are kept.
     """
     if not len(held_out):
         logger.warning(
@@ -89,23 +91,25 @@ def fine_tune_encoder(
     is_held_out = np.isin(np.arange(cells.n_obs), held_out)
     # Every context counts for as many cells as are held out in it.
     share = len(groups) / max(len(held_out), 1)
+    sizes = torch.from_numpy(np.bincount(np.delete(codes, held_out), minlength=codes.max() + 1))
 
     def learned(context: Context) -> Tensor:
         n_kept = min(MOST_KEPT, max(1, int(SHARE_KEPT * len(context.rows))))
         rows = context.rows[torch.randperm(len(context.rows))[:n_kept].sort().values.numpy()]
         latent = module.embed(tuned.batch(_input_dropout(cells.read(rows))))
         counting = (targets[rows] >= 0) & ~is_held_out[rows]
-        return cross_entropy(latent, rows, counting) / max(int(counting.sum()), 1)
+        logits, truth = read(latent, rows, counting)
+        return loss(logits, truth, sizes, reduction="sum") / max(int(counting.sum()), 1)
 
     def held_out_loss(context: Context) -> Tensor:
         with without_progress():
             latent = torch.from_numpy(tuned.embed(cells.take(context.rows), compute)).to(module.device)
-        return cross_entropy(latent, context.rows, is_held_out[context.rows]) * share
+        logits, truth = read(latent, context.rows, is_held_out[context.rows])
+        return F.cross_entropy(logits, truth, reduction="sum") * share
 
-    def cross_entropy(latent: Tensor, rows: NDArray[np.int64], counting: NDArray[np.bool_]) -> Tensor:
+    def read(latent: Tensor, rows: NDArray[np.int64], counting: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
         logits = head(latent[torch.from_numpy(counting).to(latent.device)])
-        truth = torch.from_numpy(targets[rows[counting]]).to(latent.device)
-        return F.cross_entropy(logits.float(), truth, reduction="sum")
+        return logits.float(), torch.from_numpy(targets[rows[counting]]).to(latent.device)
 
     fine_tune(
         tuned,

@@ -8,13 +8,14 @@ import numpy as np
 from scipy import sparse
 
 from scfoundry.data.matrix.log_normalisation import log_cp10k
-from scfoundry.stats.softmax_regression import softmax_regression
 from scfoundry.stats.splits import at_most
+from scfoundry.tasks.annotation.head_fit import fit_head
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.nn.label_loss import LabelLoss
 
 __all__ = ["EmbeddingHead", "GeneHead"]
 
@@ -38,16 +39,21 @@ class EmbeddingHead(NamedTuple):
 
     @classmethod
     def fit(
-        cls, latent: NDArray[np.float32], codes: NDArray[np.int64], rows: NDArray[np.int64], rng: np.random.Generator
+        cls,
+        latent: NDArray[np.float32],
+        codes: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        loss: LabelLoss,
+        rng: np.random.Generator,
     ) -> Self:
         """Fit to the embeddings (n, Z) of the cells in some rows."""
         drawn = at_most(MAX_CELLS, codes, rows, rng)
         sample = latent[drawn].astype(np.float64)
         mean, scale = sample.mean(0), sample.std(0) + MIN_LATENT_SCALE
-        weights, bias = softmax_regression(
-            (sample - mean) / scale, codes[drawn], int(codes.max()) + 1, ridge=EMBEDDING_RIDGE
+        weights, bias = fit_head(
+            (sample - mean) / scale, codes[drawn], int(codes.max()) + 1, loss, rng, ridge=EMBEDDING_RIDGE
         )
-        return cls(mean, scale, weights, bias + frequency_lost(codes, rows, drawn))
+        return cls(mean, scale, weights, bias + frequency_lost(codes, rows, drawn, loss))
 
     def logits(self, latent: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits of the labels, (n, L)."""
@@ -69,6 +75,7 @@ class GeneHead(NamedTuple):
         genes: NDArray[np.int64],
         codes: NDArray[np.int64],
         rows: NDArray[np.int64],
+        loss: LabelLoss,
         rng: np.random.Generator,
     ) -> Self:
         """Fit to the cells in some rows, by ``genes`` alone."""
@@ -82,8 +89,8 @@ class GeneHead(NamedTuple):
         # Centring would only move the bias.
         scale = np.where(variance > ROUNDING, 1 / np.sqrt(variance.clip(0) + MIN_GENE_VARIANCE), 0)
         features = sparse.csr_matrix(expression @ sparse.diags(scale).tocsr())
-        weights, bias = softmax_regression(features, codes[drawn], int(codes.max()) + 1, ridge=GENE_RIDGE)
-        return cls(genes, mean, weights * scale[:, None], bias + frequency_lost(codes, rows, drawn))
+        weights, bias = fit_head(features, codes[drawn], int(codes.max()) + 1, loss, rng, ridge=GENE_RIDGE)
+        return cls(genes, mean, weights * scale[:, None], bias + frequency_lost(codes, rows, drawn, loss))
 
     def logits(self, cells: Cells) -> NDArray[np.float64]:
         """Logits of the labels, (n_obs, L). A gene that was not measured counts as one at its mean."""
@@ -92,7 +99,11 @@ class GeneHead(NamedTuple):
         return np.concatenate(by_block) + (self.bias + self.mean[absent] @ self.weights[absent])
 
 
-def frequency_lost(codes: NDArray[np.int64], rows: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Logits (L,) by which a label is more frequent among all rows than among those drawn."""
+def frequency_lost(
+    codes: NDArray[np.int64], rows: NDArray[np.int64], drawn: NDArray[np.int64], loss: LabelLoss
+) -> NDArray[np.float64]:
+    """Logits (L,) by which a label is more frequent among all rows than among those drawn; 0 if the loss knew sizes."""
+    if loss.loss.prior:
+        return np.zeros(codes.max() + 1)
     everything, sample = (np.bincount(codes[part], minlength=codes.max() + 1) / len(part) for part in (rows, drawn))
     return np.log(everything / sample)

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import softmax
 
 from scfoundry.stats.adaptation import adapted
-from scfoundry.stats.softmax_regression import softmax_regression
 from scfoundry.tasks.annotation.features import CellFeatures, LinearHead
+from scfoundry.tasks.annotation.head_fit import fit_head
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scfoundry._device import Compute
     from scfoundry.data.labels import Label
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.nn.label_loss import LabelLoss
 
 __all__ = ["TextHead"]
 
@@ -48,15 +49,19 @@ class TextHead(LinearHead):
         *,
         query: Cells | None,
         genes: NDArray[np.int64],
+        loss: LabelLoss,
+        seed: int,
         compute: Compute,
     ) -> Self:
         """Fit to labelled cells; axes of components are those of reference and query together, over ``genes``."""
         features, values = CellFeatures.fit(model, reference, query, genes, compute)
         order = reference.by_name
-        weights, bias = softmax_regression(
+        weights, bias = fit_head(
             values[order].astype(np.float64),
             codes[order],
             len(labels),
+            loss,
+            np.random.default_rng(seed),
             ridge=RIDGE,
             bias_ridge=RIDGE,
             offset=_by_texts(model, reference, labels, compute)[order],

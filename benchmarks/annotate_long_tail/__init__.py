@@ -1,0 +1,1 @@
+"""How well cells are named by a labelled reference."""
