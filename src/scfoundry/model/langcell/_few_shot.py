@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from scfoundry.model.langcell._batches import TokenLists
+    from scfoundry.nn.sequences import TokenLists
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._training_data import TrainingCells

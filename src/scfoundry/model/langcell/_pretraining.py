@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from scfoundry.model.langcell._batches import Batch
+    from scfoundry.nn.sequences import Batch
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._training_data import CellTexts, DrawnTexts, TrainingCells
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from transformers import BertTokenizer
 
-from scfoundry.model.langcell._batches import TokenLists
+from scfoundry.nn.sequences import TokenLists
 from scfoundry.model.langcell._word_pieces import learn_pieces
 
 if TYPE_CHECKING:

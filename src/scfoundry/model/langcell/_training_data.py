@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from scfoundry.data.tokens.ranks import PAD
-from scfoundry.model.langcell._batches import Batch, TokenLists
+from scfoundry.nn.sequences import Batch, TokenLists
 from scfoundry.model.langcell._inference import CELLS_PER_BLOCK, ranked_cells
 
 if TYPE_CHECKING:
