@@ -153,7 +153,7 @@ class Celler(FoundationModel):
         latent = np.empty((cells.n_obs, self.config.n_hidden), dtype=np.float32)
         with compute.autocast():
             for batch in self._tokens(cells).stream(compute.device, compute.batch_size):
-                latent[batch.rows.cpu().numpy()] = self.module.embed([batch]).float().cpu().numpy()
+                latent[batch.rows.sort().values.cpu()] = self.module.embed([batch]).float().cpu().numpy()
         return latent
 
     @torch.no_grad()
