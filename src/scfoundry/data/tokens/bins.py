@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FEWEST_BINS", "BinnedGenes", "Ties", "Truncation", "bin_values", "gene_keys", "truncated"]
+__all__ = ["FEWEST_BINS", "MOST_BINS", "BinnedGenes", "Ties", "Truncation", "bin_values", "gene_keys", "truncated"]
 
 Ties = Literal["mid", "low", "high", "random"]
 Truncation = Literal["expression", "hvg", "random"]
@@ -62,15 +62,6 @@ def bin_values(
     """
     from scfoundry.data.tokens import bin_kernel
 
-    if not FEWEST_BINS <= n_bins <= MOST_BINS:
-        msg = (
-            f"n_bins must be from {FEWEST_BINS} to {MOST_BINS}, the bin of zeros included; got {n_bins}. As published: "
-            "n_bins=51."
-        )
-        raise ValueError(msg)
-    if ties not in get_args(Ties):
-        msg = f"ties must be one of {', '.join(map(repr, get_args(Ties)))}; got {ties!r}."
-        raise ValueError(msg)
     if gene_of_column is None:
         gene_of_column = np.arange(counts.shape[1], dtype=np.int32)
     codes = {"low": bin_kernel.LOW, "high": bin_kernel.HIGH, "mid": bin_kernel.MID, "random": bin_kernel.RANDOM}

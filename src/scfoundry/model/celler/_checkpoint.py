@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model.celler._module import CellerModule
 
-__all__ = ["Release", "from_released", "is_release", "read_release", "to_released"]
+__all__ = ["Release", "from_released", "is_release", "read_genes", "read_release", "to_released"]
 
 ARGS_FILE, VOCABULARY_FILE, WEIGHTS_FILES = "args.json", "vocab.json", ("best_model.pt", "model.pt")
 # In the order of their rows, behind those of the genes.
@@ -105,10 +105,22 @@ def read_release(folder: Path) -> Release:
         msg = f"{folder} lacks {', '.join(missing)}, parts of an official scGPT or Celler folder."
         raise FileNotFoundError(msg)
     weights = folder / found[0]
-    names, rows = read_vocabulary(folder / VOCABULARY_FILE)
+    genes, rows = read_genes(folder), read_vocabulary(folder / VOCABULARY_FILE)[1]
     tensors = canonical(read_torch_file(weights), source=str(weights))
-    genes = GeneVocabulary(names, aliases=ensembl_aliases(names))
     return Release(read_config(folder / ARGS_FILE, tensors), genes, rows, tensors, weights)
+
+
+def read_genes(folder: Path) -> GeneVocabulary:
+    """Genes of an official folder in the order of their numbers.
+
+    FileNotFoundError: if it holds no vocabulary. CheckpointError: if that is damaged.
+    """
+    path = folder / VOCABULARY_FILE
+    if not path.exists():
+        msg = f"{folder} holds neither genes.tsv of a saved model nor {VOCABULARY_FILE} of an official scGPT or Celler."
+        raise FileNotFoundError(msg)
+    names, _ = read_vocabulary(path)
+    return GeneVocabulary(names, aliases=ensembl_aliases(names))
 
 
 def read_json(path: Path) -> dict[str, Any]:
