@@ -47,7 +47,8 @@ def tokens_of(folder, models):
     genes = models["pretrained"].genes
 
     def translate(ids):
-        names = {number: name for name, number in json.loads((folder / "pretrained" / "vocab.json").read_text()).items()}
+        vocabulary = json.loads((folder / "pretrained" / "vocab.json").read_text())
+        names = {number: name for name, number in vocabulary.items()}
         special = {name: len(genes) + i for i, name in enumerate(["<pad>", "<cls>", "<eoc>"])}
         ours = {number: special.get(name, -1) for number, name in names.items()}
         ours |= {number: int(genes.index_of([name])[0]) for number, name in names.items() if name not in special}
@@ -60,12 +61,12 @@ def tokens_of(folder, models):
 def batch_of(tokens_of):
     """Cells of an array file as the module reads them."""
 
-    def build(arrays, values="values", prefix="", batch=None):
+    def build(arrays, values="values", prefix="", batch=0):
         genes, values = tokens_of(arrays[f"{prefix}gene_ids"]), arrays[f"{prefix}{values}"]
         assert np.array_equal(values, values.astype(np.int64))
         padding = arrays.get(f"{prefix}padding_mask")
         present = None if padding is None else torch.from_numpy(~padding)
-        batches = None if batch is None else torch.full((len(genes),), batch)
+        batches = torch.full((len(genes),), batch)
         parts = (torch.from_numpy(genes), torch.from_numpy(values).long())
         return CellBatch(torch.arange(len(genes)), *parts, present, batches)
 
@@ -185,7 +186,8 @@ def test_sequences_hold_the_same_genes_and_values(arrays, models, tokens_of, bat
     padding = arrays[name]["padding_mask"]
     assert (expected.values.numpy()[padding] == PADDED).all()
     for cell in range(len(fits)):
-        ours, theirs = (dict(zip(c.genes[cell].tolist(), c.values[cell].tolist(), strict=True)) for c in (found, expected))
+        pairs = [zip(c.genes[cell].tolist(), c.values[cell].tolist(), strict=True) for c in (found, expected)]
+        ours, theirs = map(dict, pairs)
         if fits[cell]:
             ours.setdefault(len(models["pretrained"].genes), PADDED)
             theirs.setdefault(len(models["pretrained"].genes), PADDED)

@@ -58,8 +58,8 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention, attention to a context where ``n_context`` gives its width, and a network on each position.
 
-    Every part is ``x <- LayerNorm(x + part(x))``; ``"gelu"`` is the exact one. ``inner_dropout`` is that between the two
-    layers of the network; BERT has none.
+    Every part is ``x <- LayerNorm(x + part(x))``; ``"gelu"`` is the exact one. ``inner_dropout`` is that within the
+    network, of which BERT has none.
     """
 
     def __init__(

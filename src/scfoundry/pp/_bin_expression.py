@@ -47,9 +47,9 @@ def bin_expression(
 
     .. math:: \#\{k : e_k \le x\} \in \{1, \dots, n - 1\}
 
-    and zeros have bin 0. Where :math:`x` equals edges, as tied counts do, all bins from :math:`\#\{k : e_k < x\} + 1` on
-    suit it, and ``ties`` says which is taken. Depth and logarithm play no part, for they leave the order as it is; which
-    genes there are does, for quantiles are those of all genes that are read.
+    and zeros have bin 0. Where :math:`x` equals edges, as tied counts do, all bins from :math:`\#\{k : e_k < x\} + 1`
+    on suit it, and ``ties`` says which is taken. Depth and logarithm play no part, for they leave the order as it is;
+    which genes there are does, for quantiles are those of all genes that are read.
 
     The order of genes and cells, the type of array and its chunks do not change the result. A dask array is read when
     the result is: chunk by chunk, in parallel, and checked then; its first chunk with values tells counts from

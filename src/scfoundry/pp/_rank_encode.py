@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from scfoundry.data.matrix.checks import MatrixState
     from scfoundry.data.genes import GeneAlignment
+    from scfoundry.data.matrix.checks import MatrixState
 
 __all__ = ["rank_encode"]
 

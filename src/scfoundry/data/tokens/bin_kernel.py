@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
@@ -26,8 +26,8 @@ COUNTED = 1 << 12
 
 
 @njit(nogil=True, cache=True)
-def mixed(key: np.uint64) -> np.uint64:
-    """Scramble 64 bits (finaliser of SplitMix64)."""
+def mixed(key: Any) -> Any:
+    """Scramble 64 bits, a number or an array of such (finaliser of SplitMix64)."""
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return key ^ (key >> np.uint64(31))
@@ -54,7 +54,7 @@ def _edges(ordered: Sorted, times: Starts, n: int, edges: Sorted) -> None:
     place, seen = 0, times[0]  # the value of rank i is ordered[place] while i < seen
     for k in range(len(edges)):
         rank = (n - 1) * (1.0 if k == len(edges) - 1 else k * step)
-        below = int(math.floor(rank))
+        below = math.floor(rank)
         while below >= seen:
             place += 1
             seen += times[place]
@@ -78,8 +78,8 @@ def _bin_cell(
 ) -> None:
     """Write the bin of every value of one cell, 0 for zeros and for columns that are left out.
 
-    A value above ``lt`` edges that equals ``hi - lt`` of them has the bins lt + 1 to hi to choose from (hi, if it equals
-    none). Each distinct value is looked at once.
+    A value above ``lt`` edges that equals ``hi - lt`` of them has the bins lt + 1 to hi to choose from, and hi if it
+    equals none. Each distinct value is looked at once.
     """
     n, largest, whole = 0, 0.0, True
     seed = np.uint64(0)

@@ -6,7 +6,6 @@ import hashlib
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from scfoundry.data.tokens.pieces import VALUES_PER_PIECE, over_pieces
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
+    from scipy import sparse
 
 __all__ = ["FEWEST_BINS", "MOST_BINS", "BinnedGenes", "Ties", "Truncation", "bin_values", "gene_keys", "truncated"]
 
@@ -71,9 +71,7 @@ def bin_values(
     bins = np.zeros(len(values), dtype=np.uint16)
 
     def work(first: int, last: int) -> None:
-        bin_kernel.bin_cells(
-            first, last, values, columns, indptr, gene_of_column, keys, n_bins, codes[ties], bins
-        )
+        bin_kernel.bin_cells(first, last, values, columns, indptr, gene_of_column, keys, n_bins, codes[ties], bins)
 
     over_pieces(work, indptr, VALUES_PER_PIECE)
     return bins

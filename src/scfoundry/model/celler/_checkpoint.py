@@ -162,7 +162,7 @@ def ensembl_aliases(names: list[str]) -> dict[str, str]:
 def canonical(tensors: dict[str, Any], *, source: str) -> dict[str, Tensor]:
     """Tensors by one spelling of their names, whichever attention wrote them.
 
-    Without the ``module.`` of parallel training; ``Wqkv`` of flash attention, bare or wrapped, for ``in_proj`` of torch.
+    Without the ``module.`` of parallel training; ``Wqkv`` of flash attention, bare or wrapped, and for ``in_proj``.
     """
     if strange := [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]:
         msg = f"{source} holds more than tensors by name: {', '.join(map(str, strange[:5]))}. Is it another model's?"
@@ -198,7 +198,7 @@ def read_config(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     numbers = [int(match[1]) + 1 for name in tensors if (match := DOMAIN.fullmatch(name))]
     told, guessed = (n_rows(tensors, name) for name in BATCH_ROWS)
     n_batches = max(told, guessed, *numbers, 0)
-    n_layers = [int(name.split(".")[-2]) // 3 + 2 for name in tensors if re.fullmatch(r"\w+\._decoder\.\d+\.weight", name)]
+    heads = [match for name in tensors if (match := re.fullmatch(r"\w+\._decoder\.(\d+)\.weight", name))]
     return values | {
         # As published, though drawn cell by cell: see the two values in the configuration.
         "ties": "random",
@@ -211,7 +211,7 @@ def read_config(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
         "batch_tokens": told > 0,
         "domain_norm": bool(numbers),
         "discriminator": guessed > 0,
-        "n_layers_cls": max(n_layers, default=args.get("n_layers_cls", 3)),
+        "n_layers_cls": max((int(match[1]) // 3 + 2 for match in heads), default=args.get("n_layers_cls", 3)),
         "n_classes": n_classes,
         # The files do not say which.
         "classes": tuple(map(str, range(n_classes))),
@@ -260,8 +260,7 @@ def our_name(released: str) -> str:
     """Our name of a tensor; the released one where we have none."""
     if released.startswith(RELEASED_LAYERS):
         number, _, rest = released.removeprefix(RELEASED_LAYERS).partition(".")
-        stems = {theirs: ours for ours, theirs in LAYER.items()} | {f"attention.{p}.": f"attention.{p}." for p in PROJECTIONS}
-        return f"layers.{number}.{swapped(rest, stems)}"
+        return f"layers.{number}.{swapped(rest, {theirs: ours for ours, theirs in LAYER.items()})}"
     return swapped(released, {theirs: ours for ours, theirs in STEMS.items()})
 
 

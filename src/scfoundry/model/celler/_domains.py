@@ -32,7 +32,7 @@ class DomainNorm(nn.Module):
         self.register_buffer("variance", torch.ones(n_batches, n_hidden))
 
     def forward(self, x: Tensor, batches: Tensor, present: Tensor | None = None) -> Tensor:
-        """Normalise (B, L, D) by ``batches`` (B,); in training by the real positions of the cells here."""
+        """Normalise (B, L, D) by ``batches`` (B,); in training by the real positions of a batch's cells here."""
         if not self.training:
             pooled = self.variance.mean(0) + self.mean.var(0, correction=0)
             mean, variance = torch.vstack([self.mean, self.mean.mean(0)]), torch.vstack([self.variance, pooled])
@@ -43,6 +43,8 @@ class DomainNorm(nn.Module):
             real = x[own].flatten(0, 1) if present is None else x[own][present[own]]
             mean, variance = real.mean(0), real.var(0, correction=0)
             normalised[own] = (x[own] - mean) * torch.rsqrt(variance + EPS)
+            if batch == len(self.mean):  # not known
+                continue
             with torch.no_grad():
                 n = len(real)
                 self.mean[batch] += MOMENTUM * (mean - self.mean[batch])
@@ -56,7 +58,7 @@ class _ReversedGradient(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return -gradient
 
 

@@ -84,7 +84,9 @@ class Celler(FoundationModel):
     """
 
     name = "celler"
-    citation = "Zhao et al. 2025, Celler: A Genomic Language Model for Long-Tailed Single-Cell Annotation, arXiv:2504.00020"
+    citation = (
+        "Zhao et al. 2025, Celler: A Genomic Language Model for Long-Tailed Single-Cell Annotation, arXiv:2504.00020"
+    )
     _config_cls = CellerConfig
     _module_cls = CellerModule
 

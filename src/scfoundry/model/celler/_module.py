@@ -35,11 +35,12 @@ class CellBatch(NamedTuple):
     genes: Tensor  # (B, L) tokens, <cls> first
     values: Tensor  # (B, L) bins, or one of the values that are none
     present: Tensor | None  # (B, L) which positions are real, `None` where all are
-    batches: Tensor | None = None  # (B,) number of the batch, of which the last means none that is known
+    batches: Tensor  # (B,) number of the batch; beyond the last one where it is not known
 
     def to(self, device: torch.device) -> CellBatch:
         """Move to a device."""
-        return CellBatch(*(None if part is None else part.to(device) for part in self))
+        rows, genes, values, present, batches = (None if part is None else part.to(device) for part in self)
+        return CellBatch(rows, genes, values, present, batches)  # type: ignore[arg-type]  # present alone may be None
 
 
 class Predictions(NamedTuple):
@@ -198,7 +199,7 @@ class CellerModule(FoundationModule):
         return self.cell_decoder(self._told_batches(states, cells), self.gene_vectors(cells.genes))
 
     def guess_batches(self, states: Tensor) -> Tensor:
-        """Logits of the batches from ``<cls>`` states, (B, D) to (B, batches); gradients come back with another sign."""
+        """Logits of the batches from ``<cls>`` states, (B, D) to (B, batches), whose gradients change their sign."""
         return self.discriminator(reversed_gradient(states))
 
     def _told_batches(self, states: Tensor, cells: CellBatch) -> Tensor:

@@ -42,7 +42,7 @@ class TokenisedCells:
         """Some cells, padded on the right; ``batches``: numbers of the batches of all cells here, (n,)."""
         genes, present = self.genes.padded(rows, self.pad)
         values, _ = self.values.padded(rows, PADDED)
-        told = None if batches is None else torch.from_numpy(batches[rows])
+        told = torch.zeros(len(rows), dtype=torch.int64) if batches is None else torch.from_numpy(batches[rows])
         return CellBatch(torch.from_numpy(rows), genes, values, present, told)
 
 
@@ -72,8 +72,8 @@ class CellTokens:
         cells = BinnedGenes(counts.indptr.astype(np.int64), counts.indices, bins)
         if config.explicit_zeros:
             cells = with_zeros(cells, self.reader.measured)
-        how = {"keys": self.keys, "variable": self.variable}
-        cells = truncated(cells, config.max_length - 1, config.truncation, **how)
+        n_kept = config.max_length - 1
+        cells = truncated(cells, n_kept, config.truncation, keys=self.keys, variable=self.variable)
         return TokenisedCells(cells, len(self.keys), config.cls_value)
 
     def lengths(self) -> NDArray[np.int64]:

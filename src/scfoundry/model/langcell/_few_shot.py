@@ -15,10 +15,10 @@ from scfoundry.train.plan import fit, training_only
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scfoundry.nn.sequences import TokenLists
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._training_data import TrainingCells
+    from scfoundry.nn.sequences import TokenLists
     from scfoundry.train.plan import Trainable
 
 __all__ = ["LabelTextLosses", "TunedPart", "learn_texts"]

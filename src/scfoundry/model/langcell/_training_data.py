@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from scfoundry.data.tokens.ranks import PAD
-from scfoundry.nn.sequences import Batch, TokenLists
 from scfoundry.model.langcell._inference import CELLS_PER_BLOCK, ranked_cells
+from scfoundry.nn.sequences import Batch, TokenLists
 
 if TYPE_CHECKING:
     from anndata import AnnData
