@@ -307,7 +307,7 @@ def test_without_data_there_is_nothing_to_train_on(make_adata):
 
 @pytest.fixture(scope="module")
 def classifier(make_adata):
-    adata = make_adata(200, 60)
+    adata = make_adata(260, 60)[:200].copy()
     model = sf.model.Celler(genes=adata.var_names, **TINY)
     labels = adata.obs["cell_type"].astype(object).to_numpy().copy()
     labels[:5] = None
