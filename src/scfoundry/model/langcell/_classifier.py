@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scfoundry._settings import logger
 from scfoundry.train.cells import BestWeights, CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch import Tensor
 
@@ -21,9 +20,10 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._inference import CellStream
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._training_data import TrainingCells
+    from scfoundry.train.labels import ClassificationLoss
     from scfoundry.train.plan import Trainable
 
-__all__ = ["N_LOOKED_AT", "ClassLoss", "class_probabilities", "labels_of_cells", "learn", "warn_of_one_class"]
+__all__ = ["class_logits", "class_probabilities", "labels_of_cells", "learn"]
 
 # Published: everything at a small rate with warm-up, or the last layer alone at a large one.
 LEARNING: dict[TunedPart, dict[str, Any]] = {
@@ -31,41 +31,20 @@ LEARNING: dict[TunedPart, dict[str, Any]] = {
     "head": {"parts": ("classifier.output",), "lr": 5e-3, "warmup_steps": 0},
 }
 WEIGHT_DECAY = 1e-3
-# Cells that are looked at to see whether all get the same class.
-N_LOOKED_AT = 500
 
 
-class ClassLoss:
-    """Loss of the classes of a batch of cells, given targets of all, (n_obs,) or (n_obs, C).
-
-    ``held_out``: loss by which training stops; the same if `None`.
-    """
-
-    def __init__(
-        self,
-        module: LangCellModule,
-        cells: TrainingCells,
-        targets: np.ndarray,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        held_out: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ) -> None:
-        self.module, self.cells, self.loss, self.held_out = module, cells, loss, held_out or loss
-        self.targets = torch.from_numpy(targets)
-
-    def __call__(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
-        """The loss."""
-        cells = self.cells.batch(rows, self.module.device)
-        targets = self.targets[torch.from_numpy(rows)].to(self.module.device)
-        logits = self.module.classifier(self.module.cell(cells.tokens, cells.present, n_wanted=1))
-        loss = self.loss if self.module.training else self.held_out
-        return {"loss": loss(logits.float(), targets)}
+def class_logits(module: LangCellModule, cells: TrainingCells, rows: np.ndarray) -> Tensor:
+    """Logits of the classes of some cells by their row numbers, (B, C)."""
+    batch = cells.batch(rows, module.device)
+    return module.classifier(module.cell(batch.tokens, batch.present, n_wanted=1))
 
 
 def learn(
     model: Trainable[LangCellModule],
-    loss: ClassLoss,
+    loss: ClassificationLoss,
     rows: tuple[np.ndarray, np.ndarray],
     *,
+    lengths: np.ndarray,
     train: TunedPart,
     max_epochs: int,
     patience: int,
@@ -73,10 +52,13 @@ def learn(
     plan_kwargs: Mapping[str, Any],
     **trainer_kwargs: Any,
 ) -> None:
-    """Train the head, and the encoder with it if asked for; rows to learn from, and rows held out."""
+    """Train the head, and the encoder with it if asked for.
+
+    ``rows``: to learn from, and held out. ``lengths``: genes of every cell, (n_obs,).
+    """
     how = LEARNING[train]
     given = {name: value for name, value in plan_kwargs.items() if value is not None}
-    data = CellDataModule(*rows, lengths=loss.cells.lengths(), batch_size=batch_size)
+    data = CellDataModule(*rows, lengths=lengths, batch_size=batch_size)
     n_steps = max_epochs * len(data.train_dataloader())
     plan = CellTrainingPlan(
         model.module,
@@ -91,16 +73,6 @@ def learn(
     callbacks = [BestWeights(model.module, patience)] if len(rows[1]) else []
     with training_only(model.module, how["parts"]):
         fit(model, plan, data, max_epochs=max_epochs, callbacks=callbacks, **trainer_kwargs)
-
-
-def warn_of_one_class(probabilities: np.ndarray, coded: np.ndarray, classes: Sequence[str]) -> None:
-    """Warn of a trained head that gives one class to all of some cells it learned from, although they have several."""
-    given = np.unique(probabilities.argmax(1))
-    if len(given) == 1 and len(np.unique(coded)) > 1:
-        logger.warning(
-            "The classifier calls every cell %r: it learned nothing. Try a larger lr, more epochs, or train='head'.",
-            classes[given[0]],
-        )
 
 
 def labels_of_cells(targets: Any, n_obs: int) -> tuple[np.ndarray, list[str]]:

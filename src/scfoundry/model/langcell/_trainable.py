@@ -13,30 +13,31 @@ from torch.nn import functional as F
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.model._base import FoundationModel
-from scfoundry.model.langcell._classifier import (
-    N_LOOKED_AT,
-    ClassLoss,
-    class_probabilities,
-    labels_of_cells,
-    learn,
-    warn_of_one_class,
-)
-from scfoundry.model.langcell._few_shot import LabelTextLosses, draw_shots, labelled_cells, learn_texts
+from scfoundry.model.langcell._classifier import class_logits, class_probabilities, labels_of_cells, learn
+from scfoundry.model.langcell._few_shot import LabelTextLosses, learn_texts
 from scfoundry.model.langcell._inference import CellStream
 from scfoundry.model.langcell._module import ClassificationHead
 from scfoundry.model.langcell._objectives import focal_loss
 from scfoundry.model.langcell._tokenizer import Tokenizer
 from scfoundry.model.langcell._training import check_stage, objective_weights, pretrain
-from scfoundry.model.langcell._training_data import CellTexts, TrainingCells, in_obs_order
+from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
 from scfoundry.nn.label_loss import PLAIN, LabelLoss
 from scfoundry.stats.splits import stratified_split
+from scfoundry.train.labels import (
+    N_LOOKED_AT,
+    ClassificationLoss,
+    draw_shots,
+    in_obs_order,
+    labelled_cells,
+    loss_of_sizes,
+    warn_of_one_class,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
-    from torch import Tensor
 
     from scfoundry._device import Precision
     from scfoundry.data.matrix.reader import Reader
@@ -211,7 +212,7 @@ class TrainableLangCell(FoundationModel):
         cells = self._training_cells(read)
         words = self.tokenizer(list(texts.values()))
         kind = self.config.mixture if losses is None else losses
-        minimised = _of_sizes(loss, coded[rows], len(texts))
+        minimised = loss_of_sizes(loss, coded[rows], len(texts))
         learns = LabelTextLosses(self.module, cells, coded, words, losses=kind, minimised=minimised)
         how: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "seed": seed, "max_epochs": max_epochs}
         learn_texts(self, learns, rows, train=train, **how, **trainer_kwargs)
@@ -281,9 +282,12 @@ class TrainableLangCell(FoundationModel):
         self._attach_head(classes, multilabel=False, seed=seed)
         cells = self._training_cells(read)
         split = stratified_split(coded, validation_size, rows, np.random.default_rng(seed))
-        learns = ClassLoss(self.module, cells, coded, _of_sizes(loss, coded[split[0]], len(classes)), F.cross_entropy)
+        sized = loss_of_sizes(loss, coded[split[0]], len(classes))
+        logits = partial(class_logits, self.module, cells)
+        learns = ClassificationLoss(self.module, logits, coded, sized, F.cross_entropy)
         how: dict[str, Any] = {"batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
-        learn(self, learns, split, train=train, plan_kwargs={"lr": lr, "seed": seed}, **how, **trainer_kwargs)
+        how |= {"lengths": cells.lengths(), "plan_kwargs": {"lr": lr, "seed": seed}}
+        learn(self, learns, split, train=train, **how, **trainer_kwargs)
         looked_at = np.intersect1d(draw_shots(coded, max(1, N_LOOKED_AT // len(classes)), seed), rows)
         warn_of_one_class(self.class_probabilities(read.take(looked_at), Compute.resolve()), coded[looked_at], classes)
 
@@ -325,11 +329,13 @@ class TrainableLangCell(FoundationModel):
         values, names = labels_of_cells(in_obs_order(targets, read.names, "targets"), read.n_obs)
         self._attach_head(names, multilabel=True, seed=seed)
         cells = self._training_cells(read)
-        loss = ClassLoss(self.module, cells, values, partial(focal_loss, gamma=gamma, alpha=alpha))
+        logits = partial(class_logits, self.module, cells)
+        loss = ClassificationLoss(self.module, logits, values, partial(focal_loss, gamma=gamma, alpha=alpha))
         alike, rows = np.zeros(read.n_obs, dtype=np.int64), np.arange(read.n_obs)
         split = stratified_split(alike, validation_size, rows, np.random.default_rng(seed))
         how: dict[str, Any] = {"batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
-        learn(self, loss, split, train=train, plan_kwargs={"lr": lr, "seed": seed}, **how, **trainer_kwargs)
+        how |= {"lengths": cells.lengths(), "plan_kwargs": {"lr": lr, "seed": seed}}
+        learn(self, loss, split, train=train, **how, **trainer_kwargs)
 
     def predict_classes(
         self,
@@ -377,8 +383,3 @@ class TrainableLangCell(FoundationModel):
             torch.manual_seed(seed)
             head = ClassificationHead(self.config.n_hidden, len(classes), self.config.dropout)
         self.module.classifier = head.to(self.module.device)
-
-
-def _of_sizes(loss: LabelLoss, codes: np.ndarray, n_classes: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Loss of logits and targets, where so many cells of a class are learned from as there are codes."""
-    return partial(loss, class_counts=torch.from_numpy(np.bincount(codes, minlength=n_classes)))
