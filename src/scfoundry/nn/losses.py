@@ -1,4 +1,4 @@
-"""Losses of classes of very unequal size, as functions of logits (Zhao et al. 2024, Celler; Ren et al. 2020).
+"""Losses of classes of very unequal size, as functions of logits (Zhao et al. 2025; Ren et al. 2020).
 
 Every loss takes logits (B, C), the number of each example's class (B,), and how many training examples a class has,
 (C,). All compute in float32 at least, also under autocast. Evaluation needs none of them: predictions, validation and
