@@ -36,6 +36,7 @@ ABILITIES = {
     capabilities.Tunable: "fine-tuning through the embedding",
     capabilities.AttendsToCells: "attention between cells",
     capabilities.ReplacesGenes: "replaced genes",
+    capabilities.FineTunesExpression: "fine-tuning without labels",
     capabilities.FineTunesLabels: "published fine-tuning on labels",
     capabilities.FineTunesPathways: "published fine-tuning on pathways",
     capabilities.FineTunesImputation: "published fine-tuning for imputation",

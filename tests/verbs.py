@@ -32,6 +32,12 @@ class Verb:
     # How far rounding may move values of untrained models.
     tolerance: float = 1e-5
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # What sets a second way of calling the verb apart.
+    variant: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}{self.variant}"
 
 
 TEXTS = ["B cell", "monocyte", "NK"]
@@ -41,6 +47,14 @@ PLACES = {"batch_key": "batch", "spatial_key": "spatial"}
 SECTIONS = {"context_key": "batch", "reference_context_key": "batch"}
 VERBS = [
     Verb("embed", ("obsm/X_{model}", "uns/{model}"), PLACES),
+    Verb(
+        "embed",
+        ("obsm/X_{model}", "uns/{model}"),
+        PLACES | ONE_EPOCH | {"fine_tune": True},
+        models="cellplm",
+        log1p="refused",
+        variant="_fine_tuned",
+    ),
     Verb(
         "annotate",
         ("obs/annotation", "obs/annotation_score", "obsm/annotation_scores", "uns/annotation"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from benchmarks.embed.tasks import DataSet
 
-__all__ = ["PCA_SETTINGS", "SCVI_SETTINGS", "pca", "scvi"]
+__all__ = ["PCA_SETTINGS", "SCVI_SETTINGS", "cached", "pca", "scvi"]
 
 Embedding = tuple["NDArray[np.float32]", dict[str, Any]]
 
@@ -38,7 +38,7 @@ def pca(adata: AnnData, data: DataSet, cache: Path) -> Embedding:
         sc.pp.scale(cells, max_value=PCA_SETTINGS["max_value"])
         return peers.principal_components(cells, PCA_SETTINGS["n_comps"]), {"genes": cells.n_vars}
 
-    return _cached(cache, f"{data.name}.pca", PCA_SETTINGS, compute)
+    return cached(cache, f"{data.name}.pca", PCA_SETTINGS, compute)
 
 
 def scvi(adata: AnnData, data: DataSet, cache: Path, seed: int) -> Embedding:
@@ -57,14 +57,14 @@ def scvi(adata: AnnData, data: DataSet, cache: Path, seed: int) -> Embedding:
         }
         return model.get_latent_representation().astype(np.float32), facts
 
-    return _cached(cache, f"{data.name}.scvi{seed}", SCVI_SETTINGS, compute)
+    return cached(cache, f"{data.name}.scvi{seed}", SCVI_SETTINGS, compute)
 
 
 def _variable_genes(adata: AnnData, data: DataSet) -> AnnData:
     return adata[:, peers.variable_genes(adata, N_GENES, data.batch_key)].copy()
 
 
-def _cached(cache: Path, name: str, settings: dict[str, Any], compute: Callable[[], Embedding]) -> Embedding:
+def cached(cache: Path, name: str, settings: dict[str, Any], compute: Callable[[], Embedding]) -> Embedding:
     """Read an embedding and what is known of it, or compute and keep it."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     values, facts = cache / f"{name}.{digest}.npy", cache / f"{name}.{digest}.json"

@@ -3,8 +3,9 @@
     python -m benchmarks embed DATA_FOLDER --model cellplm-mini
     python -m benchmarks embed DATA_FOLDER --fast --model runs/trial
 
-The model is not trained on the scored data: `sf.tl.embed` adapts it, or gives its latent alone. PCA and scVI are fitted
-to it, scVI once per seed. Prints one table per data set and writes every number with the settings and the machine.
+The weights have not seen the scored data: `sf.tl.embed` adapts them, gives their latent alone, or fine-tunes a copy
+first, once per seed. PCA and scVI are fitted to the data, scVI once per seed. Prints one table per data set and writes
+every number with the settings and the machine.
 ``--fast`` scores one folder of weights by neighbours, Leiden clusters and silhouettes alone.
 """
 
@@ -13,51 +14,96 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import scfoundry as sf
 from benchmarks.command import RANDOM, arguments, load_model, parse
-from benchmarks.embed.peers import PCA_SETTINGS, SCVI_SETTINGS, pca, scvi
+from benchmarks.embed.peers import PCA_SETTINGS, SCVI_SETTINGS, cached, pca, scvi
 from benchmarks.embed.report import score_table
 from benchmarks.embed.scores import quick_scores
 from benchmarks.embed.tasks import DATA_SETS
 from benchmarks.reporting import about, write_results
+from scfoundry.model._capabilities import FineTunesExpression, can
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from benchmarks.embed.scores import Scores
     from benchmarks.embed.tasks import DataSet, Scored
+    from scfoundry.data.matrix.cells import Cells
 
     # Those of one method: one, or one per seed of its training.
     Embeddings = list[NDArray[np.float32]]
 
 
-def pretrained(adata: AnnData, data: DataSet, weights: str) -> dict[str, Embeddings]:
-    """Adapted, as its twin with random weights is, and the latent alone; each with the batches known and without."""
+def pretrained(
+    adata: AnnData, data: DataSet, weights: str, seeds: Sequence[int], cache: Path
+) -> tuple[dict[str, Embeddings], dict[str, Any]]:
+    """Embeddings of a model by method, and what `sf.tl.embed` found of each.
+
+    Adapted, and what that is made of: without a model, with random weights, with a fine-tuned copy, each latent alone;
+    with the batches known and without. Copies, which take their time, know the batches where there are some.
+    """
     model = load_model(weights)
     name = type(model).__name__
     twin = load_model(RANDOM + weights.removeprefix(RANDOM))
-    calls: dict[str, tuple[Any, bool, str | None]] = {}
-    if data.batch_key:
-        calls |= {
-            f"{name}, adapted, batches": (model, True, data.batch_key),
-            "random weights, adapted, batches": (twin, True, data.batch_key),
-            f"{name} alone, a context per batch": (model, False, data.batch_key),
-        }
-    calls |= {
-        f"{name}, adapted": (model, True, None),
-        "random weights, adapted": (twin, True, None),
-        f"{name} alone, one context": (model, False, None),
-    }
-    embeddings = {}
-    for method, (of_method, adapt, batch_key) in calls.items():
-        sf.tl.embed(adata, of_method, adapt=adapt, batch_key=batch_key, key_added="embedding")
-        embeddings[method] = [adata.obsm.pop("embedding")]
-    return embeddings
+    embeddings: dict[str, Embeddings] = {}
+    facts: dict[str, Any] = {}
+
+    def add(method: str, of_method: Any, batch_key: str | None, **how: Any) -> None:
+        found = embedded(adata, of_method, batch_key, **how)
+        embeddings[method], facts[method] = [found[0]], [found[1]]
+
+    for batch_key in dict.fromkeys([data.batch_key, None]):
+        batches, context = (", batches", "a context per batch") if batch_key else ("", "one context")
+        add(f"{name}, adapted{batches}", model, batch_key)
+        add(f"random weights, adapted{batches}", twin, batch_key)
+        add(f"components alone{batches}", NoLatent(model), batch_key)
+        add(f"{name} alone, {context}", model, batch_key, adapt=None)
+        if batch_key == data.batch_key and seeds and can(model, FineTunesExpression):
+            pairs, found = zip(*(fine_tuned(adata, data, model, cache, seed) for seed in seeds), strict=True)
+            method = f"{name} fine-tuned, adapted{batches}"
+            embeddings[method], facts[method] = [adapted for adapted, _ in pairs], list(found)
+            embeddings[f"{name} fine-tuned alone, {context}"] = [latent for _, latent in pairs]
+    return embeddings, facts
+
+
+def embedded(adata: AnnData, model: Any, batch_key: str | None, **how: Any) -> tuple[NDArray[np.float32], Any]:
+    """Embedding, and what was found of its adaptation."""
+    sf.tl.embed(adata, model, batch_key=batch_key, key_added="embedding", **how)
+    return adata.obsm.pop("embedding"), adata.uns.pop("embedding").get("adaptation", {})
+
+
+def fine_tuned(
+    adata: AnnData, data: DataSet, model: Any, cache: Path, seed: int
+) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], dict[str, Any]]:
+    """Adapted embedding and latent alone of a copy that learned once from the data, and what was found."""
+
+    def compute() -> tuple[NDArray[np.float32], dict[str, Any]]:
+        how: dict[str, Any] = {"batch_key": data.batch_key, "key_added": "embedding", "adapt": None}
+        embedder = sf.tl.embed(adata, model, **how, fine_tune=True, rng=seed, return_fitted=True)
+        latent, (adapted, found) = adata.obsm.pop("embedding"), embedded(adata, embedder.model, data.batch_key)
+        losses = embedder.model.history_["reconstruction_train"].iloc[:, 0].astype(float)
+        found |= {"loss_first_epoch": losses.iloc[0], "loss_last_epoch": losses.iloc[-1], "epochs": len(losses)}
+        return np.hstack([adapted, latent]), found | {"width": adapted.shape[1]}
+
+    both, found = cached(cache, f"{data.name}.tuned{seed}", {"weights": model.provenance}, compute)
+    return tuple(np.hsplit(both, [found["width"]])), found
+
+
+class NoLatent:
+    """The genes of a model without what it knows of them: what is left are the components of the data."""
+
+    def __init__(self, model: Any) -> None:
+        self.genes, self.provenance = model.genes, model.provenance
+
+    def embed(self, cells: Cells, compute: Any) -> NDArray[np.float32]:
+        """Nothing of every cell, (n_obs, 0)."""
+        return np.empty((cells.n_obs, 0), dtype=np.float32)
 
 
 def score(
@@ -86,12 +132,12 @@ def score_beside_peers(
     scored = data.scored(adata)
     unintegrated, facts = pca(adata, data, cache)
     trained = [scvi(adata, data, cache, seed) for seed in seeds] if with_scvi else []
-    embeddings = pretrained(adata, data, weights)
+    embeddings, facts_of_model = pretrained(adata, data, weights, seeds, cache)
     embeddings["PCA"] = [unintegrated]
     if with_scvi:
         embeddings["scVI"] = [embedding for embedding, _ in trained]
     scores = {name: score(of_method, scored, seeds, unintegrated) for name, of_method in embeddings.items()}
-    return scores, {"PCA": facts, "scVI": [of_training for _, of_training in trained]}
+    return scores, facts_of_model | {"PCA": facts, "scVI": [of_training for _, of_training in trained]}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -106,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for data in DATA_SETS:
             adata = data.read(args.data)
             scored = data.scored(adata)
-            embeddings = pretrained(adata, data, args.model)
+            embeddings, _ = pretrained(adata, data, args.model, [], args.cache)
             print(score_table(data.name, {name: score(e, scored, [0]) for name, e in embeddings.items()}))
         return
 

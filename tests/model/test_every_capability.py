@@ -12,7 +12,10 @@ from scfoundry.data.matrix.cells import Cells
 from scfoundry.model._capabilities import ABILITIES, can, require
 
 # Model -> what it can do, see `scfoundry.model._capabilities`.
-CELLPLM = "HasGeneVectors PredictsRates Tunable AttendsToCells ReplacesGenes FineTunesImputation FineTunesPerturbations"
+CELLPLM = (
+    "HasGeneVectors PredictsRates Tunable AttendsToCells ReplacesGenes FineTunesExpression FineTunesImputation "
+    "FineTunesPerturbations"
+)
 CLAIMS = {
     "cellplm": f"Embeds {CELLPLM}",
     "cellplm_gmvae": f"Embeds {CELLPLM}",
@@ -126,6 +129,12 @@ def fine_tunes_pathways(model, cells):
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
 
 
+def fine_tunes_expression(model, cells):
+    tuned = model.fine_tune_expression(cells, max_epochs=1, seed=0, compute=CPU)
+    embeds(tuned, cells)
+    assert np.abs(tuned.embed(cells, CPU) - model.embed(cells, CPU)).max() > 0
+
+
 def fine_tunes_imputation(model, cells):
     panel, hidden = cells.measured[:30], cells.measured[30:35]
     spots = cells.only(panel)
@@ -154,6 +163,7 @@ RUNS = {
     "ReplacesGenes": replaces_genes,
     "FineTunesLabels": fine_tunes_labels,
     "FineTunesPathways": fine_tunes_pathways,
+    "FineTunesExpression": fine_tunes_expression,
     "FineTunesImputation": fine_tunes_imputation,
     "FineTunesPerturbations": fine_tunes_perturbations,
 }

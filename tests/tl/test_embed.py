@@ -19,7 +19,7 @@ def adata(make_adata):
 
 
 def test_without_adaptation_the_embedding_is_that_of_the_model(model, adata):
-    sf.tl.embed(adata, model, adapt=False, device="cpu")
+    sf.tl.embed(adata, model, adapt=None, device="cpu")
     assert adata.uns["cellplm"]["params"]["method"] == "latent"
     assert "adaptation" not in adata.uns["cellplm"]
     np.testing.assert_array_equal(adata.obsm["X_cellplm"], model.get_latent_representation(adata, device="cpu"))
@@ -28,11 +28,31 @@ def test_without_adaptation_the_embedding_is_that_of_the_model(model, adata):
 def test_arguments_left_at_none_are_not_recorded(model, adata):
     sf.tl.embed(adata, model, batch_key="batch", device="cpu")
     assert adata.uns["cellplm"]["params"] == {
-        "adapt": True,
+        "adapt": "components",
+        "fine_tune": False,
         "batch_key": "batch",
         "method": "components and latent",
         "precision": "auto",
     }
+
+
+def test_what_was_learned_is_recorded(model, adata, logged, tmp_path):
+    how = {"fine_tune": True, "max_epochs": 1, "rng": 3, "device": "cpu"}
+    embedder = sf.tl.embed(adata, model, adapt=None, **how, return_fitted=True)
+    params = adata.uns["cellplm"]["params"]
+    assert params == {
+        "fine_tune": True,
+        "max_epochs": 1,
+        "method": "fine-tuned latent",
+        "precision": "auto",
+        "rng": 3,
+    }
+    assert embedder.model.provenance["weights"] == "untrained, fine-tuned"
+    assert any("untrained on cpu, to be fine-tuned: 60 cells" in message for message in logged)
+    embedder.save(tmp_path)
+    sf.tl.embed(adata, tmp_path, device="cpu", key_added="again")
+    np.testing.assert_array_equal(adata.obsm["again"], adata.obsm["X_cellplm"])
+    assert adata.uns["again"]["params"] == {"fine_tune": True, "method": "fine-tuned latent", "precision": "auto"}
 
 
 def test_one_line_tells_what_is_about_to_happen(model, adata, logged):
@@ -115,6 +135,12 @@ def test_cells_of_a_batch_that_the_fit_does_not_know_are_refused(fitted, adata):
 
 def test_what_has_no_effect_is_refused(fitted, adata):
     with pytest.raises(ValueError, match=r"learns no more, so that adapt would have no effect"):
+        sf.tl.embed(adata, fitted[0], batch_key="batch", adapt=None)
+    with pytest.raises(ValueError, match=r"learns no more, so that fine_tune would have no effect"):
+        sf.tl.embed(adata, fitted[0], batch_key="batch", fine_tune=True)
+    with pytest.raises(ValueError, match=r"max_epochs=5 is of fine-tuning: fine_tune=True"):
+        sf.tl.embed(adata, fitted[0], batch_key="batch", max_epochs=5)
+    with pytest.raises(ValueError, match=r"adapt must be one of 'components'; got False"):
         sf.tl.embed(adata, fitted[0], batch_key="batch", adapt=False)
     with pytest.raises(ValueError, match=r"a copy of adata or the fitted object, not both"):
         sf.tl.embed(adata, fitted[0], batch_key="batch", copy=True, return_fitted=True)

@@ -57,8 +57,8 @@ def _not_yet(request):
             request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
 
 
-PAIRS = {f"{verb.name}-{name}": (verb, name) for verb in VERBS for name in verb.models.split()}
-ONE_EACH = {verb.name: f"{verb.name}-{verb.models.split()[-1]}" for verb in VERBS}
+PAIRS = {f"{verb.label}-{name}": (verb, name) for verb in VERBS for name in verb.models.split()}
+ONE_EACH = {verb.label: f"{verb.label}-{verb.models.split()[-1]}" for verb in VERBS}
 
 
 @pytest.fixture(scope="session")
@@ -338,7 +338,7 @@ def test_log_normalised_values_mean_the_same_as_counts_where_they_suffice(case):
         same({name: result[name] for name in numbers}, {name: case.expected[name] for name in numbers}, tolerance=1e-4)
 
 
-REFUSED = {f"{verb.name}-{name}": (verb, name) for verb in VERBS for name in USERS if name not in verb.models.split()}
+REFUSED = {f"{verb.label}-{name}": (verb, name) for verb in VERBS for name in USERS if name not in verb.models.split()}
 
 
 @pytest.mark.parametrize(("verb", "name"), REFUSED.values(), ids=list(REFUSED))

@@ -89,7 +89,7 @@ def test_empty_cells_are_not_found(reads_texts, adata):
 
 def test_a_stored_embedding_gives_the_same_cells(reads_texts, adata, tmp_path):
     expected = sf.tl.retrieve(adata, QUERY, k=4, model=reads_texts, device="cpu")
-    sf.tl.embed(adata, reads_texts, adapt=False, device="cpu")
+    sf.tl.embed(adata, reads_texts, adapt=None, device="cpu")
     adata.write_h5ad(tmp_path / "cells.h5ad")
     backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
     hits = sf.tl.retrieve(backed, QUERY, k=4, model=reads_texts, use_rep="X_langcell", device="cpu")
@@ -104,7 +104,7 @@ def test_the_order_of_cells_and_queries_does_not_matter(reads_texts, adata):
 
 
 def test_the_length_of_a_stored_embedding_does_not_matter(reads_texts, adata):
-    sf.tl.embed(adata, reads_texts, adapt=False, device="cpu")
+    sf.tl.embed(adata, reads_texts, adapt=None, device="cpu")
     expected = sf.tl.retrieve(adata, QUERY, model=reads_texts, use_rep="X_langcell", device="cpu")
     adata.obsm["X_langcell"] *= np.linspace(0.1, 9, 12)[:, None]
     hits = sf.tl.retrieve(adata, QUERY, model=reads_texts, use_rep="X_langcell", device="cpu")
@@ -131,7 +131,7 @@ def test_bad_arguments_are_refused(reads_texts, adata, query, arguments, message
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0])
 def test_cells_without_direction_are_refused(reads_texts, adata, value):
-    sf.tl.embed(adata, reads_texts, adapt=False, device="cpu")
+    sf.tl.embed(adata, reads_texts, adapt=None, device="cpu")
     adata.obsm["X_langcell"][3] = value
     with pytest.raises(ValueError, match=r"1 of 12 cells have no direction in adata.obsm\['X_langcell'\]"):
         sf.tl.retrieve(adata, "NK", model=reads_texts, use_rep="X_langcell")

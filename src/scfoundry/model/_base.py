@@ -136,11 +136,13 @@ class FoundationModel(BaseModelClass):
     def copy(self, **config: Any) -> Self:
         """A model with weights of its own and without the training data, to be fine-tuned.
 
-        Parts that only the changed configuration has, such as a head, start with fresh weights.
+        Parts that only the changed configuration has, such as a head or a table of other batches, start with fresh
+        weights.
         """
         copied = type(self)(genes=self.genes, **(self.config.as_dict() | config))
-        fresh = copied.module.state_dict()
-        copied.module.load_state_dict(fresh | {k: v for k, v in self.module.state_dict().items() if k in fresh})
+        fresh, own = copied.module.state_dict(), self.module.state_dict()
+        kept = {name: value for name, value in own.items() if name in fresh and fresh[name].shape == value.shape}
+        copied.module.load_state_dict(fresh | kept)
         # They are no longer the weights that the checksum stands for.
         copied.description_ = {k: v for k, v in self.description_.items() if k != "sha256"}
         copied.description_["weights"] = f"{self.description_['weights']}, fine-tuned"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttendsToCells",
     "Embeds",
+    "FineTunesExpression",
     "FineTunesImputation",
     "FineTunesLabels",
     "FineTunesPathways",
@@ -158,6 +159,14 @@ class ReplacesGenes(Protocol):
 
 
 @runtime_checkable
+class FineTunesExpression(Embeds, Protocol):
+    """A model that goes on learning from cells without labels, by what it was pre-trained on."""
+
+    def fine_tune_expression(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
+        """Copy that learned from cells, contexts being their batches; some of them have counts."""
+
+
+@runtime_checkable
 class FineTunesImputation(Protocol):
     """A model whose paper fine-tunes it on spots and cells together."""
 
@@ -267,6 +276,7 @@ ABILITIES: dict[type, tuple[str, str]] = {
     ReadsTexts: ("reads no texts", "cellnamer"),
     AttendsToCells: ("reads every cell by itself", "cellplm"),
     ReplacesGenes: ("cannot be shown a replaced gene", "cellplm"),
+    FineTunesExpression: ("has no fine-tuning on cells without labels", "cellplm"),
     FineTunesImputation: ("has no published fine-tuning for imputation", "cellplm"),
     FineTunesLabels: ("has no published fine-tuning on labels", "langcell"),
     FineTunesPathways: ("has no published fine-tuning on pathways", "langcell"),

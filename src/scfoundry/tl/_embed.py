@@ -6,17 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, check_return, open_fitted, record, refuse_learning
+from scfoundry.tl._opening import (
+    announce,
+    at_least_one,
+    check_return,
+    new_seed,
+    one_of,
+    open_fitted,
+    record,
+    refuse_learning,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from anndata import AnnData
     from mudata import MuData
 
     from scfoundry._device import Precision
     from scfoundry.model import FoundationModel
     from scfoundry.tasks import Embedder
+    from scfoundry.tasks.embedding.embedder import Adaptation
 
 __all__ = ["embed"]
 
@@ -27,11 +38,14 @@ def embed(
     adata: AnnData | MuData,
     model: str | Path | FoundationModel | Embedder = "cellplm",
     *,
-    adapt: bool = True,
+    adapt: Adaptation | None = "components",
+    fine_tune: bool = False,
+    max_epochs: int | None = None,
     layer: str | None = None,
     batch_key: str | None = None,
     spatial_key: str | None = None,
     modality: str = Keys.RNA,
+    rng: int | np.random.Generator | None = 0,
     key_added: str | None = None,
     device: str = "auto",
     precision: Precision = "auto",
@@ -43,8 +57,9 @@ def embed(
 
     What a model knows helps where cells are like those it learned from. Beside its latent stand principal components of
     the data's own genes, those that the model does not know included; genes that were hidden decide how much the latent
-    adds, if anything. With ``batch_key``, what sets batches apart is taken out. Nothing is trained, and no label is
-    needed. ``adapt=False`` gives the latent alone, which is the same for a data set whatever others are at hand.
+    adds, if anything. With ``batch_key``, what sets batches apart is taken out. No label is needed, and
+    nothing is trained unless ``fine_tune=True``. ``adapt=None`` gives the latent alone, which of a pretrained model is
+    the same for a data set whatever others are at hand.
 
     Genes are found by name: Ensembl ids, symbols, former symbols and mouse orthologs. The order of genes and cells and
     the size of batches do not change the result. The default weights of ``"cellnamer"`` read a gene in part relative to
@@ -58,17 +73,26 @@ def embed(
         A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Or a
         `sf.tasks.Embedder`, or its folder, which puts cells where they would have been among those it was fitted to.
     adapt
-        Bring latent and components together. Otherwise the model's latent, as `get_latent_representation` gives it.
+        ``"components"`` brings latent and components together. The model's latent alone, as `get_latent_representation`
+        gives it, if `None`.
+    fine_tune
+        Embed with a copy of the model that went on learning from these cells, without labels, by what it was
+        pretrained on: for CellPLM masked counts of whole contexts :cite:p:`wen2024cellplm`. See Notes.
+    max_epochs
+        Passes over the cells in that training; as many as make about 300 steps if `None`. Refused without
+        ``fine_tune``.
     layer
         Layer with the values, ``X`` if `None`.
     batch_key
         Column of ``obs`` that names the sample, section or field of view of a cell. Differences between samples are
-        taken out (not with ``adapt=False``): leave it out where they are what you look for. Models whose unit is a
+        taken out (not with ``adapt=None``): leave it out where they are what you look for. Models whose unit is a
         group of cells see those of a sample together. One group of all cells if `None`.
     spatial_key
         Key of ``obsm`` with coordinates, for models with positions.
     modality
         Modality of a `MuData`.
+    rng
+        Seed or generator, of fine-tuning.
     key_added
         Name for the results instead of the model's.
     device, precision, batch_size
@@ -87,7 +111,7 @@ def embed(
         cells that are all alike, or a single one, the latent alone.
     ``adata.uns["<model>"]`` (``key_added`` if given)
         ``"params"``: the arguments, and as ``"method"`` what the embedding is made of (``"components and latent"``,
-        ``"components"`` or ``"latent"``); ``"adaptation"``, if adapted: ``"latent_weight"``, the length of the latent
+        ``"components"`` or ``"latent"``; after fine-tuning ``"fine-tuned latent"``); ``"adaptation"``, if adapted: ``"latent_weight"``, the length of the latent
         beside components of length 1, ``"n_batches"`` whose differences were taken out, and ``"explained"``, the share
         of hidden genes' components that neighbours explain, by weight; ``"provenance"``: weights with their checksum,
         licence, citation, versions, and how each gene was matched.
@@ -95,8 +119,9 @@ def embed(
     Raises
     ------
     ValueError
-        If the values are scaled, negative, NaN or neither counts nor log1p-normalised; too few genes are known; a key
-        does not exist, or an argument has no effect; cells are of a batch that an embedder was not fitted to; a GPU is
+        If the values are scaled, negative, NaN or neither counts nor log1p-normalised, with ``fine_tune`` if they are
+        no counts; too few genes are known; a key does not exist, or an argument has no effect; the model has no
+        training for ``fine_tune=True``, or no cell has counts to learn from; cells are of a batch that an embedder was not fitted to; a GPU is
         not there; or ``adata`` is a view of data on disk. Nothing has been computed then.
     FileNotFoundError
         If there are no such weights.
@@ -110,29 +135,41 @@ def embed(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.tasks.embedding.embedder import Embedder
+    from scfoundry.model._capabilities import FineTunesExpression, require
+    from scfoundry.tasks.embedding.embedder import Adaptation, Embedder
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
+    one_of(Adaptation, adapt=adapt)
+    at_least_one("max_epochs", max_epochs)
+    if max_epochs is not None and not fine_tune:
+        msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
+        raise ValueError(msg)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
     embedder, loaded = open_fitted(model, Embedder, caller=CALLER)
-    if embedder and not adapt:
-        refuse_learning(["adapt"], caller=CALLER)
+    if embedder:
+        refuse_learning(["adapt"] * (adapt is None) + ["fine_tune"] * fine_tune, caller=CALLER)
+    elif fine_tune:
+        require(loaded, FineTunesExpression, caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
-    cells = Cells.of(target, loaded.genes, **keys, caller=CALLER)
+    cells = Cells.of(target, loaded.genes, **keys, caller=CALLER, allow_log1p=not fine_tune)
 
     if embedder:
         embedder.require_known_batches(cells)
 
-    announce(loaded, compute, cells, what="as fitted" if embedder else "to be adapted" if adapt else "as pretrained")
-    if adapt and embedder is None:
-        embedder, embedding = Embedder.fit(loaded, cells, compute=compute)
+    done = ["fine-tuned"] * fine_tune + ["adapted"] * (adapt is not None)
+    how = f"to be {' and '.join(done)}" if done else "as pretrained"
+    announce(loaded, compute, cells, what="as fitted" if embedder else how)
+    learning: dict[str, Any] = {"adapt": adapt, "fine_tune": fine_tune, "max_epochs": max_epochs}
+    if embedder is None:
+        embedder, embedding = Embedder.fit(loaded, cells, **learning, seed=new_seed(rng), compute=compute)
     else:
-        embedder = embedder or Embedder(loaded)
         embedding = embedder.predict(cells, compute=compute)
 
-    origin = record(loaded, cells, keys | {"adapt": adapt, "precision": precision, "method": embedder.method})
-    if adapt:
+    params = keys | {"adapt": embedder.adapt, "fine_tune": embedder.fine_tuned, "max_epochs": max_epochs}
+    params |= {"rng": rng if fine_tune else None, "precision": precision, "method": embedder.method}
+    origin = record(loaded, cells, params)
+    if embedder.adapt:
         origin["adaptation"] = embedder.adaptation
     name = origin[Keys.PROVENANCE]["model"]
     target.obsm[key_added or Keys.embedding(name)] = embedding

@@ -69,7 +69,7 @@ def retrieve(
     model
         A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model.
     use_rep
-        Key of ``obsm`` with this model's latent, if `sf.tl.embed` with ``adapt=False`` has computed it
+        Key of ``obsm`` with this model's latent, if `sf.tl.embed` with ``adapt=None`` has computed it
         (``"X_cellnamer"``): searching all cells again then takes a moment. Rows are brought to length 1.
     layer, modality
         Layer with the values (``X`` if `None`), and modality of a `MuData`.
@@ -158,7 +158,7 @@ def _stored(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
     if use_rep not in adata.obsm:
         msg = (
             f"adata.obsm has no {use_rep!r}; its keys: {quoted(adata.obsm)}. Compute it: "
-            "sf.tl.embed(adata, model=..., adapt=False)."
+            "sf.tl.embed(adata, model=..., adapt=None)."
         )
         raise ValueError(msg)
     stored = np.asarray(adata.obsm[use_rep], dtype=np.float32)
@@ -180,7 +180,7 @@ def _require_one_space(
         msg = (
             f"adata.obsm[{use_rep!r}] has {latent.shape[1]} columns, but {model.provenance['weights']} embeds in "
             f"{directions.shape[1]}: it is adapted to data, or of another model. Compute this one's: "
-            "sf.tl.embed(adata, model=..., adapt=False)."
+            "sf.tl.embed(adata, model=..., adapt=None)."
         )
         raise ValueError(msg)
 

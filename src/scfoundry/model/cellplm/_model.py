@@ -16,6 +16,7 @@ from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
 from scfoundry.model.cellplm._cell_attention import stream_factors
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
+from scfoundry.model.cellplm._fine_tune_expression import fine_tune_on_expression
 from scfoundry.model.cellplm._fine_tune_imputation import fine_tune_on_both
 from scfoundry.model.cellplm._fine_tune_perturbation import fine_tune_perturbations, replaced_gene_changes
 from scfoundry.model.cellplm._module import CellPLMModule
@@ -320,6 +321,14 @@ class CellPLM(FoundationModel):
             return pretraining_loss(self.module, sample.to(self.module.device), step)
 
         return loss
+
+    def fine_tune_expression(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
+        """Copy that went on learning masked expression, from these cells; see `FineTunesExpression`."""
+        n_batches = len(cells.contexts)
+        model = self.copy(n_batches=n_batches) if n_batches > 1 else self.copy()
+        model.module.to(compute.device)
+        fine_tune_on_expression(model, cells, max_epochs=max_epochs, seed=seed, compute=compute)
+        return model
 
     def fine_tune_imputation(
         self,

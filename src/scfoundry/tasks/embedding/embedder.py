@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from scfoundry.model._capabilities import FineTunesExpression, require
 from scfoundry.stats.batch_correction import BatchCorrection
 from scfoundry.stats.splits import at_most
 from scfoundry.tasks._fitted import Fitted, prefixed, under
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
 
-__all__ = ["Embedder"]
+__all__ = ["Adaptation", "Embedder"]
 
 # Cells that the batch correction learns from, at most.
 MAX_CELLS = 20_000
 TINY = 1e-12
+
+Adaptation = Literal["components"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +38,13 @@ class Embedder(Fitted):
     Attributes
     ----------
     model
-        What embeds cells.
+        What embeds cells; with ``fine_tune=True`` a copy that learned from those of the fit.
     weight
         Length of the model's latent beside principal components of length 1; 0 leaves it out.
     validation
         Share of the components of hidden genes that neighbours explain, by weight; empty if it was not measured.
+    fine_tuned
+        Whether the model learned from the cells of the fit.
 
     Examples
     --------
@@ -52,13 +57,24 @@ class Embedder(Fitted):
     model: Any
     weight: float = 1.0
     validation: Mapping[str, float] = field(default_factory=dict)
+    fine_tuned: bool = False
     center: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False)
     length: float = field(default=1.0, repr=False)
     components: OwnComponents | None = field(default=None, repr=False)
     correction: BatchCorrection | None = field(default=None, repr=False)
 
     @classmethod
-    def fit(cls, model: Any, cells: Cells, *, compute: Compute) -> tuple[Self, NDArray[np.float32]]:
+    def fit(
+        cls,
+        model: Any,
+        cells: Cells,
+        *,
+        adapt: Adaptation | None = "components",
+        fine_tune: bool = False,
+        max_epochs: int | None = None,
+        seed: int = 0,
+        compute: Compute,
+    ) -> tuple[Self, NDArray[np.float32]]:
         """Learn the map, and apply it to the same cells, (n_obs, d).
 
         The latent alone is what remains where there are no components: of a single cell, or of cells all alike.
@@ -69,24 +85,40 @@ class Embedder(Fitted):
             Embeds cells.
         cells
             Counts or log1p-normalised values of one AnnData; contexts are its batches.
+        adapt
+            Set the components of the data beside the latent; the latent alone if `None`.
+        fine_tune
+            Embed with a copy of the model that learned from these cells first.
+        max_epochs
+            Most passes of that over the cells; what suits the model if `None`.
+        seed
+            Of everything random in fine-tuning.
         compute
             Where and how precisely.
+
+        Raises
+        ------
+        ValueError
+            With ``fine_tune``, if the model has no such training, or no cell has counts.
         """
+        if fine_tune:
+            model = _fine_tuned(model, cells, max_epochs, seed, compute)
+        if adapt is None:
+            return cls(model, fine_tuned=fine_tune), model.embed(cells, compute)
         genes = own_genes(cells.source, model.genes.species)  # type: ignore[arg-type]
         components = OwnComponents.fit(cells, genes)
         latent = model.embed(cells, compute)
         placed = cells.by_name[~cells.empty[cells.by_name]]
         if not components.axes.loadings.shape[1] or not len(placed):
-            return cls(model), latent
+            return cls(model, fine_tuned=fine_tune), latent
         weight, validation = latent_weight(model, cells, genes, compute)
         center = latent[placed].mean(0, dtype=np.float64)
         length = float(np.sqrt(np.mean(np.square(latent - center).sum(1)[placed])))
-        fitted = cls(model, weight, validation, center, length, components)
+        fitted = cls(model, weight, validation, fine_tune, center, length, components)
         if len(components.batches) > 1:
             points, codes = fitted._joined(latent, components.project(cells)), components.codes(cells)
             rows = at_most(MAX_CELLS, codes, placed, np.random.default_rng(0))
-            correction = BatchCorrection.fit(points[rows], codes[rows])
-            fitted = cls(model, weight, validation, center, length, components, correction)
+            fitted = replace(fitted, correction=BatchCorrection.fit(points[rows], codes[rows]))
         return fitted, fitted._placed(latent, cells)
 
     def predict(self, cells: Cells, *, compute: Compute) -> NDArray[np.float32]:
@@ -115,9 +147,15 @@ class Embedder(Fitted):
     @property
     def method(self) -> str:
         """What the embedding is made of, for the record."""
+        latent = "fine-tuned latent" if self.fine_tuned else "latent"
         if self.components is None:
-            return "latent"
-        return "components and latent" if self.weight else "components"
+            return latent
+        return f"components and {latent}" if self.weight else "components"
+
+    @property
+    def adapt(self) -> Adaptation | None:
+        """Adaptation that took place; none of a single cell, or of cells all alike."""
+        return None if self.components is None else "components"
 
     @property
     def adaptation(self) -> dict[str, Any]:
@@ -147,7 +185,8 @@ class Embedder(Fitted):
             arrays |= prefixed("components_", self.components.arrays())
         if self.correction is not None:
             arrays |= prefixed("correction_", self.correction.arrays())
-        return arrays, {"weight": self.weight, "validation": dict(self.validation), "length": self.length}
+        plain = {"weight": self.weight, "fine_tuned": self.fine_tuned, "length": self.length}
+        return arrays, plain | {"validation": dict(self.validation)}
 
     @classmethod
     def _restored(cls, model: Any, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
@@ -156,8 +195,22 @@ class Embedder(Fitted):
             model,
             values["weight"],
             values["validation"],
+            values["fine_tuned"],
             arrays["center"],
             values["length"],
             OwnComponents.from_arrays(components, model.genes.species) if components else None,
             BatchCorrection.from_arrays(correction) if correction else None,
         )
+
+
+def _fine_tuned(model: Any, cells: Cells, max_epochs: int | None, seed: int, compute: Compute) -> FineTunesExpression:
+    """Copy of a model that learned from cells, in the order of their names; those without counts teach nothing."""
+    tunable: FineTunesExpression = require(model, FineTunesExpression, caller="Embedder.fit")
+    expressed = cells.by_name[~cells.empty[cells.by_name]]
+    if not len(expressed):
+        msg = (
+            f"None of the {cells.n_obs:,} cells expresses a gene of the model, so that there is nothing to learn from. "
+            "Embed them as they are: sf.tl.embed(adata, model, fine_tune=False)."
+        )
+        raise ValueError(msg)
+    return tunable.fine_tune_expression(cells.take(expressed), max_epochs=max_epochs, seed=seed, compute=compute)
