@@ -18,6 +18,7 @@ from scfoundry.data.tokens.bins import gene_keys
 from scfoundry.model._base import FoundationModel
 from scfoundry.model.celler._checkpoint import from_released, is_release, read_release
 from scfoundry.model.celler._config import CellerConfig
+from scfoundry.model.celler._integration import integration_config, learn_integration
 from scfoundry.model.celler._module import CellerModule, ClassificationHead
 from scfoundry.model.celler._objectives import objective_weights
 from scfoundry.model.celler._tokens import CellTokens
@@ -372,6 +373,13 @@ class Celler(FoundationModel):
         """Probability of every label that was learned, (n_obs, L)."""
         columns = [self.config.classes.index(label.name) for label in labels]
         return self.class_probabilities(cells, compute)[:, columns]
+
+    def fine_tune_integration(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
+        """Copy that knows the batches of the cells, trained by scGPT's recipe; see `FineTunesIntegration`."""
+        names = sorted(context.name for context in cells.contexts)
+        tuned = self.copy(seed=seed, **integration_config(self.config, names, len(cells.measured)))
+        learn_integration(tuned, tuned._tokens(cells), max_epochs=max_epochs, seed=seed, compute=compute)
+        return tuned
 
     # ---- official files ----------------------------------------------------------------------------------------
 
