@@ -15,6 +15,8 @@ BENCHMARKS = {
     "predict_perturbation": "predict_perturbation.run",
     "speed_cellplm": "speed.cellplm",
     "speed_langcell": "speed.langcell",
+    "speed_celler": "speed.celler",
+    "speed_bin_expression": "speed.bin_expression",
     "speed_rank_encode": "speed.rank_encode",
     "summary": "summary",
 }

@@ -16,6 +16,7 @@ from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.matrix.reader import CountsInMemory
 from scfoundry.data.tokens.bins import gene_keys
 from scfoundry.model._base import FoundationModel
+from scfoundry.model._pretrained import REGISTRY
 from scfoundry.model.celler._checkpoint import from_released, is_release, read_release
 from scfoundry.model.celler._config import CellerConfig
 from scfoundry.model.celler._integration import integration_config, learn_integration
@@ -394,4 +395,7 @@ class Celler(FoundationModel):
         state = from_released(release.tensors, model.module, rows=release.rows, source=str(release.weights))
         model.module.load_state_dict(state)
         model.description_ |= {"weights": folder.name, "sha256": sha256(release.weights)}
+        if (known := REGISTRY.get(folder.name)) and known.model == cls.name:
+            about = {"licence": known.licence, "citation": known.citation, "trained_on": known.trained_on}
+            model.description_ |= about
         return model
