@@ -7,6 +7,7 @@ import sys
 
 BENCHMARKS = {
     "embed": "embed.run",
+    "integrate": "integrate.run",
     "annotate": "annotate.run",
     "few_shot": "annotate.few_shot",
     "zero_shot_annotate": "zero_shot_annotate.run",

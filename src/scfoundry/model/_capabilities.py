@@ -190,10 +190,10 @@ class FineTunesIntegration(Embeds, Protocol):
     """A model that learns from cells of several batches to embed them without what sets the batches apart."""
 
     def fine_tune_integration(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
-        """Copy that learned from cells, contexts being their batches, by the genes that they show.
+        """Copy that learned from cells, contexts being their batches, by the genes that they show."""
 
-        It embeds cells of these batches by what it knows of each, and cells of others, too.
-        """
+    def embed_integrated(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Embeddings by such a copy, (n_obs, Z): of cells of its batches, found by name, and of others, too."""
 
 
 @runtime_checkable

@@ -66,13 +66,14 @@ def integrate(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
+        Cells x genes with raw counts, or, where nothing is to be learned, log1p-normalised values; in memory, backed,
+        dask, or in a `MuData`.
     batch_key
         Column of ``obs`` that names the batch of a cell: sample, donor, technology.
     model
         A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model, which
-        stays as it is. Or a `sf.tasks.Integrator`, or its folder: then nothing is learned, and cells go where they would
-        have been in the fit, those of batches that it does not know by what its batches have in common.
+        stays as it is. Or a `sf.tasks.Integrator`, or its folder: then nothing is learned, and cells go where they
+        would have been in the fit, those of batches that it does not know by what its batches have in common.
     n_genes
         How many genes are read, those that vary most within batches; 1,200 as published if `None`.
     max_epochs
@@ -103,7 +104,7 @@ def integrate(
     Raises
     ------
     ValueError
-        If the values are scaled, negative, NaN or neither counts nor log1p-normalised; too few genes are known; a key
+        If the values are scaled, negative, NaN or not counts; too few genes are known; a key
         does not exist, or cells have no batch; there is a single batch to learn from; the model has no such training,
         or an argument no effect; a GPU is not there; or ``adata`` is a view of data on disk. Nothing has been computed
         then.
@@ -138,7 +139,8 @@ def integrate(
         refuse_learning([name for name, value in given.items() if value is not None], caller=CALLER)
     else:
         require(loaded, FineTunesIntegration, caller=CALLER)
-    cells = Cells.of(target, loaded.genes, layer=layer, batch_key=batch_key, caller=CALLER)
+    keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key}
+    cells = Cells.of(target, loaded.genes, **keys, caller=CALLER, allow_log1p=fitted is not None)
     if not fitted:
         require_batches(cells)
 
@@ -153,8 +155,8 @@ def integrate(
         )
     embedding = fitted.predict(cells, compute=compute)
 
-    params = {"batch_key": batch_key, "layer": layer, "n_genes": n_genes, "max_epochs": max_epochs}
-    origin = record(loaded, cells, params | {"rng": rng, "precision": precision})
+    params = keys | {"n_genes": n_genes, "max_epochs": max_epochs, "rng": rng, "precision": precision}
+    origin = record(loaded, cells, params)
     genes = loaded.genes.ids[fitted.genes]
     origin["integration"] = {"batches": list(fitted.batches), "unseen": unseen, "genes": genes.astype(str).tolist()}
     key = Keys.integrated(origin[Keys.PROVENANCE]["model"])

@@ -1,4 +1,4 @@
-"""Batch integration as scGPT was fine-tuned for it (Cui et al. 2024): variable genes with their zeros, batch by batch."""
+"""Batch integration as scGPT was fine-tuned for it (Cui et al. 2024): genes with their zeros, batch by batch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scfoundry.train.cells import CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from torch import Tensor
 
     from scfoundry._device import Compute
-    from scfoundry.model.celler._config import CellerConfig
+    from scfoundry.data.matrix.cells import Cells
     from scfoundry.model.celler._module import CellerModule
     from scfoundry.model.celler._tokens import CellTokens
     from scfoundry.train.plan import Trainable
@@ -30,11 +30,12 @@ N_EPOCHS, BATCH_SIZE, MASK_RATIO = 15, 64, 0.4
 LR, LR_WIDTH = 1e-4, 512
 
 
-def integration_config(config: CellerConfig, batches: Sequence[str], n_genes: int) -> dict[str, Any]:
-    """Values of the configuration that the published recipe changes, for cells that show ``n_genes`` genes."""
+def integration_config(cells: Cells) -> dict[str, Any]:
+    """Values of the configuration that the published recipe changes, for the batches of cells and their genes."""
     heads = {"mvc": True, "explicit_zeros": True, "batch_tokens": True, "domain_norm": True, "discriminator": True}
-    told = {"n_batches": len(batches), "batches": tuple(batches), "n_classes": 0, "classes": (), "class_counts": ()}
-    return heads | told | {"cls_value": 0, "mask_ratio": MASK_RATIO, "max_length": n_genes + 1}
+    batches = tuple(sorted(context.name for context in cells.contexts))
+    told = {"n_batches": len(batches), "batches": batches, "n_classes": 0, "classes": (), "class_counts": ()}
+    return heads | told | {"cls_value": 0, "mask_ratio": MASK_RATIO, "max_length": len(cells.measured) + 1}
 
 
 def learn_integration(

@@ -108,8 +108,7 @@ class Celler(FoundationModel):
         layer
             Layer with the counts, ``X`` if `None`.
         batch_key
-            Column of ``obs`` with batches whose differences are to be taken out, as published for integration: a new
-            model then knows the batches of these data.
+            Column of ``obs`` with batches to be integrated, as published: a new model knows those of these data.
         """
         setup_args = dict(locals())
         data_fields: list[Any] = [fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)]
@@ -135,8 +134,7 @@ class Celler(FoundationModel):
         """Cells as they are read, the numbers of their batches by name."""
         config, variable, batches = self.config, None, None
         if config.truncation == "hvg":
-            samples = [cells.take(context.rows).reader for context in cells.contexts]
-            variable = variable_genes(samples, config.max_length - 1)
+            variable = variable_genes([cells.take(c.rows).reader for c in cells.contexts], config.max_length - 1)
         if config.n_batches:
             numbers = {name: number for number, name in enumerate(config.batches)}
             batches = np.full(cells.n_obs, config.n_batches)
@@ -159,6 +157,8 @@ class Celler(FoundationModel):
             for batch in self._tokens(cells).stream(compute.device, compute.batch_size):
                 latent[batch.rows.sort().values.cpu()] = self.module.embed([batch]).float().cpu().numpy()
         return latent
+
+    embed_integrated = embed
 
     @torch.no_grad()
     def gene_vectors(self) -> NDArray[np.float32]:
@@ -372,13 +372,11 @@ class Celler(FoundationModel):
 
     def label_probabilities(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
         """Probability of every label that was learned, (n_obs, L)."""
-        columns = [self.config.classes.index(label.name) for label in labels]
-        return self.class_probabilities(cells, compute)[:, columns]
+        return self.class_probabilities(cells, compute)[:, [self.config.classes.index(label.name) for label in labels]]
 
     def fine_tune_integration(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
         """Copy that knows the batches of the cells, trained by scGPT's recipe; see `FineTunesIntegration`."""
-        names = sorted(context.name for context in cells.contexts)
-        tuned = self.copy(seed=seed, **integration_config(self.config, names, len(cells.measured)))
+        tuned = self.copy(seed=seed, **integration_config(cells))
         learn_integration(tuned, tuned._tokens(cells), max_epochs=max_epochs, seed=seed, compute=compute)
         return tuned
 

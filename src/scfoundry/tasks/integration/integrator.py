@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from scfoundry.model._capabilities import FineTunesIntegration, require
 from scfoundry.stats.variable_genes import variable_genes
 from scfoundry.tasks._expressed import expressed
@@ -15,6 +13,7 @@ from scfoundry.tasks._fitted import Fitted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from scfoundry._device import Compute
@@ -67,7 +66,7 @@ class Integrator(Fitted):
         model
             One that can be fine-tuned on batches; it stays as it is.
         cells
-            Counts or log1p-normalised values of one AnnData; contexts are the batches.
+            Counts of one AnnData; contexts are the batches.
         n_genes
             How many genes of the model are read, those without counts in a cell included.
         max_epochs
@@ -102,7 +101,7 @@ class Integrator(Fitted):
         compute
             Where and how precisely.
         """
-        return self.model.embed(cells.only(self.genes), compute)
+        return self.model.embed_integrated(cells.only(self.genes), compute)
 
     def unseen(self, cells: Cells) -> list[str]:
         """Batches that were not there in the fit, ascending."""
