@@ -111,20 +111,26 @@ def embed(
         cells that are all alike, or a single one, the latent alone.
     ``adata.uns["<model>"]`` (``key_added`` if given)
         ``"params"``: the arguments, and as ``"method"`` what the embedding is made of (``"components and latent"``,
-        ``"components"`` or ``"latent"``; after fine-tuning ``"fine-tuned latent"``); ``"adaptation"``, if adapted: ``"latent_weight"``, the length of the latent
-        beside components of length 1, ``"n_batches"`` whose differences were taken out, and ``"explained"``, the share
-        of hidden genes' components that neighbours explain, by weight; ``"provenance"``: weights with their checksum,
-        licence, citation, versions, and how each gene was matched.
+        ``"components"`` or ``"latent"``; after fine-tuning ``"fine-tuned latent"``); ``"adaptation"``, if adapted:
+        ``"latent_weight"``, the length of the latent beside components of length 1, ``"n_batches"`` whose differences
+        were taken out, and ``"explained"``, the share of hidden genes' components that neighbours explain, by weight;
+        ``"provenance"``: weights with their checksum, licence, citation, versions, and how each gene was matched.
 
     Raises
     ------
     ValueError
         If the values are scaled, negative, NaN or neither counts nor log1p-normalised, with ``fine_tune`` if they are
         no counts; too few genes are known; a key does not exist, or an argument has no effect; the model has no
-        training for ``fine_tune=True``, or no cell has counts to learn from; cells are of a batch that an embedder was not fitted to; a GPU is
-        not there; or ``adata`` is a view of data on disk. Nothing has been computed then.
+        training for ``fine_tune=True``, or no cell has counts to learn from; cells are of a batch that an embedder was
+        not fitted to; a GPU is not there; or ``adata`` is a view of data on disk. Nothing has been computed then.
     FileNotFoundError
         If there are no such weights.
+
+    Notes
+    -----
+    Fine-tuning is off by default: where it was measured, on one data set with one seed, it added nothing beside
+    components. On ``pbmc_3tech_1200``, held out of the weights, 15 neighbours named 0.984 of the cells right with and
+    without it; by the latent alone 0.974 with it, 0.982 without.
 
     Examples
     --------
