@@ -30,7 +30,7 @@ from scfoundry.data.tokens.bins import bin_values, gene_keys
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-N_GENES, N_EXPRESSED, N_CELLS, N_BINS = 20_000, 2_000, 2_000, 51
+N_GENES, N_EXPRESSED, N_CELLS, N_BINS = 20_000, 2_000, 4_000, 51
 LOOP = "numpy, cell by cell"
 
 
