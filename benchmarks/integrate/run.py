@@ -42,17 +42,22 @@ N_GENES = {"Celler": 300, "CellPLM": 1200}
 
 
 def methods(
-    adata: AnnData, data: DataSet, weights: str, seeds: Sequence[int], cache: Path, *, with_scvi: bool
+    adata: AnnData,
+    data: DataSet,
+    weights: str,
+    seeds: Sequence[int],
+    cache: Path,
+    *,
+    with_celler: bool,
+    with_scvi: bool,
 ) -> dict[str, list[Embedding]]:
     """Embeddings of every method, one or one per seed, with what is known of them."""
     model = load_model(weights)
-    celler = sf.model.Celler(genes=model.genes, **CELLER)
-    settings = {"weights": model.provenance, "celler": CELLER, "genes": N_GENES}
-
-    def run(name: str, compute: Callable[[], Embedding]) -> Embedding:
-        return cached(cache, f"{data.name}.{name}", settings, compute)
-
     name = type(model).__name__
+
+    def run(name: str, compute: Callable[[], Embedding], **settings: Any) -> Embedding:
+        return cached(cache, f"{data.name}.{name}", {"weights": model.provenance} | settings, compute)
+
     found = {"PCA": [pca(adata, data, cache)]}
     found[f"{name}, no training"] = [run("untuned", lambda: embedded(adata, model, adapt=None))]
     closed = {"batch_key": data.batch_key}
@@ -60,12 +65,15 @@ def methods(
     if importlib.util.find_spec("harmonypy"):
         found["Harmony"] = [run("harmony", lambda: harmony(adata, found["PCA"][0][0], data))]
     found[f"sf.tl.integrate, {name}"] = [
-        run(f"{name}{seed}", lambda seed=seed: integrated(adata, data, model, seed)) for seed in seeds
+        run(f"tuned{seed}", lambda seed=seed: integrated(adata, data, model, seed), **N_GENES) for seed in seeds
     ]
-    found["Celler of random weights, no training"] = [run("celler", lambda: embedded(adata, celler, adapt=None))]
-    found["sf.tl.integrate, Celler of random weights"] = [
-        run(f"Celler{seed}", lambda seed=seed: integrated(adata, data, celler, seed)) for seed in seeds
-    ]
+    if with_celler:
+        celler, how = sf.model.Celler(genes=model.genes, **CELLER), CELLER | N_GENES
+        untrained = run("celler", lambda: embedded(adata, celler, adapt=None), **how)
+        found["Celler of random weights, no training"] = [untrained]
+        found["sf.tl.integrate, Celler of random weights"] = [
+            run(f"celler_tuned{seed}", lambda seed=seed: integrated(adata, data, celler, seed), **how) for seed in seeds
+        ]
     if with_scvi:
         found["scVI"] = [scvi(adata, data, cache, seed) for seed in seeds]
     return found
@@ -102,6 +110,7 @@ def harmony(adata: AnnData, components: NDArray[np.float32], data: DataSet) -> E
 def main(argv: Sequence[str] | None = None) -> None:
     """Integrate, score, report."""
     parser = arguments(__doc__, "integrate", model="cellplm-mini", seeds=3)
+    parser.add_argument("--no-celler", action="store_true", help="leave out Celler, which takes a CPU half an hour")
     parser.add_argument("--scvi", action="store_true", help="with scVI, which trains for hours on a CPU")
     args = parse(parser, argv)
     sf.settings.verbosity = "warning"
@@ -114,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for data in DATA:
         adata = data.read(args.data)
         scored = data.scored(adata)
-        found = methods(adata, data, args.model, seeds, args.cache, with_scvi=args.scvi)
+        peers = {"with_celler": not args.no_celler, "with_scvi": args.scvi}
+        found = methods(adata, data, args.model, seeds, args.cache, **peers)
         unintegrated = found["PCA"][0][0]
         scores: dict[str, Scores] = {
             name: score([embedding for embedding, _ in runs], scored, seeds, unintegrated)

@@ -55,11 +55,18 @@ def distance_of_batches(embedding: NDArray, adata: AnnData) -> float:
     return float(np.linalg.norm(embedding[first].mean(0) - embedding[~first].mean(0)) / embedding.std(0).mean())
 
 
-def test_batches_come_closer(adata: AnnData, model: Any) -> None:
+def test_batches_come_closer_where_the_decoder_is_told_which_one_it_is(adata: AnnData) -> None:
+    model = MODELS["cellplm"](adata.var_names)
     before = distance_of_batches(model.embed(opened(adata, model), CPU), adata)
     integrator = fitted(adata, model, max_epochs=30)
     after = distance_of_batches(integrator.predict(opened(adata, model), compute=CPU), adata)
     assert after < 0.8 * before
+
+
+def test_training_lowers_what_it_is_to_lower(adata: AnnData, model: Any) -> None:
+    history = fitted(adata, model, max_epochs=10).model.history_
+    losses = history["loss_train"].iloc[:, 0].astype(float)
+    assert losses.iloc[-1] < 0.95 * losses.iloc[0]
 
 
 def test_saved_and_loaded_it_predicts_to_the_bit_the_same_and_the_model_stays(

@@ -67,7 +67,7 @@ def test_what_cannot_be_integrated_is_refused(adata, name):
         damage(adata)
     with pytest.raises(ValueError, match=message):
         sf.tl.integrate(adata, **({"batch_key": "batch", "model": "cellplm", "device": "cpu"} | arguments))
-    assert not adata.obsm
+    assert set(adata.obsm) == {"spatial"}
 
 
 @pytest.mark.parametrize("given", [{"n_genes": 10}, {"max_epochs": 2}])
