@@ -113,8 +113,8 @@ def integrate(
 
     Notes
     -----
-    On ``pbmc_3tech_1200``, three chemistries of 10x, fine-tuning raised the total of scib-metrics of ``cellplm-mini`` from
-    0.631 to 0.719 (batch correction 0.528 to 0.694), and `sf.tl.embed` with ``batch_key`` to 0.775 (0.845), one seed each
+    On ``pbmc_3tech_1200``, three chemistries of 10x, fine-tuning raised the total of scib-metrics of ``cellplm-mini``
+    from 0.631 to 0.719 (batch correction 0.528 to 0.694), `sf.tl.embed` with ``batch_key`` to 0.775 (0.845); one seed
     (``python -m benchmarks integrate``). How well Celler integrates was not measured.
 
     Examples
