@@ -133,7 +133,7 @@ def headlines() -> list[Headline]:
     found: list[Headline] = []
     for verb, of_verb in HEADLINES.items():
         for path in [RESULTS / f"{verb}.json", *sorted(RESULTS.glob(f"{verb}.*.json"))]:
-            found += of_verb(json.loads(path.read_text()))
+            found += of_verb(json.loads(path.read_text())) if path.exists() else []
     # Peers of a data set are run once, with the default model.
     peers = {(row.verb, row.data): row[-2:] for row in found if row.peer is not None}
     return [Headline(*row[:-2], *peers.get((row.verb, row.data), row[-2:])) for row in found]
