@@ -7,6 +7,7 @@ import sys
 
 BENCHMARKS = {
     "embed": "embed.run",
+    "integrate": "integrate.run",
     "annotate": "annotate.run",
     "annotate_long_tail": "annotate_long_tail.run",
     "few_shot": "annotate.few_shot",

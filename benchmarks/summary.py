@@ -76,6 +76,19 @@ def embed(results: Results) -> Iterator[Headline]:
             yield from _beside("embed", f"scib {measure}", results, rows, "score", ours=ours, peers=peers)
 
 
+def integrate(results: Results) -> Iterator[Headline]:
+    """The total of scib-metrics of the model fine-tuned on batches, beside what was not."""
+    rows = pd.DataFrame(
+        {"data": data, "method": method, "score": value}
+        for data, found in results["data"].items()
+        for method, scores in found["scores"].items()
+        for value in scores["total"]
+    )
+    ours = next(name for name in rows["method"] if name.startswith("sf.tl.integrate"))
+    peers = [name for name in rows["method"].unique() if name in ("PCA", "Harmony", "scVI") or "sf.tl.embed" in name]
+    return _beside("integrate", "scib total", results, rows, "score", ours=ours, peers=peers)
+
+
 def impute_spatial(results: Results) -> Iterator[Headline]:
     """Correlation given library size, per pair of spots and reference."""
     peers = ("ridge", "kNN on aligned PCA", "Tangram", "gimVI")
@@ -102,7 +115,16 @@ def predict_perturbation(results: Results) -> Iterator[Headline]:
 
 HEADLINES: dict[str, Callable[[Results], Iterator[Headline]]] = {
     of_verb.__name__: of_verb
-    for of_verb in (embed, annotate, few_shot, zero_shot_annotate, impute_spatial, denoise, predict_perturbation)
+    for of_verb in (
+        embed,
+        integrate,
+        annotate,
+        few_shot,
+        zero_shot_annotate,
+        impute_spatial,
+        denoise,
+        predict_perturbation,
+    )
 }
 
 
@@ -111,7 +133,7 @@ def headlines() -> list[Headline]:
     found: list[Headline] = []
     for verb, of_verb in HEADLINES.items():
         for path in [RESULTS / f"{verb}.json", *sorted(RESULTS.glob(f"{verb}.*.json"))]:
-            found += of_verb(json.loads(path.read_text()))
+            found += of_verb(json.loads(path.read_text())) if path.exists() else []
     # Peers of a data set are run once, with the default model.
     peers = {(row.verb, row.data): row[-2:] for row in found if row.peer is not None}
     return [Headline(*row[:-2], *peers.get((row.verb, row.data), row[-2:])) for row in found]

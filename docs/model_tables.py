@@ -18,6 +18,7 @@ SUMMARY = Path(__file__).parents[1] / "benchmarks" / "results" / "summary.json"
 # Benchmark -> verb that it measures, and what that needs of a model.
 VERBS: dict[str, tuple[str, type]] = {
     "embed": ("embed", capabilities.Embeds),
+    "integrate": ("integrate", capabilities.FineTunesIntegration),
     "zero_shot_annotate": ("zero_shot_annotate", capabilities.ReadsTexts),
     "annotate": ("annotate", capabilities.Embeds),
     "few_shot": ("annotate", capabilities.Embeds),
@@ -37,6 +38,7 @@ ABILITIES = {
     capabilities.AttendsToCells: "attention between cells",
     capabilities.ReplacesGenes: "replaced genes",
     capabilities.FineTunesExpression: "fine-tuning without labels",
+    capabilities.FineTunesIntegration: "fine-tuning on batches",
     capabilities.FineTunesLabels: "published fine-tuning on labels",
     capabilities.FineTunesPathways: "published fine-tuning on pathways",
     capabilities.FineTunesImputation: "published fine-tuning for imputation",

@@ -56,6 +56,13 @@ VERBS = [
         variant="_fine_tuned",
     ),
     Verb(
+        "integrate",
+        ("obsm/X_{model}_integrated", "uns/{model}_integrated"),
+        {"batch_key": "batch", "n_genes": 30} | ONE_EPOCH,
+        models="cellplm celler",
+        log1p="refused",
+    ),
+    Verb(
         "annotate",
         ("obs/annotation", "obs/annotation_score", "obsm/annotation_scores", "uns/annotation"),
         {"labels_key": "cell_type", "batch_key": "batch", "reference_batch_key": "batch"},

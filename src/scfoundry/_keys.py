@@ -112,3 +112,8 @@ class Keys:
     def embedding(model: str) -> str:
         """``obsm`` slot of a model's cell embedding."""
         return f"X_{model}"
+
+    @staticmethod
+    def integrated(model: str) -> str:
+        """``uns`` slot of an integration; behind ``X_`` its ``obsm`` slot."""
+        return f"{model}_integrated"

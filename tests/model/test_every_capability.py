@@ -1,5 +1,7 @@
 """What every model can do: it says so, does it, and is refused by name where it cannot."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,20 +11,21 @@ from cases import MODELS, same, state_of
 from scfoundry._device import Compute
 from scfoundry.data.labels import Label
 from scfoundry.data.matrix.cells import Cells
+from scfoundry.data.matrix.contexts import Context
 from scfoundry.model._capabilities import ABILITIES, can, require
 from scfoundry.nn.label_loss import PLAIN
 
 # Model -> what it can do, see `scfoundry.model._capabilities`.
 CELLPLM = (
     "HasGeneVectors PredictsRates Tunable AttendsToCells ReplacesGenes FineTunesExpression FineTunesImputation "
-    "FineTunesPerturbations"
+    "FineTunesIntegration FineTunesPerturbations"
 )
 CLAIMS = {
     "cellplm": f"Embeds {CELLPLM}",
     "cellplm_gmvae": f"Embeds {CELLPLM}",
     "langcell": "Embeds ReadsTexts FineTunesLabels FineTunesPathways",
     "cellnamer": "Embeds ReadsTexts",
-    "celler": "Embeds HasGeneVectors Tunable FineTunesLabels",
+    "celler": "Embeds HasGeneVectors Tunable FineTunesIntegration FineTunesLabels",
     "small": "Embeds",
 }
 CPU = Compute.resolve("cpu", "float32")
@@ -143,6 +146,17 @@ def fine_tunes_imputation(model, cells):
     embeds(model.fine_tune_imputation(spots, cells, **how), cells)
 
 
+def fine_tunes_integration(model, cells):
+    tuned = model.fine_tune_integration(cells.take(cells.by_name), max_epochs=1, seed=0, compute=CPU)
+    assert tuned.config.n_batches == 2
+    others = replace(cells, contexts=[Context(f"new {context.name}", context.rows) for context in cells.contexts])
+    for read in (cells, others):
+        embedded = tuned.embed_integrated(read, CPU)
+        assert embedded.dtype == np.float32
+        assert embedded.shape == model.embed(cells, CPU).shape
+        assert np.isfinite(embedded).all()
+
+
 def fine_tunes_perturbations(model, cells):
     genes, whole = cells.measured[:20], cells.as_one_context()
     conditions = [("all", []), ("all", [3]), ("all", [3, 11])]
@@ -166,6 +180,7 @@ RUNS = {
     "FineTunesPathways": fine_tunes_pathways,
     "FineTunesExpression": fine_tunes_expression,
     "FineTunesImputation": fine_tunes_imputation,
+    "FineTunesIntegration": fine_tunes_integration,
     "FineTunesPerturbations": fine_tunes_perturbations,
 }
 CAPABILITIES = {capability.__name__: capability for capability in ABILITIES}

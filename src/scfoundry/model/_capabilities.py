@@ -29,6 +29,7 @@ __all__ = [
     "Embeds",
     "FineTunesExpression",
     "FineTunesImputation",
+    "FineTunesIntegration",
     "FineTunesLabels",
     "FineTunesPathways",
     "FineTunesPerturbations",
@@ -186,6 +187,17 @@ class FineTunesImputation(Protocol):
 
 
 @runtime_checkable
+class FineTunesIntegration(Embeds, Protocol):
+    """A model that learns from cells of several batches to embed them without what sets the batches apart."""
+
+    def fine_tune_integration(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
+        """Copy that learned from cells, contexts being their batches, by the genes that they show."""
+
+    def embed_integrated(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Embeddings by such a copy, (n_obs, Z): of cells of its batches, found by name, and of others, too."""
+
+
+@runtime_checkable
 class FineTunesLabels(Protocol):
     """A model whose paper fine-tunes it on labelled cells in a way of its own, so that the copy itself tells labels."""
 
@@ -280,6 +292,7 @@ ABILITIES: dict[type, tuple[str, str]] = {
     ReplacesGenes: ("cannot be shown a replaced gene", "cellplm"),
     FineTunesExpression: ("has no fine-tuning on cells without labels", "cellplm"),
     FineTunesImputation: ("has no published fine-tuning for imputation", "cellplm"),
+    FineTunesIntegration: ("has no fine-tuning on batches", "cellplm"),
     FineTunesLabels: ("has no published fine-tuning on labels", "langcell"),
     FineTunesPathways: ("has no published fine-tuning on pathways", "langcell"),
     FineTunesPerturbations: ("has no published training on perturbations", "cellplm"),

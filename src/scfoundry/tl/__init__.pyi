@@ -6,6 +6,7 @@ from ._describe_cells import describe_cells
 from ._embed import embed
 from ._identify_pathways import identify_pathways
 from ._impute_spatial import impute_spatial
+from ._integrate import integrate
 from ._predict_perturbation import predict_perturbation
 from ._retrieve import retrieve
 from ._zero_shot_annotate import zero_shot_annotate
@@ -19,6 +20,7 @@ __all__ = [
     "embed",
     "identify_pathways",
     "impute_spatial",
+    "integrate",
     "predict_perturbation",
     "retrieve",
     "zero_shot_annotate",

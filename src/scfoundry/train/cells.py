@@ -25,31 +25,47 @@ BATCHES_PER_POOL = 16
 class CellDataModule(pl.LightningDataModule):
     """Rows for training and validation, in batches of similar ``lengths`` (n_obs,).
 
-    Similar length saves padding, and leaves a contrastive loss no way to tell cells apart by their depth.
+    Similar length saves padding, and leaves a contrastive loss no way to tell cells apart by their depth. Cells of
+    different ``groups`` (n_obs,) are never in one batch.
     """
 
-    def __init__(self, train: np.ndarray, validation: np.ndarray, *, lengths: np.ndarray, batch_size: int) -> None:
+    def __init__(
+        self,
+        train: np.ndarray,
+        validation: np.ndarray,
+        *,
+        lengths: np.ndarray,
+        batch_size: int,
+        groups: np.ndarray | None = None,
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             msg = f"batch_size must be at least 1 cell; got {batch_size}."
             raise ValueError(msg)
         self.train_idx, self.val_idx = train, validation
         self.lengths, self.batch_size = lengths, batch_size
-        self.validation_batches = self._cut(validation[np.argsort(lengths[validation], kind="stable")])
+        self.groups = np.zeros(len(lengths), dtype=np.int64) if groups is None else groups
+        by_length = validation[np.argsort(lengths[validation], kind="stable")]
+        self.validation_batches = [batch for rows in self._grouped(by_length) for batch in self._cut(rows)]
 
     def epoch(self, rng: np.random.Generator) -> list[np.ndarray]:
         """Batches in random order; cells of a batch are alike in length, but otherwise drawn at random."""
-        rows = rng.permutation(self.train_idx)
-        pool = np.arange(len(rows)) // (self.batch_size * BATCHES_PER_POOL)
-        batches = self._cut(rows[np.lexsort((self.lengths[rows], pool))])
+        batches = []
+        for rows in self._grouped(rng.permutation(self.train_idx)):
+            pool = np.arange(len(rows)) // (self.batch_size * BATCHES_PER_POOL)
+            batches += self._cut(rows[np.lexsort((self.lengths[rows], pool))])
         return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _grouped(self, rows: np.ndarray) -> list[np.ndarray]:
+        return [rows[self.groups[rows] == group] for group in np.unique(self.groups[rows])]
 
     def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
         return np.array_split(rows, math.ceil(len(rows) / self.batch_size)) if len(rows) else []
 
     def train_dataloader(self) -> DataLoader:
         """Positions in the order of an epoch, which the training plan draws."""
-        return positions(range(math.ceil(len(self.train_idx) / self.batch_size)))
+        sizes = np.unique(self.groups[self.train_idx], return_counts=True)[1]
+        return positions(range(int(np.ceil(sizes / self.batch_size).sum())))
 
     def val_dataloader(self) -> DataLoader | list:
         """Numbers of the held-out batches."""

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
 __all__ = ["DomainNorm", "reversed_gradient"]
@@ -50,6 +52,25 @@ class DomainNorm(nn.Module):
                 self.mean[batch] += MOMENTUM * (mean - self.mean[batch])
                 self.variance[batch] += MOMENTUM * (variance * n / max(n - 1, 1) - self.variance[batch])
         return normalised
+
+    @torch.no_grad()
+    def measure(self, inputs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Set the statistics of every batch to those of all its positions, x (n, D), each with its batch (n,).
+
+        Running statistics lag behind the weights, and of a batch of few cells they hardly leave their start.
+        """
+        n = torch.zeros(len(self.mean), 1, dtype=torch.float64)
+        total, squares = torch.zeros(2, *self.mean.shape, dtype=torch.float64)
+        for x, batches in inputs:
+            x, batches = x.double().cpu(), batches.cpu()
+            n += batches.bincount(minlength=len(n))[:, None]
+            total.index_add_(0, batches, x)
+            squares.index_add_(0, batches, x.square())
+        seen = (n > 0).squeeze(1)
+        mean = total[seen] / n[seen]
+        variance = (squares[seen] / n[seen] - mean.square()).clamp(min=0)
+        self.mean[seen.to(self.mean.device)] = mean.to(self.mean)
+        self.variance[seen.to(self.mean.device)] = variance.to(self.variance)
 
 
 class _ReversedGradient(torch.autograd.Function):

@@ -19,6 +19,7 @@ from scfoundry.model._base import FoundationModel
 from scfoundry.model._pretrained import REGISTRY
 from scfoundry.model.celler._checkpoint import from_released, is_release, read_release
 from scfoundry.model.celler._config import CellerConfig
+from scfoundry.model.celler._integration import integration_config, learn_integration
 from scfoundry.model.celler._module import CellerModule, ClassificationHead
 from scfoundry.model.celler._objectives import objective_weights
 from scfoundry.model.celler._tokens import CellTokens
@@ -108,8 +109,7 @@ class Celler(FoundationModel):
         layer
             Layer with the counts, ``X`` if `None`.
         batch_key
-            Column of ``obs`` with batches whose differences are to be taken out, as published for integration: a new
-            model then knows the batches of these data.
+            Column of ``obs`` with batches to be integrated, as published: a new model knows those of these data.
         """
         setup_args = dict(locals())
         data_fields: list[Any] = [fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)]
@@ -149,6 +149,8 @@ class Celler(FoundationModel):
             for batch in self._tokens(cells).stream(compute.device, compute.batch_size):
                 latent[batch.rows.sort().values.cpu()] = self.module.embed([batch]).float().cpu().numpy()
         return latent
+
+    embed_integrated = embed
 
     @torch.no_grad()
     def gene_vectors(self) -> NDArray[np.float32]:
@@ -367,8 +369,13 @@ class Celler(FoundationModel):
 
     def label_probabilities(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
         """Probability of every label that was learned, (n_obs, L)."""
-        columns = [self.config.classes.index(label.name) for label in labels]
-        return self.class_probabilities(cells, compute)[:, columns]
+        return self.class_probabilities(cells, compute)[:, [self.config.classes.index(label.name) for label in labels]]
+
+    def fine_tune_integration(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
+        """Copy that knows the batches of the cells, trained by scGPT's recipe; see `FineTunesIntegration`."""
+        tuned = self.copy(seed=seed, **integration_config(cells))
+        learn_integration(tuned, tuned._tokens(cells), max_epochs=max_epochs, seed=seed, compute=compute)
+        return tuned
 
     # ---- official files ----------------------------------------------------------------------------------------
 

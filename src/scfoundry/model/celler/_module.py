@@ -160,9 +160,13 @@ class CellerModule(FoundationModule):
         """Vectors of gene tokens, without the cell, (..., D)."""
         return self.gene_norm(self.genes(genes))
 
+    def gene_and_value(self, cells: CellBatch) -> Tensor:
+        """Sum of the vectors of gene and value at every position, (B, L, D)."""
+        return self.gene_vectors(cells.genes) + self.dropout(self.values(cells.values))
+
     def embed_inputs(self, cells: CellBatch) -> Tensor:
         """Gene and value of every position, normalised within its batch where the model does so, (B, L, D)."""
-        x = self.gene_vectors(cells.genes) + self.dropout(self.values(cells.values))
+        x = self.gene_and_value(cells)
         if self.config.n_batches and self.config.domain_norm:
             x = self.domain_norm(x, cells.batches, cells.present)
         return x

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scfoundry.model.cellplm._module import CellPLMModule
     from scfoundry.train.plan import Trainable
 
-__all__ = ["fine_tune_on_expression"]
+__all__ = ["KL_WARMUP_STEPS", "fine_tune_on_expression"]
 
 # The decoder has most to learn; gene vectors keep what they know, as the released fine-tuning has it.
 DECODER_LR, LR, EMBEDDER_LR = 1e-3, 2e-4, 2e-5
@@ -32,15 +32,23 @@ GENES_PER_STEP = 2000
 # Small steps, and many: a step costs as much as its cells.
 MAX_CELLS = 128
 N_STEPS = 300
+# Of integration: from the middle of the training on the prior of the latent has its full weight.
+KL_WARMUP_STEPS = N_STEPS // 2
 
 
 def fine_tune_on_expression(
-    model: Trainable[CellPLMModule], cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute
+    model: Trainable[CellPLMModule],
+    cells: Cells,
+    *,
+    together: bool = False,
+    max_epochs: int | None,
+    seed: int,
+    compute: Compute,
 ) -> None:
     """Train all parts of a model to recover masked counts of whole contexts, of large ones a random part per step.
 
     ``cells``: those with counts. ``max_epochs``: passes over them; as many as make about 300 steps if `None`. A decoder
-    with a row for every context is told which one a cell is of.
+    with a row for every context is told which one a cell is of. ``together``: cells of all contexts see each other.
     """
     module, cells = model.module, cells.ordered()
     config = replace(module.config, max_cells=min(MAX_CELLS, module.config.max_cells))
@@ -49,6 +57,7 @@ def fine_tune_on_expression(
         batches = np.empty(cells.n_obs, dtype=np.int64)
         for number, context in enumerate(cells.contexts):
             batches[context.rows] = number
+    cells = cells.as_one_context().ordered() if together else cells
     reader = ContextReader(cells.reader, cells.coordinates, batches=batches)
 
     def loss(context: Context, step: int) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
 from scfoundry.model.cellplm._cell_attention import stream_factors
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
-from scfoundry.model.cellplm._fine_tune_expression import fine_tune_on_expression
+from scfoundry.model.cellplm._fine_tune_expression import KL_WARMUP_STEPS, fine_tune_on_expression
 from scfoundry.model.cellplm._fine_tune_imputation import fine_tune_on_both
 from scfoundry.model.cellplm._fine_tune_perturbation import fine_tune_perturbations, replaced_gene_changes
 from scfoundry.model.cellplm._module import CellPLMModule
@@ -288,18 +288,8 @@ class CellPLM(FoundationModel):
             seed=seed,
             other_rates=[(self.module.get_submodule(part), rate) for part, rate in (part_lrs or {}).items()],
         )
-        fit(
-            self,
-            plan,
-            data,
-            max_epochs=max_epochs,
-            checkpoint_dir=checkpoint_dir,
-            accelerator=accelerator,
-            devices=devices,
-            strategy=strategy,
-            precision=precision,
-            **trainer_kwargs,
-        )
+        trainer_kwargs |= {"accelerator": accelerator, "devices": devices, "strategy": strategy, "precision": precision}
+        fit(self, plan, data, max_epochs=max_epochs, checkpoint_dir=checkpoint_dir, **trainer_kwargs)
 
     def _loss_of(
         self, cells: Cells, measured: Mapping[str, Sequence[str]] | None, panel_sizes: tuple[int, int] | None
@@ -329,6 +319,17 @@ class CellPLM(FoundationModel):
         model.module.to(compute.device)
         fine_tune_on_expression(model, cells, max_epochs=max_epochs, seed=seed, compute=compute)
         return model
+
+    def fine_tune_integration(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
+        """Copy whose decoder is told the batch, so that the latent need not tell it; see `FineTunesIntegration`."""
+        model = self.copy(n_batches=len(cells.contexts), kl_warmup_steps=KL_WARMUP_STEPS)
+        model.module.to(compute.device)
+        fine_tune_on_expression(model, cells, together=True, max_epochs=max_epochs, seed=seed, compute=compute)
+        return model
+
+    def embed_integrated(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Embeddings of cells that see those of all batches, as when the copy learned."""
+        return self.embed(cells.as_one_context(), compute)
 
     def fine_tune_imputation(
         self,

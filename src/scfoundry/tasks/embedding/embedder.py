@@ -10,6 +10,7 @@ import numpy as np
 from scfoundry.model._capabilities import FineTunesExpression, require
 from scfoundry.stats.batch_correction import BatchCorrection
 from scfoundry.stats.splits import at_most
+from scfoundry.tasks._expressed import expressed
 from scfoundry.tasks._fitted import Fitted, prefixed, under
 from scfoundry.tasks.embedding.latent_weight import latent_weight
 from scfoundry.tasks.embedding.own_components import OwnComponents, own_genes
@@ -206,11 +207,6 @@ class Embedder(Fitted):
 def _fine_tuned(model: Any, cells: Cells, max_epochs: int | None, seed: int, compute: Compute) -> FineTunesExpression:
     """Copy of a model that learned from cells, in the order of their names; those without counts teach nothing."""
     tunable: FineTunesExpression = require(model, FineTunesExpression, caller="Embedder.fit")
-    expressed = cells.by_name[~cells.empty[cells.by_name]]
-    if not len(expressed):
-        msg = (
-            f"None of the {cells.n_obs:,} cells expresses a gene of the model, so that there is nothing to learn from. "
-            "Embed them as they are: sf.tl.embed(adata, model, fine_tune=False)."
-        )
-        raise ValueError(msg)
-    return tunable.fine_tune_expression(cells.take(expressed), max_epochs=max_epochs, seed=seed, compute=compute)
+    otherwise = "Embed them as they are: sf.tl.embed(adata, model, fine_tune=False)."
+    learned = expressed(cells, otherwise=otherwise)
+    return tunable.fine_tune_expression(learned, max_epochs=max_epochs, seed=seed, compute=compute)

@@ -1,0 +1,1 @@
+"""How well cells of several batches are brought into one space."""
