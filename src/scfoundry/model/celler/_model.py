@@ -16,6 +16,7 @@ from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.matrix.reader import CountsInMemory
 from scfoundry.data.tokens.bins import gene_keys
 from scfoundry.model._base import FoundationModel
+from scfoundry.model.celler._attention import gene_attention
 from scfoundry.model.celler._checkpoint import from_released, is_release, read_release
 from scfoundry.model.celler._config import CellerConfig
 from scfoundry.model.celler._module import CellerModule, ClassificationHead
@@ -28,7 +29,7 @@ from scfoundry.stats.variable_genes import variable_genes
 from scfoundry.train.labels import N_LOOKED_AT, draw_shots, in_obs_order, labelled_cells, warn_of_one_class
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from scfoundry._device import Precision
     from scfoundry.data.labels import Label
     from scfoundry.model.celler._module import CellBatch
+    from scfoundry.nn.attention_factors import GeneAttention
     from scfoundry.train.plan import Schedule
 
 __all__ = ["Celler"]
@@ -161,8 +163,17 @@ class Celler(FoundationModel):
     @torch.no_grad()
     def gene_vectors(self) -> NDArray[np.float32]:
         """Vectors of the vocabulary's genes, before any cell, float32, (G, n_hidden)."""
-        genes = torch.arange(len(self.genes), device=self.module.device)
-        return self.module.gene_vectors(genes).float().cpu().numpy()
+        return self.module.gene_vectors(torch.arange(len(self.genes), device=self.module.device)).float().cpu().numpy()
+
+    @property
+    def n_layers(self) -> int:
+        """Layers in which genes attend to each other."""
+        return self.config.n_layers
+
+    def gene_attention(self, cells: Cells, layers: Collection[int], compute: Compute) -> Iterator[GeneAttention]:
+        """Queries and keys of layers, batch by batch; see `AttendsToGenes`."""
+        self.module.to(compute.device).eval()
+        return gene_attention(self.module, self._tokens(cells).stream(compute.device, compute.batch_size), layers)
 
     @property
     def part_rates(self) -> Mapping[str, float]:
