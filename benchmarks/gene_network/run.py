@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 DEFAULT = "langcell"
 # The Celler of these cells: genes it knows beside those of the network, structure, training.
-N_FURTHER_GENES = 200
-STRUCTURE = {"n_hidden": 64, "n_layers": 2, "n_heads": 4, "n_intermediate": 64, "max_length": 256}
-TRAINING = {"max_epochs": 10, "lr": 1e-3, "batch_size": 16}
+N_FURTHER_GENES = 100
+STRUCTURE = {"n_hidden": 32, "n_layers": 2, "n_heads": 4, "n_intermediate": 64, "max_length": 256}
+TRAINING = {"max_epochs": 8, "lr": 2e-3, "batch_size": 16}
 MEASURES = {"auroc": "AUROC", "early_precision_ratio": "Early precision ratio (1 is chance)"}
 
 
@@ -66,18 +66,23 @@ def weights_of(model: Any, cells: AnnData, task: Task) -> Iterator[tuple[str, ND
         yield "gene vectors", (vectors @ vectors.T)[np.ix_(order, order)]
 
 
-def of_task(task: Task, given: dict[str, Any], seeds: int) -> list[Row]:
-    """Scores of all methods."""
+def without_training(task: Task, given: dict[str, Any]) -> list[Row]:
+    """Scores of what learns nothing here."""
     rows = [{"method": name, "seed": 0} | scores(task, weights) for name, weights in baselines(task).items()]
-    runs = [(name, 0, model, task.cells) for name, model in given.items()]
-    for seed in range(seeds):
-        model, cells = trained_here(task, seed)
-        runs.append(("Celler of these cells", seed, model, cells))
-        runs.append(("Celler of these cells, random weights", seed, untrained(model, seed=seed), cells))
-    for name, seed, model, cells in runs:
-        for kind, weights in weights_of(model, cells, task):
-            rows.append({"method": f"{name}: {kind}", "seed": seed} | scores(task, weights))  # noqa: PERF401
-    return rows
+    return rows + [row for name, model in given.items() for row in scored(name, 0, model, task.cells, task)]
+
+
+def with_training(task: Task, seed: int) -> list[Row]:
+    """Scores of a Celler that learns from the cells, and of one that does not."""
+    name, (model, cells) = "Celler of these cells", trained_here(task, seed)
+    rows = scored(name, seed, model, cells, task)
+    return rows + scored(f"{name}, random weights", seed, untrained(model, seed=seed), cells, task)
+
+
+def scored(name: str, seed: int, model: Any, cells: AnnData, task: Task) -> list[Row]:
+    """A row per kind of weights of pairs."""
+    found = weights_of(model, cells, task)
+    return [{"method": f"{name}: {kind}", "seed": seed} | scores(task, weights) for kind, weights in found]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -96,8 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             task = Task(task.cells, task.genes[inside], task.known[np.ix_(inside, inside)])
             about_task = {"data": f"{data}, {known}", "n_genes": len(task.genes), "n_known": int(task.known.sum() // 2)}
             given = {args.weights: model, f"{args.weights}, random weights": untrained(model)}
-            compute = partial(of_task, task, given, args.seeds)
-            found = kept(args.cache / f"{args.weights}.{data}.{known}.json", compute)
+            stem = f"{args.weights}.{data}.{known}"
+            found = kept(args.cache / f"{stem}.json", partial(without_training, task, given))
+            for seed in range(args.seeds):
+                found += kept(args.cache / f"{stem}.{seed}.json", partial(with_training, task, seed))
             rows += [about_task | row for row in found]
     table = pd.DataFrame(rows)
     sizes = table.groupby("data", sort=False)[["n_genes", "n_known"]].first()

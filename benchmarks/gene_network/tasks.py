@@ -26,7 +26,7 @@ CONFIDENT = 700
 # Larger pathways are no statement about a pair.
 LARGEST_PATHWAY = 50
 # Cells that are averaged over, drawn at random; genes that enough of them express; the most of these.
-N_CELLS, LEAST_DETECTED, MOST_GENES = 500, 0.05, 300
+N_CELLS, LEAST_DETECTED, MOST_GENES = 300, 0.05, 200
 
 
 class Task(NamedTuple):
