@@ -16,6 +16,8 @@ BENCHMARKS = {
     "gene_network": "gene_network.run",
     "speed_cellplm": "speed.cellplm",
     "speed_langcell": "speed.langcell",
+    "speed_celler": "speed.celler",
+    "speed_bin_expression": "speed.bin_expression",
     "speed_rank_encode": "speed.rank_encode",
     "summary": "summary",
 }

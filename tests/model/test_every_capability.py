@@ -106,7 +106,7 @@ def attends_to_genes(model, cells):
     for batch_size in (1, 7):
         compute = Compute.resolve("cpu", batch_size=batch_size)
         for found in model.gene_attention(cells, layers, compute):
-            n_cells, n_heads, n_positions, _ = found.queries.shape
+            n_cells, _, n_positions, _ = found.queries.shape
             assert found.keys.shape == found.queries.shape
             assert found.genes.shape == (n_cells, n_positions) == (len(found.rows), n_positions)
             assert (found.genes[:, 0] == -1).all()

@@ -1,4 +1,4 @@
-"""Attention as a product of two factors: pairs of cells, or of the positions of a cell, never stand in memory together."""
+"""Attention as a product of two factors: pairs of cells, or of positions, that need not stand in memory together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class GeneAttention(NamedTuple):
 
     rows: NDArray[np.int64]  # the cells, (B,)
     layer: int
-    genes: Tensor  # vocabulary position of the gene at every position; -1 at <cls>, which is the first, and padding, (B, L)
+    genes: Tensor  # numbers of the genes in the vocabulary; -1 at <cls>, which comes first, and at padding, (B, L)
     present: Tensor | None  # which positions are no padding, `None` where all are, (B, L)
     queries: Tensor  # q_i over the square root of d, (B, H, L, d)
     keys: Tensor  # k_j, (B, H, L, d)

@@ -165,7 +165,7 @@ def _layout(n_genes: int, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
     for part, box in boxes:
         if left > 0 and left + np.ptp(box[:, 0]) > 1.05 * width:
             left, below, height = 0.0, below + height + 2 * GAP, 0.0
-        xy[part] = box + [left, below]
+        xy[part] = box + np.array([left, below])
         left, height = left + float(np.ptp(box[:, 0])) + 4 * GAP, max(height, float(np.ptp(box[:, 1])))
     return xy * [1, -1]
 
@@ -177,7 +177,11 @@ def _along(xy: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _draw_edges(
-    xy: NDArray[np.float64], pairs: NDArray[np.int64], weights: NDArray[np.float64], radii: NDArray[np.float64], ax: Axes
+    xy: NDArray[np.float64],
+    pairs: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    radii: NDArray[np.float64],
+    ax: Axes,
 ) -> None:
     """One bent arrow per edge, the heaviest on top."""
     from matplotlib.patches import FancyArrowPatch

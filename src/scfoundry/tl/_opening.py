@@ -62,9 +62,7 @@ def require_column(obs: pd.DataFrame, key: object, *, fix: str, name: str = "ada
         raise ValueError(msg)
 
 
-def group_codes(
-    adata: AnnData, key: str | None, *, argument: str, caller: str
-) -> tuple[NDArray[np.int64], list[str]]:
+def group_codes(adata: AnnData, key: str | None, *, argument: str, caller: str) -> tuple[NDArray[np.int64], list[str]]:
     """Number of the group of every cell, -1 for none, and the names of the groups, sorted; no groups without a key."""
     if key is None:
         return np.full(adata.n_obs, -1), []

@@ -59,7 +59,7 @@ def read_gene_sets(source: str | Path | Mapping[str, Iterable[str]]) -> dict[str
 
 
 def members_of(sets: Mapping[str, Iterable[str]], vocabulary: GeneVocabulary) -> dict[str, NDArray[np.int64]]:
-    """Vocabulary positions of the genes of every set, ascending; symbols and identifiers are matched as those of data."""
+    """Vocabulary positions of the genes of every set, ascending; their names are matched as those of data."""
     listed = {name: as_names(genes) for name, genes in sets.items()}
     # All together: a few names do not tell their scheme.
     names = as_names(dict.fromkeys(gene for genes in listed.values() for gene in genes))

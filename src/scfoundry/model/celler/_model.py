@@ -16,6 +16,7 @@ from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.matrix.reader import CountsInMemory
 from scfoundry.data.tokens.bins import gene_keys
 from scfoundry.model._base import FoundationModel
+from scfoundry.model._pretrained import REGISTRY
 from scfoundry.model.celler._attention import gene_attention
 from scfoundry.model.celler._checkpoint import from_released, is_release, read_release
 from scfoundry.model.celler._config import CellerConfig
@@ -124,8 +125,6 @@ class Celler(FoundationModel):
             return config
         names = self.registry["field_registries"][BATCH]["state_registry"]["categorical_mapping"]
         return config | {"n_batches": len(names), "batches": tuple(map(str, names))}
-
-    # ---- what the model reads ----------------------------------------------------------------------------------
 
     @cached_property
     def _keys(self) -> NDArray[np.uint64]:
@@ -381,8 +380,7 @@ class Celler(FoundationModel):
 
     def label_probabilities(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
         """Probability of every label that was learned, (n_obs, L)."""
-        columns = [self.config.classes.index(label.name) for label in labels]
-        return self.class_probabilities(cells, compute)[:, columns]
+        return self.class_probabilities(cells, compute)[:, [self.config.classes.index(label.name) for label in labels]]
 
     # ---- official files ----------------------------------------------------------------------------------------
 
@@ -397,4 +395,6 @@ class Celler(FoundationModel):
         state = from_released(release.tensors, model.module, rows=release.rows, source=str(release.weights))
         model.module.load_state_dict(state)
         model.description_ |= {"weights": folder.name, "sha256": sha256(release.weights)}
+        if (known := REGISTRY.get(folder.name)) and known.model == cls.name:
+            model.description_ |= {about: getattr(known, about) for about in ("licence", "citation", "trained_on")}
         return model

@@ -52,7 +52,8 @@ def cell_similarity_loss(cells: Tensor, similarity: float = ECS_SIMILARITY) -> T
     ``similarity``: pairs above it are drawn together, those below pushed apart.
     """
     unit = F.normalize(cells.float(), dim=1)
-    cosine = (unit @ unit.T).relu().fill_diagonal_(0.0)
+    itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    cosine = (unit @ unit.T).relu().masked_fill(itself, 0.0)
     return (1 - (cosine - similarity) ** 2).mean()
 
 

@@ -64,7 +64,7 @@ def named_genes(cells: Cells, names: Sequence[str], vocabulary: GeneVocabulary, 
             listed = ", ".join(map(repr, bad[:LISTED])) + (", ..." if len(bad) > LISTED else "")
             msg = (
                 f"{caller}: {len(bad)} of the {len(asked)} genes {'is' if len(bad) == 1 else 'are'} {why}: {listed}. "
-                f"Leave them out: genes = [gene for gene in dict.fromkeys(genes) if gene not in {bad[:LISTED].tolist()}]."
+                "Keep others, each once: genes = [gene for gene in dict.fromkeys(genes) if gene in adata.var_names]."
             )
             raise ValueError(msg)
     if len(found) < 2:
