@@ -15,6 +15,7 @@ BENCHMARKS = {
     "impute_spatial": "impute_spatial.run",
     "denoise": "denoise.run",
     "predict_perturbation": "predict_perturbation.run",
+    "gene_network": "gene_network.run",
     "speed_cellplm": "speed.cellplm",
     "speed_langcell": "speed.langcell",
     "speed_celler": "speed.celler",

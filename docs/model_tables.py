@@ -28,6 +28,8 @@ VERBS: dict[str, tuple[str, type]] = {
     "retrieve": ("retrieve", capabilities.ReadsTexts),
     "identify_pathways": ("identify_pathways", capabilities.Embeds),
     "cell_attention": ("cell_attention", capabilities.AttendsToCells),
+    "gene_network": ("gene_network", capabilities.AttendsToGenes),
+    "gene_programmes": ("gene_programmes", capabilities.HasGeneVectors),
 }
 ABILITIES = {
     capabilities.Embeds: "embeddings",
@@ -36,6 +38,7 @@ ABILITIES = {
     capabilities.PredictsRates: "decoder of counts",
     capabilities.Tunable: "fine-tuning through the embedding",
     capabilities.AttendsToCells: "attention between cells",
+    capabilities.AttendsToGenes: "attention between genes",
     capabilities.ReplacesGenes: "replaced genes",
     capabilities.FineTunesExpression: "fine-tuning without labels",
     capabilities.FineTunesIntegration: "fine-tuning on batches",

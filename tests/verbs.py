@@ -106,6 +106,12 @@ VERBS = [
         PLACES | {"group_by": "cell_type"},
         models="cellplm",
     ),
+    Verb(
+        "gene_network",
+        ("uns/gene_network",),
+        {"groupby": "cell_type", "n_genes": 30, "min_cells": 3, "top_k": 40},
+        models="langcell celler",
+    ),
 ]
 
 

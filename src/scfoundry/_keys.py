@@ -44,6 +44,12 @@ class Keys:
     CELL_ATTENTION: Final = "cell_attention"
     """``obsp``: weights of a cell's context; ``uns``: the same between groups of cells, and how."""
 
+    GENE_NETWORK: Final = "gene_network"
+    """``uns``: which genes attend to which, in groups of cells, and how."""
+
+    GENE_PROGRAMMES: Final = "gene_programmes"
+    """``var``: group of genes with similar vectors; ``uns``: gene sets that these are enriched for, and how."""
+
     UNKNOWN: Final = "unknown"
     """Label of cells that no other label fits."""
 
@@ -64,6 +70,12 @@ class Keys:
 
     GROUPS: Final = "groups"
     """``uns[key]``: results between groups of cells."""
+
+    EDGES: Final = "edges"
+    """``uns[key]``: pairs of genes, group by group."""
+
+    ENRICHMENT: Final = "enrichment"
+    """``uns[key]``: gene sets that groups of genes hold more of than chance would."""
 
     PROFILES: Final = "profiles"
     """``uns[key]``: AnnData of predicted means, conditions x genes."""

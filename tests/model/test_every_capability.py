@@ -23,9 +23,9 @@ CELLPLM = (
 CLAIMS = {
     "cellplm": f"Embeds {CELLPLM}",
     "cellplm_gmvae": f"Embeds {CELLPLM}",
-    "langcell": "Embeds ReadsTexts FineTunesLabels FineTunesPathways",
+    "langcell": "Embeds AttendsToGenes ReadsTexts FineTunesLabels FineTunesPathways",
     "cellnamer": "Embeds ReadsTexts",
-    "celler": "Embeds HasGeneVectors Tunable FineTunesIntegration FineTunesLabels",
+    "celler": "Embeds AttendsToGenes HasGeneVectors Tunable FineTunesIntegration FineTunesLabels",
     "small": "Embeds",
 }
 CPU = Compute.resolve("cpu", "float32")
@@ -108,6 +108,29 @@ def attends_to_cells(model, cells):
     assert sorted(np.concatenate(seen)) == sorted(np.tile(np.arange(cells.n_obs), model.n_layers))
 
 
+def attends_to_genes(model, cells):
+    layers, of_cell = range(model.n_layers), {}
+    for batch_size in (1, 7):
+        compute = Compute.resolve("cpu", batch_size=batch_size)
+        for found in model.gene_attention(cells, layers, compute):
+            n_cells, _, n_positions, _ = found.queries.shape
+            assert found.keys.shape == found.queries.shape
+            assert found.genes.shape == (n_cells, n_positions) == (len(found.rows), n_positions)
+            assert (found.genes[:, 0] == -1).all()
+            present = torch.ones_like(found.genes, dtype=bool) if found.present is None else found.present
+            for i, row in enumerate(found.rows):
+                here = present[i]
+                logits = (found.queries[i][:, here] @ found.keys[i][:, here].transpose(1, 2)).numpy()
+                of_cell.setdefault((row, found.layer), []).append((found.genes[i][here].numpy(), logits))
+    assert set(of_cell) == {(row, layer) for row in range(cells.n_obs) for layer in layers}
+    counts = cells.read()
+    for (row, _), ((genes, logits), (again, of_batch)) in of_cell.items():
+        # Here no cell has more genes than are read.
+        assert sorted(genes[1:]) == counts[row].indices.tolist()
+        np.testing.assert_array_equal(again, genes)
+        np.testing.assert_allclose(of_batch, logits, atol=1e-5)
+
+
 def replaces_genes(model, cells):
     shifts = model.replaced_gene_shifts(cells.as_one_context(), {"a": 3, "b": 11}, -100.0, CPU)
     assert {name: shift.shape for name, shift in shifts.items()} == dict.fromkeys(
@@ -175,6 +198,7 @@ RUNS = {
     "Tunable": is_tunable,
     "ReadsTexts": reads_texts,
     "AttendsToCells": attends_to_cells,
+    "AttendsToGenes": attends_to_genes,
     "ReplacesGenes": replaces_genes,
     "FineTunesLabels": fine_tunes_labels,
     "FineTunesPathways": fine_tunes_pathways,

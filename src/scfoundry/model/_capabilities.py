@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 from scfoundry._settings import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import numpy as np
     import pandas as pd
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.nn.attention_factors import AttentionFactors
+    from scfoundry.nn.attention_factors import AttentionFactors, GeneAttention
     from scfoundry.nn.label_loss import LabelLoss
     from scfoundry.stats.components import LogMoments
 
 __all__ = [
     "AttendsToCells",
+    "AttendsToGenes",
     "Embeds",
     "FineTunesExpression",
     "FineTunesImputation",
@@ -148,6 +149,21 @@ class AttendsToCells(Embeds, Protocol):
         self, cells: Cells, layer: int, compute: Compute
     ) -> Iterator[tuple[NDArray[np.int64], Iterator[AttentionFactors]]]:
         """For every context its rows, and factors of the weights of a layer, chunk by chunk."""
+
+
+@runtime_checkable
+class AttendsToGenes(Embeds, Protocol):
+    """A model that reads a cell as a sequence of ``<cls>`` and genes, which attend to each other."""
+
+    @property
+    def n_layers(self) -> int:
+        """Layers in which they do."""
+
+    def gene_attention(self, cells: Cells, layers: Collection[int], compute: Compute) -> Iterator[GeneAttention]:
+        """Queries and keys of layers, by their numbers from 0: batch by batch, and within it layer by layer.
+
+        Every cell is in one batch, also one without genes; batches follow in any order.
+        """
 
 
 @runtime_checkable
@@ -289,6 +305,7 @@ ABILITIES: dict[type, tuple[str, str]] = {
     Tunable: ("cannot be fine-tuned through its embedding", "cellplm"),
     ReadsTexts: ("reads no texts", "cellnamer"),
     AttendsToCells: ("reads every cell by itself", "cellplm"),
+    AttendsToGenes: ("does not read a cell as genes that attend to each other", "langcell"),
     ReplacesGenes: ("cannot be shown a replaced gene", "cellplm"),
     FineTunesExpression: ("has no fine-tuning on cells without labels", "cellplm"),
     FineTunesImputation: ("has no published fine-tuning for imputation", "cellplm"),

@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from torch import Tensor
 
-__all__ = ["Activation", "Attention", "KeysValues", "TransformerLayer"]
+__all__ = ["Activation", "Attention", "KeysValues", "TransformerLayer", "queries_and_keys"]
 
 Activation = Literal["relu", "gelu"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
@@ -49,6 +49,11 @@ class Attention(nn.Module):
             self._heads(self.query(x)), *answers, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
         )
         return self.out(attended.transpose(1, 2).flatten(2))
+
+    def queries_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of the logits between the positions of x, (B, L, D), the scale in the queries: (B, H, L, d) each."""
+        queries, keys = self._heads(self.query(x)), self._heads(self.key(x))
+        return queries / queries.shape[-1] ** 0.5, keys
 
     def _heads(self, x: Tensor) -> Tensor:
         # Contiguous heads save the attention's inner loop more than the copy costs.
@@ -103,3 +108,18 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Tensor, present: Tensor | None = None, n_wanted: int | None = None) -> Tensor:
         """Self-attention and network, (B, L, D), of the first ``n_wanted`` positions, informed by all."""
         return self.feed_forward(self.attend(x, present, n_wanted))
+
+
+def queries_and_keys(
+    layers: Iterable[TransformerLayer], x: Tensor, present: Tensor | None, wanted: Collection[int]
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Queries and keys (`Attention.queries_keys`) of the ``wanted`` layers, with their numbers, as they are computed.
+
+    ``x``: what the first layer reads, (B, L, D). Layers after the last one that is wanted are not computed.
+    """
+    for number, layer in enumerate(layers):
+        if number in wanted:
+            yield number, *layer.attention.queries_keys(x)
+        if number >= max(wanted, default=-1):
+            return
+        x = layer(x, present)

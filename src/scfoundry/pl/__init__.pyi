@@ -1,7 +1,8 @@
 from ._cell_attention import cell_attention
 from ._gene_matching import gene_matching
+from ._gene_network import gene_network
 from ._imputed import imputed
 from ._long_tail import long_tail
 from ._perturbation import perturbation
 
-__all__ = ["cell_attention", "gene_matching", "imputed", "long_tail", "perturbation"]
+__all__ = ["cell_attention", "gene_matching", "gene_network", "imputed", "long_tail", "perturbation"]

@@ -4,6 +4,8 @@ from ._denoise import denoise
 from ._describe import describe
 from ._describe_cells import describe_cells
 from ._embed import embed
+from ._gene_network import gene_network
+from ._gene_programmes import gene_programmes
 from ._identify_pathways import identify_pathways
 from ._impute_spatial import impute_spatial
 from ._integrate import integrate
@@ -18,6 +20,8 @@ __all__ = [
     "describe",
     "describe_cells",
     "embed",
+    "gene_network",
+    "gene_programmes",
     "identify_pathways",
     "impute_spatial",
     "integrate",

@@ -8,16 +8,14 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._keys import Keys
-from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, at_least_one, one_of, open_model, record, require_column
+from scfoundry.tl._opening import announce, at_least_one, group_codes, one_of, open_model, record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
     from mudata import MuData
-    from numpy.typing import NDArray
 
     from scfoundry.model import FoundationModel
     from scfoundry.tasks.cell_attention.attend import CellAttention
@@ -128,7 +126,7 @@ def cell_attention(
     at_least_one("k", k, "is the number of weights to keep per cell, a whole number from 1", fix="The default: k=30.")
     one_of(Scale, scale=scale)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
-    codes, names = _groups(target, group_by)
+    codes, names = group_codes(target, group_by, argument="group_by", caller=CALLER)
     compute = Compute.resolve(device, batch_size=batch_size)
     attending = open_model(model, AttendsToCells, caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
@@ -143,21 +141,6 @@ def cell_attention(
     target.obsp[key_added] = found.weights
     target.uns[key_added] = origin
     return adata if copy else None
-
-
-def _groups(adata: AnnData, key: str | None) -> tuple[NDArray[np.int64], list[str]]:
-    """Number of the group of every cell, -1 for none, and the names of the groups, sorted."""
-    if key is None:
-        return np.full(adata.n_obs, -1), []
-    require_column(adata.obs, key, fix="group_by, or None.")
-    column = adata.obs[key]
-    named = pd.Categorical(column.astype(object).where(column.notna(), None).map(str, na_action="ignore"))
-    if not len(named.categories):
-        msg = f"No cell has a group in adata.obs[{key!r}]. Fill the column, or leave the groups out: group_by=None."
-        raise ValueError(msg)
-    if n_missing := int(np.sum(named.codes < 0)):
-        logger.warning("%s: %d cells have no value in obs[%r] and are in no group.", CALLER, n_missing, key)
-    return named.codes.astype(np.int64), named.categories.tolist()
 
 
 def _table(found: CellAttention, names: list[str]) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+import pandas as pd
 
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
@@ -13,7 +14,8 @@ from scfoundry._settings import logger
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sized
 
-    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
 
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
@@ -23,6 +25,7 @@ __all__ = [
     "announce",
     "at_least_one",
     "check_return",
+    "group_codes",
     "new_seed",
     "one_of",
     "open_fitted",
@@ -57,6 +60,21 @@ def require_column(obs: pd.DataFrame, key: object, *, fix: str, name: str = "ada
     if key not in obs.columns:
         msg = f"{name}.obs has no column {key!r}; its columns: {quoted(obs.columns)}. Pass one of them as {fix}"
         raise ValueError(msg)
+
+
+def group_codes(adata: AnnData, key: str | None, *, argument: str, caller: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Number of the group of every cell, -1 for none, and the names of the groups, sorted; no groups without a key."""
+    if key is None:
+        return np.full(adata.n_obs, -1), []
+    require_column(adata.obs, key, fix=f"{argument}, or None.")
+    column = adata.obs[key]
+    named = pd.Categorical(column.astype(object).where(column.notna(), None).map(str, na_action="ignore"))
+    if not len(named.categories):
+        msg = f"No cell has a group in adata.obs[{key!r}]. Fill the column, or leave the groups out: {argument}=None."
+        raise ValueError(msg)
+    if n_missing := int(np.sum(named.codes < 0)):
+        logger.warning("%s: %d cells have no value in obs[%r] and are in no group.", caller, n_missing, key)
+    return named.codes.astype(np.int64), named.categories.tolist()
 
 
 def check_return(*, copy: bool, return_fitted: bool, caller: str) -> None:

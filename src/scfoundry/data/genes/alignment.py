@@ -62,6 +62,11 @@ class GeneAlignment:
         smaller = min(len(self.names), self.n_vocabulary)
         return len(self.measured) / smaller if smaller else 0.0
 
+    def names_of(self, positions: NDArray[np.integer]) -> list[str]:
+        """What the data set calls genes that it measured; the first of several columns of a gene."""
+        measured, first = np.unique(self.target, return_index=True)
+        return [str(name) for name in self.names[first[np.searchsorted(measured, positions)]]]
+
     def summary(self) -> str:
         """One line for the log."""
         routes = Counter(self.route[self.kept].tolist())

@@ -13,10 +13,10 @@ from scvi.data import fields
 
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
-from scfoundry.data.matrix.reader import CountsInMemory
 from scfoundry.data.tokens.bins import gene_keys
 from scfoundry.model._base import FoundationModel
 from scfoundry.model._pretrained import REGISTRY
+from scfoundry.model.celler._attention import gene_attention
 from scfoundry.model.celler._checkpoint import from_released, is_release, read_release
 from scfoundry.model.celler._config import CellerConfig
 from scfoundry.model.celler._integration import integration_config, learn_integration
@@ -27,11 +27,10 @@ from scfoundry.model.celler._training import class_probabilities, learn_classes,
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.label_loss import PLAIN, LabelLoss
 from scfoundry.stats.splits import stratified_split
-from scfoundry.stats.variable_genes import variable_genes
 from scfoundry.train.labels import N_LOOKED_AT, draw_shots, in_obs_order, labelled_cells, warn_of_one_class
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from scfoundry._device import Precision
     from scfoundry.data.labels import Label
     from scfoundry.model.celler._module import CellBatch
+    from scfoundry.nn.attention_factors import GeneAttention
     from scfoundry.train.plan import Schedule
 
 __all__ = ["Celler"]
@@ -125,8 +125,6 @@ class Celler(FoundationModel):
         names = self.registry["field_registries"][BATCH]["state_registry"]["categorical_mapping"]
         return config | {"n_batches": len(names), "batches": tuple(map(str, names))}
 
-    # ---- what the model reads ----------------------------------------------------------------------------------
-
     @cached_property
     def _keys(self) -> NDArray[np.uint64]:
         return gene_keys(self.genes.ids)
@@ -155,8 +153,17 @@ class Celler(FoundationModel):
     @torch.no_grad()
     def gene_vectors(self) -> NDArray[np.float32]:
         """Vectors of the vocabulary's genes, before any cell, float32, (G, n_hidden)."""
-        genes = torch.arange(len(self.genes), device=self.module.device)
-        return self.module.gene_vectors(genes).float().cpu().numpy()
+        return self.module.gene_vectors(torch.arange(len(self.genes), device=self.module.device)).float().cpu().numpy()
+
+    @property
+    def n_layers(self) -> int:
+        """Layers in which genes attend to each other."""
+        return self.config.n_layers
+
+    def gene_attention(self, cells: Cells, layers: Collection[int], compute: Compute) -> Iterator[GeneAttention]:
+        """Queries and keys of layers, batch by batch; see `AttendsToGenes`."""
+        self.module.to(compute.device).eval()
+        return gene_attention(self.module, self._tokens(cells).stream(compute.device, compute.batch_size), layers)
 
     @property
     def part_rates(self) -> Mapping[str, float]:
@@ -165,10 +172,7 @@ class Celler(FoundationModel):
 
     def batch(self, counts: sparse.csr_matrix, coordinates: Tensor | None = None) -> list[CellBatch]:
         """Cells as the module embeds them, counts (n, G), in parts of similar length; places play no part."""
-        reader = CountsInMemory(counts, np.unique(counts.indices).astype(np.int64))
-        variable = variable_genes([reader], self.config.max_length - 1) if self.config.truncation == "hvg" else None
-        none_known = np.full(counts.shape[0], self.config.n_batches) if self.config.n_batches else None
-        tokens = CellTokens(reader, self._keys, self.config, variable=variable, batches=none_known)
+        tokens = CellTokens.of_counts(counts, self._keys, self.config)
         return list(tokens.stream(self.module.device, min(CELLS_PER_PART, counts.shape[0])))
 
     # ---- training ----------------------------------------------------------------------------------------------
@@ -391,6 +395,5 @@ class Celler(FoundationModel):
         model.module.load_state_dict(state)
         model.description_ |= {"weights": folder.name, "sha256": sha256(release.weights)}
         if (known := REGISTRY.get(folder.name)) and known.model == cls.name:
-            about = {"licence": known.licence, "citation": known.citation, "trained_on": known.trained_on}
-            model.description_ |= about
+            model.description_ |= {about: getattr(known, about) for about in ("licence", "citation", "trained_on")}
         return model

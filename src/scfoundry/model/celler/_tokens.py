@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
+from scfoundry.data.matrix.reader import CountsInMemory
 from scfoundry.data.tokens.bins import BinnedGenes, bin_values, truncated
 from scfoundry.model.celler._module import PADDED, CellBatch
 from scfoundry.nn.sequences import TokenLists, rows_by_length
@@ -80,6 +81,14 @@ class CellTokens:
             for context in cells.contexts:
                 batches[context.rows] = numbers.get(str(context.name), config.n_batches)
         return cls(cells.reader, keys, config, variable=variable, batches=batches)
+
+    @classmethod
+    def of_counts(cls, counts: sparse.csr_matrix, keys: NDArray[np.uint64], config: CellerConfig) -> CellTokens:
+        """Cells of none of the batches, counts (n, G)."""
+        reader = CountsInMemory(counts, np.unique(counts.indices).astype(np.int64))
+        variable = variable_genes([reader], config.max_length - 1) if config.truncation == "hvg" else None
+        batches = np.full(counts.shape[0], config.n_batches) if config.n_batches else None
+        return cls(reader, keys, config, variable=variable, batches=batches)
 
     def tokenised(self, counts: sparse.csr_matrix) -> TokenisedCells:
         """Bins over all genes of a cell, of which the longest then lose some."""

@@ -58,6 +58,11 @@ class CellEncoder(nn.Module):
         )
         initialise(self, config.n_hidden)
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Gene and rank, (B, L) to (B, L, D)."""
+        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]] + self.segments.weight[0]
+        return self.dropout(self.norm(x))
+
     def forward(self, tokens: Tensor, present: Tensor | None = None, *, n_wanted: int | None = None) -> Tensor:
         """States of the positions of B cells.
 
@@ -66,8 +71,7 @@ class CellEncoder(nn.Module):
         all of them if `None`. Where only ``<cls>`` is read, 1 saves most of that layer. Returns (B, L, D), or (B,
         n_wanted, D).
         """
-        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]] + self.segments.weight[0]
-        x = self.dropout(self.norm(x))
+        x = self.embed(tokens)
         *first, last = self.layers
         for layer in first:
             x = layer(x, present)

@@ -9,13 +9,15 @@ import torch
 from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
-from scfoundry.data.tokens.ranks import PAD, cls_token, rank_tokens
+from scfoundry.data.tokens.ranks import FIRST_GENE, PAD, cls_token, rank_tokens
 from scfoundry.model.langcell._encoders import unit
 from scfoundry.model.langcell._matching import best_texts
+from scfoundry.nn.attention_factors import GeneAttention
 from scfoundry.nn.sequences import TokenLists, length_sorted
+from scfoundry.nn.transformer import queries_and_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from scipy import sparse
     from torch import Tensor
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._tokenizer import Tokenizer
     from scfoundry.nn.sequences import Batch
 
-__all__ = ["CellStream", "LabelTexts", "embed_cells", "match_cells", "ranked_cells"]
+__all__ = ["CellStream", "LabelTexts", "embed_cells", "gene_attention", "match_cells", "ranked_cells"]
 
 # Positions per step: enough to keep the device busy, few enough for its memory (on a CPU, its caches).
 TOKENS_PER_STEP = {"cpu": 1024, "mps": 16_384, "cuda": 65_536}
@@ -87,6 +89,17 @@ def embed_cells(module: LangCellModule, cells: CellStream) -> np.ndarray:
     for batch in cells:
         latent[batch.rows] = module(batch.tokens, batch.present).float().cpu().numpy()
     return latent
+
+
+@torch.no_grad()
+def gene_attention(module: LangCellModule, cells: CellStream, layers: Collection[int]) -> Iterator[GeneAttention]:
+    """Queries and keys of some layers of the cell encoder; see `AttendsToGenes`."""
+    cls = cls_token(len(cells.genes))
+    for batch in cells:
+        genes = torch.where((batch.tokens >= FIRST_GENE) & (batch.tokens < cls), batch.tokens - FIRST_GENE, -1)
+        x = module.cell.embed(batch.tokens)
+        for layer, queries, keys in queries_and_keys(module.cell.layers, x, batch.present, layers):
+            yield GeneAttention(batch.rows, layer, genes, batch.present, queries, keys)
 
 
 class LabelTexts:

@@ -16,7 +16,7 @@ from scfoundry.data.tokens.medians import nonzero_medians
 from scfoundry.model._capabilities import TextScores
 from scfoundry.model.langcell._checkpoint import from_released, read_release
 from scfoundry.model.langcell._config import LangCellConfig
-from scfoundry.model.langcell._inference import LabelTexts, embed_cells, match_cells
+from scfoundry.model.langcell._inference import LabelTexts, embed_cells, gene_attention, match_cells
 from scfoundry.model.langcell._matching import mix
 from scfoundry.model.langcell._module import LangCellModule
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
@@ -25,7 +25,7 @@ from scfoundry.model.langcell._training_data import require_texts
 from scfoundry.nn.checkpoint import sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.nn.attention_factors import GeneAttention
     from scfoundry.nn.label_loss import LabelLoss
 
 __all__ = ["LangCell"]
@@ -149,6 +150,15 @@ class LangCell(TrainableLangCell):
         """Embed cells in the space they share with texts: unit vectors, (n_obs, n_latent)."""
         with compute.autocast():
             return embed_cells(self.module, self.stream(cells.reader, compute))
+
+    @property
+    def n_layers(self) -> int:
+        """Layers in which genes attend to each other."""
+        return self.config.n_layers
+
+    def gene_attention(self, cells: Cells, layers: Collection[int], compute: Compute) -> Iterator[GeneAttention]:
+        """Queries and keys of layers, batch by batch; see `AttendsToGenes`."""
+        return gene_attention(self.module, self.stream(cells.reader, compute), layers)
 
     def embed_texts(self, texts: Sequence[str], compute: Compute | None = None) -> NDArray[np.float32]:
         """Embed texts in the space they share with cells: unit vectors, float32, (n_texts, n_latent).

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from scfoundry.data.matrix.cells import Cells
 
-__all__ = ["FurtherGenes", "genes_to_hide", "genes_to_impute", "names_of"]
+__all__ = ["FurtherGenes", "genes_to_hide", "genes_to_impute"]
 
 # As published for the evaluation: as many genes from each stratum of sparsity.
 HIDDEN_PER_STRATUM = 25
@@ -94,7 +94,7 @@ def genes_to_impute(
     if genes is None:
         known = np.setdiff1d(in_reference.measured, measured).astype(np.int64)
         others = np.setdiff1d(further.positions, measured) if tells_of_unknown else further.positions[:0]
-        names = [*names_of(known, reference), *further.names.ids[others - further.start]]
+        names = [*in_reference.names_of(known), *further.names.ids[others - further.start]]
         if not names:
             msg = f"{caller}: the spots have every gene of the reference; there is nothing to impute."
             raise ValueError(msg)
@@ -168,13 +168,6 @@ def _check_shared(spots: Cells, reference: Cells, *, caller: str) -> None:
                 "done to the matrix, or pass the layer with the counts: layer=..., reference_layer=...."
             )
             raise ValueError(msg)
-
-
-def names_of(positions: NDArray[np.int64], cells: Cells) -> list[str]:
-    """What a data set calls genes that it measured; the first of several columns of a gene."""
-    alignment = cells.own.alignment
-    measured, first = np.unique(alignment.target, return_index=True)
-    return [str(name) for name in alignment.names[first[np.searchsorted(measured, positions)]]]
 
 
 def genes_to_hide(spots: Cells, shared: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

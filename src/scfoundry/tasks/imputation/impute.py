@@ -12,7 +12,7 @@ from scfoundry.stats.similarity import partial_pearson, pearson
 from scfoundry.tasks.imputation.calibration import Confidence, fit_weights, rates
 from scfoundry.tasks.imputation.composition import find_states
 from scfoundry.tasks.imputation.evidence import EVIDENCE, OF_COUNTS, Evidence
-from scfoundry.tasks.imputation.genes import genes_to_hide, names_of
+from scfoundry.tasks.imputation.genes import genes_to_hide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -146,7 +146,7 @@ def learn(
         "partial_pearson": partial_pearson(x, y, library.astype(np.float64)),
         "expected_pearson": confidence(rate)[0],
     }
-    return Learned(weights, confidence, pd.DataFrame(columns, index=names_of(hidden, spots)))
+    return Learned(weights, confidence, pd.DataFrame(columns, index=spots.own.alignment.names_of(hidden)))
 
 
 def _by_kind(weights: NDArray[np.float64]) -> dict[str, float]:

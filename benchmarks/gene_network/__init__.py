@@ -1,0 +1,1 @@
+"""Edges of gene networks beside known interactions."""

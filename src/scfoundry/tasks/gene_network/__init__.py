@@ -1,0 +1,1 @@
+"""Which genes attend to which."""

@@ -1,0 +1,1 @@
+"""Groups of genes that a model describes alike."""

@@ -1,0 +1,44 @@
+"""Gene sets from files and dicts, and where their genes stand in a vocabulary."""
+
+import gzip
+
+import pytest
+
+from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.genes.gene_sets import members_of, read_gene_sets
+
+GMT = "T cells\thttp://somewhere\tCD3E\tCD3D\t\n\nhouse keeping\t\tGAPDH\n"
+
+
+@pytest.mark.parametrize("name", ["sets.gmt", "sets.gmt.gz"])
+def test_a_file_holds_what_a_dict_would(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(GMT.encode()) if name.endswith("gz") else GMT.encode())
+    expected = {"T cells": ["CD3E", "CD3D"], "house keeping": ["GAPDH"]}
+    assert read_gene_sets(path) == read_gene_sets(str(path)) == read_gene_sets(expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("CD3E CD3D\n", r"sets.gmt, line 1 has no genes. A GMT file has"),
+        (GMT + "T cells\t\tCD2\n", r"line 4 names the set 'T cells' again"),
+        ("", r"There are no gene sets"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_its_line(tmp_path, text, message):
+    path = tmp_path / "sets.gmt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_gene_sets(path)
+
+
+def test_a_file_that_is_not_there_is_missed(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_gene_sets(tmp_path / "sets.gmt")
+
+
+def test_genes_are_found_by_symbol_old_symbol_and_identifier_once_each():
+    vocabulary = GeneVocabulary(["ENSG00000198851", "ENSG00000145416", "ENSG00000111640"])
+    found = members_of({"a": ["GAPDH", "CD3E", "ENSG00000198851", "no gene"], "b": ["MARCH1"], "c": []}, vocabulary)
+    assert {name: positions.tolist() for name, positions in found.items()} == {"a": [0, 2], "b": [1], "c": []}
