@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TEMPERATURES", "error", "fits", "fitted", "trust"]
 
-KEEP = 0.96
+KEEP = 0.955
 TEMPERATURES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
 MAX_CELLS = 400
 MIN_CELLS = 5
