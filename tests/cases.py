@@ -69,11 +69,16 @@ def _cellnamer(genes: Any) -> sf.model.CellNamer:
     return model
 
 
+def _celler(genes: Any) -> sf.model.Celler:
+    return sf.model.Celler(genes=genes, n_hidden=16, n_layers=2, n_heads=2, n_intermediate=16)
+
+
 MODELS: dict[str, Callable[[Any], Any]] = {
     "cellplm": _cellplm,
     "cellplm_gmvae": lambda genes: _cellplm(genes, "gmvae"),
     "langcell": _langcell,
     "cellnamer": _cellnamer,
+    "celler": _celler,
     "small": SmallModel,
 }
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-USERS = ("cellplm", "langcell", "cellnamer", "small")
+USERS = ("cellplm", "langcell", "cellnamer", "celler", "small")
 """Models that the verbs are called with; those that need nothing but an embedding take any."""
 
 
@@ -46,7 +46,7 @@ VERBS = [
         ("obs/annotation", "obs/annotation_score", "obsm/annotation_scores", "uns/annotation"),
         {"labels_key": "cell_type", "batch_key": "batch", "reference_batch_key": "batch"},
         reference=True,
-        steps={"langcell": ONE_EPOCH},
+        steps={"langcell": ONE_EPOCH, "celler": ONE_EPOCH},
     ),
     Verb(
         "identify_pathways",

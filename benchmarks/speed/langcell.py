@@ -21,10 +21,10 @@ from benchmarks.reporting import markdown_table, surroundings, write_results
 from benchmarks.speed.clock import Clock
 from benchmarks.speed.products import Peak
 from scfoundry._device import Compute, Precision
-from scfoundry.model.langcell._batches import TokenLists, length_sorted
 from scfoundry.model.langcell._config import LangCellConfig
 from scfoundry.model.langcell._encoders import CellEncoder
 from scfoundry.model.langcell._inference import TOKENS_PER_STEP
+from scfoundry.nn.sequences import TokenLists, length_sorted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -19,6 +19,9 @@ class Keys:
     RANKS: Final = "X_rank"
     """``obsm``: gene tokens of every cell in rank order; ``uns``: how they were made."""
 
+    BINNED: Final = "X_binned"
+    """``layers``, or ``obsm`` where the genes are a model's: bins of expression; ``uns``: how they were made."""
+
     ZERO_SHOT: Final = "zero_shot"
     """``obs``: label by texts alone; ``obs`` and ``obsm`` keys of its scores begin with it; ``uns``: how."""
 

@@ -118,7 +118,7 @@ def test_how_cells_are_spread_over_threads_does_not_matter(
     monkeypatch: pytest.MonkeyPatch, values_per_piece: int
 ) -> None:
     medians = MEDIANS["like those of a corpus"]
-    monkeypatch.setattr(tokens, "_VALUES_PER_PIECE", values_per_piece)
+    monkeypatch.setattr(tokens, "VALUES_PER_PIECE", values_per_piece)
     ranked = rank_tokens(sparse.csr_matrix(COUNTS), medians, max_length=64)
     assert as_lists(ranked) == by_definition(COUNTS, medians, 64)
 
@@ -140,7 +140,7 @@ def test_threads_of_the_caller_may_sort_at_once() -> None:
 
 def test_the_threads_of_torch_stay_as_many_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numba's own threads would set their number for torch, whose small steps are then many times slower."""
-    monkeypatch.setattr(tokens, "_VALUES_PER_PIECE", 100)
+    monkeypatch.setattr(tokens, "VALUES_PER_PIECE", 100)
     before = torch.get_num_threads()
     try:
         for n_threads in (1, 3):

@@ -18,6 +18,7 @@ CLAIMS = {
     "cellplm_gmvae": f"Embeds {CELLPLM}",
     "langcell": "Embeds ReadsTexts FineTunesLabels FineTunesPathways",
     "cellnamer": "Embeds ReadsTexts",
+    "celler": "Embeds HasGeneVectors Tunable FineTunesLabels",
     "small": "Embeds",
 }
 CPU = Compute.resolve("cpu", "float32")

@@ -10,9 +10,9 @@ from scfoundry._device import Compute
 from scfoundry.data.labels import Label
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.model.langcell._encoders import CellEncoder
-from scfoundry.model.langcell._few_shot import draw_shots
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
 from scfoundry.train.cells import CellDataModule
+from scfoundry.train.labels import draw_shots
 
 TYPES = np.array(["naive b cell", "natural killer cell", "classical monocyte", "plasma cell", "mast cell"])
 TINY = {

@@ -1,6 +1,7 @@
 from ._base import FoundationModel
 from ._load import load_pretrained
 from ._pretrained import list_pretrained
+from .celler import Celler, CellerConfig
 from .cellnamer import CellNamer, CellNamerConfig
 from .cellplm import CellPLM, CellPLMConfig
 from .langcell import LangCell, LangCellConfig
@@ -10,6 +11,8 @@ __all__ = [
     "CellNamerConfig",
     "CellPLM",
     "CellPLMConfig",
+    "Celler",
+    "CellerConfig",
     "FoundationModel",
     "LangCell",
     "LangCellConfig",

@@ -83,6 +83,63 @@ LANGCELL_RELEASE = Weights(
 )
 
 
+SCGPT_PAPER = (
+    "Cui et al. 2024, scGPT: toward building a foundation model for single-cell multi-omics using generative AI, "
+    "Nature Methods 21:1470-1480"
+)
+SCGPT_FILES = "https://github.com/bowang-lab/scGPT#pretrained-scgpt-model-zoo"
+CELLER_PAPER = (
+    "Zhao et al. 2025, Celler: A Genomic Language Model for Long-Tailed Single-Cell Annotation, arXiv:2504.00020"
+)
+CELLER_FILES = "https://github.com/AI4science-ym/HiCeller"
+
+
+def _scgpt_release(name: str, trained_on: str, *, parameters: int) -> Weights:
+    return Weights(
+        name=f"scgpt-{name}",
+        model="celler",
+        parameters=parameters,
+        megabytes=round(4 * parameters / 1e6),
+        licence="MIT",
+        citation=SCGPT_PAPER,
+        trained_on=trained_on,
+        source=SCGPT_FILES,
+        files={"args.json": None, "vocab.json": None, "best_model.pt": None},
+    )
+
+
+def _celler_release(tissue: str) -> Weights:
+    return Weights(
+        name=f"celler-{tissue}",
+        model="celler",
+        parameters=51_357_000,  # about: with 50 classes, of which each has 513
+        megabytes=205,
+        licence="academic use only; the repository names none",
+        citation=CELLER_PAPER,
+        trained_on=f"human cells of Celler-75: {tissue}",
+        source=CELLER_FILES,
+        files={"args.json": None, "vocab.json": None, "model.pt": None},
+    )
+
+
+# Those of organs have a smaller vocabulary. Celler describes its files as the same network with a head.
+SCGPT_RELEASES = (
+    _scgpt_release("whole-human", "33 million normal human cells (CELLxGENE)", parameters=51_329_025),
+    *(
+        _scgpt_release(organ, f"{cells} human cells (CELLxGENE): {organ}", parameters=38_978_049)
+        for organ, cells in {
+            "brain": "13.2 million",
+            "blood": "10.3 million",
+            "heart": "1.8 million",
+            "lung": "2.1 million",
+            "kidney": "814 thousand",
+            "pan-cancer": "5.7 million",
+        }.items()
+    ),
+)
+CELLER_TISSUES = ("lung", "skin", "kidney", "brain", "liver", "cortex", "breast")
+
+
 def _shipped(model: str, name: str) -> Weights:
     folder = PACKAGE / model / "weights" / name
     saved = json.loads((folder / "config.json").read_text())
@@ -107,6 +164,8 @@ REGISTRY = {
         _shipped("langcell", "langcell-mini"),
         LANGCELL_RELEASE,
         _shipped("cellnamer", "cellnamer-mini"),
+        *SCGPT_RELEASES,
+        *map(_celler_release, CELLER_TISSUES),
     )
 }
 

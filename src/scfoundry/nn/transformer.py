@@ -58,7 +58,8 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention, attention to a context where ``n_context`` gives its width, and a network on each position.
 
-    Every part is ``x <- LayerNorm(x + part(x))``; ``"gelu"`` is the exact one.
+    Every part is ``x <- LayerNorm(x + part(x))``; ``"gelu"`` is the exact one. ``inner_dropout`` is that within the
+    network, of which BERT has none.
     """
 
     def __init__(
@@ -70,18 +71,20 @@ class TransformerLayer(nn.Module):
         activation: Activation,
         n_context: int | None = None,
         dropout: float = 0.0,
+        inner_dropout: float = 0.0,
+        eps: float = LAYER_NORM_EPS,
     ) -> None:
         super().__init__()
         self.attention = Attention(n_hidden, n_heads, dropout=dropout)
-        self.attention_norm = nn.LayerNorm(n_hidden, eps=LAYER_NORM_EPS)
+        self.attention_norm = nn.LayerNorm(n_hidden, eps=eps)
         if n_context is not None:
             self.context_attention = Attention(n_hidden, n_heads, n_context=n_context, dropout=dropout)
-            self.context_norm = nn.LayerNorm(n_hidden, eps=LAYER_NORM_EPS)
+            self.context_norm = nn.LayerNorm(n_hidden, eps=eps)
         self.expand = nn.Linear(n_hidden, n_intermediate)
         self.contract = nn.Linear(n_intermediate, n_hidden)
-        self.norm = nn.LayerNorm(n_hidden, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(n_hidden, eps=eps)
         self.activation = ACTIVATIONS[activation]
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.inner_dropout = nn.Dropout(dropout), nn.Dropout(inner_dropout)
 
     def attend(self, x: Tensor, present: Tensor | None = None, n_wanted: int | None = None) -> Tensor:
         """Positions of a sequence inform each other, (B, L, D), or the first ``n_wanted`` of them only."""
@@ -95,7 +98,7 @@ class TransformerLayer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The network on each position, (B, L, D)."""
-        return self.norm(x + self.dropout(self.contract(self.activation(self.expand(x)))))
+        return self.norm(x + self.dropout(self.contract(self.inner_dropout(self.activation(self.expand(x))))))
 
     def forward(self, x: Tensor, present: Tensor | None = None, n_wanted: int | None = None) -> Tensor:
         """Self-attention and network, (B, L, D), of the first ``n_wanted`` positions, informed by all."""

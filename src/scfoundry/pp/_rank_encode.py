@@ -6,25 +6,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from anndata import AnnData
-from scipy import sparse
-from tqdm.auto import tqdm
 
 from scfoundry._keys import Keys
-from scfoundry._settings import logger, settings
+from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.matrix.checks import MatrixReport, MatrixState, inspect_matrix, require_counts, to_linear
-from scfoundry.data.matrix.loaders import locate, matrix_of, row_blocks
-from scfoundry.data.matrix.state import LOG_CEILING
+from scfoundry.data.matrix.checks import to_linear
 from scfoundry.data.tokens.ranks import checksum, rank_tokens, ranked_matrix
+from scfoundry.pp._cell_by_cell import checked, encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from scfoundry.data.genes import GeneAlignment
+    from scfoundry.data.matrix.checks import MatrixState
 
 __all__ = ["rank_encode"]
 
@@ -106,15 +105,13 @@ def rank_encode(
     vocabulary, medians = _vocabulary(genes)
     if copy:
         adata = adata.to_memory() if adata.isbacked else adata.copy()
-    is_lazy = hasattr(locate(adata, layer)[0], "__dask_graph__")
-    report = _report_of_first_chunk(adata, layer) if is_lazy else _checked(adata, layer)
+    report = checked(adata, layer, caller=_CALLER)
     alignment = vocabulary.align(adata)
     logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {report.state}; {alignment.summary()}")
 
     encoder = _Encoder(report.state, alignment, medians, max_length)
-    adata.obsm[key_added] = (
-        _encode_lazily(adata, layer, encoder) if is_lazy else encoder(_blocks_with_bar(adata, layer))
-    )
+    how: dict[str, Any] = {"width": max_length, "dtype": np.int32, "caller": _CALLER}
+    adata.obsm[key_added] = encoded(adata, layer, encoder, report.state, **how)
     params = {"layer": layer, "max_length": max_length}
     adata.uns[key_added] = {
         Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
@@ -185,71 +182,3 @@ class _Encoder:
         if len(self.alignment.measured) < len(self.alignment.kept):  # columns that share a gene are summed first
             counts, gene_of_column = self.alignment.apply(counts), None
         return rank_tokens(counts, self.medians, max_length=self.max_length, gene_of_column=gene_of_column)
-
-
-def _blocks_with_bar(adata: AnnData, layer: str | None) -> Iterator[sparse.csr_matrix]:
-    with tqdm(desc="rank_encode", total=adata.n_obs, unit="cell", disable=not settings.show_progress) as bar:
-        for _, block in row_blocks(adata, layer=layer):
-            yield block
-            bar.update(block.shape[0])
-
-
-def _encode_lazily(adata: AnnData, layer: str | None, encoder: _Encoder) -> Any:
-    """One sparse chunk of tokens per chunk of cells."""
-    import dask.array as da
-
-    where = "adata.X" if layer is None else f'adata.layers["{layer}"]'
-
-    def encode(chunks: list[Any]) -> sparse.csr_matrix:
-        cells = _joined(chunks)
-        _check_chunk(cells, encoder.state, where)
-        return encoder(block for _, block in row_blocks(cells))
-
-    return da.blockwise(
-        encode,
-        "cr",
-        matrix_of(adata, layer),
-        "cg",
-        new_axes={"r": encoder.max_length},
-        concatenate=False,
-        dtype=np.int32,
-        meta=sparse.csr_matrix((0, 0), dtype=np.int32),
-    )
-
-
-def _checked(adata: AnnData, layer: str | None) -> MatrixReport:
-    return require_counts(adata, layer=layer, caller=_CALLER, allow_log1p=True)
-
-
-def _report_of_first_chunk(adata: AnnData, layer: str | None) -> MatrixReport:
-    """What the first chunk of cells with any value holds, refused if that is neither counts nor log1p-normalised."""
-    matrix = matrix_of(adata, layer)
-    n_chunks, n_across = matrix.numblocks
-    for i in range(n_chunks):
-        cells = _joined([matrix.blocks[i, j].compute() for j in range(n_across)])
-        report = inspect_matrix(cells)
-        if report.n_empty < cells.n_obs or report.n_nan or report.n_infinite:
-            break
-    return _checked(cells, None)
-
-
-def _check_chunk(cells: AnnData, state: MatrixState, where: str) -> None:
-    """Refuse a chunk that does not hold what the first one did."""
-    report = inspect_matrix(cells)
-    not_finite = report.n_nan + report.n_infinite
-    # What proves logarithms may be absent from a chunk of few values; what rules them out may not be there.
-    may_be_logarithms = report.state is not MatrixState.COUNTS and 0 <= report.maximum <= LOG_CEILING
-    fits = report.state is state or report.maximum == 0 or (state is MatrixState.LOG1P and may_be_logarithms)
-    if fits and not report.n_negative and not not_finite:
-        return
-    found = f"{not_finite:,} NaN or infinite values" if not_finite else f"{report.state}, up to {report.maximum:.3g}"
-    msg = (
-        f"{_CALLER}: the first cells hold {state}, but a chunk of {cells.n_obs:,} cells further on holds {found}. "
-        f"Find out which: for chunk in {where}.blocks.ravel(): print(chunk.compute().max())"
-    )
-    raise ValueError(msg)
-
-
-def _joined(chunks: list[Any]) -> AnnData:
-    """Cells whose genes are spread over several chunks."""
-    return AnnData(sparse.hstack(chunks, format="csr") if sparse.issparse(chunks[0]) else np.hstack(chunks))

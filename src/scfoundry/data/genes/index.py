@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scfoundry.data.genes.names import find, gene_names, is_ensembl, stable_ids
+from scfoundry.data.genes.names import find, gene_names, ignore_case, is_ensembl, stable_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +42,11 @@ class GeneIndex:
     def by_name(self) -> Index:
         """Position of every name the vocabulary was given, by route; symbols that several genes share are left out."""
         return literal_index(self.ids, self.symbols, self.aliases)
+
+    @functools.cached_property
+    def by_upper_case(self) -> Mapping[str, int]:
+        """Position of every name the vocabulary was given, in upper case; -1 where only case tells two genes apart."""
+        return ignore_case({name: position for route in self.by_name.values() for name, position in route.items()})
 
     @functools.cached_property
     def by_row(self) -> NDArray[np.int64]:

@@ -84,6 +84,11 @@ def _match_names(index: GeneIndex, names: Names) -> tuple[NDArray[np.int64], Nam
     reached = position >= 0
     target[asked[reached]] = position[reached]
     route[asked[reached]] = row_route[reached]
+    if not mouse:
+        # Clones and other genes that the table does not have.
+        strange = asked[~found]
+        own, _ = find({"case": index.by_upper_case}, names[strange])
+        target[strange[own >= 0]], route[strange[own >= 0]] = own[own >= 0], "case"
     scheme = max(counts, key=lambda name: counts[name] * (name.startswith("mouse") == mouse))
     return target, route, known, scheme if counts[scheme] else "unknown"
 

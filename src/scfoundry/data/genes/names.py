@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Names = NDArray[np.object_]
     Index = Mapping[str, Mapping[str, int]]  # route -> name -> position
 
-__all__ = ["GeneNames", "as_names", "find", "gene_names", "gene_table", "is_ensembl", "stable_ids"]
+__all__ = ["GeneNames", "as_names", "find", "gene_names", "gene_table", "ignore_case", "is_ensembl", "stable_ids"]
 
 _GENE_ID = re.compile(r"(?P<id>(?P<prefix>ENS[A-Z]*G)\d{11})(?:\.\d+)?(?:_PAR_Y)?")
 _ENSEMBL = {"ensembl": "ENSG", "mouse_ensembl": "ENSMUSG"}
@@ -62,7 +62,7 @@ def gene_names() -> GeneNames:
         "previous": _positions(table["previous"]),
         "alias": _positions(table["alias"]),
     }
-    human["case"] = _ignore_case(human["alias"]) | _ignore_case(human["previous"]) | _ignore_case(human["symbol"])
+    human["case"] = ignore_case(human["alias"]) | ignore_case(human["previous"]) | ignore_case(human["symbol"])
     mouse = {route: _positions(table[route]) for route in ("mouse_ensembl", "mouse_symbol")}
     return GeneNames(ids=ids, symbols=symbols, human=human, mouse=mouse)
 
@@ -138,7 +138,7 @@ def _positions(column: Iterable[str]) -> dict[str, int]:
     return {name: row for row, names in enumerate(column) if names for name in names.split(",")}
 
 
-def _ignore_case(position_of: Mapping[str, int]) -> dict[str, int]:
+def ignore_case(position_of: Mapping[str, int]) -> dict[str, int]:
     """Rows by upper-case name; -1, as for an unknown name, where only case tells two genes apart."""
     rows: dict[str, int] = {}
     for name, row in position_of.items():

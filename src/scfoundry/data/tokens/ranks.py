@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
+
+from scfoundry.data.tokens.pieces import VALUES_PER_PIECE, over_pieces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,9 +22,6 @@ PAD = 0
 MASK = 1
 FIRST_GENE = 2
 """Token of a vocabulary's first gene; gene i has the token i + 2."""
-
-_VALUES_PER_PIECE = 1 << 16
-"""About a millisecond of sorting: dearer than handing it to a thread, short to wait for at the end."""
 
 _ROUNDING = 1e-5
 """Relative error of ratios of counts after normalisation, logarithm and back, in float32: a tenth of this."""
@@ -108,8 +104,6 @@ def _by_radix_sort(
     counts: sparse.csr_matrix, gene_of_column: NDArray[np.int32], medians: NDArray[np.float64], max_length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """First genes of each cell, by numba."""
-    from numba import config
-
     from scfoundry.data.tokens.rank_sort import count_genes, sort_genes
 
     # One type each, so that the sort is compiled once.
@@ -119,22 +113,10 @@ def _by_radix_sort(
     starts = _starts(count_genes(values, columns, indptr, divisors), max_length)
     genes = np.empty(starts[-1], dtype=np.int32)
 
-    n_pieces = -(-len(values) // _VALUES_PER_PIECE)
-    bounds = np.searchsorted(indptr, np.linspace(0, indptr[-1], n_pieces + 1))
-    bounds[:1], bounds[-1:] = 0, counts.shape[0]
+    def sort(first: int, last: int) -> None:
+        sort_genes(first, last, values, columns, indptr, gene_of_column, divisors, genes, starts)
 
-    def sort(piece: tuple[int, int]) -> None:
-        sort_genes(*piece, values, columns, indptr, gene_of_column, divisors, genes, starts)
-
-    # Plain threads, not those of numba: its OpenMP layer would set the number of threads that torch uses in this
-    # process. Whoever brings threads of their own, as dask does, has spread the cells over the cores already.
-    n_cores: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # numba makes its settings at import
-    n_threads = n_cores if threading.current_thread() is threading.main_thread() else 1
-    if min(n_threads, n_pieces) > 1:
-        with ThreadPoolExecutor(n_threads) as threads:
-            list(threads.map(sort, itertools.pairwise(bounds)))
-    else:
-        sort((0, counts.shape[0]))
+    over_pieces(sort, indptr, VALUES_PER_PIECE)
     return starts, genes
 
 

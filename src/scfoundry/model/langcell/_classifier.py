@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scfoundry._settings import logger
 from scfoundry.train.cells import BestWeights, CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._training_data import TrainingCells
     from scfoundry.train.plan import Trainable
 
-__all__ = ["N_LOOKED_AT", "ClassLoss", "class_probabilities", "labels_of_cells", "learn", "warn_of_one_class"]
+__all__ = ["ClassLoss", "class_probabilities", "labels_of_cells", "learn"]
 
 # Published: everything at a small rate with warm-up, or the last layer alone at a large one.
 LEARNING: dict[TunedPart, dict[str, Any]] = {
@@ -31,8 +30,6 @@ LEARNING: dict[TunedPart, dict[str, Any]] = {
     "head": {"parts": ("classifier.output",), "lr": 5e-3, "warmup_steps": 0},
 }
 WEIGHT_DECAY = 1e-3
-# Cells that are looked at to see whether all get the same class.
-N_LOOKED_AT = 500
 
 
 class ClassLoss:
@@ -86,16 +83,6 @@ def learn(
     callbacks = [BestWeights(model.module, patience)] if len(rows[1]) else []
     with training_only(model.module, how["parts"]):
         fit(model, plan, data, max_epochs=max_epochs, callbacks=callbacks, **trainer_kwargs)
-
-
-def warn_of_one_class(probabilities: np.ndarray, coded: np.ndarray, classes: Sequence[str]) -> None:
-    """Warn of a trained head that gives one class to all of some cells it learned from, although they have several."""
-    given = np.unique(probabilities.argmax(1))
-    if len(given) == 1 and len(np.unique(coded)) > 1:
-        logger.warning(
-            "The classifier calls every cell %r: it learned nothing. Try a larger lr, more epochs, or train='head'.",
-            classes[given[0]],
-        )
 
 
 def labels_of_cells(targets: Any, n_obs: int) -> tuple[np.ndarray, list[str]]:

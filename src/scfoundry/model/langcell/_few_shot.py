@@ -8,23 +8,20 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from scfoundry._settings import logger
 from scfoundry.model.langcell._encoders import unit
 from scfoundry.train.cells import CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
-    from scfoundry.model.langcell._batches import TokenLists
     from scfoundry.model.langcell._config import Mixture
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._training_data import TrainingCells
+    from scfoundry.nn.sequences import TokenLists
     from scfoundry.train.plan import Trainable
 
-__all__ = ["LabelTextLosses", "TunedPart", "draw_shots", "labelled_cells", "learn_texts"]
+__all__ = ["LabelTextLosses", "TunedPart", "learn_texts"]
 
 TunedPart = Literal["all", "head"]
 
@@ -74,47 +71,6 @@ class LabelTextLosses:
         scores = logits.softmax(-1)[..., 1] if self.losses == "released" else logits[..., 1] - logits[..., 0]
         matching = F.cross_entropy(scores, labels)
         return {"loss": similarity + matching, "similarity": similarity, "matching": matching}
-
-
-def draw_shots(labels: np.ndarray, n_shots: int, seed: int) -> np.ndarray:
-    """Rows of ``n_shots`` cells per class, all of a class that has fewer; -1 is no class."""
-    rng = np.random.default_rng(seed)
-    shots = [rng.permutation(np.flatnonzero(labels == label))[:n_shots] for label in np.unique(labels[labels >= 0])]
-    return np.sort(np.concatenate(shots))
-
-
-def labelled_cells(
-    labels: Any, classes: Sequence[str], names: np.ndarray, n_shots: int | None, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Class number of every cell, -1 where it is missing, and the rows to learn from.
-
-    ValueError: if there is not one label per cell, or a label is none of the classes.
-    """
-    given = np.asarray(labels, dtype=object)
-    if len(given) != len(names):
-        msg = f"{len(given)} labels for {len(names)} cells; one per cell is needed: adata.obs['cell_type'].to_numpy()."
-        raise ValueError(msg)
-    missing = np.array([label is None or label != label for label in given])
-    numbers = {name: i for i, name in enumerate(classes)}
-    if unknown := sorted({str(label) for label in given[~missing]} - numbers.keys()):
-        known = ", ".join(map(repr, classes))
-        msg = f"There is no text for the labels {', '.join(map(repr, unknown))}; texts: {known}."
-        raise ValueError(msg)
-    coded = np.full(len(given), -1)
-    coded[~missing] = [numbers[str(label)] for label in given[~missing]]
-    if missing.all():
-        msg = "None of the cells has a label: there is nothing to learn from."
-        raise ValueError(msg)
-    if n_shots is None:
-        return coded, np.flatnonzero(coded >= 0)
-    if n_shots < 1:
-        msg = f"n_shots must be at least 1 cell per class; got {n_shots}."
-        raise ValueError(msg)
-    rows = draw_shots(coded, n_shots, seed)
-    counts = np.bincount(coded[rows], minlength=len(classes))
-    if short := [f"{name!r} ({n})" for name, n in zip(classes, counts, strict=True) if 0 < n < n_shots]:
-        logger.warning("Fewer than %d cells to learn from: %s.", n_shots, ", ".join(short))
-    return coded, rows
 
 
 def learn_texts(

@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
 from scfoundry.data.tokens.ranks import PAD, cls_token, rank_tokens
-from scfoundry.model.langcell._batches import TokenLists, length_sorted
 from scfoundry.model.langcell._encoders import unit
 from scfoundry.model.langcell._matching import best_texts
+from scfoundry.nn.sequences import TokenLists, length_sorted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.matrix.reader import Reader
-    from scfoundry.model.langcell._batches import Batch
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._tokenizer import Tokenizer
+    from scfoundry.nn.sequences import Batch
 
 __all__ = ["CellStream", "LabelTexts", "embed_cells", "match_cells", "ranked_cells"]
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from scfoundry.model.langcell._batches import Batch
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._training_data import CellTexts, DrawnTexts, TrainingCells
+    from scfoundry.nn.sequences import Batch
 
 __all__ = ["Pretraining"]
 

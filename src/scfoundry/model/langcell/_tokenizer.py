@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from transformers import BertTokenizer
 
-from scfoundry.model.langcell._batches import TokenLists
 from scfoundry.model.langcell._word_pieces import learn_pieces
+from scfoundry.nn.sequences import TokenLists
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -13,22 +13,16 @@ from torch.nn import functional as F
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.model._base import FoundationModel
-from scfoundry.model.langcell._classifier import (
-    N_LOOKED_AT,
-    ClassLoss,
-    class_probabilities,
-    labels_of_cells,
-    learn,
-    warn_of_one_class,
-)
-from scfoundry.model.langcell._few_shot import LabelTextLosses, draw_shots, labelled_cells, learn_texts
+from scfoundry.model.langcell._classifier import ClassLoss, class_probabilities, labels_of_cells, learn
+from scfoundry.model.langcell._few_shot import LabelTextLosses, learn_texts
 from scfoundry.model.langcell._inference import CellStream
 from scfoundry.model.langcell._module import ClassificationHead
 from scfoundry.model.langcell._objectives import focal_loss
 from scfoundry.model.langcell._tokenizer import Tokenizer
 from scfoundry.model.langcell._training import check_stage, objective_weights, pretrain
-from scfoundry.model.langcell._training_data import CellTexts, TrainingCells, in_obs_order
+from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
 from scfoundry.stats.splits import stratified_split
+from scfoundry.train.labels import N_LOOKED_AT, draw_shots, in_obs_order, labelled_cells, warn_of_one_class
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 
 from scfoundry.data.tokens.ranks import PAD
-from scfoundry.model.langcell._batches import Batch, TokenLists
 from scfoundry.model.langcell._inference import CELLS_PER_BLOCK, ranked_cells
+from scfoundry.nn.sequences import Batch, TokenLists
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from scfoundry.data.matrix.reader import Reader
     from scfoundry.model.langcell._tokenizer import Tokenizer
 
-__all__ = ["CellTexts", "DrawnTexts", "TrainingCells", "in_obs_order", "require_texts"]
+__all__ = ["CellTexts", "DrawnTexts", "TrainingCells", "require_texts"]
 
 
 def require_texts(adata: AnnData, column: str) -> None:
@@ -36,28 +35,6 @@ def require_texts(adata: AnnData, column: str) -> None:
             f"adata = adata[adata.obs[{column!r}].notna()].copy()."
         )
         raise ValueError(msg)
-
-
-def in_obs_order(values: Any, names: np.ndarray, what: str) -> Any:
-    """Bring what is given for every cell into the order of their names: a table by its index, others as they are.
-
-    ValueError: if the index of a table lacks cells, or names one of them twice.
-    """
-    obs_names = pd.Index(names)
-    if not isinstance(values, pd.Series | pd.DataFrame) or values.index.equals(obs_names):
-        return values
-    missing = obs_names[~obs_names.isin(values.index)]
-    if len(missing):
-        msg = (
-            f"{what} says nothing of {len(missing):,} of {len(obs_names):,} cells, for example {missing[0]!r}: its "
-            f"index must hold adata.obs_names. If its rows are the cells in order: {what}.set_axis(adata.obs_names)."
-        )
-        raise ValueError(msg)
-    wanted = values[values.index.isin(obs_names)]
-    if not wanted.index.is_unique or not obs_names.is_unique:
-        msg = f"{what} is in another order than adata, and cells share a name. Make names unique before."
-        raise ValueError(msg)
-    return wanted.loc[obs_names]
 
 
 class TrainingCells:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Batch", "TokenLists", "length_sorted"]
+__all__ = ["Batch", "TokenLists", "length_sorted", "rows_by_length"]
 
 
 class TokenLists(NamedTuple):
@@ -63,19 +63,25 @@ class Batch(NamedTuple):
         return Batch(self.rows, self.tokens.to(device), None if self.present is None else self.present.to(device))
 
 
-def length_sorted(
-    sequences: TokenLists, *, tokens_per_step: int, batch_size: int | None = None, pad: int = 0
-) -> Iterator[Batch]:
-    """Batches of similar length, the longest first so that memory is claimed once.
+def rows_by_length(
+    lengths: NDArray[np.int64], *, tokens_per_step: int, batch_size: int | None = None
+) -> Iterator[NDArray[np.int64]]:
+    """Rows of batches of similar length, the longest first so that memory is claimed once.
 
-    ``sequences``: all sequences to go through. ``tokens_per_step``: most positions of a batch, padding included. A
-    longer sequence is a batch of its own. ``pad``: token that fills a row up.
+    ``lengths``: of all sequences to go through, (n,). ``tokens_per_step``: most positions of a batch, padding included.
+    A longer sequence is a batch of its own.
     """
-    lengths = sequences.lengths
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
         size = batch_size or max(1, tokens_per_step // max(1, int(lengths[order[start]])))
-        rows = order[start : start + size]
-        yield Batch(rows, *sequences.padded(rows, pad))
+        yield order[start : start + size]
         start += size
+
+
+def length_sorted(
+    sequences: TokenLists, *, tokens_per_step: int, batch_size: int | None = None, pad: int = 0
+) -> Iterator[Batch]:
+    """Batches as `rows_by_length` cuts them; ``pad`` is the token that fills a row up."""
+    for rows in rows_by_length(sequences.lengths, tokens_per_step=tokens_per_step, batch_size=batch_size):
+        yield Batch(rows, *sequences.padded(rows, pad))

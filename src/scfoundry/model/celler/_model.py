@@ -1,0 +1,393 @@
+"""Celler (Zhao et al. 2025): a model of genes and their values, trained on hidden values and fine-tuned on labels."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.data import fields
+
+from scfoundry._device import Compute
+from scfoundry.data.matrix.cells import Cells
+from scfoundry.data.matrix.reader import CountsInMemory
+from scfoundry.data.tokens.bins import gene_keys
+from scfoundry.model._base import FoundationModel
+from scfoundry.model._pretrained import REGISTRY
+from scfoundry.model.celler._checkpoint import from_released, is_release, read_release
+from scfoundry.model.celler._config import CellerConfig
+from scfoundry.model.celler._module import CellerModule, ClassificationHead
+from scfoundry.model.celler._objectives import objective_weights
+from scfoundry.model.celler._tokens import CellTokens
+from scfoundry.model.celler._training import class_probabilities, learn_classes, pretrain
+from scfoundry.nn.checkpoint import sha256
+from scfoundry.stats.splits import stratified_split
+from scfoundry.stats.variable_genes import variable_genes
+from scfoundry.train.labels import N_LOOKED_AT, draw_shots, in_obs_order, labelled_cells, warn_of_one_class
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from scipy import sparse
+    from torch import Tensor
+
+    from scfoundry._device import Precision
+    from scfoundry.data.labels import Label
+    from scfoundry.model.celler._module import CellBatch
+    from scfoundry.train.plan import Schedule
+
+__all__ = ["Celler"]
+
+BATCH = "batch"
+# Cells of which gradients are computed at once where a task trains through the embedding.
+CELLS_PER_PART = 16
+
+
+class Celler(FoundationModel):
+    r"""Gene language model of scGPT :cite:p:`cui2024scgpt`, as Celler :cite:p:`zhao2025celler` classifies cells by it.
+
+    A cell is a set of genes, each with the bin of its value among those of the cell, and ``<cls>``; a transformer
+    without positions lets them inform each other. It learns to guess values that are hidden, from their neighbours and
+    from the cell as a whole. A classification head reads ``<cls>``.
+
+    Parameters
+    ----------
+    adata
+        Training data registered with `setup_anndata`. Inference needs none.
+    registry
+        Filled in by `load`.
+    genes
+        Vocabulary, or its gene ids in order; the genes of ``adata`` if `None`.
+    seed
+        Seed of the initial weights.
+    **config
+        Values of `sf.model.CellerConfig`.
+
+    Examples
+    --------
+    Official folders of scGPT and Celler:
+
+    >>> import scfoundry as sf
+    >>> model = sf.model.Celler.from_pretrained("folder with args.json, vocab.json and best_model.pt")
+    >>> sf.tl.embed(adata, model=model)
+
+    Train one on your own cells:
+
+    >>> sf.model.Celler.setup_anndata(adata, layer="counts")
+    >>> model = sf.model.Celler(adata, n_layers=2, n_hidden=128)
+    >>> model.train(max_epochs=6, lr=1e-3)
+    """
+
+    name = "celler"
+    citation = (
+        "Zhao et al. 2025, Celler: A Genomic Language Model for Long-Tailed Single-Cell Annotation, arXiv:2504.00020"
+    )
+    _config_cls = CellerConfig
+    _module_cls = CellerModule
+
+    config: CellerConfig
+    module: CellerModule
+
+    @classmethod
+    def setup_anndata(
+        cls, adata: AnnData, layer: str | None = None, batch_key: str | None = None, **kwargs: Any
+    ) -> None:
+        """Register cells to learn from.
+
+        Parameters
+        ----------
+        adata
+            Cells x genes with raw counts.
+        layer
+            Layer with the counts, ``X`` if `None`.
+        batch_key
+            Column of ``obs`` with batches whose differences are to be taken out, as published for integration: a new
+            model then knows the batches of these data.
+        """
+        setup_args = dict(locals())
+        data_fields: list[Any] = [fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)]
+        data_fields += [fields.CategoricalObsField(BATCH, batch_key)] if batch_key is not None else []
+        if "source_registry" in kwargs:
+            # Cells of other batches are read by the statistics of all.
+            kwargs["extend_categories"] = True
+        cls._register(adata, data_fields, setup_args, **kwargs)
+
+    def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        if "n_batches" in config or BATCH not in self.registry["field_registries"]:
+            return config
+        names = self.registry["field_registries"][BATCH]["state_registry"]["categorical_mapping"]
+        return config | {"n_batches": len(names), "batches": tuple(map(str, names))}
+
+    # ---- what the model reads ----------------------------------------------------------------------------------
+
+    @cached_property
+    def _keys(self) -> NDArray[np.uint64]:
+        return gene_keys(self.genes.ids)
+
+    def _tokens(self, cells: Cells) -> CellTokens:
+        """Cells as they are read, the numbers of their batches by name."""
+        config, variable, batches = self.config, None, None
+        if config.truncation == "hvg":
+            samples = [cells.take(context.rows).reader for context in cells.contexts]
+            variable = variable_genes(samples, config.max_length - 1)
+        if config.n_batches:
+            numbers = {name: number for number, name in enumerate(config.batches)}
+            batches = np.full(cells.n_obs, config.n_batches)
+            for context in cells.contexts:
+                batches[context.rows] = numbers.get(str(context.name), config.n_batches)
+        return CellTokens(cells.reader, self._keys, config, variable=variable, batches=batches)
+
+    def _cells(self, adata: AnnData | Cells, layer: str | None, caller: str) -> Cells:
+        """Cells as they are, or those of an AnnData, checked and aligned."""
+        return adata if isinstance(adata, Cells) else Cells.of(adata, self.genes, layer=layer, caller=caller)
+
+    # ---- inference ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Embed cells, each by itself: states of ``<cls>``, scaled to length 1, float32, (n_obs, n_hidden)."""
+        self.module.to(compute.device).eval()
+        latent = np.empty((cells.n_obs, self.config.n_hidden), dtype=np.float32)
+        with compute.autocast():
+            for batch in self._tokens(cells).stream(compute.device, compute.batch_size):
+                latent[batch.rows.sort().values.cpu()] = self.module.embed([batch]).float().cpu().numpy()
+        return latent
+
+    @torch.no_grad()
+    def gene_vectors(self) -> NDArray[np.float32]:
+        """Vectors of the vocabulary's genes, before any cell, float32, (G, n_hidden)."""
+        genes = torch.arange(len(self.genes), device=self.module.device)
+        return self.module.gene_vectors(genes).float().cpu().numpy()
+
+    @property
+    def part_rates(self) -> Mapping[str, float]:
+        """All parts learn alike when fine-tuned, as published."""
+        return {}
+
+    def batch(self, counts: sparse.csr_matrix, coordinates: Tensor | None = None) -> list[CellBatch]:
+        """Cells as the module embeds them, counts (n, G), in parts of similar length; places play no part."""
+        reader = CountsInMemory(counts, np.unique(counts.indices).astype(np.int64))
+        variable = variable_genes([reader], self.config.max_length - 1) if self.config.truncation == "hvg" else None
+        none_known = np.full(counts.shape[0], self.config.n_batches) if self.config.n_batches else None
+        tokens = CellTokens(reader, self._keys, self.config, variable=variable, batches=none_known)
+        return list(tokens.stream(self.module.device, min(CELLS_PER_PART, counts.shape[0])))
+
+    # ---- training ----------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        max_epochs: int = 6,
+        *,
+        loss_weights: Mapping[str, float] | None = None,
+        lr: float = 1e-4,
+        weight_decay: float = 0.0,
+        warmup_steps: int | None = None,
+        schedule: Schedule = "cosine",
+        batch_size: int = 32,
+        validation_size: float = 0.1,
+        seed: int = 0,
+        checkpoint_dir: str | Path | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Pre-train on the registered data: guess values that are hidden.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over all cells.
+        loss_weights
+            Weights that differ from the published ones, of ``"gep"`` (hidden values from the states of their genes),
+            ``"gepc"`` (from the cell), ``"nonzero"`` (whether they are above zero), ``"ecs"`` (elastic similarity of
+            cells) and ``"dab"`` (batches that cells should not tell). With batches ``"ecs"`` has 10, else 0; all others
+            1 where the model has heads for them.
+        lr, weight_decay
+            Of AdamW; small models on small data need a rate of 1e-3.
+        warmup_steps
+            Steps over which the learning rate grows from zero; 10,000, but at most a tenth of all, if `None`.
+        schedule
+            ``"cosine"`` down to zero at the last step as published, ``"linear"`` or ``"constant"``.
+        batch_size
+            Cells per step.
+        validation_size
+            Share of cells held out.
+        seed
+            Seed of everything random in training. The same seed gives the same weights.
+        checkpoint_dir
+            Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
+        **trainer_kwargs
+            ``accelerator``, ``devices``, ``strategy``, ``precision`` and further arguments of scvi-tools'
+            `~scvi.train.Trainer`.
+
+        Raises
+        ------
+        ValueError
+            If there are no data, or the model has no such objective.
+
+        Notes
+        -----
+        ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
+        """
+        weights = objective_weights(self.config, loss_weights)
+        cells = self._tokens(self.registered_cells("Celler.train"))
+        how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
+        how |= {"schedule": schedule, "seed": seed}
+        trainer_kwargs |= {"batch_size": batch_size, "validation_size": validation_size}
+        trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir}
+        pretrain(self, cells, weights, plan_kwargs=how, **trainer_kwargs)
+
+    def train_classifier(
+        self,
+        adata: AnnData | Cells,
+        labels: Sequence[str | None] | np.ndarray,
+        *,
+        layer: str | None = None,
+        max_epochs: int = 10,
+        lr: float = 1e-4,
+        batch_size: int = 32,
+        validation_size: float = 0.1,
+        patience: int = 10,
+        seed: int = 0,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Learn cell types from labelled cells, all weights with a classification head.
+
+        A head that is already there is replaced. The head, the names of its classes and their numbers of cells are
+        saved with the model.
+
+        Parameters
+        ----------
+        adata
+            Reference with raw counts, or the `Cells` of one; it is only read.
+        labels
+            Label of every cell, a Series by its index; cells where it is missing are left out.
+        layer
+            Layer with the counts, ``X`` if `None`.
+        max_epochs, lr, batch_size
+            Passes over the cells, rate of AdamW without weight decay, falling linearly, and cells per step.
+        validation_size
+            Share of every class held out (rounded down) to keep the best weights. Where nothing is held out, the last
+            weights stay.
+        patience
+            Epochs without improvement before training stops.
+        seed
+            Of the head, the split and everything random in training.
+        **trainer_kwargs
+            ``accelerator``, ``devices``, ``precision`` and further arguments of scvi-tools' `~scvi.train.Trainer`.
+
+        Raises
+        ------
+        ValueError
+            If there are less than two classes, or not one label per cell.
+
+        Examples
+        --------
+        >>> model.train_classifier(reference, reference.obs["cell_type"])
+        >>> model.config.classes, model.predict_classes(adata)
+        """
+        read = self._cells(adata, layer, "Celler.train_classifier")
+        labels = in_obs_order(labels, read.names, "labels")
+        classes = sorted(pd.Series(labels).dropna().astype(str).unique())
+        if len(classes) < 2:
+            msg = f"A classifier tells at least 2 classes apart; the labels have {len(classes)}: {classes}."
+            raise ValueError(msg)
+        coded, rows = labelled_cells(labels, classes, read.names, None, seed)
+        self._attach_head(classes, np.bincount(coded[rows]), seed=seed)
+        split = stratified_split(coded, validation_size, rows, np.random.default_rng(seed))
+        how: dict[str, Any] = {"max_epochs": max_epochs, "batch_size": batch_size, "patience": patience}
+        learn_classes(self, self._tokens(read), coded, split, lr=lr, seed=seed, **how, **trainer_kwargs)
+        looked_at = np.intersect1d(draw_shots(coded, max(1, N_LOOKED_AT // len(classes)), seed), rows)
+        warn_of_one_class(self.class_probabilities(read.take(looked_at), Compute.resolve()), coded[looked_at], classes)
+
+    def _attach_head(self, classes: Sequence[str], counts: NDArray[np.int64], *, seed: int) -> None:
+        """Give the model a new classification head; its classes become part of the configuration."""
+        named = {"n_classes": len(classes), "classes": tuple(classes), "class_counts": tuple(counts.tolist())}
+        self._change_config(**named, cls_value=0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = ClassificationHead(self.config.n_hidden, len(classes), self.config.n_layers_cls)
+        self.module.classifier = head.to(self.module.device)
+
+    def predict_classes(
+        self,
+        adata: AnnData | Cells,
+        *,
+        layer: str | None = None,
+        batch_size: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> NDArray[np.float32]:
+        """Probability of every class by the classification head; no labels are needed.
+
+        Parameters
+        ----------
+        adata
+            Any AnnData, in memory, backed or dask, or the `Cells` of one.
+        layer, batch_size, device, precision
+            As in `Celler.get_latent_representation`.
+
+        Returns
+        -------
+        float32 array, (n_obs, C), rows sum to 1, columns in the order of ``config.classes``.
+
+        Raises
+        ------
+        ValueError
+            If the model has no classification head.
+        """
+        cells = self._cells(adata, layer, "Celler.predict_classes")
+        return self.class_probabilities(cells, Compute.resolve(device, precision, batch_size))
+
+    def class_probabilities(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Probabilities of the classes by the head, float32, (n_obs, C)."""
+        if not self.config.n_classes:
+            msg = "This model has no classification head yet: model.train_classifier(reference, labels) makes one."
+            raise ValueError(msg)
+        self.module.to(compute.device).eval()
+        with compute.autocast():
+            return class_probabilities(self.module, self._tokens(cells), compute.device, compute.batch_size)
+
+    def fine_tune_labels(
+        self,
+        cells: Cells,
+        labels: Sequence[Label],
+        codes: NDArray[np.int64],
+        *,
+        max_epochs: int | None,
+        seed: int,
+        compute: Compute,
+    ) -> Self:
+        """Copy that learned the labels by a classification head."""
+        tuned, order = self.copy(n_classes=0, classes=(), class_counts=()), cells.by_name
+        names = np.array([label.name for label in labels], dtype=object)[codes[order]]
+        how: dict[str, Any] = ({} if max_epochs is None else {"max_epochs": max_epochs}) | {"seed": seed}
+        tuned.train_classifier(cells.take(order), names, **how, **compute.trainer_arguments())
+        return tuned
+
+    def label_probabilities(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
+        """Probability of every label that was learned, (n_obs, L)."""
+        columns = [self.config.classes.index(label.name) for label in labels]
+        return self.class_probabilities(cells, compute)[:, columns]
+
+    # ---- official files ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def _is_release(cls, folder: Path) -> bool:
+        return is_release(folder)
+
+    @classmethod
+    def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
+        release = read_release(folder)
+        model = cls(adata, genes=release.genes, **(release.config | config))
+        state = from_released(release.tensors, model.module, rows=release.rows, source=str(release.weights))
+        model.module.load_state_dict(state)
+        model.description_ |= {"weights": folder.name, "sha256": sha256(release.weights)}
+        if (known := REGISTRY.get(folder.name)) and known.model == cls.name:
+            about = {"licence": known.licence, "citation": known.citation, "trained_on": known.trained_on}
+            model.description_ |= about
+        return model

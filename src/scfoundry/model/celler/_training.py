@@ -1,0 +1,110 @@
+"""How Celler learns: from hidden values, and from labels (Zhao et al. 2025, as scGPT was fine-tuned)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from scfoundry._settings import logger
+from scfoundry.model.celler._objectives import MaskedValues
+from scfoundry.train.cells import BestWeights, CellDataModule, CellTrainingPlan
+from scfoundry.train.plan import fit, training_only
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from scfoundry.model.celler._module import CellerModule
+    from scfoundry.model.celler._tokens import CellTokens
+    from scfoundry.train.plan import Trainable
+
+__all__ = ["class_probabilities", "learn_classes", "pretrain"]
+
+MAX_GRADIENT_NORM = 1.0
+# Published, for millions of cells; at most this share of the steps.
+WARMUP_STEPS, WARMUP_SHARE = 10_000, 0.1
+
+
+def pretrain(
+    model: Trainable[CellerModule],
+    cells: CellTokens,
+    weights: Mapping[str, float],
+    *,
+    batch_size: int,
+    validation_size: float,
+    max_epochs: int,
+    plan_kwargs: Mapping[str, Any],
+    **trainer_kwargs: Any,
+) -> None:
+    """Train everything but a classification head on hidden values; see `Celler.train`."""
+    lengths = cells.lengths()
+    rows = np.random.default_rng(plan_kwargs["seed"]).permutation(np.flatnonzero(lengths))
+    if len(rows) < len(lengths):
+        logger.warning("%d cells without a gene of the vocabulary are left out.", len(lengths) - len(rows))
+    n_held_out = min(round(validation_size * len(rows)), len(rows) - 1)
+    split = np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out])
+    data = CellDataModule(*split, lengths=lengths, batch_size=batch_size)
+    loss = MaskedValues(model.module, cells, weights)
+    plan = CellTrainingPlan(model.module, data, loss, **with_warmup(plan_kwargs, data, max_epochs))
+    trainer_kwargs.setdefault("gradient_clip_val", MAX_GRADIENT_NORM)
+    with training_only(model.module, [name for name, _ in model.module.named_children() if name != "classifier"]):
+        fit(model, plan, data, max_epochs=max_epochs, **trainer_kwargs)
+
+
+def with_warmup(plan_kwargs: Mapping[str, Any], data: CellDataModule, max_epochs: int) -> dict[str, Any]:
+    """Arguments of the plan with the published warm-up where none is given, shorter where there are few steps."""
+    if plan_kwargs["warmup_steps"] is not None:
+        return dict(plan_kwargs)
+    n_steps = max_epochs * len(data.train_dataloader())
+    return {**plan_kwargs, "warmup_steps": min(WARMUP_STEPS, int(WARMUP_SHARE * n_steps))}
+
+
+class ClassLoss:
+    """Cross-entropy of the classes of a batch of cells, given the class of all, (n_obs,)."""
+
+    def __init__(self, module: CellerModule, cells: CellTokens, codes: np.ndarray) -> None:
+        self.module, self.cells, self.codes = module, cells, torch.from_numpy(codes)
+
+    def __call__(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
+        """The loss."""
+        logits = self.module.classifier(self.module.cell_states(self.cells.batch(rows, self.module.device)))
+        truth = self.codes[torch.from_numpy(rows)].to(self.module.device)
+        return {"loss": F.cross_entropy(logits.float(), truth)}
+
+
+def learn_classes(
+    model: Trainable[CellerModule],
+    cells: CellTokens,
+    codes: np.ndarray,
+    split: tuple[np.ndarray, np.ndarray],
+    *,
+    batch_size: int,
+    patience: int,
+    lr: float,
+    seed: int,
+    **trainer_kwargs: Any,
+) -> None:
+    """Train all weights and the head on labelled cells; the weights that are best on the held-out ones stay."""
+    data = CellDataModule(*split, lengths=cells.lengths(), batch_size=batch_size)
+    how: dict[str, Any] = {"lr": lr, "weight_decay": 0.0, "warmup_steps": 0, "schedule": "linear", "seed": seed}
+    plan = CellTrainingPlan(model.module, data, ClassLoss(model.module, cells, codes), **how)
+    callbacks = [BestWeights(model.module, patience)] if len(split[1]) else []
+    trainer_kwargs.setdefault("gradient_clip_val", MAX_GRADIENT_NORM)
+    fit(model, plan, data, callbacks=callbacks, **trainer_kwargs)
+
+
+# Not inference_mode: there autocast would cast every weight anew at every batch.
+@torch.no_grad()
+def class_probabilities(
+    module: CellerModule, cells: CellTokens, device: torch.device, batch_size: int | None
+) -> np.ndarray:
+    """Probabilities of the classes, float32, (n_obs, C)."""
+    probabilities = np.empty((cells.reader.n_obs, module.config.n_classes), dtype=np.float32)
+    for batch in cells.stream(device, batch_size):
+        logits = module.classifier(module.cell_states(batch)).float()
+        probabilities[batch.rows.cpu().numpy()] = logits.softmax(1).cpu().numpy()
+    return probabilities

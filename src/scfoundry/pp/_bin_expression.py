@@ -1,0 +1,180 @@
+"""Expression as bins: where the value of a gene stands among those of its cell (Cui et al. 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import numpy as np
+from scipy import sparse
+
+from scfoundry._keys import Keys
+from scfoundry._settings import logger
+from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.matrix.checks import to_linear
+from scfoundry.data.tokens.bins import FEWEST_BINS, MOST_BINS, Ties, bin_values, gene_keys
+from scfoundry.pp._cell_by_cell import checked, encoded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfoundry.data.genes import GeneAlignment
+    from scfoundry.data.matrix.checks import MatrixState
+
+__all__ = ["bin_expression"]
+
+_CALLER: Final = "sf.pp.bin_expression"
+
+
+def bin_expression(
+    adata: AnnData,
+    *,
+    n_bins: int = 51,
+    ties: Ties = "mid",
+    genes: GeneVocabulary | str | Path | None = None,
+    layer: str | None = None,
+    key_added: str = Keys.BINNED,
+    copy: bool = False,
+) -> AnnData | None:
+    r"""Turn values into bins: where each stands among those of its cell.
+
+    With n bins, the edges of a cell are the n - 1 quantiles :math:`e_k` of its values above zero at equally spaced
+    probabilities from 0 to 1, interpolated linearly :cite:p:`cui2024scgpt`. The bin of a value :math:`x` is
+
+    .. math:: \#\{k : e_k \le x\} \in \{1, \dots, n - 1\}
+
+    and zeros have bin 0. Where :math:`x` equals edges, as tied counts do, all bins from :math:`\#\{k : e_k < x\} + 1`
+    on suit it, and ``ties`` says which is taken. Depth and logarithm play no part, for they leave the order as it is;
+    which genes there are does, for quantiles are those of all genes that are read.
+
+    The order of genes and cells, the type of array and its chunks do not change the result. A dask array is read when
+    the result is: chunk by chunk, in parallel, and checked then; its first chunk with values tells counts from
+    log1p-normalised values.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts, or log1p-normalised values; in memory, backed or dask.
+    n_bins
+        Bins, that of zeros included.
+    ties
+        Of the bins that suit a value: the one in the middle (``"mid"``, rounded down), the lowest (``"low"``), the
+        highest (``"high"``), or one drawn (``"random"``, as published) by the names of the gene and of all genes that
+        the cell expresses: a cell has the same bins wherever it stands.
+    genes
+        Genes to read: a vocabulary, or weights whose vocabulary to take, a name of `sf.model.list_pretrained` or a
+        folder, official ones of Celler and scGPT included. All genes of ``adata`` if `None`.
+    layer
+        Layer with the values, ``X`` if `None`.
+    key_added
+        Where to write.
+    copy
+        Return a changed copy instead of changing ``adata``.
+
+    Returns
+    -------
+    `None`, or the copy if ``copy=True``. Sets:
+
+    ``adata.layers["X_binned"]`` (``key_added``)
+        Bins, uint16 CSR, (n_obs, n_vars). With ``genes`` ``adata.obsm["X_binned"]`` instead, (n_obs, number of genes)
+        in the order of the vocabulary. For a dask array, a dask array of such matrices.
+    ``adata.uns["X_binned"]`` (``key_added``)
+        ``"params"``: the arguments; ``"provenance"``: what the values were and, with ``genes``, how each was matched.
+
+    Raises
+    ------
+    ValueError
+        If the values are neither counts nor log1p-normalised, too few genes are known, or there are less than 3 bins
+        or no such ``ties``.
+    FileNotFoundError
+        If there are no such weights.
+
+    Examples
+    --------
+    >>> import scanpy as sc, scfoundry as sf
+    >>> adata = sc.datasets.pbmc68k_reduced().raw.to_adata()
+    >>> sf.pp.bin_expression(adata)
+    >>> adata.layers["X_binned"].max()
+    50
+    """
+    _check(n_bins, ties)
+    vocabulary = None if genes is None else _vocabulary(genes)
+    if copy:
+        adata = adata.to_memory() if adata.isbacked else adata.copy()
+    report = checked(adata, layer, caller=_CALLER)
+    alignment = None if vocabulary is None else vocabulary.align(adata)
+    matched = f"{adata.n_vars:,} genes" if alignment is None else alignment.summary()
+    logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {report.state}; {matched}")
+
+    keys = gene_keys(adata.var_names if vocabulary is None else vocabulary.ids)
+    binner = _Binner(report.state, alignment, keys, n_bins, ties)
+    slot = adata.layers if alignment is None else adata.obsm
+    how: dict[str, Any] = {"width": len(keys), "dtype": np.uint16, "caller": _CALLER}
+    slot[key_added] = encoded(adata, layer, binner, report.state, **how)
+    params = {"n_bins": n_bins, "ties": ties} | ({} if layer is None else {"layer": layer})
+    provenance: dict[str, Any] = {"values": str(report.state)}
+    provenance |= {} if alignment is None else {"genes": alignment.report()}
+    adata.uns[key_added] = {Keys.PARAMS: params, Keys.PROVENANCE: provenance}
+    return adata if copy else None
+
+
+def _check(n_bins: int, ties: str) -> None:
+    if not FEWEST_BINS <= n_bins <= MOST_BINS:
+        msg = (
+            f"n_bins must be from {FEWEST_BINS} to {MOST_BINS}, that of zeros included; got {n_bins}. The published "
+            "number: n_bins=51."
+        )
+        raise ValueError(msg)
+    if ties not in get_args(Ties):
+        msg = f'ties must be one of {", ".join(map(repr, get_args(Ties)))}; got {ties!r}. As published: ties="random".'
+        raise ValueError(msg)
+
+
+def _vocabulary(genes: GeneVocabulary | str | Path) -> GeneVocabulary:
+    if isinstance(genes, GeneVocabulary):
+        return genes
+    from scfoundry.model._pretrained import locate
+
+    folder = locate(genes)
+    if (folder / "genes.tsv").exists():
+        return GeneVocabulary.read(folder / "genes.tsv")
+    from scfoundry.model.celler._checkpoint import read_genes
+
+    return read_genes(folder)
+
+
+@dataclass(frozen=True)
+class _Binner:
+    """Turns blocks of cells, columns as in the data set, into bins."""
+
+    state: MatrixState
+    alignment: GeneAlignment | None  # None: the columns are the genes
+    keys: NDArray[np.uint64]
+    n_bins: int
+    ties: Ties
+
+    def __call__(self, blocks: Iterable[sparse.csr_matrix]) -> sparse.csr_matrix:
+        lengths, genes, bins = [np.zeros(1, dtype=np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.uint16)]
+        for block in blocks:
+            binned = self._bin(block)
+            lengths.append(np.diff(binned.indptr))
+            genes.append(binned.indices)
+            bins.append(binned.data)
+        indptr = np.cumsum(np.concatenate(lengths))
+        data, indices = np.concatenate(bins), np.concatenate(genes)
+        bins.clear()
+        genes.clear()
+        return sparse.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, len(self.keys)))
+
+    def _bin(self, block: sparse.csr_matrix) -> sparse.csr_matrix:
+        # Bins are those of the logarithms, too; where columns share a gene, their counts are summed.
+        if self.alignment is not None:
+            block = self.alignment.apply(to_linear(block, self.state))
+        else:
+            block.eliminate_zeros()
+        bins = bin_values(block, n_bins=self.n_bins, ties=self.ties, keys=self.keys)
+        return sparse.csr_matrix((bins, block.indices, block.indptr), shape=(block.shape[0], len(self.keys)))

@@ -1,0 +1,91 @@
+"""Labels of the cells that a classifier learns from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scfoundry._settings import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["N_LOOKED_AT", "draw_shots", "in_obs_order", "labelled_cells", "warn_of_one_class"]
+
+# Cells that are looked at to see whether all get the same class.
+N_LOOKED_AT = 500
+
+
+def in_obs_order(values: Any, names: np.ndarray, what: str) -> Any:
+    """Bring what is given for every cell into the order of their names: a table by its index, others as they are.
+
+    ValueError: if the index of a table lacks cells, or names one of them twice.
+    """
+    obs_names = pd.Index(names)
+    if not isinstance(values, pd.Series | pd.DataFrame) or values.index.equals(obs_names):
+        return values
+    missing = obs_names[~obs_names.isin(values.index)]
+    if len(missing):
+        msg = (
+            f"{what} says nothing of {len(missing):,} of {len(obs_names):,} cells, for example {missing[0]!r}: its "
+            f"index must hold adata.obs_names. If its rows are the cells in order: {what}.set_axis(adata.obs_names)."
+        )
+        raise ValueError(msg)
+    wanted = values[values.index.isin(obs_names)]
+    if not wanted.index.is_unique or not obs_names.is_unique:
+        msg = f"{what} is in another order than adata, and cells share a name. Make names unique before."
+        raise ValueError(msg)
+    return wanted.loc[obs_names]
+
+
+def draw_shots(labels: np.ndarray, n_shots: int, seed: int) -> np.ndarray:
+    """Rows of ``n_shots`` cells per class, all of a class that has fewer; -1 is no class."""
+    rng = np.random.default_rng(seed)
+    shots = [rng.permutation(np.flatnonzero(labels == label))[:n_shots] for label in np.unique(labels[labels >= 0])]
+    return np.sort(np.concatenate(shots))
+
+
+def labelled_cells(
+    labels: Any, classes: Sequence[str], names: np.ndarray, n_shots: int | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Class number of every cell, -1 where it is missing, and the rows to learn from.
+
+    ValueError: if there is not one label per cell, or a label is none of the classes.
+    """
+    given = np.asarray(labels, dtype=object)
+    if len(given) != len(names):
+        msg = f"{len(given)} labels for {len(names)} cells; one per cell is needed: adata.obs['cell_type'].to_numpy()."
+        raise ValueError(msg)
+    missing = np.array([label is None or label != label for label in given])
+    numbers = {name: i for i, name in enumerate(classes)}
+    if unknown := sorted({str(label) for label in given[~missing]} - numbers.keys()):
+        known = ", ".join(map(repr, classes))
+        msg = f"There is no text for the labels {', '.join(map(repr, unknown))}; texts: {known}."
+        raise ValueError(msg)
+    coded = np.full(len(given), -1)
+    coded[~missing] = [numbers[str(label)] for label in given[~missing]]
+    if missing.all():
+        msg = "None of the cells has a label: there is nothing to learn from."
+        raise ValueError(msg)
+    if n_shots is None:
+        return coded, np.flatnonzero(coded >= 0)
+    if n_shots < 1:
+        msg = f"n_shots must be at least 1 cell per class; got {n_shots}."
+        raise ValueError(msg)
+    rows = draw_shots(coded, n_shots, seed)
+    counts = np.bincount(coded[rows], minlength=len(classes))
+    if short := [f"{name!r} ({n})" for name, n in zip(classes, counts, strict=True) if 0 < n < n_shots]:
+        logger.warning("Fewer than %d cells to learn from: %s.", n_shots, ", ".join(short))
+    return coded, rows
+
+
+def warn_of_one_class(probabilities: np.ndarray, coded: np.ndarray, classes: Sequence[str]) -> None:
+    """Warn of a trained head that gives one class to all of some cells it learned from, although they have several."""
+    given = np.unique(probabilities.argmax(1))
+    if len(given) == 1 and len(np.unique(coded)) > 1:
+        logger.warning(
+            "The classifier calls every cell %r: it learned nothing. Try a larger lr, more epochs, or train='head'.",
+            classes[given[0]],
+        )
