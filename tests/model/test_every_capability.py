@@ -19,6 +19,7 @@ CLAIMS = {
     "langcell": "Embeds ReadsTexts FineTunesLabels FineTunesPathways",
     "cellnamer": "Embeds ReadsTexts",
     "celler": "Embeds HasGeneVectors Tunable FineTunesLabels",
+    "celllm": "Embeds HasGeneVectors Tunable",
     "small": "Embeds",
 }
 CPU = Compute.resolve("cpu", "float32")
