@@ -6,7 +6,7 @@ the loss and its gradient with respect to them; then each part is encoded again,
 
 .. math:: \frac{dL}{dw} = \sum_k \sum_{i \in k} \frac{\partial L}{\partial h_i} \frac{\partial h_i}{\partial w}
 
-CellLM evaluates the loss anew for every part; that one evaluation is enough is GradCache (Gao et al. 2021), the form
+The paper evaluates the loss anew for every part; that one evaluation is enough is GradCache (Gao et al. 2021), the form
 used here. Both passes must agree to the last bit: random numbers are replayed, and whether they agree is checked.
 """
 
