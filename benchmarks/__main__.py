@@ -14,6 +14,7 @@ BENCHMARKS = {
     "denoise": "denoise.run",
     "predict_perturbation": "predict_perturbation.run",
     "speed_cellplm": "speed.cellplm",
+    "speed_divide_and_conquer": "speed.divide_and_conquer",
     "speed_langcell": "speed.langcell",
     "speed_rank_encode": "speed.rank_encode",
     "summary": "summary",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["contrastive_loss", "two_view_loss"]
 
 # Rows whose similarity to all others is in memory at a time.
-ROWS_AT_ONCE = 512
+ROWS_AT_ONCE = 64
 
 
 def contrastive_loss(queries: Tensor, candidates: Tensor, negative: Tensor, temperature: float) -> Tensor:
