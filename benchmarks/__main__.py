@@ -16,6 +16,8 @@ BENCHMARKS = {
     "speed_cellplm": "speed.cellplm",
     "speed_divide_and_conquer": "speed.divide_and_conquer",
     "speed_langcell": "speed.langcell",
+    "speed_celler": "speed.celler",
+    "speed_bin_expression": "speed.bin_expression",
     "speed_rank_encode": "speed.rank_encode",
     "summary": "summary",
 }

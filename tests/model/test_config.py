@@ -7,6 +7,7 @@ import scfoundry as sf
 CONFIGS = [
     sf.model.CellPLMConfig(latent="gmvae", n_clusters=4),
     sf.model.LangCellConfig(text_vocabulary=("[PAD]", "cell"), n_layers=2),
+    sf.model.CellerConfig(mask_ratio=(0.25, 0.5), n_classes=2, classes=("B cell", "NK"), class_counts=(3, 5)),
     sf.model.CellNamerConfig(types=("CL:0000236",), markers={"CL:0000236": ["CD79A"]}, n_members=3),
 ]
 

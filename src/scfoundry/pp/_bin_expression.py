@@ -110,7 +110,9 @@ def bin_expression(
     matched = f"{adata.n_vars:,} genes" if alignment is None else alignment.summary()
     logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {report.state}; {matched}")
 
-    keys = gene_keys(adata.var_names if vocabulary is None else vocabulary.ids)
+    names = adata.var_names if vocabulary is None else vocabulary.ids
+    # Nothing but draws asks for the names.
+    keys = gene_keys(names) if ties == "random" else np.zeros(len(names), dtype=np.uint64)
     binner = _Binner(report.state, alignment, keys, n_bins, ties)
     slot = adata.layers if alignment is None else adata.obsm
     how: dict[str, Any] = {"width": len(keys), "dtype": np.uint16, "caller": _CALLER}

@@ -23,6 +23,8 @@ __all__ = ["HIGH", "LOW", "MID", "RANDOM", "bin_cells", "draw_bin", "mixed"]
 LOW, HIGH, MID, RANDOM = 0, 1, 2, 3
 COUNTED = 1 << 12
 """Whole numbers below are counted instead of sorted."""
+FEW = 256
+"""Other values are sorted where a cell has more distinct ones; scaled counts have some dozens."""
 
 
 @njit(nogil=True, cache=True)
@@ -63,6 +65,35 @@ def _edges(ordered: Sorted, times: Starts, n: int, edges: Sorted) -> None:
 
 
 @njit(nogil=True, cache=True)
+def _distinct(values: Sorted, n: int, few: Sorted, times: Starts) -> int:
+    """Number of distinct values among the first n, which are put in front in order, each with how often it occurs."""
+    n_distinct = 0
+    for j in range(n):
+        place = np.searchsorted(few[:n_distinct], values[j])
+        if place < n_distinct and few[place] == values[j]:
+            times[place] += 1
+            continue
+        if n_distinct == len(few):
+            break
+        for i in range(n_distinct, place, -1):
+            few[i], times[i] = few[i - 1], times[i - 1]
+        few[place], times[place] = values[j], 1
+        n_distinct += 1
+    else:
+        values[:n_distinct] = few[:n_distinct]
+        return n_distinct
+    values[:n].sort()
+    n_distinct = 0
+    for j in range(n):
+        if n_distinct and values[j] == values[n_distinct - 1]:
+            times[n_distinct - 1] += 1
+        else:
+            values[n_distinct], times[n_distinct] = values[j], 1
+            n_distinct += 1
+    return n_distinct
+
+
+@njit(nogil=True, cache=True)
 def _bin_cell(
     values: Values,
     columns: Columns,
@@ -71,6 +102,7 @@ def _bin_cell(
     ties: int,
     edges: Sorted,
     ordered: Sorted,
+    few: Sorted,
     times: Starts,
     counted: Starts,
     ranges: Columns,
@@ -108,13 +140,7 @@ def _bin_cell(
                 counted[value] = n_distinct  # from here on, where the value stands among the distinct ones
                 n_distinct += 1
     else:
-        ordered[:n].sort()
-        for j in range(n):
-            if n_distinct and ordered[j] == ordered[n_distinct - 1]:
-                times[n_distinct - 1] += 1
-            else:
-                ordered[n_distinct], times[n_distinct] = ordered[j], 1
-                n_distinct += 1
+        n_distinct = _distinct(ordered, n, few, times)
     _edges(ordered, times, n, edges)
     lower, upper = 0, 0
     for i in range(n_distinct):
@@ -163,10 +189,22 @@ def bin_cells(
     for cell in range(first, last):
         longest = max(longest, indptr[cell + 1] - indptr[cell])
     edges, ordered = np.empty(n_bins - 1, np.float64), np.empty(longest, np.float64)
-    times, counted = np.empty(longest, np.int64), np.empty(COUNTED, np.int64)
+    few, times = np.empty(FEW, np.float64), np.empty(max(longest, FEW), np.int64)
+    counted = np.empty(COUNTED, np.int64)
     ranges = np.empty(2 * longest, np.int32)
     for cell in range(first, last):
         here = slice(indptr[cell], indptr[cell + 1])
         _bin_cell(
-            values[here], columns[here], gene_of_column, keys, ties, edges, ordered, times, counted, ranges, bins[here]
+            values[here],
+            columns[here],
+            gene_of_column,
+            keys,
+            ties,
+            edges,
+            ordered,
+            few,
+            times,
+            counted,
+            ranges,
+            bins[here],
         )
