@@ -9,7 +9,7 @@ import numpy as np
 from scfoundry._settings import logger
 from scfoundry.model.celllm._objectives import Pretraining
 from scfoundry.train.cells import CellDataModule, CellTrainingPlan
-from scfoundry.train.plan import fit, seeded
+from scfoundry.train.plan import fit, seeded, training_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["pretrain"]
 
+# Objective -> the head that nothing else reads.
+HEADS = {"masked_values": "level_head", "tumour": "tumour_head", "contrastive": "contrast"}
 # Apart from the seeds of steps and of validation.
 REDRAW_SEED = 1 << 33
 
@@ -65,4 +67,8 @@ def pretrain(
     split = np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out])
     data = CellDataModule(*split, lengths=lengths, batch_size=batch_size)
     loss = Pretraining(model.module, cells, tumour, weights, part_size)
-    fit(model, PretrainingPlan(model.module, data, loss, **plan_kwargs), data, **fit_kwargs)
+    # Parallel training waits for the gradient of everything that is to learn.
+    idle = {HEADS[name] for name, weight in weights.items() if not weight}
+    idle |= {"genes"} if model.module.config.freeze_genes else set()
+    with training_only(model.module, [name for name, _ in model.module.named_children() if name not in idle]):
+        fit(model, PretrainingPlan(model.module, data, loss, **plan_kwargs), data, **fit_kwargs)
