@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 N_GENES, PART = 2_000, 16
-# Genes per cell, and structure. What is kept for gradients grows with the width, work with its square: memory is measured
-# of many thousand cells of a narrow model, time of a wide one, which like the published one multiplies matrices mostly.
+# Genes per cell, and structure. What is kept for gradients grows with the width, work with its square: memory is that
+# of many cells in a narrow model, time that of a wide one, which like the published one multiplies matrices mostly.
 NARROW = (
     512,
     CellLMConfig(n_hidden=32, n_heads=2, n_head=16, n_intermediate=128, n_features=44, n_layers=2, n_contrast=32),
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         per_cell = [f"{seconds[n][way] / n * 1e3:.1f}" if n in seconds else "" for way in WAYS]
         rows.append([*row, *per_cell, f"{seconds[n][WAYS[0]] / seconds[n][WAYS[1]]:.2f}" if n in seconds else ""])
     title = (
-        f"A step of contrastive learning in mini-batches of {PART} cells: memory of a narrow model, time of a wide one, "
+        f"A step of contrastive learning in mini-batches of {PART} cells: memory (narrow model), time (wide model), "
         f"{'one thread, processor time' if args.cpu_time else 'time on the wall'}"
     )
     columns = ["batch", *(f"MB, {way}" for way in WAYS), *(f"ms per cell, {way}" for way in WAYS), "ratio"]
