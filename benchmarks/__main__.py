@@ -17,6 +17,7 @@ BENCHMARKS = {
     "predict_perturbation": "predict_perturbation.run",
     "gene_network": "gene_network.run",
     "speed_cellplm": "speed.cellplm",
+    "speed_divide_and_conquer": "speed.divide_and_conquer",
     "speed_langcell": "speed.langcell",
     "speed_celler": "speed.celler",
     "speed_bin_expression": "speed.bin_expression",

@@ -73,12 +73,18 @@ def _celler(genes: Any) -> sf.model.Celler:
     return sf.model.Celler(genes=genes, n_hidden=16, n_layers=2, n_heads=2, n_intermediate=16)
 
 
+def _celllm(genes: Any) -> sf.model.CellLM:
+    sizes = {"n_hidden": 16, "n_layers": 2, "n_heads": 2, "n_head": 8, "n_intermediate": 16, "n_features": 16}
+    return sf.model.CellLM(genes=genes, n_contrast=8, **sizes)
+
+
 MODELS: dict[str, Callable[[Any], Any]] = {
     "cellplm": _cellplm,
     "cellplm_gmvae": lambda genes: _cellplm(genes, "gmvae"),
     "langcell": _langcell,
     "cellnamer": _cellnamer,
     "celler": _celler,
+    "celllm": _celllm,
     "small": SmallModel,
 }
 

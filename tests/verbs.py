@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-USERS = ("cellplm", "langcell", "cellnamer", "celler", "small")
+USERS = ("cellplm", "langcell", "cellnamer", "celler", "celllm", "small")
 """Models that the verbs are called with; those that need nothing but an embedding take any."""
 
 

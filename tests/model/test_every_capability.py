@@ -26,6 +26,7 @@ CLAIMS = {
     "langcell": "Embeds AttendsToGenes ReadsTexts FineTunesLabels FineTunesPathways",
     "cellnamer": "Embeds ReadsTexts",
     "celler": "Embeds AttendsToGenes HasGeneVectors Tunable FineTunesIntegration FineTunesLabels",
+    "celllm": "Embeds HasGeneVectors Tunable",
     "small": "Embeds",
 }
 CPU = Compute.resolve("cpu", "float32")

@@ -2,11 +2,14 @@ from ._base import FoundationModel
 from ._load import load_pretrained
 from ._pretrained import list_pretrained
 from .celler import Celler, CellerConfig
+from .celllm import CellLM, CellLMConfig
 from .cellnamer import CellNamer, CellNamerConfig
 from .cellplm import CellPLM, CellPLMConfig
 from .langcell import LangCell, LangCellConfig
 
 __all__ = [
+    "CellLM",
+    "CellLMConfig",
     "CellNamer",
     "CellNamerConfig",
     "CellPLM",

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["CLASSES", "load_pretrained"]
 
 # Model, which is also the name of its folder -> class.
-CLASSES = {"cellplm": "CellPLM", "langcell": "LangCell", "cellnamer": "CellNamer", "celler": "Celler"}
+CLASSES = {
+    "cellplm": "CellPLM",
+    "langcell": "LangCell",
+    "cellnamer": "CellNamer",
+    "celler": "Celler",
+    "celllm": "CellLM",
+}
 
 
 def load_pretrained(source: str | Path) -> FoundationModel:

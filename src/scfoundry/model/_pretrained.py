@@ -83,6 +83,22 @@ LANGCELL_RELEASE = Weights(
 )
 
 
+CELLLM_RELEASE = Weights(
+    name="celllm-50m",
+    model="celllm",
+    parameters=51_926_536,
+    megabytes=250,
+    licence="MIT (OpenBioMed); none is named for the weights",
+    citation=(
+        "Zhao et al. 2023, Large-Scale Cell Representation Learning via Divide-and-Conquer Contrastive Learning, "
+        "arXiv:2306.04371"
+    ),
+    trained_on="1.8 million human cells: PanglaoDB (normal) and CancerSCEM (tumours)",
+    source="https://github.com/PharMolix/OpenBioMed",
+    files={"ckpt.pth": None},
+)
+
+
 SCGPT_PAPER = (
     "Cui et al. 2024, scGPT: toward building a foundation model for single-cell multi-omics using generative AI, "
     "Nature Methods 21:1470-1480"
@@ -164,6 +180,7 @@ REGISTRY = {
         _shipped("langcell", "langcell-mini"),
         LANGCELL_RELEASE,
         _shipped("cellnamer", "cellnamer-mini"),
+        CELLLM_RELEASE,
         *SCGPT_RELEASES,
         *map(_celler_release, CELLER_TISSUES),
     )
