@@ -268,5 +268,5 @@ def test_from_log_expression_to_embeddings(load, arrays, monkeypatch):
     model, rows = load(), [0, 1, 2, 4, 5]  # the values of cell 3 are larger than logarithms are
     monkeypatch.setattr("scfoundry.model.celllm._tokens.log_cp10k", lambda counts: counts.log1p())
     adata = AnnData(sparse.csr_matrix(arrays["x"][rows]), var=pd.DataFrame(index=model.genes.ids))
-    sf.tl.embed(adata, model=model, adapt=False, device="cpu")
+    sf.tl.embed(adata, model=model, adapt=None, device="cpu")
     np.testing.assert_allclose(adata.obsm["X_celllm"], arrays["encodings_single"][rows, 0], **CLOSE)
