@@ -147,7 +147,7 @@ class Focal(_Noiseless):
 
 @dataclass(frozen=True)
 class GInf:
-    r"""Gaussian inflation: noise on logits, the more the rarer the class (Zhao et al. 2024, eq. 4-7).
+    r"""Gaussian inflation: noise on logits, the more the rarer the class (Zhao et al. 2025, eq. 4-7).
 
     .. math::
 
@@ -227,7 +227,7 @@ def hard_classes(logits: Tensor, targets: Tensor, n: int) -> Tensor:
 
     .. math:: \Omega_i = \operatorname{Top}_n \{ z_{ij} : j \ne y_i \} \cup \{ y_i \}
 
-    (Zhao et al. 2024, eq. 8). A loss over :math:`\Omega_i` alone, added to the loss over all classes with the same
+    (Zhao et al. 2025, eq. 8). A loss over :math:`\Omega_i` alone, added to the loss over all classes with the same
     noise, is hard data mining (eq. 9-10). The logits are those without noise and prior; no gradient passes.
     """
     target = F.one_hot(targets, logits.shape[1]).bool()

@@ -128,9 +128,8 @@ def embed(
 
     Notes
     -----
-    Fine-tuning is off by default: where it was measured, on one data set with one seed, it added nothing beside
-    components. On ``pbmc_3tech_1200``, held out of the weights, 15 neighbours named 0.984 of the cells right with and
-    without it; by the latent alone 0.974 with it, 0.982 without.
+    Fine-tuning is off by default: it takes minutes on a CPU, and on the one data set where it has been measured it
+    added nothing beside components. ``python -m benchmarks embed`` has rows with it and without.
 
     Examples
     --------
