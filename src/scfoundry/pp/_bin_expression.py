@@ -13,7 +13,7 @@ from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.checks import to_linear
 from scfoundry.data.tokens.bins import FEWEST_BINS, MOST_BINS, Ties, bin_values, gene_keys
-from scfoundry.pp._cell_by_cell import checked, encoded
+from scfoundry.pp._cell_by_cell import Growing, checked, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -160,17 +160,15 @@ class _Binner:
     ties: Ties
 
     def __call__(self, blocks: Iterable[sparse.csr_matrix]) -> sparse.csr_matrix:
-        lengths, genes, bins = [np.zeros(1, dtype=np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.uint16)]
+        lengths = [np.zeros(1, dtype=np.int64)]
+        genes, bins = Growing(np.int32), Growing(np.uint16)
         for block in blocks:
             binned = self._bin(block)
             lengths.append(np.diff(binned.indptr))
-            genes.append(binned.indices)
-            bins.append(binned.data)
+            genes.extend(binned.indices)
+            bins.extend(binned.data)
         indptr = np.cumsum(np.concatenate(lengths))
-        data, indices = np.concatenate(bins), np.concatenate(genes)
-        bins.clear()
-        genes.clear()
-        return sparse.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, len(self.keys)))
+        return sparse.csr_matrix((bins.values(), genes.values(), indptr), shape=(len(indptr) - 1, len(self.keys)))
 
     def _bin(self, block: sparse.csr_matrix) -> sparse.csr_matrix:
         # Bins are those of the logarithms, too; where columns share a gene, their counts are summed.

@@ -17,11 +17,11 @@ from scfoundry.data.matrix.state import LOG_CEILING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from numpy.typing import DTypeLike
+    from numpy.typing import DTypeLike, NDArray
 
     Encoder = Callable[[Iterable[sparse.csr_matrix]], sparse.csr_matrix]
 
-__all__ = ["checked", "encoded"]
+__all__ = ["Growing", "checked", "encoded"]
 
 
 def checked(adata: AnnData, layer: str | None, *, caller: str) -> MatrixReport:
@@ -106,3 +106,23 @@ def _check_chunk(cells: AnnData, state: MatrixState, where: str, caller: str) ->
 def _joined(chunks: list[Any]) -> AnnData:
     """Cells whose genes are spread over several chunks."""
     return AnnData(sparse.hstack(chunks, format="csr") if sparse.issparse(chunks[0]) else np.hstack(chunks))
+
+
+class Growing:
+    """An array that grows at its end, in place where the system can: it never lies in memory twice."""
+
+    def __init__(self, dtype: DTypeLike) -> None:
+        self._values, self._n = np.empty(0, dtype), 0
+
+    def extend(self, values: NDArray[Any]) -> None:
+        """Append values."""
+        end = self._n + len(values)
+        if end > len(self._values):
+            self._values.resize(max(end, len(self._values) * 33 // 32), refcheck=False)
+        self._values[self._n : end] = values
+        self._n = end
+
+    def values(self) -> NDArray[Any]:
+        """All that was appended; nothing can be, afterwards."""
+        self._values.resize(self._n, refcheck=False)
+        return self._values

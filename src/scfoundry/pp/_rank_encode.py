@@ -12,7 +12,7 @@ from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.checks import to_linear
 from scfoundry.data.tokens.ranks import checksum, rank_tokens, ranked_matrix
-from scfoundry.pp._cell_by_cell import checked, encoded
+from scfoundry.pp._cell_by_cell import Growing, checked, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -168,14 +168,12 @@ class _Encoder:
     max_length: int
 
     def __call__(self, blocks: Iterable[sparse.csr_matrix]) -> sparse.csr_matrix:
-        lengths, tokens = [np.zeros(1, dtype=np.int64)], [np.empty(0, dtype=np.int32)]
+        lengths, tokens = [np.zeros(1, dtype=np.int64)], Growing(np.int32)
         for block in blocks:
             starts, ranked = self._rank(to_linear(block, self.state))
             lengths.append(np.diff(starts))
-            tokens.append(ranked)
-        joined = np.concatenate(tokens)
-        tokens.clear()  # before the matrix takes as much again for the ranks
-        return ranked_matrix(np.cumsum(np.concatenate(lengths)), joined, self.max_length)
+            tokens.extend(ranked)
+        return ranked_matrix(np.cumsum(np.concatenate(lengths)), tokens.values(), self.max_length)
 
     def _rank(self, counts: sparse.csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         gene_of_column: NDArray[np.int32] | None = self.alignment.target

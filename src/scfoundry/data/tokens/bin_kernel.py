@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
+from scfoundry.data.tokens.radix import DIGIT_BITS, RADIX, sort_digit
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -17,14 +19,13 @@ if TYPE_CHECKING:
     Starts = NDArray[np.int64]
     Keys = NDArray[np.uint64]
     Bins = NDArray[np.uint16]
+    Buffers = tuple[Sorted, Sorted, Starts, Starts, Columns, Columns, Keys, Keys, Starts]
 
 __all__ = ["HIGH", "LOW", "MID", "RANDOM", "bin_cells", "draw_bin", "mixed"]
 
 LOW, HIGH, MID, RANDOM = 0, 1, 2, 3
 COUNTED = 1 << 12
 """Whole numbers below are counted instead of sorted."""
-FEW = 256
-"""Other values are sorted where a cell has more distinct ones; scaled counts have some dozens."""
 
 
 @njit(nogil=True, cache=True)
@@ -65,60 +66,68 @@ def _edges(ordered: Sorted, times: Starts, n: int, edges: Sorted) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _distinct(values: Sorted, n: int, few: Sorted, times: Starts) -> int:
-    """Number of distinct values among the first n, which are put in front in order, each with how often it occurs."""
+def _count(values: Values, n: int, top: int, buffers: Buffers) -> int:
+    """Distinct values, how often each occurs, and the number of each value among them, as `_sort` gives them.
+
+    For whole numbers below ``top``; ``packed`` holds the places of the n values above zero in its upper half.
+    """
+    _, ordered, times, counted, number, _, packed, _, _ = buffers
+    half = np.uint64(32)
+    counted[:top] = 0
+    for j in range(n):
+        counted[int(values[packed[j] >> half])] += 1
+    n_distinct = 0
+    for value in range(1, top):
+        if counted[value]:
+            ordered[n_distinct], times[n_distinct] = value, counted[value]
+            counted[value] = n_distinct
+            n_distinct += 1
+    for j in range(n):
+        place = packed[j] >> half
+        number[place] = counted[int(values[place])]
+    return n_distinct
+
+
+@njit(nogil=True, cache=True)
+def _sort(values: Values, n: int, buffers: Buffers) -> int:
+    """Distinct values in order, how often each occurs, and the number of each value among them; how many there are.
+
+    ``packed`` holds the places of the n values above zero in its upper half and their bits in its lower one. Bit
+    patterns of positive floats are ordered as the floats are.
+    """
+    _, ordered, times, _, number, _, packed, spare, starts = buffers
+    for shift in range(0, 32, DIGIT_BITS):
+        if sort_digit(packed, spare, n, shift, starts):
+            packed, spare = spare, packed
     n_distinct = 0
     for j in range(n):
-        place = np.searchsorted(few[:n_distinct], values[j])
-        if place < n_distinct and few[place] == values[j]:
-            times[place] += 1
-            continue
-        if n_distinct == len(few):
-            break
-        for i in range(n_distinct, place, -1):
-            few[i], times[i] = few[i - 1], times[i - 1]
-        few[place], times[place] = values[j], 1
-        n_distinct += 1
-    else:
-        values[:n_distinct] = few[:n_distinct]
-        return n_distinct
-    values[:n].sort()
-    n_distinct = 0
-    for j in range(n):
-        if n_distinct and values[j] == values[n_distinct - 1]:
+        place = packed[j] >> np.uint64(32)
+        if n_distinct and values[place] == ordered[n_distinct - 1]:
             times[n_distinct - 1] += 1
         else:
-            values[n_distinct], times[n_distinct] = values[j], 1
+            ordered[n_distinct], times[n_distinct] = values[place], 1
             n_distinct += 1
+        number[place] = n_distinct - 1
     return n_distinct
 
 
 @njit(nogil=True, cache=True)
 def _bin_cell(
-    values: Values,
-    columns: Columns,
-    gene_of_column: Columns,
-    keys: Keys,
-    ties: int,
-    edges: Sorted,
-    ordered: Sorted,
-    few: Sorted,
-    times: Starts,
-    counted: Starts,
-    ranges: Columns,
-    bins: Bins,
+    values: Values, columns: Columns, gene_of_column: Columns, keys: Keys, ties: int, buffers: Buffers, bins: Bins
 ) -> None:
     """Write the bin of every value of one cell, 0 for zeros and for columns that are left out.
 
     A value above ``lt`` edges that equals ``hi - lt`` of them has the bins lt + 1 to hi to choose from, and hi if it
     equals none. Each distinct value is looked at once.
     """
+    edges, ordered, times, _, number, ranges, packed, _, _ = buffers
+    bits = values.view(np.uint32)
     n, largest, whole = 0, 0.0, True
     seed = np.uint64(0)
     for j in range(len(values)):
         gene, value = gene_of_column[columns[j]], values[j]
         if gene >= 0 and value > 0:
-            ordered[n] = value
+            packed[n] = (np.uint64(j) << np.uint64(32)) | np.uint64(bits[j])
             n += 1
             if value > largest:
                 largest = value
@@ -128,19 +137,7 @@ def _bin_cell(
                 seed += mixed(keys[gene])
     if n == 0:
         return
-    n_distinct = 0
-    if whole:
-        top = int(largest) + 1
-        counted[:top] = 0
-        for j in range(n):
-            counted[int(ordered[j])] += 1
-        for value in range(1, top):
-            if counted[value]:
-                ordered[n_distinct], times[n_distinct] = value, counted[value]
-                counted[value] = n_distinct  # from here on, where the value stands among the distinct ones
-                n_distinct += 1
-    else:
-        n_distinct = _distinct(ordered, n, few, times)
+    n_distinct = _count(values, n, int(largest) + 1, buffers) if whole else _sort(values, n, buffers)
     _edges(ordered, times, n, edges)
     lower, upper = 0, 0
     for i in range(n_distinct):
@@ -160,7 +157,7 @@ def _bin_cell(
         gene, value = gene_of_column[columns[j]], values[j]
         if gene < 0 or value <= 0:
             continue
-        i = counted[int(value)] if whole else np.searchsorted(ordered[:n_distinct], value)
+        i = number[j]
         if ties != RANDOM:
             bins[j] = ranges[2 * i]
         else:
@@ -189,22 +186,10 @@ def bin_cells(
     for cell in range(first, last):
         longest = max(longest, indptr[cell + 1] - indptr[cell])
     edges, ordered = np.empty(n_bins - 1, np.float64), np.empty(longest, np.float64)
-    few, times = np.empty(FEW, np.float64), np.empty(max(longest, FEW), np.int64)
-    counted = np.empty(COUNTED, np.int64)
-    ranges = np.empty(2 * longest, np.int32)
+    times, counted = np.empty(longest, np.int64), np.empty(COUNTED, np.int64)
+    number, ranges = np.empty(longest, np.int32), np.empty(2 * longest, np.int32)
+    packed, spare = np.empty(longest, np.uint64), np.empty(longest, np.uint64)
+    buffers = (edges, ordered, times, counted, number, ranges, packed, spare, np.empty(RADIX, np.int64))
     for cell in range(first, last):
         here = slice(indptr[cell], indptr[cell + 1])
-        _bin_cell(
-            values[here],
-            columns[here],
-            gene_of_column,
-            keys,
-            ties,
-            edges,
-            ordered,
-            few,
-            times,
-            counted,
-            ranges,
-            bins[here],
-        )
+        _bin_cell(values[here], columns[here], gene_of_column, keys, ties, buffers, bins[here])

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from scfoundry.data.tokens.radix import DIGIT_BITS, RADIX, sort_digit
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -19,9 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["count_genes", "sort_genes"]
 
-_DIGIT_BITS = 8
-_RADIX = 1 << _DIGIT_BITS
-_KEY_BITS = 3 * _DIGIT_BITS
+_KEY_BITS = 3 * DIGIT_BITS
 
 
 @njit(nogil=True, cache=True)
@@ -32,27 +32,6 @@ def count_genes(values: Values, columns: Columns, indptr: Starts, divisors: Divi
         for j in range(indptr[cell], indptr[cell + 1]):
             lengths[cell] += values[j] / divisors[columns[j]] > 0
     return lengths
-
-
-@njit(nogil=True, cache=True)
-def _sort_digit(packed: Packed, spare: Packed, n: int, shift: int, starts: Starts) -> bool:
-    """Sort by one digit, stable, from the first array into the second; False if all share the digit: nothing to do."""
-    right, mask = np.uint64(shift), np.uint64(_RADIX - 1)
-    starts[:] = 0
-    for j in range(n):
-        starts[(packed[j] >> right) & mask] += 1
-    if starts[(packed[0] >> right) & mask] == n:
-        return False
-    start = 0
-    for bucket in range(_RADIX):
-        size = starts[bucket]
-        starts[bucket] = start
-        start += size
-    for j in range(n):
-        bucket = (packed[j] >> right) & mask
-        spare[starts[bucket]] = packed[j]
-        starts[bucket] += 1
-    return True
 
 
 @njit(nogil=True, cache=True)
@@ -93,8 +72,8 @@ def _sort_cell(
     half = np.uint64(32)
     for j in range(n):
         packed[j] = (np.uint64(j) << half) | (np.uint64(largest - bits[j]) >> dropped)
-    for shift in range(0, _KEY_BITS, _DIGIT_BITS):
-        if _sort_digit(packed, spare, n, shift, starts):
+    for shift in range(0, _KEY_BITS, DIGIT_BITS):
+        if sort_digit(packed, spare, n, shift, starts):
             packed, spare = spare, packed
 
     packed[0] >>= half
@@ -143,7 +122,7 @@ def sort_genes(
     genes, ordered = np.empty(longest, np.int32), np.empty(longest, np.int32)
     ratios, rounded = np.empty(longest, np.float64), np.empty(longest, np.float32)
     packed, spare = np.empty(longest, np.uint64), np.empty(longest, np.uint64)
-    buffers = (genes, ordered, ratios, rounded, packed, spare, np.empty(_RADIX, np.int64))
+    buffers = (genes, ordered, ratios, rounded, packed, spare, np.empty(RADIX, np.int64))
     for cell in range(first, last):
         here = slice(indptr[cell], indptr[cell + 1])
         kept = ranked[ranked_indptr[cell] : ranked_indptr[cell + 1]]
