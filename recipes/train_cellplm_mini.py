@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from cards import filled
 from corpus import build
-from sklearn.utils.extmath import randomized_svd
+from gene_axes import MAX_CELLS, gene_axes
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
@@ -50,34 +50,6 @@ TRAINING = {
 }
 # Enough for a reference of few types to be a context.
 CELLS_PER_PROFILE = 24
-# Scale of the principal axes that the gene vectors start as.
-SCALE = 0.3
-# Contexts that shape the axes: cells that they give at most, and cells and detected genes that they have at least.
-MAX_CELLS, MIN_CELLS, MIN_GENES = {"counts": 1000, "means": 100}, 50, 4000
-
-
-def initial_gene_vectors(corpus: AnnData, n_vectors: int, seed: int) -> torch.Tensor:
-    """Principal axes of the corpus as gene vectors, (G, D): the embedder starts as a PCA, not a random projection.
-
-    Axes of log expression standardised within each context, so that they separate cells, not studies.
-    """
-    rng = np.random.default_rng(seed)
-    blocks = []
-    for rows in corpus.obs.groupby("sample", observed=True).indices.values():
-        most = MAX_CELLS[corpus.obs["values"].iloc[rows[0]]]
-        counts = corpus.X[np.sort(rng.permutation(rows)[:most])]
-        if np.unique(counts.indices).size < MIN_GENES or len(rows) < MIN_CELLS:
-            continue
-        log = np.log1p(counts.multiply(1e4 / np.asarray(counts.sum(1)).clip(1)).toarray().astype(np.float32))
-        spread = log.std(0)
-        blocks.append(((log - log.mean(0)) / np.where(spread > 0, spread, 1)).clip(-10, 10))
-    standardised = np.vstack(blocks)
-    print(f"gene vectors from {len(standardised):,} cells of {len(blocks)} contexts")
-    _, _, axes = randomized_svd(standardised, n_vectors, n_iter=4, random_state=seed)
-    # All axes weigh the same; rare genes weigh more than common ones, though less than standardisation would have it.
-    detected = np.asarray(corpus.X.astype(bool).mean(0)).ravel().clip(1e-4)
-    vectors = axes.T / detected[:, None] ** 0.25
-    return torch.from_numpy((SCALE * vectors / vectors.std()).astype(np.float32))
 
 
 @torch.no_grad()
@@ -104,7 +76,8 @@ def trained(corpus: AnnData, config: dict[str, Any], training: dict[str, Any], s
     sf.model.CellPLM.setup_anndata(corpus, batch_key="sample", spatial_key="spatial")
     model = sf.model.CellPLM(corpus, genes=GeneVocabulary(corpus.var_names, corpus.var["symbol"]), seed=seed, **config)
     print(model.summary_string)
-    start_as_pca(model, corpus, initial_gene_vectors(corpus, model.config.n_hidden, seed), seed)
+    # The embedder starts as a PCA, not a random projection.
+    start_as_pca(model, corpus, gene_axes(corpus, model.config.n_hidden, seed), seed)
     studies = corpus.obs[["sample", "study"]].drop_duplicates().itertuples(index=False)
     genes_of = {study: corpus.var_names[measured] for study, measured in corpus.varm["measured"].items()}
     model.train(measured_genes={row.sample: genes_of[row.study] for row in studies}, seed=seed, **training)
