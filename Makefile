@@ -27,7 +27,7 @@ quickstart: $(VENV)/.package
 	@$(BIN)/python tutorials/quickstart.py
 
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --quiet

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+# Tests run side by side, one process per core.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
 # Human protein-coding genes, the digits of their Ensembl identifiers.
 GENES = """
     938 5022 8517 11600 19582 21355 23191 25708 26025 26297 26508 30582 34510

@@ -1,0 +1,108 @@
+"""Train celllm-mini, a small CellLM, on the corpus and save it as a model folder.
+
+    python recipes/train_celllm_mini.py DATA_FOLDER OUT_FOLDER --hold-out breast_cancer_wu_cid4465 liver_he_2839
+
+By the three objectives of `sf.model.CellLM`: levels that are hidden, which of many cells two views show, and whether a
+cell is of a tumour, which its study says. Gene vectors start as principal axes of the corpus. The weights are written
+in half precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from cards import filled
+from corpus import build
+from gene_axes import gene_axes
+
+import scfoundry as sf
+from scfoundry.data.genes import GeneVocabulary
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+CONFIG = {
+    "n_hidden": 128,
+    "n_layers": 2,
+    "n_heads": 4,
+    "n_head": 32,
+    "n_intermediate": 256,
+    "n_features": 64,
+    "n_contrast": 128,
+    "max_length": 512,
+}
+READING = {"max_length": 2000}
+TRAINING = {"max_epochs": 2, "lr": 1e-3, "batch_size": 128, "weight_decay": 0.01, "validation_size": 0.03}
+CELLS_PER_PROFILE = 24
+
+
+def tumour_of(corpus: AnnData) -> pd.Series:
+    """``tumour`` or ``normal`` by the tissue of the study; missing of cell lines, and of cells drawn of mean profiles.
+
+    Nothing else tells the two apart: whatever differs between these studies is part of the answer.
+    """
+    tissue = corpus.obs["tissue"].astype(str)
+    tumour = tissue.str.contains("tumour|melanoma")
+    known = ~tissue.str.contains("cell lines|cultured") & (corpus.obs["values"] != "means")
+    return pd.Series(np.where(tumour, "tumour", "normal"), corpus.obs_names).where(known)
+
+
+def trained(corpus: AnnData, config: dict[str, Any], training: dict[str, Any], seed: int) -> sf.model.CellLM:
+    """A model of the corpus."""
+    corpus.obs["kind"] = tumour_of(corpus)
+    print(corpus.obs["kind"].value_counts(dropna=False).to_string())
+    sf.model.CellLM.setup_anndata(corpus, tumour_key="kind")
+    genes = GeneVocabulary(corpus.var_names, corpus.var["symbol"])
+    model = sf.model.CellLM(corpus, genes=genes, seed=seed, **config)
+    print(model.summary_string)
+    with torch.no_grad():
+        model.module.genes.weight[: len(genes)] = gene_axes(corpus, model.config.n_hidden, seed)
+    model.train(seed=seed, accelerator="cpu", **training)
+    print(pd.DataFrame({name: frame.iloc[:, 0] for name, frame in model.history.items()}).round(3).to_string())
+    return model
+
+
+def main() -> None:
+    """Build the corpus, train, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
+    parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
+    parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--config", type=json.loads, default={}, help="structure to change, as JSON")
+    parser.add_argument("--training", type=json.loads, default={}, help="arguments of train to change, as JSON")
+    args = parser.parse_args()
+
+    corpus, manifest = build(args.data, hold_out=args.hold_out, cells_per_profile=CELLS_PER_PROFILE, seed=args.seed)
+    print(f"{corpus.n_obs:,} cells, {corpus.n_vars:,} genes of {len(manifest)} files")
+    start = time.process_time()
+    model = trained(corpus, CONFIG | args.config, TRAINING | args.training, args.seed)
+    print(f"trained for {time.process_time() - start:,.0f} s of one core")
+    save(model, args.out, corpus, manifest)
+
+
+def save(model: sf.model.CellLM, out: Path, corpus: AnnData, manifest: list[dict[str, Any]]) -> None:
+    """Write the folder, in half precision, with its card."""
+    weights = sf.model.CellLM(genes=model.genes, **(model.config.as_dict() | READING))
+    weights.module.load_state_dict(model.module.state_dict())
+    weights.save_pretrained(
+        out,
+        dtype=torch.float16,
+        weights="celllm-mini",
+        licence="BSD-3-Clause",
+        trained_on=f"{corpus.n_obs:,} human cells of {len(manifest)} files",
+        card=filled(Path(__file__).parent / "celllm_mini" / "card.md", manifest),
+    )
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print(f"saved to {out}, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
