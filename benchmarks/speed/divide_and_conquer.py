@@ -4,7 +4,8 @@
 
 A CellLM (FAVOR+, dropout 0.1) with random weights takes the gradient of the contrast of two views. Memory is
 the peak above what is resident before the step (Linux with glibc). Time is that of the same step by the same parts,
-with divide and conquer and with everything in memory, which take turns.
+with divide and conquer and with everything in memory, which take turns. A memory model, checked against the measured
+peaks, says how long cells of the published structure may be under a cap.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from benchmarks.command import arguments, parse
 from benchmarks.reporting import markdown_table, surroundings, write_results
 from benchmarks.speed.clock import Clock
+from benchmarks.speed.contrast_memory import N_VIEWS, MemoryModel, draw
 from benchmarks.speed.memory import peak_above_start
 from scfoundry.model.celllm._config import CellLMConfig
 from scfoundry.model.celllm._module import CellLMModule
@@ -35,9 +37,19 @@ NARROW = (
     CellLMConfig(n_hidden=32, n_heads=2, n_head=16, n_intermediate=128, n_features=44, n_layers=2, n_contrast=32),
 )
 WIDE = 128, CellLMConfig(n_hidden=256, n_heads=8, n_head=32, n_intermediate=1024, n_features=110, n_layers=2)
+PUBLISHED = CellLMConfig()
+CAPS = {"24 GB": 24e9, "80 GB": 80e9}
 M_MMAP_THRESHOLD = -3  # of malloc.h
 WAYS = ("divide and conquer", "end to end")
 BATCHES, COMPARED = (16, 64, 256, 1024, 4096), (16, 64)
+
+
+def cells_of(n_cells: int, n_expressed: int) -> tuple[torch.Tensor, ...]:
+    """Random cells of the same number of genes, as a batch has them."""
+    genes = torch.stack([torch.randperm(N_GENES)[:n_expressed] for _ in range(n_cells)])
+    genes = torch.cat([torch.full((n_cells, 1), N_GENES), genes], 1)
+    levels = torch.randint(CLS, genes.shape).index_fill_(1, torch.tensor([0]), CLS)
+    return torch.arange(n_cells), levels, genes, torch.ones_like(genes, dtype=torch.bool), torch.ones(genes.shape)
 
 
 def step_of(n_cells: int, way: str, size: tuple[int, CellLMConfig]) -> Callable[[], None]:
@@ -45,11 +57,7 @@ def step_of(n_cells: int, way: str, size: tuple[int, CellLMConfig]) -> Callable[
     n_expressed, config = size
     torch.manual_seed(0)
     module = CellLMModule(config, N_GENES).train()
-    genes = torch.stack([torch.randperm(N_GENES)[:n_expressed] for _ in range(n_cells)])
-    genes = torch.cat([torch.full((n_cells, 1), N_GENES), genes], 1)
-    levels = torch.randint(CLS, genes.shape).index_fill_(1, torch.tensor([0]), CLS)
-    whole = (torch.arange(n_cells), levels, genes, torch.ones_like(genes, dtype=torch.bool), torch.ones(genes.shape))
-    parts = [CellBatch(*part) for part in zip(*(x.split(PART) for x in whole), strict=True)]
+    parts = [CellBatch(*part) for part in zip(*(x.split(PART) for x in cells_of(n_cells, n_expressed)), strict=True)]
 
     def encode(cells: CellBatch) -> tuple[torch.Tensor]:
         return (module.contrast(module(cells), cells),)
@@ -68,6 +76,18 @@ def step_of(n_cells: int, way: str, size: tuple[int, CellLMConfig]) -> Callable[
 def peak_bytes(n_cells: int, way: str) -> int:
     """Peak of a step, beyond cells and weights."""
     return peak_above_start(step_of(n_cells, way, NARROW))
+
+
+def memory_model(config: CellLMConfig, lengths: tuple[int, int] = (250, 500)) -> MemoryModel:
+    """Of a model of this structure."""
+    torch.manual_seed(0)
+    module = CellLMModule(config, N_GENES).train()
+
+    def encode(n: int) -> torch.Tensor:
+        cells = CellBatch(*cells_of(1, n))
+        return module.contrast(module(cells), cells)
+
+    return MemoryModel.of(module, encode, lengths)
 
 
 def map_from(n_bytes: int) -> None:
@@ -101,9 +121,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"A step of contrastive learning in mini-batches of {PART} cells: memory (narrow model), time (wide model), "
         f"{'one thread, processor time' if args.cpu_time else 'time on the wall'}"
     )
-    columns = ["batch", *(f"MB, {way}" for way in WAYS), *(f"ms per cell, {way}" for way in WAYS), "ratio"]
+    narrow = memory_model(NARROW[1])
+    for row, n in zip(rows, args.batches, strict=True):
+        whole = n * N_VIEWS if n in args.compared else None
+        row.insert(3, "" if whole is None else f"{narrow.activations(whole, NARROW[0]) / 1e6:,.0f}")
+    columns = [
+        "batch",
+        *(f"MB, {way}" for way in WAYS),
+        "MB, model of end to end",
+        *(f"ms per cell, {way}" for way in WAYS),
+        "ratio",
+    ]
     table = markdown_table(title, columns, rows)
     print(table)
     flat = [memory[WAYS[0]][n] for n in args.batches]
     results |= {"peak_bytes": memory, "seconds": seconds, "largest_to_smallest_memory": max(flat) / min(flat)}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    published = memory_model(PUBLISHED)
+    results["longest"] = draw(published, PART, CAPS, args.out.with_suffix(".png"))
+    results["published_memory"] = published._asdict()
     write_results(args.out, results | {"surroundings_after": surroundings()}, [table])
