@@ -21,6 +21,7 @@ BENCHMARKS = {
     "speed_langcell": "speed.langcell",
     "speed_celler": "speed.celler",
     "speed_bin_expression": "speed.bin_expression",
+    "speed_celllm": "speed.celllm",
     "speed_rank_encode": "speed.rank_encode",
     "summary": "summary",
 }

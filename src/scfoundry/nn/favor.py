@@ -49,7 +49,10 @@ def orthogonal_features(n_features: int, n_dims: int) -> Tensor:
 
 
 def exponents(x: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
-    """Exponents, (..., L, m), of vectors (..., L, d), and half their squared norms, (..., L, 1)."""
+    """Exponents, (..., L, m), of vectors (..., L, d), and half their squared norms, (..., L, 1).
+
+    The exponents are the largest array of all by far: what is made of them takes their place.
+    """
     x = x.to(omega.dtype) * x.shape[-1] ** -0.25
     return x @ omega.T, x.square().sum(-1, keepdim=True) / 2
 
@@ -57,7 +60,7 @@ def exponents(x: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
 def query_features(queries: Tensor, omega: Tensor) -> Tensor:
     r"""Features of queries, (..., T, d) to (..., T, m), without :math:`\epsilon` and :math:`m^{-1/2}`."""
     a, half = exponents(queries, omega)
-    return (a - (half + a.detach().amax(-1, keepdim=True))).exp()
+    return a.sub_(half + a.detach().amax(-1, keepdim=True)).exp_()
 
 
 def key_features(keys: Tensor, omega: Tensor, weights: Tensor, stabiliser: Stabiliser = "cell") -> Tensor:
@@ -71,7 +74,7 @@ def key_features(keys: Tensor, omega: Tensor, weights: Tensor, stabiliser: Stabi
     idle = weights[:, None] == 0
     dims = (1, 2) if stabiliser == "cell" else (0, 1, 2)
     largest = torch.where(idle, largest, largest.masked_fill(idle, -torch.inf).amax(dims, keepdim=True))
-    return (a - (half + largest[..., None])).exp()
+    return a.sub_(half + largest[..., None]).exp_()
 
 
 def favor_attention(
