@@ -128,8 +128,9 @@ def embed(
 
     Notes
     -----
-    Fine-tuning is off by default: it takes minutes on a CPU, and on the one data set where it has been measured it
-    added nothing beside components. ``python -m benchmarks embed`` has rows with it and without.
+    What the latent of ``cellplm-mini`` adds to components is within chance, and so is what fine-tuning adds, which takes
+    minutes on a CPU: over five data sets that the weights had not seen, bio conservation is 0.782 by default, 0.790
+    with ``fine_tune=True``, 0.791 by components alone and 0.751 by PCA (``python -m benchmarks embed``).
 
     Examples
     --------
