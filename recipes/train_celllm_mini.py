@@ -2,9 +2,9 @@
 
     python recipes/train_celllm_mini.py DATA_FOLDER OUT_FOLDER --hold-out breast_cancer_wu_cid4465 liver_he_2839
 
-By the three objectives of `sf.model.CellLM`: levels that are hidden, which of many cells two views show, and whether a
-cell is of a tumour, which its study says. Gene vectors start as principal axes of the corpus. The weights are written
-in half precision.
+By the three objectives of `sf.model.CellLM`, on cells of normal tissue and of tumours: levels that are hidden, which of
+many cells two views show, and whether a cell is of a tumour, which its study says. Gene vectors start as principal axes
+of the corpus. The weights are written in half precision.
 """
 
 from __future__ import annotations
@@ -35,12 +35,20 @@ CONFIG = {
     "n_head": 32,
     "n_intermediate": 256,
     "n_features": 64,
-    "n_contrast": 128,
-    "max_length": 512,
+    "n_contrast": 64,
+    "max_length": 256,
 }
 READING = {"max_length": 2000}
-TRAINING = {"max_epochs": 2, "lr": 1e-3, "batch_size": 128, "weight_decay": 0.01, "validation_size": 0.03}
-CELLS_PER_PROFILE = 24
+# Parts as large as the batch: so small a model needs no division.
+TRAINING = {
+    "max_epochs": 1,
+    "lr": 1e-3,
+    "batch_size": 48,
+    "part_size": 48,
+    "weight_decay": 0.01,
+    "warmup_steps": 20,
+    "validation_size": 0.02,
+}
 
 
 def tumour_of(corpus: AnnData) -> pd.Series:
@@ -56,8 +64,7 @@ def tumour_of(corpus: AnnData) -> pd.Series:
 
 def trained(corpus: AnnData, config: dict[str, Any], training: dict[str, Any], seed: int) -> sf.model.CellLM:
     """A model of the corpus."""
-    corpus.obs["kind"] = tumour_of(corpus)
-    print(corpus.obs["kind"].value_counts(dropna=False).to_string())
+    print(corpus.obs["kind"].value_counts().to_string())
     sf.model.CellLM.setup_anndata(corpus, tumour_key="kind")
     genes = GeneVocabulary(corpus.var_names, corpus.var["symbol"])
     model = sf.model.CellLM(corpus, genes=genes, seed=seed, **config)
@@ -80,7 +87,10 @@ def main() -> None:
     parser.add_argument("--training", type=json.loads, default={}, help="arguments of train to change, as JSON")
     args = parser.parse_args()
 
-    corpus, manifest = build(args.data, hold_out=args.hold_out, cells_per_profile=CELLS_PER_PROFILE, seed=args.seed)
+    corpus, manifest = build(args.data, hold_out=args.hold_out, seed=args.seed)
+    corpus.obs["kind"] = tumour_of(corpus)
+    corpus = corpus[corpus.obs["kind"].notna().to_numpy()].copy()
+    manifest = [entry for entry in manifest if Path(entry["file"]).stem in set(corpus.obs["study"])]
     print(f"{corpus.n_obs:,} cells, {corpus.n_vars:,} genes of {len(manifest)} files")
     start = time.process_time()
     model = trained(corpus, CONFIG | args.config, TRAINING | args.training, args.seed)
