@@ -75,7 +75,9 @@ def _celler(genes: Any) -> sf.model.Celler:
 
 def _celllm(genes: Any) -> sf.model.CellLM:
     sizes = {"n_hidden": 16, "n_layers": 2, "n_heads": 2, "n_head": 8, "n_intermediate": 16, "n_features": 16}
-    return sf.model.CellLM(genes=genes, n_contrast=8, **sizes)
+    model = sf.model.CellLM(genes=genes, n_contrast=8, **sizes)
+    model.description_["objectives"] = ["tumour"]
+    return model
 
 
 MODELS: dict[str, Callable[[Any], Any]] = {
@@ -180,6 +182,8 @@ def leaves(values: Any, address: str) -> dict[str, Any]:
         return {f"{address}/{name}": value for name, value in contents(values).items()}
     if isinstance(values, Mapping):
         return {k: v for name, value in values.items() for k, v in leaves(value, f"{address}/{name}").items()}
+    if isinstance(values, np.ndarray) and values.dtype.names:
+        return {f"{address}/{name}": values[name] for name in values.dtype.names}
     return {address: values}
 
 
