@@ -214,9 +214,10 @@ def same(found: Mapping[str, Any], expected: Mapping[str, Any], *, tolerance: fl
             check = pd.testing.assert_frame_equal if isinstance(value, pd.DataFrame) else pd.testing.assert_series_equal
             how = {"rtol": tolerance, "atol": tolerance} if tolerance else {"check_exact": True}
             check(other, value, check_names=False, obj=address, **how)
-        elif not order and np.ndim(value) == 1:
+        elif not order and np.ndim(value) == 1 and np.asarray(value).dtype.kind != "f":
             assert sorted(other) == sorted(value), address
         elif np.asarray(value).dtype.kind == "f":
-            np.testing.assert_allclose(other, value, rtol=tolerance, atol=tolerance, err_msg=address)
+            both = [np.sort(v) if not order and np.ndim(v) == 1 else v for v in (other, value)]
+            np.testing.assert_allclose(*both, rtol=tolerance, atol=tolerance, err_msg=address)
         else:
             np.testing.assert_array_equal(other, value, err_msg=address)

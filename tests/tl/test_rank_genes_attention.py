@@ -148,14 +148,14 @@ REFUSED = {
     "one cell": (
         lonely,
         {},
-        r"groups of less than 10 cells, 'gut' \(1 at the least\).*To leave them out: groups=\['skin'\]\. .*min_cells=1\.",
+        r"less than 10 cells, 'gut' \(1 at the least\).*To leave them out: groups=\['skin'\]\. .*min_cells=1\.",
     ),
     "unknown": (None, {"groups": ["gut", "brain"]}, r"has no group 'brain'\. Pass some of .*: 'gut', 'lung', 'skin'"),
     "none": (None, {"groups": []}, r"groups, and none was asked for\. Pass some of these as groups, or \"all\""),
     "rank_by": (None, {"rank_by": "t-test"}, r"rank_by must be one of 'attention', 'difference'; got 't-test'"),
     "n_genes": (None, {"n_genes": 0}, r"n_genes must be at least 1; got 0.*n_genes=None"),
     "min_cells": (None, {"min_cells": 0}, r"min_cells must be at least 1; got 0\. The default: min_cells=10"),
-    "all small": (None, {"min_cells": 21}, r"groups of less than 21 cells.*in which no gene can .*: min_cells=20\."),
+    "all small": (None, {"min_cells": 21}, r"groups of less than 21 cells.*so that no gene has .*: min_cells=20\."),
 }
 
 

@@ -112,8 +112,8 @@ def rank_genes_attention(
     donor are not.
 
     Always in float32, cells in the order of their names: neither the order of cells nor that of genes shows. Memory
-    grows with groups x genes, not with cells. The released code of CellLM has a map of attention for one cell at a time,
-    computed after the states have changed; here it is that by which the states are computed.
+    grows with groups x genes, not with cells. The released code of CellLM has attention for one cell at a time, computed
+    after the states have changed; here it is that by which the states are computed.
 
     Examples
     --------
@@ -143,16 +143,13 @@ def rank_genes_attention(
     announce(reading, compute, cells, f"{len(names):,} groups")
     moments = attention_moments(reading, cells, codes, len(names), compute=compute)
     read = np.flatnonzero(moments.n_cells.any(0))
-    moments = type(moments)(*(values[:, read] for values in moments))
+    moments = moments.of_genes(read)
     ranking = rank_genes(moments, min_cells=min_cells)
 
     genes = cells.own.alignment.names_of(read)
     columns = _columns(ranking, moments, ranked, names, sizes, np.array(genes, dtype=object), n_genes, rank_by)
-    arguments: dict[str, Any] = {
-        "groupby": groupby,
-        "groups": groups if groups == "all" else [names[i] for i in ranked],
-    }
-    arguments |= {"n_genes": n_genes, "rank_by": rank_by, "min_cells": min_cells, "layer": layer}
+    arguments: dict[str, Any] = {"groupby": groupby, "groups": [names[i] for i in ranked], "n_genes": n_genes}
+    arguments |= {"rank_by": rank_by, "min_cells": min_cells, "layer": layer}
     # What readers of `scanpy.tl.rank_genes_groups` ask for.
     arguments |= {"reference": "rest", "method": "t-test", "use_raw": False, "corr_method": "benjamini-hochberg"}
     origin = record(reading, cells, arguments) | columns
@@ -182,8 +179,8 @@ def _ranked_groups(
         enough = [name for name, size in zip(names, sizes, strict=True) if size >= min_cells]
         without = f"To leave them out: groups={enough}. " if enough else ""
         msg = (
-            f"{where} has groups of less than {min_cells} cells, {quoted(small, 5)} ({fewest:,} at the least), in which "
-            f"no gene can have min_cells={min_cells}. {without}To rank genes that fewer cells have: min_cells={fewest}."
+            f"{where} has groups of less than {min_cells} cells, {quoted(small, 5)} ({fewest:,} at the least), so that "
+            f"no gene has min_cells={min_cells}. {without}To rank genes that fewer cells have: min_cells={fewest}."
         )
         raise ValueError(msg)
     return ranked
