@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import anndata as ad
 import numpy as np
 import pandas as pd
+from recipes.corpus import TABLES, whole_numbers
 from scipy import sparse
 
-from recipes.corpus import TABLES, whole_numbers
 from scfoundry.data.matrix.cells import Cells
 
 if TYPE_CHECKING:

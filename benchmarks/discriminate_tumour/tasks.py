@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import anndata as ad
-import numpy as np
 
 from benchmarks import tumour
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from scfoundry.data.genes import GeneVocabulary

@@ -112,7 +112,7 @@ def rank_genes_attention(
     donor are not.
 
     Always in float32, cells in the order of their names: neither the order of cells nor that of genes shows. Memory
-    grows with groups x genes, not with cells. The released code of CellLM has attention for one cell at a time, computed
+    grows with groups x genes, not with cells. The released code of CellLM computes attention for one cell at a time,
     after the states have changed; here it is that by which the states are computed.
 
     Examples
