@@ -239,7 +239,9 @@ class CellLM(FoundationModel):
         cells = self.registered_cells("CellLM.train")
         key = self.registry["setup_args"].get("tumour_key")
         tumour = np.full(cells.n_obs, UNKNOWN) if key is None else tumour_codes(self.adata, key)
-        weights = objective_weights(loss_weights, self._missing_objectives(key, tumour))
+        weights = objective_weights(loss_weights, self._missing_objectives(key))
+        if weights["tumour"]:
+            require_both_kinds(tumour, key)
         if weights["contrastive"]:
             self._require_contrast(min(batch_size, cells.n_obs))
         how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
@@ -250,7 +252,7 @@ class CellLM(FoundationModel):
         # What a head can do depends on the encoder: one that did not learn along is of no use any more.
         self.description_["objectives"] = [name for name, weight in weights.items() if weight]
 
-    def _missing_objectives(self, tumour_key: str | None, tumour: NDArray[np.int64]) -> dict[str, str]:
+    def _missing_objectives(self, tumour_key: str | None) -> dict[str, str]:
         """Objectives that this model or its data have nothing for, and why."""
         missing = {}
         if not self.config.n_contrast:
@@ -262,11 +264,6 @@ class CellLM(FoundationModel):
             missing["tumour"] = (
                 "Telling tumour from normal cells needs a head and labels: CellLM.setup_anndata(adata, "
                 "tumour_key=...) and CellLM(adata, tumour_head=True)."
-            )
-        elif lacking := [kind for code, kind in enumerate(("normal", "tumour")) if code not in tumour]:
-            missing["tumour"] = (
-                f"Telling tumour from normal cells needs both, and obs[{tumour_key!r}] has no {lacking[0]} cell. Add "
-                "some, or register the data without the column: CellLM.setup_anndata(adata, tumour_key=None)."
             )
         return missing
 
@@ -354,6 +351,16 @@ class CellLM(FoundationModel):
         model.module.load_state_dict(from_released(release.tensors, model.module, source=str(path)))
         model.description_ |= {"weights": path.stem, "sha256": sha256(path)}
         return model
+
+
+def require_both_kinds(tumour: NDArray[np.int64], key: str | None) -> None:
+    """Refuse to tell tumour from normal cells where there are only cells of one kind, or of none."""
+    if lacking := [kind for code, kind in enumerate(("normal", "tumour")) if code not in tumour]:
+        msg = (
+            f"Telling tumour from normal cells needs both, and obs[{key!r}] has no {lacking[0]} cell. Add some, or leave "
+            'it out: train(loss_weights={"tumour": 0}).'
+        )
+        raise ValueError(msg)
 
 
 def tumour_codes(adata: AnnData, key: str) -> NDArray[np.int64]:
