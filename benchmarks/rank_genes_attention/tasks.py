@@ -8,10 +8,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
-import torch
 
 from benchmarks import tumour
-from benchmarks.peers import log_normalised
+from benchmarks.peers import log_normalised, own_threads
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.tasks.gene_attention.moments import attention_moments
@@ -63,10 +62,8 @@ def read(folder: Path, data: str, vocabulary: GeneVocabulary) -> Task:
     expression = pd.DataFrame(
         {"mean": means["tumour"], "difference": means["tumour"] - means["normal"]}, index=cells.var_names
     )
-    n_threads = torch.get_num_threads()
-    sc.tl.rank_genes_groups(log, "tissue", groups=["tumour"], method="wilcoxon", tie_correct=True)
-    # Numba, which scanpy starts, sets those of OpenMP: small steps of torch become 50 times slower.
-    torch.set_num_threads(n_threads)
+    with own_threads():
+        sc.tl.rank_genes_groups(log, "tissue", groups=["tumour"], method="wilcoxon", tie_correct=True)
     wilcoxon = sc.get.rank_genes_groups_df(log, "tumour").set_index("names")["scores"]
     return Task(cells, expression.loc[kept], wilcoxon[kept])
 

@@ -357,8 +357,8 @@ def require_both_kinds(tumour: NDArray[np.int64], key: str | None) -> None:
     """Refuse to tell tumour from normal cells where there are only cells of one kind, or of none."""
     if lacking := [kind for code, kind in enumerate(("normal", "tumour")) if code not in tumour]:
         msg = (
-            f"Telling tumour from normal cells needs both, and obs[{key!r}] has no {lacking[0]} cell. Add some, or leave "
-            'it out: train(loss_weights={"tumour": 0}).'
+            f"Telling tumour from normal cells needs both, and obs[{key!r}] has no {lacking[0]} cell. Add some, or "
+            'leave it out: train(loss_weights={"tumour": 0}).'
         )
         raise ValueError(msg)
 
