@@ -45,7 +45,7 @@ SCVI_TRAINING: dict[str, Any] = {
 
 @contextmanager
 def own_threads() -> Iterator[None]:
-    """Keep the threads of torch while scanpy runs: its numba sets them anew, which makes small steps 50 times slower."""
+    """Keep the threads of torch while scanpy runs, whose numba sets them anew: small steps become 50 times slower."""
     n_threads = torch.get_num_threads()
     try:
         yield

@@ -67,7 +67,7 @@ def rank_genes_attention(
     n_genes
         Genes to write per group, from the highest down; all that the model reads in some cell if `None`.
     rank_by
-        ``"attention"``: by the mean attention of the group, as published, which mostly finds what is abundant (see
+        ``"attention"``: by the mean attention of the group, as published, which may well be abundance (see
         Notes). ``"difference"``: by what the group attends to more than the others do, Welch's t.
     min_cells
         A gene is ranked in a group if the model reads it in so many of its cells, and comes last elsewhere.
@@ -106,9 +106,9 @@ def rank_genes_attention(
     Notes
     -----
     High attention does not make a marker. The published list of tumour cells begins with B2M, TMSB4X and ACTB, which
-    are abundant everywhere: a model that reads levels of expression attends to high ones. ``python -m benchmarks
-    rank_genes_attention`` measures how far the order is that of mean expression, of differential expression, and of
-    random weights. P values take cells for independent, as those of `scanpy.tl.rank_genes_groups` do: cells of one
+    are abundant everywhere: levels of expression are part of what a model reads. ``python -m benchmarks
+    rank_genes_attention`` measures how far an order is that of mean or of differential expression, beside random
+    weights. P values take cells for independent, as those of `scanpy.tl.rank_genes_groups` do: cells of one
     donor are not.
 
     Always in float32, cells in the order of their names: neither the order of cells nor that of genes shows. Memory
