@@ -16,6 +16,8 @@ BENCHMARKS = {
     "denoise": "denoise.run",
     "predict_perturbation": "predict_perturbation.run",
     "gene_network": "gene_network.run",
+    "rank_genes_attention": "rank_genes_attention.run",
+    "discriminate_tumour": "discriminate_tumour.run",
     "speed_cellplm": "speed.cellplm",
     "speed_divide_and_conquer": "speed.divide_and_conquer",
     "speed_langcell": "speed.langcell",

@@ -30,6 +30,8 @@ VERBS: dict[str, tuple[str, type]] = {
     "cell_attention": ("cell_attention", capabilities.AttendsToCells),
     "gene_network": ("gene_network", capabilities.AttendsToGenes),
     "gene_programmes": ("gene_programmes", capabilities.HasGeneVectors),
+    "rank_genes_attention": ("rank_genes_attention", capabilities.AttendsFromCls),
+    "discriminate_tumour": ("discriminate_tumour", capabilities.DiscriminatesTumour),
 }
 ABILITIES = {
     capabilities.Embeds: "embeddings",
@@ -39,6 +41,8 @@ ABILITIES = {
     capabilities.Tunable: "fine-tuning through the embedding",
     capabilities.AttendsToCells: "attention between cells",
     capabilities.AttendsToGenes: "attention between genes",
+    capabilities.AttendsFromCls: "attention from `<cls>`",
+    capabilities.DiscriminatesTumour: "tumour or normal",
     capabilities.ReplacesGenes: "replaced genes",
     capabilities.FineTunesExpression: "fine-tuning without labels",
     capabilities.FineTunesIntegration: "fine-tuning on batches",

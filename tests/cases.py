@@ -75,7 +75,9 @@ def _celler(genes: Any) -> sf.model.Celler:
 
 def _celllm(genes: Any) -> sf.model.CellLM:
     sizes = {"n_hidden": 16, "n_layers": 2, "n_heads": 2, "n_head": 8, "n_intermediate": 16, "n_features": 16}
-    return sf.model.CellLM(genes=genes, n_contrast=8, **sizes)
+    model = sf.model.CellLM(genes=genes, n_contrast=8, **sizes)
+    model.description_["objectives"] = ["tumour"]
+    return model
 
 
 MODELS: dict[str, Callable[[Any], Any]] = {
@@ -180,6 +182,8 @@ def leaves(values: Any, address: str) -> dict[str, Any]:
         return {f"{address}/{name}": value for name, value in contents(values).items()}
     if isinstance(values, Mapping):
         return {k: v for name, value in values.items() for k, v in leaves(value, f"{address}/{name}").items()}
+    if isinstance(values, np.ndarray) and values.dtype.names:
+        return {f"{address}/{name}": values[name] for name in values.dtype.names}
     return {address: values}
 
 
@@ -210,9 +214,10 @@ def same(found: Mapping[str, Any], expected: Mapping[str, Any], *, tolerance: fl
             check = pd.testing.assert_frame_equal if isinstance(value, pd.DataFrame) else pd.testing.assert_series_equal
             how = {"rtol": tolerance, "atol": tolerance} if tolerance else {"check_exact": True}
             check(other, value, check_names=False, obj=address, **how)
-        elif not order and np.ndim(value) == 1:
+        elif not order and np.ndim(value) == 1 and np.asarray(value).dtype.kind != "f":
             assert sorted(other) == sorted(value), address
         elif np.asarray(value).dtype.kind == "f":
-            np.testing.assert_allclose(other, value, rtol=tolerance, atol=tolerance, err_msg=address)
+            both = [np.sort(v) if not order and np.ndim(v) == 1 else v for v in (other, value)]
+            np.testing.assert_allclose(*both, rtol=tolerance, atol=tolerance, err_msg=address)
         else:
             np.testing.assert_array_equal(other, value, err_msg=address)

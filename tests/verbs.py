@@ -112,6 +112,18 @@ VERBS = [
         {"groupby": "cell_type", "n_genes": 30, "min_cells": 3, "top_k": 40},
         models="langcell celler",
     ),
+    Verb(
+        "rank_genes_attention",
+        ("uns/rank_genes_attention",),
+        {"groupby": "cell_type", "n_genes": 10, "min_cells": 5},
+        models="langcell celler celllm",
+    ),
+    Verb(
+        "discriminate_tumour",
+        ("obs/tumour_probability", "uns/tumour_probability"),
+        {},
+        models="celllm",
+    ),
 ]
 
 

@@ -47,6 +47,12 @@ class Keys:
     GENE_NETWORK: Final = "gene_network"
     """``uns``: which genes attend to which, in groups of cells, and how."""
 
+    RANK_GENES_ATTENTION: Final = "rank_genes_attention"
+    """``uns``: genes of groups by the attention that cells pay them, as `scanpy.tl.rank_genes_groups` writes."""
+
+    TUMOUR_PROBABILITY: Final = "tumour_probability"
+    """``obs``: probability that a cell comes from a tumour; ``uns``: how."""
+
     GENE_PROGRAMMES: Final = "gene_programmes"
     """``var``: group of genes with similar vectors; ``uns``: gene sets that these are enriched for, and how."""
 
@@ -76,6 +82,9 @@ class Keys:
 
     ENRICHMENT: Final = "enrichment"
     """``uns[key]``: gene sets that groups of genes hold more of than chance would."""
+
+    WARNING: Final = "warning"
+    """``uns[key]``: what a reader of the result has to know."""
 
     PROFILES: Final = "profiles"
     """``uns[key]``: AnnData of predicted means, conditions x genes."""

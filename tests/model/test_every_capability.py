@@ -23,10 +23,10 @@ CELLPLM = (
 CLAIMS = {
     "cellplm": f"Embeds {CELLPLM}",
     "cellplm_gmvae": f"Embeds {CELLPLM}",
-    "langcell": "Embeds AttendsToGenes ReadsTexts FineTunesLabels FineTunesPathways",
+    "langcell": "Embeds AttendsToGenes AttendsFromCls ReadsTexts FineTunesLabels FineTunesPathways",
     "cellnamer": "Embeds ReadsTexts",
-    "celler": "Embeds AttendsToGenes HasGeneVectors Tunable FineTunesIntegration FineTunesLabels",
-    "celllm": "Embeds HasGeneVectors Tunable",
+    "celler": "Embeds AttendsToGenes AttendsFromCls HasGeneVectors Tunable FineTunesIntegration FineTunesLabels",
+    "celllm": "Embeds AttendsFromCls HasGeneVectors Tunable DiscriminatesTumour",
     "small": "Embeds",
 }
 CPU = Compute.resolve("cpu", "float32")
@@ -132,6 +132,29 @@ def attends_to_genes(model, cells):
         np.testing.assert_allclose(of_batch, logits, atol=1e-5)
 
 
+def attends_from_cls(model, cells):
+    shares = [np.full((cells.n_obs, len(model.genes)), np.nan) for _ in range(2)]
+    for of_size, batch_size in zip(shares, (1, 7), strict=True):
+        for found in model.cls_attention(cells, Compute.resolve("cpu", batch_size=batch_size)):
+            assert found.genes.shape == found.shares.shape
+            assert (found.shares >= 0).all()
+            assert (found.shares[found.genes < 0] == 0).all()
+            for row, genes, of_genes in zip(found.rows, found.genes.numpy(), found.shares.numpy(), strict=True):
+                of_size[row, genes[genes >= 0]] = of_genes[genes >= 0]
+    np.testing.assert_allclose(shares[1], shares[0], atol=1e-6)
+    np.testing.assert_allclose(np.nansum(shares[0], 1), 1, atol=1e-5)
+    # Here no cell has more genes than are read.
+    np.testing.assert_array_equal(~np.isnan(shares[0]), cells.read().toarray() > 0)
+
+
+def discriminates_tumour(model, cells):
+    probabilities = model.tumour_probabilities(cells, CPU)
+    assert probabilities.dtype == np.float32
+    assert probabilities.shape == (cells.n_obs,)
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    assert len(np.unique(probabilities)) > 1
+
+
 def replaces_genes(model, cells):
     shifts = model.replaced_gene_shifts(cells.as_one_context(), {"a": 3, "b": 11}, -100.0, CPU)
     assert {name: shift.shape for name, shift in shifts.items()} == dict.fromkeys(
@@ -200,6 +223,8 @@ RUNS = {
     "ReadsTexts": reads_texts,
     "AttendsToCells": attends_to_cells,
     "AttendsToGenes": attends_to_genes,
+    "AttendsFromCls": attends_from_cls,
+    "DiscriminatesTumour": discriminates_tumour,
     "ReplacesGenes": replaces_genes,
     "FineTunesLabels": fine_tunes_labels,
     "FineTunesPathways": fine_tunes_pathways,

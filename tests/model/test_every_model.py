@@ -93,7 +93,7 @@ def test_what_scvi_saves_it_loads_without_loss(case, tmp_path):
 
 def test_provenance_names_model_weights_paper_and_versions(case, tmp_path):
     fresh = case.model.provenance
-    assert set(fresh) == {"model", "weights", "citation", "versions"}
+    assert set(fresh) - {"objectives"} == {"model", "weights", "citation", "versions"}
     assert fresh["weights"] == "untrained"
     assert {"scfoundry", "torch", "scvi-tools", "anndata"} <= set(fresh["versions"])
     case.model.save_pretrained(tmp_path, weights="mine", licence="MIT", trained_on="nothing")

@@ -23,6 +23,7 @@ NOT_YET = {
     "test_where_*[predict_perturbation-*-lazy]": "perturbations of a lazily opened store are no pandas column",
     "test_where_*[cell_attention-*-lazy]": "groups of a lazily opened store are no pandas column",
     "test_where_*[gene_network-*-lazy]": "groups of a lazily opened store are no pandas column",
+    "test_where_*[rank_genes_attention-*-lazy]": "groups of a lazily opened store are no pandas column",
 }
 
 
@@ -63,6 +64,7 @@ HAS_NO = {
     ("cell_attention", "precision"),
     ("gene_network", "batch_size"),
     ("gene_network", "precision"),
+    ("rank_genes_attention", "precision"),
 }
 PAIRS = {f"{verb.label}-{name}": (verb, name) for verb in VERBS for name in verb.models.split()}
 ONE_EACH = {verb.label: f"{verb.label}-{verb.models.split()[-1]}" for verb in VERBS}

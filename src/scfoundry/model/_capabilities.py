@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.nn.attention_factors import AttentionFactors, GeneAttention
+    from scfoundry.nn.attention_factors import AttentionFactors, ClsAttention, GeneAttention
     from scfoundry.nn.label_loss import LabelLoss
     from scfoundry.stats.components import LogMoments
 
 __all__ = [
+    "AttendsFromCls",
     "AttendsToCells",
     "AttendsToGenes",
+    "DiscriminatesTumour",
     "Embeds",
     "FineTunesExpression",
     "FineTunesImputation",
@@ -164,6 +166,25 @@ class AttendsToGenes(Embeds, Protocol):
 
         Every cell is in one batch, also one without genes; batches follow in any order.
         """
+
+
+@runtime_checkable
+class AttendsFromCls(Embeds, Protocol):
+    """A model that reads a cell as ``<cls>`` and genes, of which the former gathers what it needs from the latter."""
+
+    def cls_attention(self, cells: Cells, compute: Compute) -> Iterator[ClsAttention]:
+        """How ``<cls>`` divides its attention between genes, mean over heads and layers, batch by batch.
+
+        Every cell is in one batch, also one without genes; batches follow in any order.
+        """
+
+
+@runtime_checkable
+class DiscriminatesTumour(Embeds, Protocol):
+    """A model that learned to tell cells of tumours from those of normal tissue."""
+
+    def tumour_probabilities(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Probability that a cell comes from a tumour, (n_obs,), each cell by itself."""
 
 
 @runtime_checkable
@@ -306,6 +327,8 @@ ABILITIES: dict[type, tuple[str, str]] = {
     ReadsTexts: ("reads no texts", "cellnamer"),
     AttendsToCells: ("reads every cell by itself", "cellplm"),
     AttendsToGenes: ("does not read a cell as genes that attend to each other", "langcell"),
+    AttendsFromCls: ("does not read a cell as <cls> that attends to genes", "langcell"),
+    DiscriminatesTumour: ("has not learned to tell tumours from normal tissue", "celllm"),
     ReplacesGenes: ("cannot be shown a replaced gene", "cellplm"),
     FineTunesExpression: ("has no fine-tuning on cells without labels", "cellplm"),
     FineTunesImputation: ("has no published fine-tuning for imputation", "cellplm"),

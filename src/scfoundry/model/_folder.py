@@ -22,7 +22,7 @@ WEIGHTS_FILE = "model.safetensors"
 GENES_FILE = "genes.tsv"
 CARD_FILE = "README.md"
 # What a folder says of its weights, beside the configuration.
-DESCRIPTION = ("weights", "licence", "citation", "trained_on")
+DESCRIPTION = ("weights", "licence", "citation", "trained_on", "objectives")
 
 
 class Saved(NamedTuple):

@@ -1,15 +1,22 @@
-"""Attention as a product of two factors: pairs of cells, or of positions, that need not stand in memory together."""
+"""Attention as a product of two factors, of pairs that need not stand in memory together, and that of ``<cls>``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["AttentionFactors", "GeneAttention"]
+__all__ = ["AttentionFactors", "ClsAttention", "GeneAttention", "attention_of_cls"]
+
+# Divides what a cell without genes gives to genes: nothing.
+TINY = 1e-30
 
 
 class AttentionFactors(NamedTuple):
@@ -31,3 +38,30 @@ class GeneAttention(NamedTuple):
     present: Tensor | None  # which positions are no padding, `None` where all are, (B, L)
     queries: Tensor  # q_i over the square root of d, (B, H, L, d)
     keys: Tensor  # k_j, (B, H, L, d)
+
+
+class ClsAttention(NamedTuple):
+    """How ``<cls>`` of each of B cells divides its attention between the genes of the cell."""
+
+    rows: NDArray[np.int64]  # the cells, (B,)
+    genes: Tensor  # numbers of the genes in the vocabulary, -1 at other positions, (B, L)
+    shares: Tensor  # at least 0, 0 where there is no gene; they sum to 1 if the cell has genes, (B, L)
+
+    @classmethod
+    def of(cls, rows: NDArray[np.int64], genes: Tensor, weights: Tensor) -> ClsAttention:
+        """Leave out what goes to other positions than genes, given weights of all of them, (B, L)."""
+        of_genes = weights.masked_fill(genes < 0, 0)
+        return cls(rows, genes, of_genes / of_genes.sum(1, keepdim=True).clamp(min=TINY))
+
+
+def attention_of_cls(found: Iterable[GeneAttention], n_layers: int) -> Iterator[ClsAttention]:
+    """Mean over heads and layers of the softmax of ``<cls>``; batch by batch, all ``n_layers`` of each in a row."""
+    of_layers: list[Tensor] = []
+    for layer in found:
+        logits = (layer.queries[:, :, :1].float() @ layer.keys.float().mT)[:, :, 0]  # (B, H, L)
+        if layer.present is not None:
+            logits = logits.masked_fill(~layer.present[:, None], -torch.inf)
+        of_layers.append(logits.softmax(-1).mean(1))
+        if len(of_layers) == n_layers:
+            yield ClsAttention.of(layer.rows, layer.genes, torch.stack(of_layers).mean(0))
+            of_layers.clear()

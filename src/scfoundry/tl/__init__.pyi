@@ -3,6 +3,7 @@ from ._cell_attention import cell_attention
 from ._denoise import denoise
 from ._describe import describe
 from ._describe_cells import describe_cells
+from ._discriminate_tumour import discriminate_tumour
 from ._embed import embed
 from ._gene_network import gene_network
 from ._gene_programmes import gene_programmes
@@ -10,6 +11,7 @@ from ._identify_pathways import identify_pathways
 from ._impute_spatial import impute_spatial
 from ._integrate import integrate
 from ._predict_perturbation import predict_perturbation
+from ._rank_genes_attention import rank_genes_attention
 from ._retrieve import retrieve
 from ._zero_shot_annotate import zero_shot_annotate
 
@@ -19,6 +21,7 @@ __all__ = [
     "denoise",
     "describe",
     "describe_cells",
+    "discriminate_tumour",
     "embed",
     "gene_network",
     "gene_programmes",
@@ -26,6 +29,7 @@ __all__ = [
     "impute_spatial",
     "integrate",
     "predict_perturbation",
+    "rank_genes_attention",
     "retrieve",
     "zero_shot_annotate",
 ]

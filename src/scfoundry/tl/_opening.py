@@ -62,15 +62,21 @@ def require_column(obs: pd.DataFrame, key: object, *, fix: str, name: str = "ada
         raise ValueError(msg)
 
 
-def group_codes(adata: AnnData, key: str | None, *, argument: str, caller: str) -> tuple[NDArray[np.int64], list[str]]:
-    """Number of the group of every cell, -1 for none, and the names of the groups, sorted; no groups without a key."""
-    if key is None:
+def group_codes(
+    adata: AnnData, key: str | None, *, argument: str, caller: str, optional: bool = True
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Number of the group of every cell, -1 for none, and the names of the groups, sorted.
+
+    ``optional``: there are no groups without a key.
+    """
+    if optional and key is None:
         return np.full(adata.n_obs, -1), []
-    require_column(adata.obs, key, fix=f"{argument}, or None.")
+    require_column(adata.obs, key, fix=f"{argument}{', or None' if optional else ''}.")
     column = adata.obs[key]
     named = pd.Categorical(column.astype(object).where(column.notna(), None).map(str, na_action="ignore"))
     if not len(named.categories):
-        msg = f"No cell has a group in adata.obs[{key!r}]. Fill the column, or leave the groups out: {argument}=None."
+        otherwise = f"leave the groups out: {argument}=None" if optional else f"pass another as {argument}"
+        msg = f"No cell has a group in adata.obs[{key!r}]. Fill the column, or {otherwise}."
         raise ValueError(msg)
     if n_missing := int(np.sum(named.codes < 0)):
         logger.warning("%s: %d cells have no value in obs[%r] and are in no group.", caller, n_missing, key)

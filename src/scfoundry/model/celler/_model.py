@@ -24,6 +24,7 @@ from scfoundry.model.celler._module import CellerModule, ClassificationHead
 from scfoundry.model.celler._objectives import objective_weights
 from scfoundry.model.celler._tokens import CellTokens
 from scfoundry.model.celler._training import class_probabilities, learn_classes, pretrain
+from scfoundry.nn.attention_factors import attention_of_cls
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.label_loss import PLAIN, LabelLoss
 from scfoundry.stats.splits import stratified_split
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from scfoundry._device import Precision
     from scfoundry.data.labels import Label
     from scfoundry.model.celler._module import CellBatch
-    from scfoundry.nn.attention_factors import GeneAttention
+    from scfoundry.nn.attention_factors import ClsAttention, GeneAttention
     from scfoundry.train.plan import Schedule
 
 __all__ = ["Celler"]
@@ -165,6 +166,10 @@ class Celler(FoundationModel):
         self.module.to(compute.device).eval()
         return gene_attention(self.module, self._tokens(cells).stream(compute.device, compute.batch_size), layers)
 
+    def cls_attention(self, cells: Cells, compute: Compute) -> Iterator[ClsAttention]:
+        """How ``<cls>`` divides its attention between genes; see `AttendsFromCls`."""
+        return attention_of_cls(self.gene_attention(cells, range(self.n_layers), compute), self.n_layers)
+
     @property
     def part_rates(self) -> Mapping[str, float]:
         """All parts learn alike when fine-tuned, as published."""
@@ -196,8 +201,8 @@ class Celler(FoundationModel):
 
         Parameters
         ----------
-        max_epochs
-            Passes over all cells.
+        max_epochs, batch_size, validation_size
+            Passes over all cells, cells per step, and share of cells held out.
         loss_weights
             Weights that differ from the published ones, of ``"gep"`` (hidden values from the states of their genes),
             ``"gepc"`` (from the cell), ``"nonzero"`` (whether they are above zero), ``"ecs"`` (elastic similarity of
@@ -209,10 +214,6 @@ class Celler(FoundationModel):
             Steps over which the learning rate grows from zero; 10,000, but at most a tenth of all, if `None`.
         schedule
             ``"cosine"`` down to zero at the last step as published, ``"linear"`` or ``"constant"``.
-        batch_size
-            Cells per step.
-        validation_size
-            Share of cells held out.
         seed
             Seed of everything random in training. The same seed gives the same weights.
         checkpoint_dir
@@ -260,12 +261,10 @@ class Celler(FoundationModel):
 
         Parameters
         ----------
-        adata
-            Reference with raw counts, or the `Cells` of one; it is only read.
+        adata, layer
+            Reference with raw counts, in ``X`` or a layer, or the `Cells` of one; it is only read.
         labels
             Label of every cell, a Series by its index; cells where it is missing are left out.
-        layer
-            Layer with the counts, ``X`` if `None`.
         max_epochs, lr, batch_size
             Passes over the cells, rate of AdamW without weight decay, falling linearly, and cells per step.
         validation_size

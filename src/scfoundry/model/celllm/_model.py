@@ -11,16 +11,18 @@ from scvi.data import fields
 
 from scfoundry.data.matrix.reader import CountsInMemory
 from scfoundry.model._base import FoundationModel
+from scfoundry.model._capabilities import DiscriminatesTumour
 from scfoundry.model.celllm._checkpoint import find_weights, from_released, is_release, read_release
 from scfoundry.model.celllm._config import CellLMConfig
 from scfoundry.model.celllm._module import CellLMModule
 from scfoundry.model.celllm._objectives import UNKNOWN, objective_weights
 from scfoundry.model.celllm._tokens import CellTokens
 from scfoundry.model.celllm._training import pretrain
+from scfoundry.nn.attention_factors import ClsAttention
 from scfoundry.nn.checkpoint import sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -131,6 +133,38 @@ class CellLM(FoundationModel):
         return latent
 
     @torch.no_grad()
+    def cls_attention(self, cells: Cells, compute: Compute) -> Iterator[ClsAttention]:
+        """How ``<cls>`` divides its attention between genes; see `AttendsFromCls`."""
+        self.module.to(compute.device).eval()
+        for batch in CellTokens(cells.reader, self.config).stream(compute.device, compute.batch_size):
+            genes = batch.genes.masked_fill(batch.genes >= len(self.genes), -1)
+            weights = self.module.cls_attention(batch).mean((1, 2))
+            yield ClsAttention.of(batch.rows.cpu().numpy(), genes, weights)
+
+    @torch.no_grad()
+    def tumour_probabilities(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+        """Probability that a cell comes from a tumour, by the head on ``<cls>``, float32, (n_obs,)."""
+        self.module.to(compute.device).eval()
+        found = np.empty(cells.n_obs, dtype=np.float32)
+        with compute.autocast():
+            for batch in CellTokens(cells.reader, self.config).stream(compute.device, compute.batch_size):
+                logits = self.module.tumour_head(self.module(batch, n_wanted=1)[:, 0]).float()
+                found[batch.rows.cpu().numpy()] = logits.softmax(1)[:, 1].cpu().numpy()
+        return found
+
+    def lacks(self, capability: type) -> str | None:
+        """Why these weights cannot do what the class can."""
+        if capability is DiscriminatesTumour and "tumour" not in self.description_.get("objectives", []):
+            head = "have a head for tumours that learned nothing" if self.config.tumour_head else "have no such head"
+            return (
+                f"The weights {self.provenance['weights']!r} {head}. Train them on cells of tumours and of normal "
+                'tissue: sf.model.CellLM.setup_anndata(adata, tumour_key="tissue"), with "tumour" and "normal" in that '
+                "column; model = sf.model.CellLM(adata), or from_pretrained(source, adata, tumour_head=True); "
+                "model.train()."
+            )
+        return super().lacks(capability)
+
+    @torch.no_grad()
     def gene_vectors(self) -> NDArray[np.float32]:
         """Vectors of the vocabulary's genes, before any cell, float32, (G, n_hidden)."""
         return self.module.genes.weight[: len(self.genes)].float().cpu().numpy()
@@ -206,6 +240,8 @@ class CellLM(FoundationModel):
         key = self.registry["setup_args"].get("tumour_key")
         tumour = np.full(cells.n_obs, UNKNOWN) if key is None else tumour_codes(self.adata, key)
         weights = objective_weights(loss_weights, self._missing_objectives(key))
+        if weights["tumour"]:
+            require_both_kinds(tumour, key)
         if weights["contrastive"]:
             self._require_contrast(min(batch_size, cells.n_obs))
         how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
@@ -213,6 +249,8 @@ class CellLM(FoundationModel):
         trainer_kwargs |= {"batch_size": batch_size, "part_size": part_size, "validation_size": validation_size}
         trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir}
         pretrain(self, CellTokens(cells.reader, self.config), tumour, weights, plan_kwargs=how, **trainer_kwargs)
+        # What a head can do depends on the encoder: one that did not learn along is of no use any more.
+        self.description_["objectives"] = [name for name, weight in weights.items() if weight]
 
     def _missing_objectives(self, tumour_key: str | None) -> dict[str, str]:
         """Objectives that this model or its data have nothing for, and why."""
@@ -313,6 +351,16 @@ class CellLM(FoundationModel):
         model.module.load_state_dict(from_released(release.tensors, model.module, source=str(path)))
         model.description_ |= {"weights": path.stem, "sha256": sha256(path)}
         return model
+
+
+def require_both_kinds(tumour: NDArray[np.int64], key: str | None) -> None:
+    """Refuse to tell tumour from normal cells where there are only cells of one kind, or of none."""
+    if lacking := [kind for code, kind in enumerate(("normal", "tumour")) if code not in tumour]:
+        msg = (
+            f"Telling tumour from normal cells needs both, and obs[{key!r}] has no {lacking[0]} cell. Add some, or "
+            'leave it out: train(loss_weights={"tumour": 0}).'
+        )
+        raise ValueError(msg)
 
 
 def tumour_codes(adata: AnnData, key: str) -> NDArray[np.int64]:

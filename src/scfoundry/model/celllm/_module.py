@@ -153,10 +153,11 @@ class CellLMModule(FoundationModule):
     def cls_attention(self, cells: CellBatch) -> Tensor:
         """How ``<cls>`` attends to every position in each layer, (B, layers, H, L)."""
         x, weights = self.embed_inputs(cells), []
-        for layer in self.layers:
+        *first, last = self.layers
+        for layer in first:
             weights.append(layer.cls_weights(x, cells))
             x = layer(x, cells)
-        return torch.stack(weights, 1)
+        return torch.stack([*weights, last.cls_weights(x, cells)], 1)
 
     def level_logits(self, states: Tensor) -> Tensor:
         """Logits of the levels of positions, (..., D) to (..., tokens)."""

@@ -22,6 +22,7 @@ from scfoundry.model.langcell._module import LangCellModule
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
 from scfoundry.model.langcell._trainable import TrainableLangCell
 from scfoundry.model.langcell._training_data import require_texts
+from scfoundry.nn.attention_factors import attention_of_cls
 from scfoundry.nn.checkpoint import sha256
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.labels import Label
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.nn.attention_factors import GeneAttention
+    from scfoundry.nn.attention_factors import ClsAttention, GeneAttention
     from scfoundry.nn.label_loss import LabelLoss
 
 __all__ = ["LangCell"]
@@ -159,6 +160,10 @@ class LangCell(TrainableLangCell):
     def gene_attention(self, cells: Cells, layers: Collection[int], compute: Compute) -> Iterator[GeneAttention]:
         """Queries and keys of layers, batch by batch; see `AttendsToGenes`."""
         return gene_attention(self.module, self.stream(cells.reader, compute), layers)
+
+    def cls_attention(self, cells: Cells, compute: Compute) -> Iterator[ClsAttention]:
+        """How ``<cls>`` divides its attention between genes; see `AttendsFromCls`."""
+        return attention_of_cls(self.gene_attention(cells, range(self.n_layers), compute), self.n_layers)
 
     def embed_texts(self, texts: Sequence[str], compute: Compute | None = None) -> NDArray[np.float32]:
         """Embed texts in the space they share with cells: unit vectors, float32, (n_texts, n_latent).

@@ -1,0 +1,1 @@
+"""Cells of tumours against cells of normal tissue."""

@@ -1,0 +1,1 @@
+"""Genes by attention beside differential and mean expression."""

@@ -1,0 +1,1 @@
+"""Genes by the attention that cells pay them."""
