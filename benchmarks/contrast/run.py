@@ -93,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sizes = table[table["seed"] == 0].iloc[0]
     seen = "" if args.model.startswith(RANDOM) else " The weights may have seen these cells before."
     head = (
-        f"# Momentum queue or divide and conquer\n\n`{args.command}`\n\n{', '.join(SETS)}: {sizes['n_learned']:,} cells "
-        f"to learn from, {args.epochs} times, {sizes['n_named']:,} to name. Divisions and trainings 0 to "
+        f"# Momentum queue or divide and conquer\n\n`{args.command}`\n\n{', '.join(SETS)}: {sizes['n_learned']:,} "
+        f"cells to learn from, {args.epochs} times, {sizes['n_named']:,} to name. Divisions and trainings 0 to "
         f"{args.seeds - 1}; mean ± standard deviation.{seen}\n"
     )
     tables = [head, markdown_table("Fine-tuning by the contrast of cells and texts", ["", *TITLES.values()], body)]

@@ -10,6 +10,7 @@ cosine error over the hidden nodes M:
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -99,8 +100,7 @@ def graph_vectors(
     normalised = normalised_adjacency(edges)
     features = spectral_features(normalised, min(N_FEATURES, edges.shape[0]), seed)
     x = torch.from_numpy(features).to(device)
-    arrays = (normalised.indptr.astype(np.int64), normalised.indices.astype(np.int64), normalised.data)
-    adjacency = torch.sparse_csr_tensor(*map(torch.from_numpy, arrays), size=normalised.shape).to(device)
+    adjacency = as_tensor(normalised).to(device)
     n_hidden = math.ceil(mask_ratio * len(x))
     losses = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -130,6 +130,14 @@ def normalised_adjacency(edges: sparse.csr_matrix) -> sparse.csr_matrix:
     with_self = edges / edges.max() + sparse.eye_array(edges.shape[0])
     scale = sparse.diags_array(1 / np.sqrt(np.asarray(with_self.sum(1)).ravel()))
     return sparse.csr_matrix(scale @ with_self @ scale).astype(np.float32)
+
+
+def as_tensor(matrix: sparse.csr_matrix) -> Tensor:
+    """The same matrix in torch."""
+    arrays = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(*map(torch.from_numpy, arrays), size=matrix.shape, check_invariants=True)
 
 
 def spectral_features(adjacency: sparse.csr_matrix, n: int, seed: int) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from scfoundry.model.cellnamer._cell_objectives import CellObjectives
 from scfoundry.model.cellnamer._corpus import labels_in, marker_table, n_studies, occur_together
 from scfoundry.model.cellnamer._text_objectives import TextObjectives
 from scfoundry.train.contrast import DIVIDED, check_contrast
-from scfoundry.train.plan import VALIDATION_SEED, TrainingPlan, fit, positions, training_only
+from scfoundry.train.plan import VALIDATION_SEED, TrainingPlan, fit, positions, seeded, training_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -189,7 +189,9 @@ def prepare(
     made_up = MADE_UP if stage == 2 and len(markers) else 0
     data = DrawnBatches(batches, validation, rows=rows, batch_size=batch_size, made_up=made_up)
     if stage == 1:
-        return CellObjectives(module, temperature=TEMPERATURE, part_size=part_size), data
+        # The decoders begin at random.
+        with seeded(seed, module.device):
+            return CellObjectives(module, temperature=TEMPERATURE, part_size=part_size), data
     objectives = TextObjectives(
         module,
         labels,
