@@ -27,8 +27,9 @@ from benchmarks.contrast.tasks import SETS, TYPE, read, scores
 from benchmarks.reporting import about, markdown_table, mean_and_spread, write_results
 
 if TYPE_CHECKING:
-    from argparse import Namespace
     from collections.abc import Sequence
+
+    from benchmarks.contrast.tasks import Task
 
 DEFAULT = "langcell-mini"
 BATCH, PART, QUEUE = 256, 16, 1024
@@ -53,10 +54,8 @@ TITLES = {
 }
 
 
-def run(args: Namespace, way: str | None, seed: int) -> list[dict[str, Any]]:
+def run(start: sf.model.LangCell, task: Task, way: str | None, *, epochs: int, seed: int) -> list[dict[str, Any]]:
     """Scores of one way with one seed; `None` leaves the weights as they are."""
-    start = load_model(args.model, seed=seed)
-    task = read(args.data, start.genes, seed)
     row = {"method": way or "before", "seed": seed, "n_learned": task.learned.n_obs, "n_named": task.named.n_obs}
     if way is None:
         return [row | scores(start, task)]
@@ -65,11 +64,11 @@ def run(args: Namespace, way: str | None, seed: int) -> list[dict[str, Any]]:
     config = start.config.as_dict() | {"queue_size": queue_size}
     model = sf.model.LangCell(task.learned, genes=start.genes, **config)
     model.module.load_state_dict(start.module.state_dict())
-    steps = args.epochs * math.ceil(task.learned.n_obs / how["batch_size"])
+    steps = epochs * math.ceil(task.learned.n_obs / how["batch_size"])
     lr = LR * math.sqrt(how["batch_size"] / BATCH)
     rates = {"lr": lr, "warmup_steps": steps // 10, "weight_decay": 0.01}
     began = time.process_time()
-    model.train(args.epochs, **how, **rates, loss_weights=ALONE, validation_size=0, seed=seed, accelerator="cpu")
+    model.train(epochs, **how, **rates, loss_weights=ALONE, validation_size=0, seed=seed, accelerator="cpu")
     seconds = round(time.process_time() - began, 1)
     return [row | scores(model, task) | {"steps": steps, "seconds": seconds}]
 
@@ -77,14 +76,16 @@ def run(args: Namespace, way: str | None, seed: int) -> list[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score, report."""
     parser = arguments(__doc__, "contrast", model=DEFAULT, seeds=3)
-    parser.add_argument("--epochs", type=int, default=3, help="passes over the cells, 3 by default")
+    parser.add_argument("--epochs", type=int, default=6, help="passes over the cells, 6 by default")
     args = parse(parser, argv)
     sf.settings.verbosity = "error"
     rows: list[dict[str, Any]] = []
     for seed in range(args.seeds):
+        start = load_model(args.model, seed=seed)
+        task = read(args.data, start.genes, seed)
         for number, way in enumerate([None, *WAYS]):
             path = args.cache / f"{args.weights}.{args.epochs}.{number}.{seed}.json"
-            rows += kept(path, partial(run, args, way, seed))
+            rows += kept(path, partial(run, start, task, way, epochs=args.epochs, seed=seed))
     table = pd.DataFrame(rows)
     body = [
         (way, *(mean_and_spread(runs[name], digits=0 if name in ("steps", "seconds") else 3) for name in TITLES))

@@ -134,10 +134,11 @@ def normalised_adjacency(edges: sparse.csr_matrix) -> sparse.csr_matrix:
 
 def as_tensor(matrix: sparse.csr_matrix) -> Tensor:
     """The same matrix in torch."""
-    arrays = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data)
+    rows, columns = (torch.from_numpy(numbers.astype(np.int64)) for numbers in (matrix.indptr, matrix.indices))
+    values, size = torch.from_numpy(matrix.data), matrix.shape
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(*map(torch.from_numpy, arrays), size=matrix.shape, check_invariants=True)
+        return torch.sparse_csr_tensor(rows, columns, values, size=size, check_invariants=True)
 
 
 def spectral_features(adjacency: sparse.csr_matrix, n: int, seed: int) -> NDArray[np.float32]:

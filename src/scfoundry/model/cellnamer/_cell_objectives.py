@@ -81,4 +81,4 @@ class CellObjectives(nn.Module):
 
     def draw_genes(self, batch: Batch) -> list[Tensor]:
         """Genes that each network is shown of all cells of a batch, by which no part of it can be told from another."""
-        return [network.draw_genes(batch.z) for network in self.module.cells.members]
+        return self.module.cells.draw_genes(batch.z)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -118,7 +118,7 @@ class ExpressionMLP(nn.Module):
 
     def __init__(self, n_genes: int, n_hidden: int, n_output: int, *, n_members: int = 1, dropout: float = 0.3) -> None:
         super().__init__()
-        self.members = nn.ModuleList(_Member(n_genes, n_hidden, dropout) for _ in range(n_members))
+        self.members: Any = nn.ModuleList(_Member(n_genes, n_hidden, dropout) for _ in range(n_members))
         self.projections = nn.ModuleList(nn.Linear(n_hidden, n_output) for _ in range(n_members))
 
     def forward(self, z: Tensor, shown: Sequence[Tensor] | None = None) -> Tensor:
@@ -128,6 +128,10 @@ class ExpressionMLP(nn.Module):
         """
         drawn = [None] * len(self.members) if shown is None else shown
         return torch.stack([member(z, genes) for member, genes in zip(self.members, drawn, strict=True)])
+
+    def draw_genes(self, like: Tensor) -> list[Tensor]:
+        """Which of G genes each network is shown in training, (G,) bool; ``like``: z-scores of cells."""
+        return [member.draw_genes(like) for member in self.members]
 
     def embed(self, states: Tensor) -> Tensor:
         """Embeddings beside texts, (S, n, D), each of unit length."""
@@ -145,7 +149,7 @@ class _Member(nn.Module):
         self.gene_dropout = dropout * 2 / 3
 
     def draw_genes(self, like: Tensor) -> Tensor:
-        """Which of G genes a batch is shown in training, (G,) bool; ``like``: z-scores of cells."""
+        """Which genes a batch is shown in training."""
         return torch.rand(like.shape[-1], device=like.device) < 1 - self.gene_dropout
 
     def forward(self, z: Tensor, shown: Tensor | None = None) -> Tensor:

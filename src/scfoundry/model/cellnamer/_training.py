@@ -138,8 +138,8 @@ def train(
     """Train a model on some registered cells, others held out; see `CellNamer.train`."""
     module = model.module
     weights = _objective_weights(stage, loss_weights, with_markers=bool(module.config.profiles))
-    sizes = {"batch_size": batch_size, "part_size": part_size}
-    objectives, data = prepare(module, registered, split, stage=stage, **sizes, seed=plan_kwargs["seed"])
+    how: dict[str, Any] = {"stage": stage, "batch_size": batch_size, "part_size": part_size}
+    objectives, data = prepare(module, registered, split, **how, seed=plan_kwargs["seed"])
     lr, warmup_steps = plan_kwargs["lr"], plan_kwargs["warmup_steps"]
     if isinstance(objectives, TextObjectives):
         markers = nn.ParameterList(objectives.marker_weights)
