@@ -49,8 +49,8 @@ def test_communities_are_alike(edges, symbols):
     one, other = np.triu_indices(40, 1)
     within = (one < 20) == (other < 20)
     found = cosines(vectors, symbols[one], symbols[other])
-    assert found[within].mean() > found[~within].mean() + 0.5
-    np.testing.assert_allclose(vectors.to_numpy().mean(0), 0, atol=1e-5)
+    assert (found[within][:, None] > found[~within]).mean() > 0.95
+    assert found[within].mean() > found[~within].mean() + 0.2
     assert np.square(vectors.to_numpy()).mean() == pytest.approx(1, rel=1e-5)
 
 
@@ -154,4 +154,4 @@ def test_interactions_that_were_held_out_are_of_genes_that_are_alike(shared_data
     of_others = cosines(vectors, others[:, 0], others[:, 1])
     auroc = (of_hidden[:, None] > of_others).mean()
     assert len(hidden) > 500
-    assert auroc > 0.8
+    assert auroc > 0.9  # by the numbers of their interactions alone: 0.87

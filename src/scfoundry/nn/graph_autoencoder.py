@@ -94,8 +94,8 @@ def graph_vectors(
 ) -> GraphVectors:
     """Train an autoencoder on a graph and encode its n nodes.
 
-    ``edges``: weights of the edges, (n, n), symmetric, none below 0, no node without one. Vectors are centred and
-    scaled to a mean square of 1, that of a fresh table of embeddings.
+    ``edges``: weights of the edges, (n, n), symmetric, none below 0, no node without one. Vectors are scaled to a mean
+    square of 1, that of a fresh table of embeddings.
     """
     normalised = normalised_adjacency(edges)
     features = spectral_features(normalised, min(N_FEATURES, edges.shape[0]), seed)
@@ -117,7 +117,6 @@ def graph_vectors(
             losses.append(loss.item())
     with torch.no_grad():
         vectors = model.encode(x, adjacency)
-    vectors = vectors - vectors.mean(0)
     vectors = vectors / vectors.square().mean().sqrt().clamp(min=torch.finfo(vectors.dtype).tiny)
     return GraphVectors(vectors.cpu().numpy(), losses)
 

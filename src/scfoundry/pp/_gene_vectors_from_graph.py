@@ -62,7 +62,7 @@ def gene_vectors_from_graph(
     Returns
     -------
     float32 table, one row per gene that has an interaction, as `edges` calls it (the first of several names), and
-    `n_dims` columns. Centred, with a mean square of 1.
+    `n_dims` columns. Their mean square is 1, that of a fresh table of embeddings.
 
     Raises
     ------
