@@ -76,7 +76,7 @@ def run(start: sf.model.LangCell, task: Task, way: str | None, *, epochs: int, s
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, score, report."""
     parser = arguments(__doc__, "contrast", model=DEFAULT, seeds=3)
-    parser.add_argument("--epochs", type=int, default=6, help="passes over the cells, 6 by default")
+    parser.add_argument("--epochs", type=int, default=4, help="passes over the cells, 4 by default")
     args = parse(parser, argv)
     sf.settings.verbosity = "error"
     rows: list[dict[str, Any]] = []
