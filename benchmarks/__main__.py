@@ -16,6 +16,7 @@ BENCHMARKS = {
     "denoise": "denoise.run",
     "predict_perturbation": "predict_perturbation.run",
     "gene_network": "gene_network.run",
+    "gene_vectors": "gene_vectors.run",
     "contrast": "contrast.run",
     "speed_cellplm": "speed.cellplm",
     "speed_divide_and_conquer": "speed.divide_and_conquer",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from scipy import linalg, sparse
+from scipy.sparse.linalg import eigsh
 from torch import nn
 from torch.nn import functional as F
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GraphVectors", "MaskedGraphAutoencoder", "graph_vectors", "scaled_cosine_error"]
 
-# As published: how much an easy node counts less, and layers of the encoder.
+# Power of the error, by which easy nodes count less, and layers of the encoder: common choices of the authors.
 GAMMA, N_LAYERS = 2.0, 2
 # Features of a node: its place on the leading eigenvectors of the graph.
 N_FEATURES = 128
@@ -95,8 +96,9 @@ def graph_vectors(
     """Train an autoencoder on a graph and encode its n nodes.
 
     ``edges``: weights of the edges, (n, n), symmetric, none below 0, no node without one. Vectors are scaled to a mean
-    square of 1, that of a fresh table of embeddings.
+    square of 1, that of a fresh table of embeddings. Apple's GPU, for which torch has no sparse products, is left out.
     """
+    device = torch.device("cpu") if device.type == "mps" else device
     normalised = normalised_adjacency(edges)
     features = spectral_features(normalised, min(N_FEATURES, edges.shape[0]), seed)
     x = torch.from_numpy(features).to(device)
@@ -148,7 +150,7 @@ def spectral_features(adjacency: sparse.csr_matrix, n: int, seed: int) -> NDArra
         values, vectors = linalg.eigh(dense, subset_by_index=[n_nodes - n, n_nodes - 1])
     else:
         start = np.random.default_rng(seed).random(n_nodes)
-        values, vectors = sparse.linalg.eigsh(adjacency.astype(np.float64), n, v0=start)
+        values, vectors = eigsh(adjacency.astype(np.float64), n, which="LA", v0=start)
     # Of either sign; the same one wherever they are computed.
     strongest = np.abs(vectors).argmax(0)
     scaled = vectors * np.sign(vectors[strongest, np.arange(n)]) * np.abs(values)

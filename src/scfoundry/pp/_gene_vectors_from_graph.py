@@ -57,7 +57,7 @@ def gene_vectors_from_graph(
     rng
         Seed or generator. The same seed gives the same vectors.
     device
-        Where to compute; CUDA, Apple's GPU or the CPU if ``"auto"``.
+        Where to compute; CUDA if there is any, else the CPU, if ``"auto"``.
 
     Returns
     -------

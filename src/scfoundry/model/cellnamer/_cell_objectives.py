@@ -11,15 +11,13 @@ from scfoundry.nn.contrastive import contrastive_loss
 from scfoundry.nn.divide_and_conquer import encode_in_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     import numpy as np
     from torch import Tensor
 
     from scfoundry.model.cellnamer._batches import Batch
     from scfoundry.model.cellnamer._module import CellNamerModule
-
-    Part = tuple[Tensor, Sequence[Tensor]]
 
 __all__ = ["CellObjectives"]
 
@@ -44,41 +42,39 @@ class CellObjectives(nn.Module):
 
     def masked_genes(self, batch: Batch) -> Tensor:
         """Squared error of measured genes that were hidden, others for every network."""
-        shown = self.draw_genes(batch)
-        share, networks = self.module.config.mask_genes, self.module.cells.members
-        hidden = [(torch.rand(batch.z.shape, device=batch.z.device) < share) & batch.measured for _ in networks]
-        size = self.part_size or len(batch.z)
-        parts = [
-            (z, shown, *of_networks)
-            for z, *of_networks in zip(*(x.split(size) for x in (batch.z, *hidden)), strict=True)
-        ]
-        (errors,) = encode_in_parts(self.guess, parts, self.parameters())
+        cells, share = self.module.cells, self.module.config.mask_genes
+        shown = cells.draw_genes(batch.z)
+        hidden = [(torch.rand(batch.z.shape, device=batch.z.device) < share) & batch.measured for _ in cells.members]
+        blocks = zip(*(x.split(self.part_size or len(batch.z)) for x in (batch.z, *hidden)), strict=True)
+        errors = self.encoded(self.guess, [(z, shown, *of_networks) for z, *of_networks in blocks])
         return (errors.sum(0) / torch.stack([of_network.sum() for of_network in hidden])).mean()
 
     def guess(self, part: tuple) -> tuple[Tensor]:
         """Squared errors of the genes hidden from each network, summed within some cells, (n, S)."""
         z, shown, *hidden = part
-        networks = zip(self.module.cells.members, self.decoders, shown, hidden, strict=True)
-        guesses = [
-            (decoder(network(z.masked_fill(away, 0), genes)), away) for network, decoder, genes, away in networks
-        ]
-        return (torch.stack([((found - z) * away).square().sum(1) for found, away in guesses], 1),)
+        errors = []
+        for network, decoder, genes, away in zip(self.module.cells.members, self.decoders, shown, hidden, strict=True):
+            guesses = decoder(network(z.masked_fill(away, 0), genes))
+            errors.append(((guesses - z) * away).square().sum(1))
+        return (torch.stack(errors, 1),)
 
     def cell_cell(self, batch: Batch) -> Tensor:
-        """Contrast of two passes."""
+        """Contrast of two passes, in each of which all cells of the batch show the same genes."""
         cell = torch.from_numpy(batch.cell).to(batch.z.device)
         others = cell[:, None] != cell
-        drawn = [self.draw_genes(batch) for _ in range(2)]
-        parts = [(z, shown) for shown in drawn for z in batch.z.split(self.part_size or len(batch.z))]
-        (embedded,) = encode_in_parts(self.embed, parts, self.parameters())
+        drawn = [self.module.cells.draw_genes(batch.z) for _ in range(2)]
+        blocks = batch.z.split(self.part_size or len(batch.z))
+        embedded = self.encoded(self.embed, [(z, shown) for shown in drawn for z in blocks])
         pairs = zip(*(view.unbind(1) for view in embedded.chunk(2)), strict=True)
         return torch.stack([contrastive_loss(one, again, others, self.temperature) for one, again in pairs]).mean()
 
-    def embed(self, part: Part) -> tuple[Tensor]:
+    def embed(self, part: tuple) -> tuple[Tensor]:
         """Embeddings of some cells by each network, (n, S, D)."""
         cells = self.module.cells
         return (cells.embed(cells(*part)).transpose(0, 1),)
 
-    def draw_genes(self, batch: Batch) -> list[Tensor]:
-        """Genes that each network is shown of all cells of a batch, by which no part of it can be told from another."""
-        return self.module.cells.draw_genes(batch.z)
+    def encoded(self, encode: Callable[[tuple], tuple[Tensor]], parts: list[tuple]) -> Tensor:
+        """Rows of all parts, which are divided only where a batch is to be."""
+        if self.part_size is None:
+            return torch.cat([encode(part)[0] for part in parts])
+        return encode_in_parts(encode, parts, self.parameters())[0]
