@@ -80,10 +80,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(parser, argv)
     sf.settings.verbosity = "error"
     rows: list[dict[str, Any]] = []
-    for seed in range(args.seeds):
-        start = load_model(args.model, seed=seed)
-        task = read(args.data, start.genes, seed)
-        for number, way in enumerate([None, *WAYS]):
+    starts = [load_model(args.model, seed=seed) for seed in range(args.seeds)]
+    tasks = [read(args.data, start.genes, seed) for seed, start in enumerate(starts)]
+    for number, way in enumerate([None, *WAYS]):
+        for seed, (start, task) in enumerate(zip(starts, tasks, strict=True)):
             path = args.cache / f"{args.weights}.{args.epochs}.{number}.{seed}.json"
             rows += kept(path, partial(run, start, task, way, epochs=args.epochs, seed=seed))
     table = pd.DataFrame(rows)
