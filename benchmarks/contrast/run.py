@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -27,9 +27,11 @@ from benchmarks.contrast.tasks import SETS, TYPE, read, scores
 from benchmarks.reporting import about, markdown_table, mean_and_spread, write_results
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from benchmarks.contrast.tasks import Task
+
+    Prepared = Callable[[int], tuple[sf.model.LangCell, Task]]
 
 DEFAULT = "langcell-mini"
 BATCH, PART, QUEUE = 256, 16, 1024
@@ -54,8 +56,9 @@ TITLES = {
 }
 
 
-def run(start: sf.model.LangCell, task: Task, way: str | None, *, epochs: int, seed: int) -> list[dict[str, Any]]:
+def run(prepared: Prepared, way: str | None, *, epochs: int, seed: int) -> list[dict[str, Any]]:
     """Scores of one way with one seed; `None` leaves the weights as they are."""
+    start, task = prepared(seed)
     row = {"method": way or "before", "seed": seed, "n_learned": task.learned.n_obs, "n_named": task.named.n_obs}
     if way is None:
         return [row | scores(start, task)]
@@ -77,15 +80,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, score, report."""
     parser = arguments(__doc__, "contrast", model=DEFAULT, seeds=3)
     parser.add_argument("--epochs", type=int, default=4, help="passes over the cells, 4 by default")
+    parser.add_argument("--ways", type=int, default=len(WAYS), help="how many ways, from the first; all by default")
     args = parse(parser, argv)
     sf.settings.verbosity = "error"
     rows: list[dict[str, Any]] = []
-    starts = [load_model(args.model, seed=seed) for seed in range(args.seeds)]
-    tasks = [read(args.data, start.genes, seed) for seed, start in enumerate(starts)]
-    for number, way in enumerate([None, *WAYS]):
-        for seed, (start, task) in enumerate(zip(starts, tasks, strict=True)):
+
+    @cache
+    def prepared(seed: int) -> tuple[sf.model.LangCell, Task]:
+        start = load_model(args.model, seed=seed)
+        return start, read(args.data, start.genes, seed)
+
+    for number, way in enumerate([None, *WAYS][: args.ways + 1]):
+        for seed in range(args.seeds):
             path = args.cache / f"{args.weights}.{args.epochs}.{number}.{seed}.json"
-            rows += kept(path, partial(run, start, task, way, epochs=args.epochs, seed=seed))
+            rows += kept(path, partial(run, prepared, way, epochs=args.epochs, seed=seed))
     table = pd.DataFrame(rows)
     body = [
         (way, *(mean_and_spread(runs[name], digits=0 if name in ("steps", "seconds") else 3) for name in TITLES))
