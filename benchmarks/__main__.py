@@ -18,6 +18,8 @@ BENCHMARKS = {
     "gene_network": "gene_network.run",
     "rank_genes_attention": "rank_genes_attention.run",
     "discriminate_tumour": "discriminate_tumour.run",
+    "gene_vectors": "gene_vectors.run",
+    "contrast": "contrast.run",
     "speed_cellplm": "speed.cellplm",
     "speed_divide_and_conquer": "speed.divide_and_conquer",
     "speed_langcell": "speed.langcell",

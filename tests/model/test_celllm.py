@@ -497,3 +497,54 @@ def test_capabilities_in_parts_are_those_of_all_cells(make_adata):
     np.testing.assert_allclose(
         model.module.embed(parts).detach(), model.embed(cells, Compute.resolve("cpu", "float32")), atol=1e-5
     )
+
+
+# ---- vectors of genes that it begins with --------------------------------------------------------------------------
+
+
+def test_gene_vectors_are_found_by_name_and_others_get_their_mean(make_adata, logged, tmp_path):
+    adata = make_adata(10, 60)
+    table = sf.datasets.human_genes()
+    symbols = table.loc[adata.var_names[:20], "symbol"]
+    rng = np.random.default_rng(0)
+    vectors = pd.DataFrame(rng.normal(size=(22, 16)), [*symbols[::-1], adata.var_names[3], "nonsense"])
+    model = trainable(adata, tumour_key=None, gene_vectors=vectors)
+    found = model.gene_vectors()
+    expected = vectors.iloc[:20][::-1].to_numpy()
+    expected[3] = (expected[3] + vectors.iloc[20]) / 2  # by symbol and by id
+    np.testing.assert_allclose(found[:20], expected, rtol=1e-6)
+    np.testing.assert_allclose(found[20:], np.tile(expected.mean(0), (40, 1)), rtol=1e-5)
+    assert any("20 of 60 genes have a vector in gene_vectors; the other 40 get the mean" in m for m in logged)
+    special = trainable(adata, tumour_key=None).module.genes.weight[60:]
+    assert torch.equal(model.module.genes.weight[60:], special)
+    model.save(tmp_path / "saved")
+    model.save_pretrained(tmp_path / "pretrained")
+    for loaded in (
+        sf.model.CellLM.load(tmp_path / "saved", adata=False, accelerator="cpu"),
+        sf.model.CellLM.from_pretrained(tmp_path / "pretrained"),
+        model.copy(),
+    ):
+        np.testing.assert_array_equal(loaded.gene_vectors(), found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.iloc[:, :8], r"8 columns, but n_hidden=16.*n_hidden=8\), or .*\(edges, n_dims=16\)"),
+        (lambda v: v.mul([np.nan, 1, 1], axis=0), r"missing or infinite values for 1 genes.*vectors.dropna\(\)"),
+        (lambda v: v.set_axis(list("abc")), r"none of the 60 genes .*'a', 'b', 'c'.*set_axis\(symbols\)"),
+    ],
+)
+def test_gene_vectors_that_do_not_fit_say_why(make_adata, change, message):
+    adata = make_adata(10, 60)
+    vectors = pd.DataFrame(np.ones((3, 16)), index=adata.var_names[:3])
+    with pytest.raises(ValueError, match=message):
+        trainable(adata, tumour_key=None, gene_vectors=change(vectors))
+
+
+def test_weights_that_bring_gene_vectors_take_no_others(make_adata, tmp_path):
+    adata = make_adata(10, 60)
+    trainable(adata, tumour_key=None).save_pretrained(tmp_path)
+    vectors = pd.DataFrame(np.ones((3, 16)), index=adata.var_names[:3])
+    with pytest.raises(ValueError, match=r"leave gene_vectors out, or CellLM\(adata, gene_vectors="):
+        sf.model.CellLM.from_pretrained(tmp_path, gene_vectors=vectors)

@@ -340,3 +340,71 @@ def test_values_that_are_no_counts_are_refused() -> None:
     adata.X = adata.X * -1.5
     with pytest.raises(ValueError, match="negative"):
         built(adata).train()
+
+
+# ---- divide and conquer --------------------------------------------------------------------------------------------
+
+
+def losses_of(part_size: int | None, **config) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Losses of a batch of cells alone, and their gradients, all random numbers being the same."""
+    model = built(corpus(), **config)
+    registered = model._registered("a test")
+    split = np.arange(160), np.arange(0)
+    sizes = {"batch_size": 50, "part_size": part_size}
+    objectives, data = prepare(model.module, registered, split, stage=1, **sizes, seed=0)
+    batch, rng = data.draw([0])
+    objectives.double().train()
+    torch.manual_seed(0)
+    losses = objectives.losses(replace(batch, z=batch.z.double()), rng)
+    sum(losses.values()).backward()
+    found = {name: p.grad for name, p in objectives.named_parameters() if p.grad is not None}
+    return {name: loss.item() for name, loss in losses.items()}, found
+
+
+@pytest.mark.parametrize("part_size", [1, 7, 50])
+def test_parts_change_neither_losses_nor_gradients(part_size: int) -> None:
+    """Genes are dropped of the batch, whatever its parts; states are not, here."""
+    expected_losses, expected = losses_of(None, dropout=0.0)
+    losses, gradients = losses_of(part_size, dropout=0.0)
+    assert losses == pytest.approx(expected_losses, rel=1e-9)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_with_dropout_gradients_are_those_of_all_parts_in_memory(monkeypatch) -> None:
+    losses, gradients = losses_of(7)
+
+    def end_to_end(encode, parts, parameters):
+        return tuple(torch.cat(output) for output in zip(*map(encode, parts), strict=True))
+
+    monkeypatch.setattr("scfoundry.model.cellnamer._cell_objectives.encode_in_parts", end_to_end)
+    expected_losses, expected = losses_of(7)
+    assert losses == expected_losses
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-6, atol=1e-12, msg=name)
+
+
+def test_divided_training_resumes_to_the_same_weights(tmp_path) -> None:
+    how = {"stage": 1, "contrast": "divide_and_conquer", "part_size": 20, "schedule": "constant"} | QUICK
+    how |= {"warmup_steps": 0}
+    through, interrupted, resumed = (built(corpus(), seed=seed) for seed in (0, 0, 99))
+    through.train(max_epochs=4, **how)
+    interrupted.train(max_epochs=2, checkpoint_dir=tmp_path, **how)
+    resumed.train(max_epochs=4, checkpoint_dir=tmp_path, **how)
+    assert same(weights(through), weights(resumed))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"contrast": "momentum"}, "contrast must be one of 'batch', 'divide_and_conquer'; got 'momentum'"),
+        ({"part_size": 9}, r"contrast='batch' holds in memory at once: train\(contrast=\"divide_and_conquer\""),
+        ({"contrast": "divide_and_conquer"}, r"exact in a batch of any size.*train\(accumulate_grad_batches=4\)"),
+        ({"contrast": "divide_and_conquer", "stage": 1, "part_size": 0}, "at least 1 cell; got 0"),
+        ({"contrast": "divide_and_conquer", "stage": 1, "batch_size": 1}, "a batch of 1 has none"),
+    ],
+)
+def test_what_cannot_be_divided_says_why(how: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        built(corpus()).train(max_epochs=1, **QUICK | how)

@@ -28,8 +28,9 @@ def contrastive_loss(queries: Tensor, candidates: Tensor, negative: Tensor, temp
     :math:`N_i`: what is true of a query is none.
     """
     positive = torch.eye(*negative.shape, dtype=torch.bool, device=negative.device)
+    dtype = torch.promote_types(queries.dtype, torch.float32)
     with torch.autocast(queries.device.type, enabled=False):
-        similarity = queries.float() @ candidates.float().T / temperature
+        similarity = queries.to(dtype) @ candidates.to(dtype).T / temperature
     similarity = similarity.masked_fill(~(negative | positive), -torch.inf)
     return F.cross_entropy(similarity, torch.arange(len(queries), device=queries.device))
 

@@ -62,6 +62,13 @@ class Batch(NamedTuple):
         """Move to a device."""
         return Batch(self.rows, self.tokens.to(device), None if self.present is None else self.present.to(device))
 
+    def split(self, size: int) -> list[Batch]:
+        """The same in parts of so many sequences, the last of which may be smaller."""
+        places = [slice(start, start + size) for start in range(0, len(self.rows), size)]
+        return [
+            Batch(self.rows[at], self.tokens[at], None if self.present is None else self.present[at]) for at in places
+        ]
+
 
 def rows_by_length(
     lengths: NDArray[np.int64], *, tokens_per_step: int, batch_size: int | None = None

@@ -14,6 +14,7 @@ from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import DiscriminatesTumour
 from scfoundry.model.celllm._checkpoint import find_weights, from_released, is_release, read_release
 from scfoundry.model.celllm._config import CellLMConfig
+from scfoundry.model.celllm._gene_vectors import vectors_of_vocabulary
 from scfoundry.model.celllm._module import CellLMModule
 from scfoundry.model.celllm._objectives import UNKNOWN, objective_weights
 from scfoundry.model.celllm._tokens import CellTokens
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy import sparse
     from torch import Tensor
 
     from scfoundry._device import Compute
+    from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model.celllm._tokens import CellBatch
     from scfoundry.train.plan import Schedule
@@ -61,6 +64,9 @@ class CellLM(FoundationModel):
         Vocabulary, or its gene ids in order; the genes of ``adata`` if `None`.
     seed
         Seed of the initial weights.
+    gene_vectors
+        Vectors that genes begin with, genes x ``n_hidden``, found by symbols or Ensembl ids
+        (`sf.pp.gene_vectors_from_graph`); genes without one begin with their mean. At random if `None`.
     **config
         Values of `sf.model.CellLMConfig`.
 
@@ -90,6 +96,23 @@ class CellLM(FoundationModel):
 
     config: CellLMConfig
     module: CellLMModule
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        *,
+        genes: GeneVocabulary | Sequence[str] | Mapping[str, Any] | None = None,
+        seed: int = 0,
+        gene_vectors: pd.DataFrame | None = None,
+        **config: Any,
+    ) -> None:
+        super().__init__(adata, registry, genes=genes, seed=seed, **config)
+        if gene_vectors is not None:
+            # Part of the weights from here on: they are saved with the model, and loading needs no table.
+            table = vectors_of_vocabulary(gene_vectors, self.genes, self.config.n_hidden)
+            with torch.no_grad():
+                self.module.genes.weight[: len(table)] = table
 
     @classmethod
     def setup_anndata(
@@ -329,6 +352,9 @@ class CellLM(FoundationModel):
         >>> import scfoundry as sf
         >>> model = sf.model.CellLM.from_pretrained("folder with ckpt.pth", genes="Zheng68K.h5ad")
         """
+        if "gene_vectors" in config:
+            msg = "Weights bring vectors of their genes: leave gene_vectors out, or CellLM(adata, gene_vectors=...)."
+            raise ValueError(msg)
         named = {} if genes is None else {"genes": genes}
         return super().from_pretrained(source, adata, version=version, **named, **config)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from scfoundry.nn.counts import SparseCounts
@@ -116,12 +118,20 @@ class ExpressionMLP(nn.Module):
 
     def __init__(self, n_genes: int, n_hidden: int, n_output: int, *, n_members: int = 1, dropout: float = 0.3) -> None:
         super().__init__()
-        self.members = nn.ModuleList(_Member(n_genes, n_hidden, dropout) for _ in range(n_members))
+        self.members: Any = nn.ModuleList(_Member(n_genes, n_hidden, dropout) for _ in range(n_members))
         self.projections = nn.ModuleList(nn.Linear(n_hidden, n_output) for _ in range(n_members))
 
-    def forward(self, z: Tensor) -> Tensor:
-        """States of n cells, (S, n, H)."""
-        return torch.stack([member(z) for member in self.members])
+    def forward(self, z: Tensor, shown: Sequence[Tensor] | None = None) -> Tensor:
+        """States of n cells, (S, n, H); ``shown``: genes that each network is shown in training, drawn here if `None`.
+
+        Cells of one batch are shown the same genes, as if the others had not been measured.
+        """
+        drawn = [None] * len(self.members) if shown is None else shown
+        return torch.stack([member(z, genes) for member, genes in zip(self.members, drawn, strict=True)])
+
+    def draw_genes(self, like: Tensor) -> list[Tensor]:
+        """Which of G genes each network is shown in training, (G,) bool; ``like``: z-scores of cells."""
+        return [member.draw_genes(like) for member in self.members]
 
     def embed(self, states: Tensor) -> Tensor:
         """Embeddings beside texts, (S, n, D), each of unit length."""
@@ -138,9 +148,11 @@ class _Member(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.gene_dropout = dropout * 2 / 3
 
-    def forward(self, z: Tensor) -> Tensor:
+    def draw_genes(self, like: Tensor) -> Tensor:
+        """Which genes a batch is shown in training."""
+        return torch.rand(like.shape[-1], device=like.device) < 1 - self.gene_dropout
+
+    def forward(self, z: Tensor, shown: Tensor | None = None) -> Tensor:
         if self.training:
-            # One mask for the whole batch: as if these genes had not been measured.
-            keep = 1 - self.gene_dropout
-            z = z * (torch.rand(z.shape[-1], device=z.device) < keep) / keep
+            z = z * (self.draw_genes(z) if shown is None else shown) / (1 - self.gene_dropout)
         return self.dropout(F.gelu(self.norm(self.genes(z))))

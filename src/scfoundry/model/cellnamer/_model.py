@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from scfoundry.data.matrix.reader import Reader
     from scfoundry.model.cellnamer._inference import DataMoments
     from scfoundry.model.cellnamer._module import LabelPlan
-    from scfoundry.model.cellnamer._training import Stage
+    from scfoundry.model.cellnamer._training import Contrast, Stage
     from scfoundry.train.plan import Schedule
 
 __all__ = ["CellNamer"]
@@ -237,12 +237,14 @@ class CellNamer(FoundationModel):
         max_epochs: int | None = None,
         *,
         stage: Stage = 2,
+        contrast: Contrast = "batch",
         loss_weights: Mapping[str, float] | None = None,
         lr: float = 2e-3,
         weight_decay: float = 1e-4,
         warmup_steps: int | None = None,
         schedule: Schedule = "cosine",
         batch_size: int = 112,
+        part_size: int | None = None,
         validation_size: float = 0.1,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
@@ -263,6 +265,10 @@ class CellNamer(FoundationModel):
             2 learns by ``"cell_text"`` contrast, recognition of ``"known_types"``, and ``"matching"`` with profiles of
             ``markers``; it is enough. 1, before it, trains the cell networks alone by ``"masked_genes"`` and
             ``"cell_cell"`` contrast; it reads cells without a label, too.
+        contrast
+            Of stage 1: ``"batch"`` holds what gradients need of all cells of a batch; ``"divide_and_conquer"`` that of
+            ``part_size`` cells, with the same gradients, for batches of thousands. Stage 2 contrasts each cell with a
+            text of every type and with no other cell, which is exact in a batch of any size.
         loss_weights
             Weights of these objectives that differ from 1.
         lr, weight_decay
@@ -273,6 +279,8 @@ class CellNamer(FoundationModel):
             ``"cosine"`` or ``"linear"`` down to zero at the last step, or ``"constant"``.
         batch_size
             Cells per step.
+        part_size
+            Cells whose gradients are in memory at a time where a batch is divided; 112 if `None`.
         validation_size
             Share of every type of a study that is held out. With 0, temperature and threshold stay as they are.
         seed
@@ -286,13 +294,13 @@ class CellNamer(FoundationModel):
         Raises
         ------
         ValueError
-            If there are no data, or the weights know other cell types than the data have.
+            If there are no data, the weights know other cell types than the data have, or a batch cannot be divided.
 
         Notes
         -----
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
         """
-        check_arguments(stage, batch_size)
+        part_size = check_arguments(stage, contrast, batch_size, part_size)
         registered = self._registered("CellNamer.train")
         check_types(self.config, registered, self.provenance["weights"])
         if n_empty := int(registered.empty.sum()):
@@ -302,6 +310,7 @@ class CellNamer(FoundationModel):
         how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
         how |= {"schedule": schedule, "seed": seed}
         trainer_kwargs |= {"max_epochs": max_epochs, "batch_size": batch_size, "checkpoint_dir": checkpoint_dir}
+        trainer_kwargs |= {"part_size": part_size}
         train(self, registered, split, stage=stage, loss_weights=loss_weights, plan_kwargs=how, **trainer_kwargs)
         if stage == 2 and len(split[1]):
             found = calibrate(self, self.config.types, registered, split[1], Compute.resolve(self.module.device))

@@ -15,7 +15,8 @@ from scfoundry.model.cellnamer._batches import Batches, fit_scale
 from scfoundry.model.cellnamer._cell_objectives import CellObjectives
 from scfoundry.model.cellnamer._corpus import labels_in, marker_table, n_studies, occur_together
 from scfoundry.model.cellnamer._text_objectives import TextObjectives
-from scfoundry.train.plan import VALIDATION_SEED, TrainingPlan, fit, positions, training_only
+from scfoundry.train.contrast import DIVIDED, check_contrast
+from scfoundry.train.plan import VALIDATION_SEED, TrainingPlan, fit, positions, seeded, training_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 
     Drawn = tuple[Batch, np.random.Generator]
 
-__all__ = ["Stage", "check_arguments", "check_types", "prepare", "train"]
+__all__ = ["Contrast", "Stage", "check_arguments", "check_types", "prepare", "train"]
 
 Stage = Literal[1, 2]
+Contrast = Literal["batch", "divide_and_conquer"]
 
 LEARNING = {1: ("cells",), 2: ("cells", "text", "heads")}
 N_STEPS = 260
@@ -43,6 +45,8 @@ MADE_UP = 0.3
 BROADER = 0.3
 """How often a cell is described by a broader type."""
 TEMPERATURE = 0.07
+CELLS_PER_PART = 112
+"""Cells whose gradients are in memory at a time where a batch is divided."""
 # Rates of the linear head and of log weights of markers, relative to that of the networks.
 LINEAR_RATE, MARKER_RATE = 0.35, 7.5
 
@@ -127,13 +131,15 @@ def train(
     loss_weights: Mapping[str, float] | None,
     max_epochs: int | None,
     batch_size: int,
+    part_size: int | None,
     plan_kwargs: Mapping[str, Any],
     **fit_kwargs: Any,
 ) -> None:
     """Train a model on some registered cells, others held out; see `CellNamer.train`."""
     module = model.module
     weights = _objective_weights(stage, loss_weights, with_markers=bool(module.config.profiles))
-    objectives, data = prepare(module, registered, split, stage=stage, batch_size=batch_size, seed=plan_kwargs["seed"])
+    how: dict[str, Any] = {"stage": stage, "batch_size": batch_size, "part_size": part_size}
+    objectives, data = prepare(module, registered, split, **how, seed=plan_kwargs["seed"])
     lr, warmup_steps = plan_kwargs["lr"], plan_kwargs["warmup_steps"]
     if isinstance(objectives, TextObjectives):
         markers = nn.ParameterList(objectives.marker_weights)
@@ -163,6 +169,7 @@ def prepare(
     *,
     stage: Stage,
     batch_size: int,
+    part_size: int | None = None,
     seed: int,
 ) -> tuple[CellObjectives | TextObjectives, DrawnBatches]:
     """Objectives and batches of training and held-out cells; the module takes the moments of the data."""
@@ -182,7 +189,9 @@ def prepare(
     made_up = MADE_UP if stage == 2 and len(markers) else 0
     data = DrawnBatches(batches, validation, rows=rows, batch_size=batch_size, made_up=made_up)
     if stage == 1:
-        return CellObjectives(module, temperature=TEMPERATURE), data
+        # The decoders begin at random.
+        with seeded(seed, module.device):
+            return CellObjectives(module, temperature=TEMPERATURE, part_size=part_size), data
     objectives = TextObjectives(
         module,
         labels,
@@ -196,14 +205,25 @@ def prepare(
     return objectives, data
 
 
-def check_arguments(stage: int, batch_size: int) -> None:
-    """Refuse a training that cannot be."""
+def check_arguments(stage: int, contrast: Contrast, batch_size: int, part_size: int | None) -> int | None:
+    """Refuse a training that cannot be; cells whose gradients are in memory at a time, `None` if all of a batch."""
     if stage not in get_args(Stage):
         msg = f"stage must be 1 (cells alone) or 2 (cells and texts); got {stage!r}."
         raise ValueError(msg)
     if batch_size < 1:
         msg = f"batch_size must be at least 1 cell; got {batch_size}."
         raise ValueError(msg)
+    check_contrast(contrast, get_args(Contrast), batch_size=batch_size, part_size=part_size)
+    if contrast != DIVIDED:
+        return None
+    if stage == 2:
+        msg = (
+            "Stage 2 contrasts each cell with a text of every type and with no other cell: its loss is exact in a "
+            "batch of any size, and there is nothing to divide. Leave contrast out; for the mean gradient of more "
+            "cells than fit into memory: train(accumulate_grad_batches=4)."
+        )
+        raise ValueError(msg)
+    return part_size or CELLS_PER_PART
 
 
 def _objective_weights(stage: Stage, given: Mapping[str, float] | None, *, with_markers: bool) -> dict[str, float]:

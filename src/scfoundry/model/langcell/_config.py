@@ -56,8 +56,9 @@ class LangCellConfig(PlainConfig):
     mask_genes
         Share of a cell's genes that are masked in training.
     momentum, queue_size
-        Of the momentum encoders, and how many of their embeddings serve as further negatives; 0 leaves both out. In
-        short trainings from random weights a queue does harm: what is old is told apart before what is different.
+        Of the momentum encoders, and how many of their embeddings serve as further negatives; 0 leaves both out, and so
+        does ``train(contrast="divide_and_conquer")``. In short trainings from random weights a queue does harm: what is
+        old is told apart before what is different.
     n_classes
         Outputs of the classification head (LangCell-CE); 0 leaves it out.
     classes, multilabel

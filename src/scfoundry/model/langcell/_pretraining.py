@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._training_data import CellTexts, DrawnTexts, TrainingCells
     from scfoundry.nn.sequences import Batch
 
-__all__ = ["Pretraining"]
+__all__ = ["Pretraining", "draw_pairs", "guess_genes", "hide_genes", "pair_logits"]
 
 
 class Pretraining:
@@ -60,10 +60,10 @@ class Pretraining:
         embedding = self.module.project_cells(states)
         losses = {}
         if self.weights["masked_genes"]:
-            losses["masked_genes"] = self.masked_genes(cells)
+            losses["masked_genes"] = guess_genes(self.module, cells, *hide_genes(self.module, cells))
         if self.weights["cell_cell"]:
             # Another pass, another dropout.
-            again = torch.cat([self.module(cells.tokens, cells.present).float(), queue.cells])
+            again = torch.cat([self.module(cells.tokens, cells.present), queue.cells])
             numbers = torch.from_numpy(rows).to(embedding.device)
             others = numbers[:, None] != torch.cat([numbers, queue.rows])
             losses["cell_cell"] = contrastive_loss(embedding, again, others, self.temperature)
@@ -84,14 +84,6 @@ class Pretraining:
         text_embedding = self.momentum.embed_texts(texts.words.tokens, texts.words.present)[texts.place]
         return Pairs(embedding, rows, text_embedding, texts.drawn, texts.described)
 
-    def masked_genes(self, cells: Batch) -> Tensor:
-        """Hidden genes, guessed from those around them."""
-        n_genes = len(self.module.cell.tokens.weight) - FIRST_GENE - 1
-        hidden, chosen = mask_genes(cells.tokens, cells.present, share=self.module.config.mask_genes, n_genes=n_genes)
-        states = self.module.cell(hidden, cells.present)[chosen]
-        table = self.module.cell.tokens.weight[FIRST_GENE : cls_token(n_genes)]
-        return masked_gene_loss(states, table, cells.tokens[chosen] - FIRST_GENE)
-
     def text_losses(
         self, cells: Batch, states: Tensor, embedding: Tensor, texts: DrawnTexts, queue: Pairs
     ) -> dict[str, Tensor]:
@@ -104,7 +96,7 @@ class Pretraining:
         untrue = ~describes(torch.cat([texts.drawn, queue.drawn]), texts.described)
         undescribed = ~describes(texts.drawn, torch.cat([texts.described, queue.described])).T
         all_texts, all_cells = (
-            torch.cat([here.float(), past]) for here, past in ((text_embedding, queue.texts), (embedding, queue.cells))
+            torch.cat([here, past]) for here, past in ((text_embedding, queue.texts), (embedding, queue.cells))
         )
         to_text = contrastive_loss(embedding, all_texts, untrue, self.temperature)
         to_cell = contrastive_loss(text_embedding, all_cells, undescribed, self.temperature)
@@ -113,16 +105,43 @@ class Pretraining:
             n = len(embedding)
             similarity = embedding.detach() @ text_embedding.detach().T / self.temperature
             cell_of, text_of, matches = draw_pairs(similarity, untrue[:, :n])
-            place = texts.place[text_of]
-            answers = self.module.text.look_at(states)
-            logits = self.module.match_logits(
-                self.module.text.begin(words.tokens, words.present)[place],
-                _at(words.present, place),
-                [type(answer)(answer.keys[cell_of], answer.values[cell_of]) for answer in answers],
-                _at(cells.present, cell_of),
-            )
+            logits = pair_logits(self.module, cells, states, words, cell_of, texts.place[text_of])
             losses["matching"] = matching_loss(logits, matches)
         return losses
+
+
+def hide_genes(module: LangCellModule, cells: Batch) -> tuple[Tensor, Tensor]:
+    """Tokens without some of the genes, and which are to be guessed, (B, L) each; see `mask_genes`."""
+    share, n_genes = module.config.mask_genes, number_of_genes(module)
+    return mask_genes(cells.tokens, cells.present, share=share, n_genes=n_genes)
+
+
+def guess_genes(module: LangCellModule, cells: Batch, hidden: Tensor, chosen: Tensor) -> Tensor:
+    """Loss of hidden genes, guessed from those around them."""
+    states = module.cell(hidden, cells.present)[chosen]
+    table = module.cell.tokens.weight[FIRST_GENE : cls_token(number_of_genes(module))]
+    return masked_gene_loss(states, table, cells.tokens[chosen] - FIRST_GENE)
+
+
+def number_of_genes(module: LangCellModule) -> int:
+    """Genes of the vocabulary."""
+    return len(module.cell.tokens.weight) - FIRST_GENE - 1
+
+
+def pair_logits(
+    module: LangCellModule, cells: Batch, states: Tensor, words: Batch, cell_of: Tensor, text_of: Tensor
+) -> Tensor:
+    """Logits of no match and of a match of N pairs, (N, 2).
+
+    ``states``: of the cells, (B, L, D). ``cell_of``, ``text_of``: which cell and which of the P texts, (N,).
+    """
+    answers = module.text.look_at(states)
+    return module.match_logits(
+        module.text.begin(words.tokens, words.present)[text_of],
+        _at(words.present, text_of),
+        [type(answer)(answer.keys[cell_of], answer.values[cell_of]) for answer in answers],
+        _at(cells.present, cell_of),
+    )
 
 
 def draw_pairs(similarity: Tensor, untrue: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._config import LangCellConfig, Mixture
     from scfoundry.model.langcell._few_shot import TunedPart
     from scfoundry.model.langcell._module import LangCellModule
-    from scfoundry.model.langcell._training import Stage
+    from scfoundry.model.langcell._training import Contrast, Stage
     from scfoundry.train.plan import Schedule
 
 __all__ = ["TrainableLangCell"]
@@ -85,12 +85,14 @@ class TrainableLangCell(FoundationModel):
         max_epochs: int = 3,
         *,
         stage: Stage = 2,
+        contrast: Contrast = "momentum",
         loss_weights: Mapping[str, float] | None = None,
         lr: float = 1e-5,
         weight_decay: float = 1e-3,
         warmup_steps: int = 1000,
         schedule: Schedule = "linear",
         batch_size: int = 32,
+        part_size: int | None = None,
         validation_size: float = 0.1,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
@@ -107,6 +109,9 @@ class TrainableLangCell(FoundationModel):
         stage
             1 trains the cell encoder by ``"masked_genes"`` and ``"cell_cell"`` contrast; 2 trains everything by these,
             ``"cell_text"`` contrast and ``"matching"`` of hard pairs.
+        contrast
+            ``"momentum"`` as published: the batch is in memory at once, and a queue adds negatives (``queue_size``).
+            ``"divide_and_conquer"``: large batches without a queue, their exact gradients computed part by part.
         loss_weights
             Weights of these objectives that differ from 1.
         lr, weight_decay
@@ -118,6 +123,8 @@ class TrainableLangCell(FoundationModel):
         batch_size
             Cells per step. With ``accumulate_grad_batches`` (published: 3 cells, 32 times, on 4 GPUs) gradients add up,
             but negatives come from a batch and the queue only.
+        part_size
+            Cells whose gradients are in memory at a time where a batch is divided; as suits the device if `None`.
         validation_size
             Share of cells held out.
         seed
@@ -131,7 +138,7 @@ class TrainableLangCell(FoundationModel):
         Raises
         ------
         ValueError
-            If there are no data, or stage 2 has no texts.
+            If there are no data, stage 2 has no texts, or a batch cannot be divided so.
 
         Notes
         -----
@@ -153,8 +160,8 @@ class TrainableLangCell(FoundationModel):
         how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
         how |= {"schedule": schedule, "seed": seed}
         trainer_kwargs |= {"batch_size": batch_size, "validation_size": validation_size}
-        trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir}
-        pretrain(self, cells, texts, weights, stage=stage, plan_kwargs=how, **trainer_kwargs)
+        trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir, "part_size": part_size}
+        pretrain(self, cells, texts, weights, stage=stage, contrast=contrast, plan_kwargs=how, **trainer_kwargs)
 
     def fine_tune_texts(
         self,

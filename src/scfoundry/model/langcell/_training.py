@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from scfoundry._settings import logger
+from scfoundry.model.langcell._divided import DividedPretraining
 from scfoundry.model.langcell._momentum import Momentum
 from scfoundry.model.langcell._pretraining import Pretraining
 from scfoundry.train.cells import CellDataModule, CellTrainingPlan
+from scfoundry.train.contrast import DIVIDED, check_contrast
 from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
     from scfoundry.train.plan import Trainable
 
-__all__ = ["Stage", "check_stage", "objective_weights", "pretrain"]
+__all__ = ["Contrast", "Stage", "check_stage", "objective_weights", "pretrain"]
 
 Stage = Literal[1, 2]
+Contrast = Literal["momentum", "divide_and_conquer"]
 
 # What learns in a stage, and of what the stage keeps slow copies.
 LEARNING = {1: ("cell", "cell_projection"), 2: ("cell", "cell_projection", "text", "text_projection", "match_head")}
@@ -44,27 +47,29 @@ def pretrain(
     weights: Mapping[str, float],
     *,
     stage: Stage,
+    contrast: Contrast,
     batch_size: int,
+    part_size: int | None,
     validation_size: float,
     plan_kwargs: Mapping[str, Any],
     **fit_kwargs: Any,
 ) -> None:
     """Train a model on cells, in stage 2 on their texts, too; see `LangCell.train`."""
+    check_contrast(contrast, get_args(Contrast), batch_size=batch_size, part_size=part_size)
     lengths = cells.lengths()
     train, validation = split(np.flatnonzero(lengths), validation_size, plan_kwargs["seed"])
     if len(train) < len(lengths) - len(validation):
         logger.warning("%d cells without a gene of the vocabulary are left out.", np.sum(lengths == 0))
 
-    n_columns = 0 if texts is None else texts.described.shape[1]
-    momentum = Momentum(model.module, COPIED[stage], n_columns=n_columns)
     data = CellDataModule(train, validation, lengths=lengths, batch_size=batch_size)
-    plan = PretrainingPlan(
-        momentum,
-        model.module,
-        data,
-        Pretraining(model.module, momentum, cells, texts, weights),
-        **plan_kwargs,
-    )
+    if contrast == DIVIDED:
+        divided = DividedPretraining(model.module, cells, texts, weights, part_size)
+        plan = CellTrainingPlan(model.module, data, divided, **plan_kwargs)
+    else:
+        n_columns = 0 if texts is None else texts.described.shape[1]
+        momentum = Momentum(model.module, COPIED[stage], n_columns=n_columns)
+        loss = Pretraining(model.module, momentum, cells, texts, weights)
+        plan = PretrainingPlan(momentum, model.module, data, loss, **plan_kwargs)
     with training_only(model.module, LEARNING[stage]):
         fit(model, plan, data, **fit_kwargs)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from scfoundry.data.tokens.ranks import PAD
-from scfoundry.model.langcell._inference import CELLS_PER_BLOCK, ranked_cells
+from scfoundry.model.langcell._inference import CELLS_PER_BLOCK, TOKENS_PER_STEP, ranked_cells
 from scfoundry.nn.sequences import Batch, TokenLists
 
 if TYPE_CHECKING:
@@ -53,6 +54,14 @@ class TrainingCells:
         """Some cells by their row numbers."""
         cells = ranked_cells(self.reader.read(rows), self.genes, self.max_length)
         return Batch(rows, *cells.padded(np.arange(len(rows)), PAD)).to(device)
+
+    def parts(self, rows: np.ndarray, device: torch.device, size: int | None = None) -> list[Batch]:
+        """The same in mini-batches, in order; ``size``: most cells of one, as many as suit the device if `None`."""
+        cells = ranked_cells(self.reader.read(rows), self.genes, self.max_length)
+        budget = TOKENS_PER_STEP.get(device.type, TOKENS_PER_STEP["cpu"])
+        size = size or max(1, budget // int(cells.lengths.max()))
+        places = np.array_split(np.arange(len(rows)), math.ceil(len(rows) / size))
+        return [Batch(rows[some], *cells.padded(some, PAD)).to(device) for some in places]
 
 
 class DrawnTexts(NamedTuple):

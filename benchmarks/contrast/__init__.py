@@ -1,0 +1,1 @@
+"""A momentum queue beside divide and conquer."""

@@ -1,0 +1,1 @@
+"""Interactions that were left out, by vectors of genes."""
