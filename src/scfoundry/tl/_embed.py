@@ -128,8 +128,8 @@ def embed(
 
     Notes
     -----
-    What the latent of ``cellplm-mini`` adds to components is within chance, and so is what fine-tuning adds, which takes
-    minutes on a CPU: over five data sets that the weights had not seen, bio conservation is 0.782 by default, 0.790
+    What the latent of ``cellplm-mini`` adds to components is within chance, and so is what fine-tuning adds, for which
+    a CPU takes minutes: over five data sets that the weights had not seen, bio conservation is 0.782 by default, 0.790
     with ``fine_tune=True``, 0.791 by components alone and 0.751 by PCA (``python -m benchmarks embed``).
 
     Examples
