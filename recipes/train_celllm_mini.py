@@ -39,8 +39,8 @@ CONFIG = {
     "max_length": 256,
 }
 READING = {"max_length": 2000}
-# What tells tumours from normal tissue is worth nothing where it was learned: scores are of studies left out, and those on
-# the card of the very weights that ship, which have not seen these.
+# What tells tumours from normal tissue is worth nothing where it was learned: the scores on the card are of the very
+# weights that ship, which have not seen these studies.
 HELD_OUT = (
     "breast_cancer_wu_cid4465",
     "cell_lines_mixology",
