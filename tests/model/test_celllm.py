@@ -15,9 +15,9 @@ import scfoundry as sf
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.model.celllm._checkpoint import from_released, to_released
-from scfoundry.model.celllm._model import tumour_codes
 from scfoundry.model.celllm._objectives import Pretraining, hide_levels, objective_weights
 from scfoundry.model.celllm._tokens import CLS, PAD, CellTokens, longest_kept
+from scfoundry.model.celllm._tumour import tumour_codes
 from scfoundry.nn.checkpoint import CheckpointError, read_torch_file
 
 OFFICIAL = Path(__file__).parents[1] / "data" / "parity" / "celllm"

@@ -16,7 +16,7 @@ __all__ = ["DEFAULTS", "REGISTRY", "Weights", "list_pretrained", "locate"]
 PACKAGE = Path(__file__).parent
 
 # Model -> weights that `model="cellplm"` means.
-DEFAULTS = {"cellplm": "cellplm-mini", "langcell": "langcell-mini", "cellnamer": "cellnamer-mini"}
+DEFAULTS = {name: f"{name}-mini" for name in ("cellplm", "langcell", "cellnamer", "celler")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +180,7 @@ REGISTRY = {
         _shipped("langcell", "langcell-mini"),
         LANGCELL_RELEASE,
         _shipped("cellnamer", "cellnamer-mini"),
+        _shipped("celler", "celler-mini"),
         CELLLM_RELEASE,
         *SCGPT_RELEASES,
         *map(_celler_release, CELLER_TISSUES),

@@ -37,7 +37,7 @@ def gene_network(
     n_genes: int = 500,
     top_k: int = 1000,
     min_cells: int = 10,
-    model: str | Path | FoundationModel = "langcell",
+    model: str | Path | FoundationModel = "celler",
     encoder_layer: int = -1,
     layer: str | None = None,
     modality: str = Keys.RNA,

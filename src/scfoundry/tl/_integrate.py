@@ -39,7 +39,7 @@ def integrate(
     adata: AnnData | MuData,
     *,
     batch_key: str,
-    model: str | Path | FoundationModel | Integrator = "cellplm",
+    model: str | Path | FoundationModel | Integrator = "celler",
     n_genes: int | None = None,
     max_epochs: int | None = None,
     layer: str | None = None,
