@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from cards import filled
 from corpus import build
 from gene_axes import gene_axes
+from saving import save
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
@@ -101,23 +101,8 @@ def main() -> None:
     start = time.process_time()
     model = trained(corpus, CONFIG | args.config, TRAINING | args.training, LABELS | args.labels, args.seed)
     print(f"trained for {time.process_time() - start:,.0f} s of one core")
-    save(model, args.out, corpus, manifest)
-
-
-def save(model: sf.model.Celler, out: Path, corpus: AnnData, manifest: list[dict[str, Any]]) -> None:
-    """Write the folder, in half precision, with its card."""
-    weights = sf.model.Celler(genes=model.genes, **(model.config.as_dict() | READING))
-    weights.module.load_state_dict(model.module.state_dict())
-    weights.save_pretrained(
-        out,
-        dtype=torch.float16,
-        weights="celler-mini",
-        licence="BSD-3-Clause",
-        trained_on=f"{corpus.n_obs:,} human cells of {len(manifest)} files",
-        card=filled(Path(__file__).parent / "celler_mini" / "card.md", manifest),
-    )
-    size = sum(path.stat().st_size for path in out.iterdir())
-    print(f"saved to {out}, {size / 1e6:.1f} MB")
+    trained_on = f"{corpus.n_obs:,} human cells of {len(manifest)} files"
+    save(model, args.out, READING, manifest=manifest, trained_on=trained_on)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ __all__ = ["DEFAULTS", "REGISTRY", "Weights", "list_pretrained", "locate"]
 PACKAGE = Path(__file__).parent
 
 # Model -> weights that `model="cellplm"` means.
-DEFAULTS = {name: f"{name}-mini" for name in ("cellplm", "langcell", "cellnamer", "celler")}
+DEFAULTS = {name: f"{name}-mini" for name in ("cellplm", "langcell", "cellnamer", "celler", "celllm")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +181,7 @@ REGISTRY = {
         LANGCELL_RELEASE,
         _shipped("cellnamer", "cellnamer-mini"),
         _shipped("celler", "celler-mini"),
+        _shipped("celllm", "celllm-mini"),
         CELLLM_RELEASE,
         *SCGPT_RELEASES,
         *map(_celler_release, CELLER_TISSUES),
