@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scanpy as sc
+from sklearn.neighbors import KNeighborsClassifier
 
 import scfoundry as sf
 
@@ -73,3 +74,25 @@ def test_cells_are_ranked_by_the_medians_of_the_weights(blood):
 def test_the_embedding_separates_types(blood):
     sf.tl.embed(blood, model="cellnamer")
     assert sf.metrics.clustering(blood, use_rep="X_cellnamer", labels_key="type")["knn_accuracy"] > 0.85
+
+
+@pytest.mark.parametrize("model", ["cellplm", "celler"])
+def test_cells_of_a_type_lie_together(blood, model):
+    sf.tl.embed(blood, model=model, adapt=None, key_added="latent")
+    cells, types = blood.obsm["latent"], blood.obs["type"].to_numpy()
+    neighbours = KNeighborsClassifier(15).fit(cells[::2], types[::2])
+    # With random weights 0.7.
+    assert (neighbours.predict(cells[1::2]) == types[1::2]).mean() > 0.85
+
+
+def test_cells_of_blood_are_rather_of_normal_tissue(blood):
+    with pytest.warns(UserWarning, match="confounded with the study"):
+        sf.tl.discriminate_tumour(blood)
+    assert blood.obs["tumour_probability"].median() < 0.3
+
+
+def test_genes_by_attention_are_read_by_scanpy(blood):
+    sf.tl.rank_genes_attention(blood, "type", n_genes=20)
+    found = sc.get.rank_genes_groups_df(blood, "B cell", key="rank_genes_attention")
+    assert len(found) == 20
+    assert blood.uns["rank_genes_attention"]["provenance"]["weights"] == "celllm-mini"
