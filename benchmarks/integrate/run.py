@@ -2,7 +2,7 @@
 
     python -m benchmarks integrate DATA_FOLDER --model cellplm-mini
 
-The model and celler-mini are fine-tuned by `sf.tl.integrate`, once per seed; beside them stand their embeddings without,
+The model and celler-mini are fine-tuned by `sf.tl.integrate`, once per seed. Beside them stand both without training,
 `sf.tl.embed` with ``batch_key``, which trains nothing, principal components, and Harmony where harmonypy is installed.
 Celler reads fewer genes than by default, for the sake of time. Seconds are those of the processor.
 """
