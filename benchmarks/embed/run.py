@@ -72,6 +72,13 @@ def pretrained(
     return embeddings, facts
 
 
+def alone(adata: AnnData, weights: str) -> dict[str, NDArray[np.float32]]:
+    """Latent of a model and of one with random weights, all cells of one context."""
+    model, twin = load_model(weights), load_model(RANDOM + weights.removeprefix(RANDOM))
+    latents = {type(model).__name__: model, "random weights": twin}
+    return {name: embedded(adata, of, None, adapt=None)[0] for name, of in latents.items()}
+
+
 def embedded(adata: AnnData, model: Any, batch_key: str | None, **how: Any) -> tuple[NDArray[np.float32], Any]:
     """Embedding, and what was found of its adaptation."""
     sf.tl.embed(adata, model, batch_key=batch_key, key_added="embedding", **how)
