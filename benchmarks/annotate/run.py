@@ -60,7 +60,7 @@ def ours(model: Any, *, fine_tuned: bool) -> tuple[dict[str, Method], list[str]]
     once: dict[str, Method] = {
         name: partial(annotated, model=model),
         f"{name}, query not in context": partial(annotated, model=model, transductive=False),
-        f"{name}, balanced softmax": partial(annotated, model=model, loss="balanced_softmax"),
+        f"{name}, cross-entropy": partial(annotated, model=model, loss="cross_entropy"),
     }
     if not can(model, ReadsTexts):
         once[f"{name}, embedding alone"] = partial(by_embedding, model=model)

@@ -29,7 +29,7 @@ __all__ = ["BASE", "LOSSES", "Method", "Named", "annotated", "peers"]
 
 BASE = "class-weighted logistic regression"
 LOSSES: dict[str, dict[str, Any]] = {
-    "cross-entropy": {},
+    "cross-entropy": {"loss": "cross_entropy"},
     "focal": {"loss": "focal"},
     "balanced softmax": {"loss": "balanced_softmax"},
     "GInf without prior": {"loss": GInf(prior=False)},

@@ -46,7 +46,7 @@ def annotate(
     n_shots: int | None = None,
     train: Train | None = None,
     max_epochs: int | None = None,
-    loss: LossName | ClassLoss = "cross_entropy",
+    loss: LossName | ClassLoss | None = None,
     hard_mining: HardMining = False,
     parents: Parents | None = None,
     transductive: bool = True,
@@ -93,7 +93,9 @@ def annotate(
     loss
         What is minimised while labels are learned: ``"cross_entropy"``; ``"focal"``; or, for labels of few cells,
         ``"balanced_softmax"`` or ``"ginf"`` (Gaussian inflation: with noise on top), where the sizes of labels stand in
-        the loss. Or one with settings of its own: ``scfoundry.nn.losses.GInf(sigma=0.2)``.
+        the loss. Or one with settings of its own: ``scfoundry.nn.losses.GInf(sigma=0.2)``. If `None`, heads on
+        the embedding and genes learn by ``"balanced_softmax"``; those that begin with texts, and all weights, by
+        ``"cross_entropy"``.
     hard_mining
         Add the loss over the labels that a cell is most confused with: a third of all and at most 20, or as many as an
         ``int`` says (20 in the paper). With ``"cells"`` those confidently taken for another label count more instead.
@@ -132,7 +134,7 @@ def annotate(
     ``adata.obs["annotation_score"]``
         Probability of that label, float32; 0 for cells that are unknown.
     ``adata.obsm["annotation_scores"]``
-        Probability of every label, float32, (n_obs, n_labels). Of a label ``"T/NK"`` the column is ``"T|NK"``. With
+        Probability of every label, float32, (n_obs, n_labels). Of a label ``"T/NK"`` the column is ``"T|NK"``. By
         ``"balanced_softmax"`` and ``"ginf"`` it is for labels that are all as frequent, which is what finds rare ones.
         Where labels are as frequent as in the reference, multiply by ``uns["annotation"]["reference"]["n_cells"]`` and
         divide by the sum over labels, as ``scfoundry.nn.losses.prior_correction`` does.
@@ -171,17 +173,17 @@ def annotate(
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.nn.label_loss import LabelLoss
-    from scfoundry.tasks.annotation.annotator import Annotator, Train
+    from scfoundry.tasks.annotation.annotator import Annotator, Train, recipe_of
 
     every_cell = "To learn from all: n_shots=None."
     at_least_one("n_shots", n_shots, "is the number of cells per label and at least 1", fix=every_cell)
     at_least_one("max_epochs", max_epochs)
     one_of(Train, train=train)
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
-    minimised = LabelLoss.of(loss, hard_mining)
+    minimised = LabelLoss.of(loss or "cross_entropy", hard_mining)
     learning: dict[str, Any] = {"labels_key": labels_key, "n_shots": n_shots, "train": train, "max_epochs": max_epochs}
     # What is as usual is no argument of learning that could stand beside what was fitted.
-    learning |= {"loss": None if loss == "cross_entropy" else loss, "hard_mining": hard_mining or None}
+    learning |= {"loss": loss, "hard_mining": hard_mining or None}
     learning["parents"] = parents
     learning |= {"reference_layer": reference_layer, "reference_batch_key": reference_batch_key}
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
@@ -195,6 +197,9 @@ def annotate(
     if labelled is None:
         announce(weights, compute, cells, what="as fitted")
     else:
+        head = recipe_of(weights, train=train, max_epochs=max_epochs)
+        if loss is None and head is not None and train != "all":
+            minimised = LabelLoss.of(head.usual_loss, hard_mining)
         annotator = _learned(weights, cells, labelled, params, minimised, np.random.default_rng(rng), compute)
         params |= minimised.params | {"parents": parents if parents is None or isinstance(parents, str) else "given"}
     scores = annotator.predict(cells, compute)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scfoundry._device import Compute
     from scfoundry.data.labels import Label
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.nn.label_loss import LabelLoss
+    from scfoundry.nn.label_loss import LabelLoss, LossName
 
 __all__ = ["CellHeads"]
 
@@ -46,6 +46,7 @@ class CellHeads:
     by_genes: GeneHead
 
     shared_genes_only: ClassVar[bool] = True
+    usual_loss: ClassVar[LossName] = "balanced_softmax"
 
     @classmethod
     def fit(

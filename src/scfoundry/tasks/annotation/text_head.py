@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scfoundry._device import Compute
     from scfoundry.data.labels import Label
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.nn.label_loss import LabelLoss
+    from scfoundry.nn.label_loss import LabelLoss, LossName
 
 __all__ = ["TextHead"]
 
@@ -38,6 +38,7 @@ class TextHead(LinearHead):
     """
 
     shared_genes_only: ClassVar[bool] = False
+    usual_loss: ClassVar[LossName] = "cross_entropy"
 
     @classmethod
     def fit(
