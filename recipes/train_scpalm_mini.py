@@ -21,7 +21,7 @@ import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
 
 CONFIG = {
-    "n_tokens": 64,
+    "n_tokens": 32,
     "n_hidden": 80,
     "n_codes": 128,
     "n_layers": 2,
@@ -34,8 +34,8 @@ CONFIG = {
 HELD_OUT = ("cell_lines_mixology", "kang_ifnb_2000", "pbmc10k_citeseq", "pdac_a_indrop", "pdac_a_st")
 # Rates above the published ones, which are for models of many times the size.
 STAGES = {
-    1: {"max_epochs": 4, "lr": 3e-3, "batch_size": 64, "validation_size": 0.03},
-    2: {"max_epochs": 2, "lr": 1e-3, "batch_size": 64, "validation_size": 0.03},
+    1: {"max_epochs": 8, "lr": 3e-3, "batch_size": 32, "validation_size": 0.03},
+    2: {"max_epochs": 2, "lr": 1e-3, "batch_size": 32, "validation_size": 0.03},
 }
 CELLS_PER_PROFILE = 24
 

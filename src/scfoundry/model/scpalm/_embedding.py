@@ -19,6 +19,8 @@ __all__ = ["GeneTables", "PathwayEmbedding"]
 NEGATIVE_SLOPE = 0.01
 # Of what genes start as: small, so that steps of an optimiser of a usual rate change it.
 SCALE = 0.02
+# Of the offsets of tokens at first, beside scalars of about 1: a code is to say more of the cell than of the position.
+OFFSET_SCALE = 0.2
 
 
 class GeneTables(NamedTuple):
@@ -57,7 +59,7 @@ class PathwayEmbedding(nn.Module):
         self.gene_scalars = nn.Linear(config.n_gene, config.n_tokens, bias=False)
         self.tokens = nn.Parameter(torch.randn(config.n_tokens, config.n_hidden))
         # A norm of a layer would leave no more of a scalar times a vector than the sign of the scalar.
-        self.offsets = nn.Parameter(torch.randn_like(self.tokens)) if config.token_offsets else None
+        self.offsets = nn.Parameter(OFFSET_SCALE * torch.randn_like(self.tokens)) if config.token_offsets else None
         self.register_buffer("started", torch.tensor(False))
         self.is_linear = config.value_map == "linear" and config.gene_pooling == "mean"
         self.takes_max = config.gene_pooling == "max"
