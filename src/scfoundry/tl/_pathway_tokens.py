@@ -164,10 +164,8 @@ def pathway_tokens(
     genes = np.flatnonzero(association.n_expressed >= min_cells)
     if not len(genes):
         most = int(association.n_expressed.max())
-        msg = (
-            f"{CALLER}: no gene that the model knows is expressed in min_cells={min_cells} of the {cells.n_obs:,} cells. "
-            + (f"The most frequent one is in {most}: min_cells={most}, or pass more cells." if most else "All are empty.")
-        )
+        fix = f"The most frequent one is in {most}: min_cells={most}, or pass more cells." if most else "None has any."
+        msg = f"{CALLER}: no gene of the model is in min_cells={min_cells} of the {cells.n_obs:,} cells. {fix}"
         raise ValueError(msg)
     codes, names = [f"code_{i}" for i in range(tokenising.n_codes)], cells.own.alignment.names_of(genes)
     how: dict[str, Any] = {"n_top_genes": n_top_genes, "rank_by": rank_by, "max_q": max_q}

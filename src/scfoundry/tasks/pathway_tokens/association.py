@@ -80,9 +80,7 @@ class Association:
         return np.where(np.abs(found) < LEAST, 0, found)
 
 
-def associate(
-    model: TokenisesPathways, cells: Cells, *, compute: Compute
-) -> tuple[NDArray[np.float32], Association]:
+def associate(model: TokenisesPathways, cells: Cells, *, compute: Compute) -> tuple[NDArray[np.float32], Association]:
     """Frequencies of codes in every cell, (n_obs, C), and how they go with the expression of genes.
 
     Rows of frequencies sum to 1; those of cells without any gene of the model are NaN, and such cells are left out of
