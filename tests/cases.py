@@ -97,6 +97,7 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "celler": _celler,
     "celllm": _celllm,
     "small": SmallModel,
+    "tokeniser": SmallTokeniser,
 }
 
 

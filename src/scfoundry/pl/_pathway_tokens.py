@@ -118,7 +118,7 @@ def pathway_tokens(
     bar = ax.figure.colorbar(image, ax=ax, location="top", shrink=0.7, aspect=25, pad=0.03)
     bar.set_label("frequency less the mean over groups (SD)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return shown(ax, show)
 
 
@@ -138,7 +138,7 @@ def _differences(adata: AnnData, groupby: str, key: str, n_codes: int) -> pd.Dat
     means = of_group.mean().T
     if means.shape[1] < 2:
         msg = (
-            f"adata.obs[{groupby!r}] has cells with tokens in {means.shape[1]} groups, and there is nothing to compare. "
+            f"adata.obs[{groupby!r}] has cells with tokens in {means.shape[1]} groups; there is nothing to compare. "
             "Pass a column with two groups or more as groupby."
         )
         raise ValueError(msg)
