@@ -6,6 +6,7 @@ from .celllm import CellLM, CellLMConfig
 from .cellnamer import CellNamer, CellNamerConfig
 from .cellplm import CellPLM, CellPLMConfig
 from .langcell import LangCell, LangCellConfig
+from .scpalm import ScPaLM, ScPaLMConfig
 
 __all__ = [
     "CellLM",
@@ -19,6 +20,8 @@ __all__ = [
     "FoundationModel",
     "LangCell",
     "LangCellConfig",
+    "ScPaLM",
+    "ScPaLMConfig",
     "list_pretrained",
     "load_pretrained",
 ]

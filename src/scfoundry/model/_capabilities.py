@@ -39,6 +39,7 @@ __all__ = [
     "HasGeneVectors",
     "PredictsRates",
     "ReadsTexts",
+    "ReconstructsExpression",
     "ReplacesGenes",
     "TextScores",
     "TokenisesPathways",
@@ -86,6 +87,26 @@ class PredictsRates(Protocol):
 
         Only their ratios within a cell mean something.
         """
+
+
+@runtime_checkable
+class ReconstructsExpression(Embeds, Protocol):
+    """A model that says of a cell what it should express, by what it does."""
+
+    def reconstruct(self, log: sparse.csr_matrix, compute: Compute) -> NDArray[np.float32]:
+        """Log expression of all genes, (n, G), by that which was measured, (n, G): log1p of counts per 10,000."""
+
+
+@runtime_checkable
+class TokenisesPathways(Embeds, Protocol):
+    """A model that writes a cell as tokens of a codebook."""
+
+    @property
+    def n_codes(self) -> int:
+        """Codes of the codebook, C."""
+
+    def pathway_codes(self, counts: sparse.csr_matrix, compute: Compute) -> NDArray[np.int64]:
+        """Codes of the N tokens of every cell, (n, N) from 0 to C - 1, each cell by itself; counts (n, G)."""
 
 
 @runtime_checkable
@@ -339,6 +360,8 @@ ABILITIES: dict[type, tuple[str, str]] = {
     Embeds: ("does not embed cells", "cellplm"),
     HasGeneVectors: ("has no vectors of genes", "cellplm"),
     PredictsRates: ("has no decoder of counts", "cellplm"),
+    ReconstructsExpression: ("does not reconstruct the expression of a cell", "scpalm"),
+    TokenisesPathways: ("has no codebook of pathway tokens", "scpalm"),
     Tunable: ("cannot be fine-tuned through its embedding", "cellplm"),
     ReadsTexts: ("reads no texts", "cellnamer"),
     AttendsToCells: ("reads every cell by itself", "cellplm"),

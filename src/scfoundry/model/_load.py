@@ -22,6 +22,7 @@ CLASSES = {
     "cellnamer": "CellNamer",
     "celler": "Celler",
     "celllm": "CellLM",
+    "scpalm": "ScPaLM",
 }
 
 

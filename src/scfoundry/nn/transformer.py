@@ -1,4 +1,4 @@
-"""Post-norm transformer layers (Vaswani et al. 2017; Devlin et al. 2019), with optional attention to a context."""
+"""Transformer layers (Vaswani et al. 2017; Devlin et al. 2019), with optional attention to a context."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention, attention to a context where ``n_context`` gives its width, and a network on each position.
 
-    Every part is ``x <- LayerNorm(x + part(x))``; ``"gelu"`` is the exact one. ``inner_dropout`` is that within the
-    network, of which BERT has none.
+    Every part is ``x <- LayerNorm(x + part(x))``, or ``x <- x + part(LayerNorm(x))`` with ``pre_norm``; ``"gelu"`` is
+    the exact one. ``inner_dropout`` is that within the network, of which BERT has none.
     """
 
     def __init__(
@@ -78,8 +78,10 @@ class TransformerLayer(nn.Module):
         dropout: float = 0.0,
         inner_dropout: float = 0.0,
         eps: float = LAYER_NORM_EPS,
+        pre_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.pre_norm = pre_norm
         self.attention = Attention(n_hidden, n_heads, dropout=dropout)
         self.attention_norm = nn.LayerNorm(n_hidden, eps=eps)
         if n_context is not None:
@@ -93,17 +95,22 @@ class TransformerLayer(nn.Module):
 
     def attend(self, x: Tensor, present: Tensor | None = None, n_wanted: int | None = None) -> Tensor:
         """Positions of a sequence inform each other, (B, L, D), or the first ``n_wanted`` of them only."""
-        asking = x[:, :n_wanted]
-        attended = self.attention(asking, self.attention.keys_values(x), present)
-        return self.attention_norm(asking + self.dropout(attended))
+        read = self.attention_norm(x) if self.pre_norm else x
+        attended = self.attention(read[:, :n_wanted], self.attention.keys_values(read), present)
+        x = x[:, :n_wanted] + self.dropout(attended)
+        return x if self.pre_norm else self.attention_norm(x)
 
     def attend_context(self, x: Tensor, answers: KeysValues, present: Tensor | None = None) -> Tensor:
         """The context informs every position, (B, T, D)."""
-        return self.context_norm(x + self.dropout(self.context_attention(x, answers, present)))
+        read = self.context_norm(x) if self.pre_norm else x
+        x = x + self.dropout(self.context_attention(read, answers, present))
+        return x if self.pre_norm else self.context_norm(x)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The network on each position, (B, L, D)."""
-        return self.norm(x + self.dropout(self.contract(self.inner_dropout(self.activation(self.expand(x))))))
+        read = self.norm(x) if self.pre_norm else x
+        x = x + self.dropout(self.contract(self.inner_dropout(self.activation(self.expand(read)))))
+        return x if self.pre_norm else self.norm(x)
 
     def forward(self, x: Tensor, present: Tensor | None = None, n_wanted: int | None = None) -> Tensor:
         """Self-attention and network, (B, L, D), of the first ``n_wanted`` positions, informed by all."""
@@ -119,7 +126,7 @@ def queries_and_keys(
     """
     for number, layer in enumerate(layers):
         if number in wanted:
-            yield number, *layer.attention.queries_keys(x)
+            yield number, *layer.attention.queries_keys(layer.attention_norm(x) if layer.pre_norm else x)
         if number >= max(wanted, default=-1):
             return
         x = layer(x, present)

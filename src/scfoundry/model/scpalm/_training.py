@@ -1,0 +1,105 @@
+"""Training of scPaLM in two stages: tokens of a codebook first, then a token of the cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfoundry._settings import logger
+from scfoundry.model.scpalm._module import STAGES
+from scfoundry.model.scpalm._objectives import CellTokenLoss, PathwayTokenLoss
+from scfoundry.model.scpalm._pseudo_labels import PseudoLabels
+from scfoundry.train.cells import CellDataModule, CellTrainingPlan
+from scfoundry.train.plan import fit, seeded, training_only
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scfoundry.data.matrix.cells import Cells
+    from scfoundry.model.scpalm._module import ScPaLMModule
+    from scfoundry.train.plan import Trainable
+
+__all__ = ["WARMUP_SHARE", "split_cells", "train_cell_token", "train_pathway_tokens"]
+
+MAX_GRADIENT_NORM = 1.0
+# Of the steps; the paper does not say.
+WARMUP_SHARE = 0.05
+# Apart from the seeds of steps and of validation.
+REPLACEMENT_SEED = 1 << 33
+
+
+class PathwayTokenPlan(CellTrainingPlan):
+    """Batches of cells, after which codes that nothing uses move to where tokens are; see `CellTrainingPlan`."""
+
+    module: ScPaLMModule
+    loss: PathwayTokenLoss
+
+    def on_train_start(self) -> None:
+        """Where gradients accumulate, not every batch is a step."""
+        self.n_counted = self.global_step
+
+    def on_train_batch_end(self, *what: Any) -> None:
+        """Replace unused codes if there was a step, which would otherwise move them on."""
+        config = self.module.config
+        if config.quantiser and config.replace_every and self.global_step > self.n_counted:
+            self.n_counted = self.global_step
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
+            with seeded(self.seed + REPLACEMENT_SEED + self.global_step, self.device):
+                self.module.quantiser.replace_unused(self.loss.vectors, config.replace_every, optimizer)
+
+
+class CellTokenPlan(CellTrainingPlan):
+    """Batches of cells, with the clusters of those before as part of the state; see `CellTrainingPlan`."""
+
+    def __init__(self, *args: Any, labels: PseudoLabels, **how: Any) -> None:
+        super().__init__(*args, **how)
+        self.labels = labels
+
+
+def train_pathway_tokens(
+    model: Trainable[ScPaLMModule], cells: Cells, data: CellDataModule, plan_kwargs: Mapping[str, Any], **how: Any
+) -> None:
+    """Stage 1; see `ScPaLM.train`."""
+    loss = PathwayTokenLoss(model.module, cells.reader)
+    run(model, 1, PathwayTokenPlan(model.module, data, loss, **plan_kwargs), data, **how)
+
+
+def train_cell_token(
+    model: Trainable[ScPaLMModule], cells: Cells, data: CellDataModule, plan_kwargs: Mapping[str, Any], **how: Any
+) -> None:
+    """Stage 2; see `ScPaLM.train`."""
+    labels = PseudoLabels(model.module.config, plan_kwargs["seed"])
+    loss = CellTokenLoss(model.module, cells.reader, labels)
+    run(model, 2, CellTokenPlan(model.module, data, loss, labels=labels, **plan_kwargs), data, **how)
+
+
+def split_cells(cells: Cells, *, batch_size: int, validation_size: float, seed: int) -> CellDataModule:
+    """Cells to learn from and to validate on, without those that express nothing."""
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(~cells.empty))
+    if len(rows) < cells.n_obs:
+        logger.warning("%d cells without a gene of the vocabulary are left out.", cells.n_obs - len(rows))
+    n_held_out = min(round(validation_size * len(rows)), len(rows) - 1)
+    # A cell costs as much as any other: length plays no part.
+    lengths = np.zeros(cells.n_obs, dtype=np.int64)
+    return CellDataModule(
+        np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out]), lengths=lengths, batch_size=batch_size
+    )
+
+
+def run(
+    model: Trainable[ScPaLMModule],
+    stage: int,
+    plan: CellTrainingPlan,
+    data: CellDataModule,
+    *,
+    max_epochs: int,
+    checkpoint_dir: str | Path | None,
+    **trainer_kwargs: Any,
+) -> None:
+    """Train the parts of a stage, all others frozen."""
+    trainer_kwargs.setdefault("gradient_clip_val", MAX_GRADIENT_NORM)
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir) / f"stage{stage}"
+    with training_only(model.module, STAGES[stage]):
+        fit(model, plan, data, max_epochs=max_epochs, checkpoint_dir=folder, **trainer_kwargs)
