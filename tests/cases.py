@@ -97,7 +97,6 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "celler": _celler,
     "celllm": _celllm,
     "small": SmallModel,
-    "tokeniser": SmallTokeniser,
 }
 
 

@@ -28,7 +28,6 @@ CLAIMS = {
     "celler": "Embeds AttendsToGenes AttendsFromCls HasGeneVectors Tunable FineTunesIntegration FineTunesLabels",
     "celllm": "Embeds AttendsFromCls HasGeneVectors Tunable DiscriminatesTumour",
     "small": "Embeds",
-    "tokeniser": "Embeds TokenisesPathways",
 }
 CPU = Compute.resolve("cpu", "float32")
 
@@ -156,19 +155,6 @@ def discriminates_tumour(model, cells):
     assert len(np.unique(probabilities)) > 1
 
 
-def tokenises_pathways(model, cells):
-    counts = cells.read()
-    codes = model.pathway_codes(counts, CPU)
-    assert codes.dtype == np.int64
-    assert codes.ndim == 2
-    assert len(codes) == cells.n_obs
-    assert ((codes >= 0) & (codes < model.n_codes)).all()
-    assert len(np.unique(codes, axis=0)) > 1
-    # Each cell by itself.
-    alone = np.vstack([model.pathway_codes(counts[[i]], CPU) for i in range(cells.n_obs)])
-    np.testing.assert_array_equal(alone, codes)
-
-
 def replaces_genes(model, cells):
     shifts = model.replaced_gene_shifts(cells.as_one_context(), {"a": 3, "b": 11}, -100.0, CPU)
     assert {name: shift.shape for name, shift in shifts.items()} == dict.fromkeys(
@@ -239,7 +225,6 @@ RUNS = {
     "AttendsToGenes": attends_to_genes,
     "AttendsFromCls": attends_from_cls,
     "DiscriminatesTumour": discriminates_tumour,
-    "TokenisesPathways": tokenises_pathways,
     "ReplacesGenes": replaces_genes,
     "FineTunesLabels": fine_tunes_labels,
     "FineTunesPathways": fine_tunes_pathways,

@@ -210,21 +210,6 @@ class DiscriminatesTumour(Embeds, Protocol):
 
 
 @runtime_checkable
-class TokenisesPathways(Embeds, Protocol):
-    """A model that writes a cell as tokens of a codebook."""
-
-    @property
-    def n_codes(self) -> int:
-        """Codes of the codebook, C."""
-
-    def pathway_codes(self, counts: sparse.csr_matrix, compute: Compute) -> NDArray[np.int64]:
-        """Codes of the N tokens of every cell, (n, N) from 0 to C - 1, each cell by itself.
-
-        ``counts``: (n, G), over the vocabulary.
-        """
-
-
-@runtime_checkable
 class ReplacesGenes(Protocol):
     """A model that can be shown cells in which the value of a gene was replaced."""
 
@@ -368,7 +353,6 @@ ABILITIES: dict[type, tuple[str, str]] = {
     AttendsToGenes: ("does not read a cell as genes that attend to each other", "langcell"),
     AttendsFromCls: ("does not read a cell as <cls> that attends to genes", "langcell"),
     DiscriminatesTumour: ("has not learned to tell tumours from normal tissue", "celllm"),
-    TokenisesPathways: ("has no codebook of pathway tokens", "scpalm"),
     ReplacesGenes: ("cannot be shown a replaced gene", "cellplm"),
     FineTunesExpression: ("has no fine-tuning on cells without labels", "cellplm"),
     FineTunesImputation: ("has no published fine-tuning for imputation", "cellplm"),
