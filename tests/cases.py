@@ -89,6 +89,11 @@ def _celllm(genes: Any) -> sf.model.CellLM:
     return model
 
 
+def _scpalm(genes: Any) -> sf.model.ScPaLM:
+    sizes = {"n_tokens": 6, "n_hidden": 16, "n_codes": 8, "n_layers": 1, "n_heads": 2, "n_intermediate": 16}
+    return sf.model.ScPaLM(genes=genes, n_value=4, n_gene=4, **sizes)
+
+
 MODELS: dict[str, Callable[[Any], Any]] = {
     "cellplm": _cellplm,
     "cellplm_gmvae": lambda genes: _cellplm(genes, "gmvae"),
@@ -96,6 +101,7 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "cellnamer": _cellnamer,
     "celler": _celler,
     "celllm": _celllm,
+    "scpalm": _scpalm,
     "small": SmallModel,
 }
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-USERS = ("cellplm", "langcell", "cellnamer", "celler", "celllm", "small")
+USERS = ("cellplm", "langcell", "cellnamer", "celler", "celllm", "scpalm", "small")
 """Models that the verbs are called with; those that need nothing but an embedding take any."""
 
 

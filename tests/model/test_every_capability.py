@@ -12,6 +12,7 @@ from scfoundry._device import Compute
 from scfoundry.data.labels import Label
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.matrix.contexts import Context
+from scfoundry.data.matrix.log_normalisation import log_cp10k
 from scfoundry.model._capabilities import ABILITIES, can, require
 from scfoundry.nn.label_loss import PLAIN
 
@@ -27,6 +28,7 @@ CLAIMS = {
     "cellnamer": "Embeds ReadsTexts",
     "celler": "Embeds AttendsToGenes AttendsFromCls HasGeneVectors Tunable FineTunesIntegration FineTunesLabels",
     "celllm": "Embeds AttendsFromCls HasGeneVectors Tunable DiscriminatesTumour",
+    "scpalm": "Embeds HasGeneVectors Tunable ReconstructsExpression TokenisesPathways",
     "small": "Embeds",
 }
 CPU = Compute.resolve("cpu", "float32")
@@ -71,6 +73,22 @@ def predicts_rates(model, cells):
     rates[:, 0].sum().backward()
     assert latent.grad.abs().sum() > 0
     assert isinstance(model.decoder, torch.nn.Module)
+
+
+def reconstructs_expression(model, cells):
+    log = log_cp10k(cells.read())
+    found = model.reconstruct(log, CPU)
+    assert found.dtype == np.float32
+    assert found.shape == (cells.n_obs, len(model.genes))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(model.reconstruct(log[5:9], Compute.resolve("cpu", batch_size=3)), found[5:9], atol=1e-5)
+
+
+def tokenises_pathways(model, cells):
+    codes = model.pathway_codes(cells.read(), CPU)
+    assert codes.shape[0] == cells.n_obs
+    assert ((codes >= 0) & (codes < model.n_codes)).all()
+    np.testing.assert_array_equal(model.pathway_codes(cells.read()[7:], Compute.resolve("cpu", batch_size=5)), codes[7:])
 
 
 def is_tunable(model, cells):
@@ -219,6 +237,8 @@ RUNS = {
     "Embeds": embeds,
     "HasGeneVectors": has_gene_vectors,
     "PredictsRates": predicts_rates,
+    "ReconstructsExpression": reconstructs_expression,
+    "TokenisesPathways": tokenises_pathways,
     "Tunable": is_tunable,
     "ReadsTexts": reads_texts,
     "AttendsToCells": attends_to_cells,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # Models with weights that can be saved.
-PUBLISHED = ("cellplm", "cellplm_gmvae", "langcell", "cellnamer", "celler", "celllm")
+PUBLISHED = ("cellplm", "cellplm_gmvae", "langcell", "cellnamer", "celler", "celllm", "scpalm")
 
 
 @dataclass

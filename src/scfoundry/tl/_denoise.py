@@ -64,9 +64,9 @@ def denoise(
 
     Expected counts are on the scale of what was observed: a deep cell stays a deep one, and ``sc.pp.normalize_total``
     goes on from there. They mix what the model's decoder, fine-tuned on these very cells, expects of a cell and what
-    its nearest cells have on average; counts that were hidden from both decide how much each is worth. Of genes that
-    the model does not know, and with a model that has no decoder of counts, the nearest cells in its embedding alone
-    tell.
+    its nearest cells have on average; counts that were hidden from both decide how much each is worth. In the place of
+    a decoder, scPaLM reconstructs expression by its pathway tokens, as pretrained. Of genes that the model does not
+    know, and with a model that does neither, the nearest cells in its embedding alone tell.
 
     Parameters
     ----------

@@ -32,6 +32,7 @@ class Expression(NamedTuple):
     @classmethod
     def of(cls, log: sparse.csr_matrix, device: torch.device) -> Self:
         """Of log-normalised values, (B, G), none negative."""
+        log.sort_indices()
         parts = log.indices.astype(np.int64), log.data.astype(np.float32), log.indptr.astype(np.int64)
         return cls(*(torch.from_numpy(part).to(device) for part in parts), log.shape[1])
 

@@ -166,8 +166,9 @@ class ScPaLMModule(FoundationModule):
         return self.quantiser(z)
 
     def pathway_tokens(self, cells: Expression, tables: GeneTables | None = None) -> Quantised:
-        """Pathway tokens of cells."""
-        return self.quantise(self.encode(cells, tables))
+        """Pathway tokens of cells; in full precision, since rounding would decide which code is the nearest."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.quantise(self.encode(cells, tables))
 
     def reconstruct(self, cells: Expression, tables: GeneTables | None = None) -> Tensor:
         """Log expression of all genes by the pathway tokens (stage 1), (B, G)."""

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 
-from scfoundry.model._capabilities import PredictsRates, Tunable, can
+from scfoundry.model._capabilities import PredictsRates, ReconstructsExpression, Tunable, can
 from scfoundry.tasks._fitted import Fitted
-from scfoundry.tasks.denoising.expectation import Expectation, expected_given_detection, gene_rates
+from scfoundry.tasks.denoising.expectation import (
+    Expectation,
+    expected_given_detection,
+    gene_rates,
+    reconstructed_rates,
+)
 from scfoundry.tasks.denoising.recovery import HiddenCounts, Recovery
 from scfoundry.train.contexts import fine_tune
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from scipy import sparse
+    from torch import Tensor
 
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
@@ -70,7 +75,7 @@ class Denoiser(Fitted):
     @classmethod
     def as_pretrained(cls, model: Any) -> Self:
         """Ask the decoder alone, as it is, or the nearest cells where the model has none."""
-        return cls(model, 0.0 if can(model, PredictsRates) else 1.0, np.zeros(len(model.genes), dtype=np.float32))
+        return cls(model, 0.0 if _decodes(model) else 1.0, np.zeros(len(model.genes), dtype=np.float32))
 
     @classmethod
     def fit(
@@ -85,8 +90,8 @@ class Denoiser(Fitted):
     ) -> Self:
         """Learn the expected counts of cells, in a copy of the model.
 
-        A model that cannot be fine-tuned stays as it is. Of one without a decoder of counts, the nearest cells in its
-        embedding alone say what is expected.
+        A model that cannot be fine-tuned through a decoder of its embedding stays as it is, though it may reconstruct
+        expression. Of one that does neither, the nearest cells in its embedding alone say what is expected.
 
         Parameters
         ----------
@@ -115,13 +120,12 @@ class Denoiser(Fitted):
                 "nothing can tell how good a fit is. Denoise without one: sf.tl.denoise(adata, fine_tune=False)."
             )
             raise ValueError(msg)
-        decodes = can(model, PredictsRates)
         learned, epochs = cls.as_pretrained(model), {}
-        if decodes and can(model, Tunable):
+        if can(model, PredictsRates) and can(model, Tunable):
             learned = cls._fine_tuned(model, counts, max_epochs, patience, seed, compute)
             epochs = {"epochs": float(len(learned.model.history_["loss_validation"]))}
         found = learned._expectations(counts.visible, compute)
-        weight, scores = counts.choose_neighbor_weight(found, decodes=decodes)
+        weight, scores = counts.choose_neighbor_weight(found, decodes=_decodes(model))
         return cls(learned.model, weight, learned.log_offset, scores | epochs)
 
     @classmethod
@@ -217,16 +221,25 @@ class Denoiser(Fitted):
     ) -> Iterator[tuple[Context, Expectation]]:
         """What is expected of the cells of every context; ``others`` are counts of genes not known to the model."""
         latent = self.model.embed(cells, compute)
-        rates = None
-        if can(self.model, PredictsRates):
-            genes = torch.from_numpy(cells.measured)
-            log_offset = torch.from_numpy(self.log_offset)[genes].to(compute.device)
-            rates = partial(gene_rates, self.model, genes=genes.to(compute.device), log_offset=log_offset)
         for context in cells.contexts:
-            counts = cells.read(context.rows)[:, cells.measured]
+            counts = cells.read(context.rows)
             of_context = torch.from_numpy(latent[context.rows]).to(compute.device)
+            rates = self._rates(of_context, counts, cells.measured, compute)
             beside = None if others is None else others[context.rows]
-            yield context, Expectation(of_context, counts, self.neighbor_weight, rates, beside)
+            yield context, Expectation(of_context, counts[:, cells.measured], self.neighbor_weight, rates, beside)
+
+    def _rates(
+        self, latent: Tensor, counts: sparse.csr_matrix, measured: NDArray[np.int64], compute: Compute
+    ) -> Callable[[NDArray[np.int64]], Tensor] | None:
+        """What gives rates of the measured genes for some cells of a context, by their embedding or by their counts."""
+        if can(self.model, PredictsRates):
+            genes = torch.from_numpy(measured)
+            how = {"genes": genes.to(compute.device), "log_offset": torch.from_numpy(self.log_offset)[genes]}
+            how["log_offset"] = how["log_offset"].to(compute.device)
+            return lambda some: gene_rates(self.model, latent[torch.from_numpy(some)], **how)
+        if can(self.model, ReconstructsExpression):
+            return lambda some: reconstructed_rates(self.model, counts[some], measured, compute)
+        return None
 
     def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         values = {"neighbor_weight": self.neighbor_weight, "validation": dict(self.validation)}
@@ -235,3 +248,8 @@ class Denoiser(Fitted):
     @classmethod
     def _restored(cls, model: Any, arrays: Mapping[str, NDArray], values: Mapping[str, Any]) -> Self:
         return cls(model, values["neighbor_weight"], arrays["log_offset"], values["validation"])
+
+
+def _decodes(model: Any) -> bool:
+    """Whether a model says itself what is expected of a cell."""
+    return can(model, PredictsRates) or can(model, ReconstructsExpression)

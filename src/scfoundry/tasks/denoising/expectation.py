@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from scfoundry.data.matrix.log_normalisation import log_cp10k
 from scfoundry.stats.dropout import MIN_GENES, log_dropout_weights
 
 if TYPE_CHECKING:
@@ -16,9 +17,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from scfoundry.model._capabilities import PredictsRates
+    from scfoundry._device import Compute
+    from scfoundry.model._capabilities import PredictsRates, ReconstructsExpression
 
-__all__ = ["N_NEIGHBORS", "Expectation", "expected_given_detection", "gene_rates", "hold_out"]
+__all__ = [
+    "N_NEIGHBORS",
+    "Expectation",
+    "expected_given_detection",
+    "gene_rates",
+    "hold_out",
+    "reconstructed_rates",
+]
 
 # As many as smoothing over neighbours commonly takes.
 N_NEIGHBORS = 50
@@ -65,11 +74,19 @@ def gene_rates(model: PredictsRates, latent: Tensor, genes: Tensor, log_offset: 
     return model.expected_rates(latent, genes) * log_offset.exp()
 
 
+def reconstructed_rates(
+    model: ReconstructsExpression, counts: sparse.csr_matrix, genes: NDArray[np.int64], compute: Compute
+) -> Tensor:
+    """Unscaled expected counts of genes by a model's reconstruction of log expression, (n, G) and (g,) to (n, g)."""
+    log = model.reconstruct(log_cp10k(counts), compute)[:, genes]
+    return torch.from_numpy(np.expm1(log.clip(min=0)) + SMALLEST_RATE).to(compute.device)
+
+
 class Expectation:
     """Expected shares of genes in the counts of the cells of one context.
 
-    Embedding (n, Z) and counts over the measured genes (n, g) of the cells. ``rates`` maps latents (m, Z) to rates of
-    these genes (m, g), as a decoder does; `None` where there is none. ``totals`` are the counts of every cell, (n,).
+    Embedding (n, Z) and counts over the measured genes (n, g) of the cells. ``rates`` gives rates of these genes for
+    some of the cells, (m,) to (m, g), as a decoder does; `None` where there is none. ``totals`` are the counts of every cell, (n,).
     ``others`` are counts of genes that the model does not know, (n, h): the nearest cells alone tell of them, per count
     of the g others.
     """
@@ -79,7 +96,7 @@ class Expectation:
         latent: Tensor,
         counts: sparse.csr_matrix,
         neighbor_weight: float,
-        rates: Callable[[Tensor], Tensor] | None,
+        rates: Callable[[NDArray[np.int64]], Tensor] | None,
         others: sparse.csr_matrix | None = None,
     ) -> None:
         self.latent, self.neighbor_weight, self.rates = latent, neighbor_weight, rates
@@ -106,10 +123,10 @@ class Expectation:
 
     @torch.no_grad()
     def by_decoder(self, cells: NDArray[np.int64]) -> Tensor:
-        """What the decoder makes of the cells' embeddings, (m, g); the nearest cells where there is no decoder."""
+        """What the decoder makes of the cells, (m, g); the nearest cells where there is no decoder."""
         if self.rates is None:
             return self.by_neighbors(cells)[:, : self.n_genes]
-        rates = self.rates(self.latent[torch.from_numpy(cells)])
+        rates = self.rates(cells)
         return rates.div_(rates.sum(1, keepdim=True))
 
     @torch.no_grad()
