@@ -59,7 +59,7 @@ def log_expression(adata, model):
 
 
 def ranked(association, genes, **how):
-    codes, names = [f"code_{i}" for i in range(len(association.f))], [f"gene {i}" for i in genes]
+    codes, names = [f"code_{i}" for i in range(association.f.shape[1])], [f"gene {i}" for i in genes]
     how = {"n_top_genes": 5, "rank_by": "correlation", "max_q": 1.0} | how
     return rank_genes(association, genes, codes=codes, names=names, **how)
 
@@ -115,6 +115,30 @@ def test_correlations_are_those_of_pearson(adata, model):
     np.testing.assert_array_equal(np.sign(above[clear]), np.sign(found.correlation[:, on][clear]))
 
 
+def test_p_values_are_those_of_tokens_dealt_to_cells_at_random(make_adata):
+    """Common and rare codes and genes: 20,000 permutations say the same."""
+    rng, n = np.random.default_rng(0), 60
+    adata = make_adata(n)
+    dense = adata.X.toarray()
+    dense[:, :10] *= rng.random((n, 10)) < 0.08
+    dense[:, 0] += np.arange(n) < 3
+    adata.X = sparse.csr_matrix(dense)
+    adata.obs_names = [f"cell {i:02d}" for i in range(n)]
+    codes = np.where(rng.random((n, 8)) < 0.6, 0, 1)
+    codes[:4, :3] = 2
+    given = Given(adata.var_names, codes, 3)
+    frequencies, found = associate(given, opened(adata, given), compute=CPU)
+    f, x = (values - values.mean(0) for values in (frequencies.astype(float), log_expression(adata, given)))
+    f, x = (values / np.maximum(np.linalg.norm(values, axis=0), 1e-9) for values in (f, x))
+    as_high = np.zeros((3, 40))
+    for _ in range(20_000):
+        as_high += f[rng.permutation(n)].T @ x >= found.correlation - 1e-9
+    shares = as_high / 20_000
+    clear = (shares < 0.2) & (shares > 0.002)
+    assert clear.sum() > 10
+    assert np.abs(np.log10(found.p_values[clear] / shares[clear])).max() < 0.4
+
+
 @pytest.mark.parametrize("size", [1, 7, 50])
 def test_the_size_of_blocks_plays_no_part(adata, model, size, monkeypatch):
     whole = associate(model, opened(adata, model), compute=CPU)
@@ -131,7 +155,7 @@ def test_the_order_of_cells_plays_no_part(adata, model):
     moved, again = associate(model, opened(adata[order].copy(), model), compute=CPU)
     np.testing.assert_array_equal(moved, frequencies[order])
     np.testing.assert_array_equal(again.fx, found.fx)
-    np.testing.assert_array_equal(again.xx, found.xx)
+    np.testing.assert_array_equal(again.x, found.x)
 
 
 @pytest.mark.parametrize(("codes", "perplexity"), [([0, 1, 2, 3], 4), ([1, 1, 1, 1], 1), ([0, 0, 2, 2], 2)])
@@ -216,8 +240,7 @@ def test_genes_are_ordered_by_what_was_asked_for(planted):
 def test_p_values_are_adjusted_for_all_codes_and_genes(planted):
     genes = np.flatnonzero(planted.n_expressed)
     correlation = planted.correlation[:, genes]
-    p_values = norm.sf(correlation * np.sqrt(299))
-    q_values = false_discovery_control(p_values.ravel()).reshape(p_values.shape)
+    q_values = false_discovery_control(planted.p_values[:, genes].ravel()).reshape(correlation.shape)
     table, _ = ranked(planted, genes, n_top_genes=400, max_q=0.05)
     kept = (q_values <= 0.05) & (correlation > 0)
     assert len(table) == kept.sum()
@@ -233,6 +256,24 @@ def test_tokens_that_have_nothing_to_do_with_the_cells_go_with_no_genes(make_ada
     table, top = ranked(found, np.arange(160), max_q=0.05)
     assert len(table) <= 1
     assert len(top) == len(table)
+
+
+def test_a_rare_code_and_a_rare_gene_that_meet_by_chance_do_not_go_together(make_adata):
+    adata, rng = make_adata(400, 160), np.random.default_rng(0)
+    dense = adata.X.toarray()
+    dense[:, 1:] *= rng.random((400, 159)) < 0.03
+    dense[:, 0] += 1
+    adata.X = sparse.csr_matrix(dense)
+    codes = np.zeros((400, 16), dtype=int)
+    for code in range(1, 21):
+        codes[rng.choice(400, 10, replace=False), rng.integers(16)] = code
+    given = Given(adata.var_names, codes, 21)
+    _, found = associate(given, opened(adata, given), compute=CPU)
+    # By a normal distribution some would be sure.
+    by_normal = false_discovery_control(norm.sf(found.correlation * np.sqrt(399)).ravel())
+    assert (by_normal < 1e-3).sum() > 10
+    table, _ = ranked(found, np.flatnonzero(found.n_expressed >= 5), max_q=0.05)
+    assert len(table) <= 2
 
 
 def test_a_code_that_all_cells_use_alike_has_no_genes(make_adata):

@@ -115,9 +115,9 @@ def pathway_tokens(
     -----
     A popular code has large shares of all genes, so that shares of different codes do not compare: ``fold`` does.
     Within a code, the share of a gene that few cells express is mostly chance, and such genes come first: they are not
-    those of the same code in other cells. The correlation weighs this: in cells that were assigned their tokens at
-    random its mean is 0 and its variance 1 / (n - 1), which gives the p values. As in differential expression cells are
-    taken for independent, which those of one donor are not.
+    those of the same code in other cells. The correlation weighs this. Its p values are those of tokens dealt to cells
+    at random, by the first three moments of all permutations. As in differential expression cells are taken for
+    independent, which those of one donor are not.
 
     Cells follow each other by name, so that the order of cells does not show. Beyond the frequencies, memory grows with
     codes x genes, not with cells.

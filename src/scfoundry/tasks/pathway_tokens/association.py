@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import pearson3
 from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
@@ -44,16 +45,14 @@ class Association:
     n_cells: int
     n_expressed: NDArray[np.int64]  # cells that express a gene, (G,)
     n_using: NDArray[np.int64]  # cells with a token of a code, (C,)
-    f: NDArray[np.float64]  # (C,)
-    ff: NDArray[np.float64]  # of the squares, (C,)
-    x: NDArray[np.float64]  # (G,)
-    xx: NDArray[np.float64]  # of the squares, (G,)
+    f: NDArray[np.float64]  # of the frequencies, their squares and cubes, (3, C)
+    x: NDArray[np.float64]  # of the log expression, its squares and cubes, (3, G)
     fx: NDArray[np.float64]  # of the products, R, (C, G)
 
     @property
     def usage(self) -> NDArray[np.float64]:
         """Mean frequency of every code, (C,)."""
-        return self.f / max(self.n_cells, 1)
+        return self.f[0] / max(self.n_cells, 1)
 
     @property
     def perplexity(self) -> float:
@@ -64,7 +63,7 @@ class Association:
     @property
     def shares(self) -> NDArray[np.float64]:
         """Shares S, (C, G): a gene's sum to 1 over codes; 0 for a gene that no cell expresses."""
-        return np.divide(self.fx, self.x, out=np.zeros_like(self.fx), where=self.x > 0)
+        return np.divide(self.fx, self.x[0], out=np.zeros_like(self.fx), where=self.x[0] > 0)
 
     @cached_property
     def correlation(self) -> NDArray[np.float64]:
@@ -73,11 +72,27 @@ class Association:
         It has the sign of the share less the usage.
         """
         n = max(self.n_cells, 1)
-        varying_f, varying_x = (_variation(*sums, n) for sums in ((self.f, self.ff), (self.x, self.xx)))
-        scale = np.sqrt(varying_f)[:, None] * np.sqrt(varying_x)
-        above = self.fx - self.f[:, None] * (self.x / n)
+        scale = np.sqrt(_centred(self.f, n)[0])[:, None] * np.sqrt(_centred(self.x, n)[0])
+        above = self.fx - self.f[0][:, None] * (self.x[0] / n)
         found = np.divide(above, scale, out=np.zeros_like(above), where=scale > 0)
         return np.where(np.abs(found) < LEAST, 0, found)
+
+    @property
+    def p_values(self) -> NDArray[np.float64]:
+        r"""How likely a correlation r as high is if tokens are dealt to cells at random, (C, G).
+
+        Over all permutations of n cells :math:`z = r \sqrt{n - 1}` has the mean 0, the variance 1 and the skewness
+        :math:`n \sqrt{n - 1} / (n - 2)` times :math:`\sum a^3 / (\sum a^2)^{3/2}` of both, with a the deviations from
+        the mean. Pearson's distribution of type III has the same three moments (Mielke and Berry 2007). A normal
+        distribution would make much of a rare code and a rare gene that meet in a single cell.
+        """
+        n = max(self.n_cells, 3)
+        skewness = [
+            np.divide(cubes, squares**1.5, out=np.zeros_like(cubes), where=squares > 0)
+            for squares, cubes in (_centred(sums, n) for sums in (self.f, self.x))
+        ]
+        skew = n * np.sqrt(n - 1) / (n - 2) * np.outer(*skewness)
+        return pearson3.sf(self.correlation * np.sqrt(n - 1), skew)
 
 
 def associate(model: TokenisesPathways, cells: Cells, *, compute: Compute) -> tuple[NDArray[np.float32], Association]:
@@ -90,8 +105,7 @@ def associate(model: TokenisesPathways, cells: Cells, *, compute: Compute) -> tu
     n_codes, n_genes = model.n_codes, len(model.genes)
     frequencies = np.full((cells.n_obs, n_codes), np.nan, dtype=np.float32)
     n_expressed, n_using = np.zeros(n_genes, dtype=np.int64), np.zeros(n_codes, dtype=np.int64)
-    f, ff, x, xx = (np.zeros(size) for size in (n_codes, n_codes, n_genes, n_genes))
-    fx, start = np.zeros((n_codes, n_genes)), 0
+    f, x, fx, start = np.zeros((3, n_codes)), np.zeros((3, n_genes)), np.zeros((n_codes, n_genes)), 0
     with tqdm(desc="pathway tokens", total=cells.n_obs, unit="cell", disable=not settings.show_progress) as bar:
         for block in cells.blocks(rows=cells.by_name):
             rows = cells.by_name[start : start + block.shape[0]]
@@ -104,14 +118,13 @@ def associate(model: TokenisesPathways, cells: Cells, *, compute: Compute) -> tu
                 log = log_cp10k(counts)
                 n_using += np.count_nonzero(found, axis=0)
                 n_expressed += np.bincount(log.indices, minlength=n_genes)
-                f += found.sum(0)
-                ff += (found**2).sum(0)
-                x += np.bincount(log.indices, log.data, minlength=n_genes)
-                xx += np.bincount(log.indices, log.data**2, minlength=n_genes)
+                for power in range(3):
+                    f[power] += (found ** (power + 1)).sum(0)
+                    x[power] += np.bincount(log.indices, log.data ** (power + 1), minlength=n_genes)
                 fx += (log.T @ found).T
             bar.update(len(rows))
     n_cells = int(np.isfinite(frequencies[:, 0]).sum())
-    return frequencies, Association(n_cells, n_expressed, n_using, f, ff, x, xx, fx)
+    return frequencies, Association(n_cells, n_expressed, n_using, f, x, fx)
 
 
 def _frequencies(codes: NDArray[np.int64], n_codes: int) -> NDArray[np.float64]:
@@ -121,7 +134,10 @@ def _frequencies(codes: NDArray[np.int64], n_codes: int) -> NDArray[np.float64]:
     return np.bincount(of_cell.ravel(), minlength=n_cells * n_codes).reshape(n_cells, n_codes) / n_tokens
 
 
-def _variation(total: NDArray[np.float64], squares: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """Sum of squared deviations from the mean, 0 where it is rounding."""
-    found = squares - total**2 / n
-    return np.where(found > 1e-12 * squares, found, 0)
+def _centred(sums: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of the squares and cubes of deviations from the mean, 0 where they are rounding."""
+    total, squares, cubes = sums
+    mean = total / n
+    around = squares - mean * total
+    varying = around > 1e-12 * squares
+    return np.where(varying, around, 0), np.where(varying, cubes - 3 * mean * squares + 2 * mean**2 * total, 0)

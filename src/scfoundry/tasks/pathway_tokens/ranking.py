@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control, norm
+from scipy.stats import false_discovery_control
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,19 +30,16 @@ def rank_genes(
     rank_by: RankBy,
     max_q: float,
 ) -> tuple[pd.DataFrame, dict[str, NDArray[np.bool_]]]:
-    r"""The first genes of every code that go with it, and which of the ``genes`` they are, (g,), by code.
+    """The first genes of every code that go with it, and which of the ``genes`` they are, (g,), by code.
 
-    Were cells and their tokens matched at random, the correlation r of a code and a gene over n cells would have the
-    mean 0 and the variance 1 / (n - 1). Its one-sided p value by the normal distribution, adjusted for all codes and
-    genes (Benjamini and Hochberg), has to be ``max_q`` at most, and r above 0. A code that all cells use alike has no
-    genes.
+    The p value of a code and a gene, adjusted for all codes and genes (Benjamini and Hochberg), has to be ``max_q`` at
+    most, and their correlation above 0. A code that all cells use alike has no genes.
 
     ``genes``: vocabulary positions of the genes to rank; those before win ties. ``codes``, ``names``: labels of all C
     codes, and of these genes.
     """
     shares, correlation = association.shares[:, genes], association.correlation[:, genes]
-    p_values = norm.sf(correlation * np.sqrt(max(association.n_cells - 1, 0)))
-    q_values = false_discovery_control(p_values.ravel()).reshape(p_values.shape)
+    q_values = false_discovery_control(association.p_values[:, genes].ravel()).reshape(correlation.shape)
     kept = (q_values <= max_q) & (correlation > 0)
     scores = np.where(kept, shares if rank_by == "share" else correlation, -1)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :n_top_genes]
