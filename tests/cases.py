@@ -90,8 +90,12 @@ def _celllm(genes: Any) -> sf.model.CellLM:
 
 
 def _scpalm(genes: Any) -> sf.model.ScPaLM:
-    sizes = {"n_tokens": 6, "n_hidden": 16, "n_codes": 8, "n_layers": 1, "n_heads": 2, "n_intermediate": 16}
-    return sf.model.ScPaLM(genes=genes, n_value=4, n_gene=4, **sizes)
+    sizes = {"n_tokens": 12, "n_hidden": 16, "n_codes": 64, "n_layers": 1, "n_heads": 2, "n_intermediate": 16}
+    model = sf.model.ScPaLM(genes=genes, n_value=8, n_gene=4, **sizes)
+    # As a training begins: without, all cells have the same tokens.
+    counts = sparse.random_array((50, len(model.genes)), density=0.5, rng=np.random.default_rng(0), format="csr")
+    model.module.embedding.start(model.batch(sparse.csr_matrix(counts)))
+    return model
 
 
 MODELS: dict[str, Callable[[Any], Any]] = {
