@@ -74,7 +74,7 @@ def pathway_tokens(
         Hochberg).
     model
         A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model that has
-        a codebook.
+        a codebook: `sf.model.ScPaLM`.
     layer, modality
         Layer with the values (``X`` if `None`), and modality of a `MuData`.
     key_added
