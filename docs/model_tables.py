@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, type]] = {
     "gene_network": ("gene_network", capabilities.AttendsToGenes),
     "gene_programmes": ("gene_programmes", capabilities.HasGeneVectors),
     "rank_genes_attention": ("rank_genes_attention", capabilities.AttendsFromCls),
+    "pathway_tokens": ("pathway_tokens", capabilities.TokenisesPathways),
     "discriminate_tumour": ("discriminate_tumour", capabilities.DiscriminatesTumour),
 }
 ABILITIES = {
@@ -43,6 +44,7 @@ ABILITIES = {
     capabilities.AttendsToGenes: "attention between genes",
     capabilities.AttendsFromCls: "attention from `<cls>`",
     capabilities.DiscriminatesTumour: "tumour or normal",
+    capabilities.TokenisesPathways: "codebook of pathway tokens",
     capabilities.ReplacesGenes: "replaced genes",
     capabilities.FineTunesExpression: "fine-tuning without labels",
     capabilities.FineTunesIntegration: "fine-tuning on batches",

@@ -47,6 +47,15 @@ class SmallModel:
         return np.vstack([log_cp10k(block) @ self.projection for block in cells.blocks()]).astype(np.float32)
 
 
+class SmallTokeniser(SmallModel):
+    """Eight tokens, each by the sign of a projection one of two of five codes; a sixth code is never used."""
+
+    n_codes = 6
+
+    def pathway_codes(self, counts: sparse.csr_matrix, compute: Compute) -> NDArray[np.int64]:
+        return (np.arange(8) + 2 * (log_cp10k(counts) @ self.projection > 0)) % 5
+
+
 def _cellplm(genes: Any, latent: str = "vae") -> sf.model.CellPLM:
     structure = {"n_hidden": 16, "n_layers": 2, "n_latent": 4, "n_decoder_hidden": 16, "n_bottleneck": 8}
     return sf.model.CellPLM(genes=genes, latent=latent, library_size="cp10k", **structure)

@@ -42,6 +42,7 @@ class Verb:
 
 TEXTS = ["B cell", "monocyte", "NK"]
 GENES = 50
+SETS = {"some": ["ENSG00000000938", "ENSG00000005022", "ENSG00000008517", "ENSG00000011600"]}
 ONE_EPOCH = {"max_epochs": 1}
 PLACES = {"batch_key": "batch", "spatial_key": "spatial"}
 SECTIONS = {"context_key": "batch", "reference_context_key": "batch"}
@@ -119,6 +120,12 @@ VERBS = [
         ("uns/rank_genes_attention",),
         {"groupby": "cell_type", "n_genes": 10, "min_cells": 5},
         models="langcell celler celllm",
+    ),
+    Verb(
+        "pathway_tokens",
+        ("obsm/X_pathway_tokens", "uns/pathway_tokens"),
+        {"gene_sets": SETS, "n_top_genes": 20, "min_cells": 5, "max_q": 1.0},
+        models="scpalm",
     ),
     Verb(
         "discriminate_tumour",

@@ -56,6 +56,9 @@ class Keys:
     GENE_PROGRAMMES: Final = "gene_programmes"
     """``var``: group of genes with similar vectors; ``uns``: gene sets that these are enriched for, and how."""
 
+    PATHWAY_TOKENS: Final = "pathway_tokens"
+    """``obsm``, behind ``X_``: how often a cell uses every code of a codebook; ``uns``: genes that go with it, how."""
+
     UNKNOWN: Final = "unknown"
     """Label of cells that no other label fits."""
 
@@ -79,6 +82,12 @@ class Keys:
 
     EDGES: Final = "edges"
     """``uns[key]``: pairs of genes, group by group."""
+
+    USAGE: Final = "usage"
+    """``uns[key]``: how often every code is used."""
+
+    ASSOCIATION: Final = "association"
+    """``uns[key]``: genes that go with codes, code by code."""
 
     ENRICHMENT: Final = "enrichment"
     """``uns[key]``: gene sets that groups of genes hold more of than chance would."""

@@ -1,11 +1,11 @@
-"""Programmes of genes with similar vectors, and the sets they are enriched for."""
+"""Programmes of genes with similar vectors."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from scfoundry.tasks.gene_programmes.programmes import enrichment, gene_programmes
+from scfoundry.tasks.gene_programmes.programmes import gene_programmes
 
 HOW = {"resolution": 1.0, "n_neighbors": 8, "min_genes": 4, "seed": 0}
 
@@ -36,29 +36,3 @@ def test_the_length_of_a_vector_plays_no_part(vectors):
 def test_few_genes_are_clustered_by_as_many_neighbours_as_there_are(vectors):
     _, values = vectors
     assert len(gene_programmes(values[:5], **HOW)) == 5
-
-
-def test_sets_of_a_programme_are_found_and_others_are_not():
-    genes = np.arange(100, 200)
-    programmes = np.repeat([0, 1, -1], [20, 20, 60])
-    sets = {
-        "first": genes[:15],
-        "spread": genes[::7],
-        "elsewhere": np.arange(50),
-        "second": np.r_[genes[20:30], np.arange(50)],
-    }
-    table = enrichment(programmes, genes, sets, names=[f"g{i}" for i in genes], max_q=0.05)
-    assert table[["programme", "gene_set"]].to_numpy().tolist() == [["1", "first"], ["2", "second"]]
-    first, second = (row for _, row in table.iterrows())
-    assert (first["n_shared"], first["n_programme"], first["n_gene_set"]) == (15, 20, 15)
-    assert first["fold_enrichment"] == pytest.approx(5)
-    # Genes that were not looked at do not count.
-    assert (second["n_shared"], second["n_gene_set"]) == (10, 10)
-    assert second["genes"].split(", ") == [f"g{i}" for i in range(120, 130)]
-    assert (table["q_value"] >= table["p_value"]).all()
-
-
-def test_nothing_is_found_where_there_is_nothing():
-    table = enrichment(np.full(10, -1), np.arange(10), {"a": np.arange(3)}, names=list("abcdefghij"), max_q=0.05)
-    assert len(table) == 0
-    assert "q_value" in table

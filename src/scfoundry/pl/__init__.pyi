@@ -3,6 +3,15 @@ from ._gene_matching import gene_matching
 from ._gene_network import gene_network
 from ._imputed import imputed
 from ._long_tail import long_tail
+from ._pathway_tokens import pathway_tokens
 from ._perturbation import perturbation
 
-__all__ = ["cell_attention", "gene_matching", "gene_network", "imputed", "long_tail", "perturbation"]
+__all__ = [
+    "cell_attention",
+    "gene_matching",
+    "gene_network",
+    "imputed",
+    "long_tail",
+    "pathway_tokens",
+    "perturbation",
+]

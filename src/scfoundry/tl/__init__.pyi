@@ -10,6 +10,7 @@ from ._gene_programmes import gene_programmes
 from ._identify_pathways import identify_pathways
 from ._impute_spatial import impute_spatial
 from ._integrate import integrate
+from ._pathway_tokens import pathway_tokens
 from ._predict_perturbation import predict_perturbation
 from ._rank_genes_attention import rank_genes_attention
 from ._retrieve import retrieve
@@ -28,6 +29,7 @@ __all__ = [
     "identify_pathways",
     "impute_spatial",
     "integrate",
+    "pathway_tokens",
     "predict_perturbation",
     "rank_genes_attention",
     "retrieve",

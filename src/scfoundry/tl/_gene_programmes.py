@@ -108,7 +108,7 @@ def gene_programmes(
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import HasGeneVectors
     from scfoundry.stats.variable_genes import variable_genes
-    from scfoundry.tasks.gene_programmes.programmes import enrichment
+    from scfoundry.tasks._enrichment import enrichment
     from scfoundry.tasks.gene_programmes.programmes import gene_programmes as programmes_of
 
     at_least_one("n_genes", n_genes, "must be at least 1", fix="The default: n_genes=2000.")
@@ -146,15 +146,17 @@ def gene_programmes(
     how: dict[str, Any] = {"resolution": float(resolution), "n_neighbors": n_neighbors, "min_genes": min_genes}
     programmes = programmes_of(knowing.gene_vectors()[genes], seed=new_seed(rng), **how)
 
+    labels = [str(i + 1) for i in range(programmes.max() + 1)]
     arguments = how | {"layer": layer, "n_genes": n_genes, "rng": rng, "max_q": max_q}
     origin = record(knowing, cells, arguments)
     if known is not None:
         names = cells.own.alignment.names_of(genes)
-        origin[Keys.ENRICHMENT] = enrichment(programmes, genes, known, names=names, max_q=max_q)
+        groups = {label: programmes == i for i, label in enumerate(labels)}
+        origin[Keys.ENRICHMENT] = enrichment(groups, genes, known, group="programme", names=names, max_q=max_q)
     # Of all columns: several may hold counts of one gene.
     number = np.full(len(knowing.genes) + 1, -1)
     number[genes] = programmes
     of_column = number[cells.own.alignment.target]
-    target.var[key_added] = pd.Categorical.from_codes(of_column, [str(i + 1) for i in range(programmes.max() + 1)])
+    target.var[key_added] = pd.Categorical.from_codes(of_column, labels)
     target.uns[key_added] = origin
     return adata if copy else None

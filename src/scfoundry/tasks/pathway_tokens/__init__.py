@@ -1,0 +1,1 @@
+"""What the tokens of a codebook, by which a model writes cells, stand for."""
