@@ -39,6 +39,7 @@ ABILITIES = {
     capabilities.ReadsTexts: "texts",
     capabilities.HasGeneVectors: "gene vectors",
     capabilities.PredictsRates: "decoder of counts",
+    capabilities.ReconstructsExpression: "reconstruction of expression",
     capabilities.Tunable: "fine-tuning through the embedding",
     capabilities.AttendsToCells: "attention between cells",
     capabilities.AttendsToGenes: "attention between genes",

@@ -2,8 +2,8 @@
 
     python recipes/train_scpalm_mini.py DATA_FOLDER OUT_FOLDER
 
-By both stages of `sf.model.ScPaLM`, without labels: pathway tokens that reconstruct expression, then a token of the cell.
-The weights are written in half precision.
+By both stages of `sf.model.ScPaLM`, without labels: pathway tokens that reconstruct expression, then a token of the
+cell. The weights are written in half precision.
 """
 
 from __future__ import annotations

@@ -88,7 +88,9 @@ def tokenises_pathways(model, cells):
     codes = model.pathway_codes(cells.read(), CPU)
     assert codes.shape[0] == cells.n_obs
     assert ((codes >= 0) & (codes < model.n_codes)).all()
-    np.testing.assert_array_equal(model.pathway_codes(cells.read()[7:], Compute.resolve("cpu", batch_size=5)), codes[7:])
+    np.testing.assert_array_equal(
+        model.pathway_codes(cells.read()[7:], Compute.resolve("cpu", batch_size=5)), codes[7:]
+    )
 
 
 def is_tunable(model, cells):

@@ -186,8 +186,7 @@ def test_the_error_of_kept_genes_does_not_count(make_adata):
     hidden = hidden_genes(places["first"].places, 6, 60)
     decoder = model.module.cell_decoder
     for genes, moves in ((hidden, True), (~hidden, False)):
-        original = type(decoder).forward
-        decoder.forward = lambda v, genes=genes: original(decoder, v) + 100 * genes
+        decoder.forward = lambda v, genes=genes: type(decoder).forward(decoder, v) + 100 * genes
         torch.manual_seed(0)
         assert (not torch.allclose(loss(rows, 0)["loss"], expected)) == moves
 
@@ -359,7 +358,10 @@ def test_reconstruction_is_of_what_is_given_and_not_normalised_again(make_adata)
         ({"temperature": 0}, r"temperature must be positive .*got 0"),
         ({"n_codes": 0}, r"n_codes must be at least 1; got 0"),
         ({"replace_every": -1}, r"replace_every must not be negative; got -1"),
-        ({"exclude_cell_token": True, "contrastive_weight": 0}, r"learns from the contrast alone.*Use a weight above 0"),
+        (
+            {"exclude_cell_token": True, "contrastive_weight": 0},
+            r"learns from the contrast alone.*Use a weight above 0",
+        ),
         ({"value_map": "cubic"}, r"value_map must be one of 'linear', 'mlp'; got 'cubic'"),
     ],
 )
@@ -369,7 +371,9 @@ def test_impossible_values_are_refused_with_those_that_are_not(config, message):
 
 
 def test_there_are_two_stages(make_adata):
-    with pytest.raises(ValueError, match=r"stage is 1 \(pathway tokens\), 2 \(the cell token\) or None for both; got 3"):
+    with pytest.raises(
+        ValueError, match=r"stage is 1 \(pathway tokens\), 2 \(the cell token\) or None for both; got 3"
+    ):
         trainable(make_adata(20, 60)).train(stage=3)
 
 

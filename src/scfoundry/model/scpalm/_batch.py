@@ -34,7 +34,8 @@ class Expression(NamedTuple):
         """Of log-normalised values, (B, G), none negative."""
         log.sort_indices()
         parts = log.indices.astype(np.int64), log.data.astype(np.float32), log.indptr.astype(np.int64)
-        return cls(*(torch.from_numpy(part).to(device) for part in parts), log.shape[1])
+        genes, values, offsets = (torch.from_numpy(part).to(device) for part in parts)
+        return cls(genes, values, offsets, log.shape[1])
 
     @classmethod
     def of_counts(cls, counts: sparse.csr_matrix, device: torch.device) -> Self:

@@ -13,6 +13,8 @@ ValueMap = Literal["linear", "mlp"]
 GenePooling = Literal["mean", "max"]
 Pooling = Literal["cell", "mean", "concatenated"]
 
+_CHOICES = {"value_map": ValueMap, "gene_pooling": GenePooling, "pooling": Pooling}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScPaLMConfig(PlainConfig):
@@ -78,7 +80,7 @@ class ScPaLMConfig(PlainConfig):
     """
 
     _of = "scPaLM"
-    _choices = {"value_map": ValueMap, "gene_pooling": GenePooling, "pooling": Pooling}
+    _choices = _CHOICES
 
     n_tokens: int = 256
     n_hidden: int = 256

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -52,7 +52,7 @@ class PathwayEmbedding(nn.Module):
         self.projection = nn.Parameter(torch.randn(n_projections, width) * SCALE)
         self.alpha = nn.Parameter(torch.ones(n_projections, width))
         self.genes = nn.Parameter(torch.randn(n_genes, config.n_gene) * SCALE)
-        self.value_map: nn.Module = nn.Linear(width, width)
+        self.value_map: Any = nn.Linear(width, width)
         if config.value_map == "mlp":
             self.value_map = nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(NEGATIVE_SLOPE), self.value_map)
         self.value_scalars = nn.Linear(width, config.n_tokens)

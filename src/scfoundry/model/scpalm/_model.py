@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -41,9 +41,10 @@ RATES = {1: 1e-3, 2: 5e-4}
 class ScPaLM(FoundationModel):
     r"""A cell is a text of pathway tokens, which are learned :cite:p:`scpalm2024`.
 
-    In whatever order genes come, they become N tokens, each of which is replaced by the nearest of a codebook of C, from
-    which expression is reconstructed (stage 1). A second transformer gathers the tokens of a cell in one token, from
-    parts of them and against unlike cells (stage 2): the embedding. What codes stand for, `sf.tl.pathway_tokens` tells.
+    In whatever order genes come, they become N tokens, each of which is replaced by the nearest of a codebook of C,
+    from which expression is reconstructed (stage 1). A second transformer gathers the tokens of a cell in one token,
+    from parts of them and against unlike cells (stage 2): the embedding. What codes stand for, `sf.tl.pathway_tokens`
+    tells.
 
     Neither code nor weights of the authors are public: this is a reading of the paper, whose gaps
     `sf.model.ScPaLMConfig` names.
@@ -73,8 +74,8 @@ class ScPaLM(FoundationModel):
 
     name = "scpalm"
     citation = (
-        "Anonymous 2024, Pre-training of Single-cell Language Models through Genetic Pathway Learning, ICML Workshop on "
-        "Accessible and Efficient Foundation Models for Biological Discovery"
+        "Anonymous 2024, Pre-training of Single-cell Language Models through Genetic Pathway Learning, ICML Workshop "
+        "on Accessible and Efficient Foundation Models for Biological Discovery"
     )
     _config_cls = ScPaLMConfig
     _module_cls = ScPaLMModule

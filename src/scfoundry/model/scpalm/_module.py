@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -35,7 +35,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ScPaLMConfig) -> None:
         super().__init__()
         width, sizes = config.n_hidden, (config.n_heads, config.n_intermediate)
-        how = {"activation": "gelu", "dropout": config.dropout, "eps": EPS, "pre_norm": True}
+        how: dict[str, Any] = {"activation": "gelu", "dropout": config.dropout, "eps": EPS, "pre_norm": True}
         self.layers = nn.ModuleList(TransformerLayer(width, *sizes, **how) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(width)
 
@@ -66,7 +66,8 @@ class Head(nn.Module):
 class Decoder(nn.Module):
     """Tokens and their positions to log expression: token j has s genes, from number s j of the vocabulary.
 
-    After quantisation a token is no more than its code: without positions, tokens of one code would have the same genes.
+    After quantisation a token is no more than its code: without positions, tokens of one code would have the same
+    genes.
     """
 
     def __init__(self, config: ScPaLMConfig, n_genes: int) -> None:
@@ -147,10 +148,10 @@ class ScPaLMModule(FoundationModule):
         super().__init__()
         self.config, self.n_genes = config, n_genes
         self.embedding = PathwayEmbedding(config, n_genes)
-        self.encoder = Transformer(config) if config.encoder else nn.Identity()
-        codebook = (config.n_codes, config.n_hidden)
-        how = {"beta": config.commitment, "affine_rate": config.affine_rate}
-        self.quantiser = VectorQuantiser(*codebook, **how) if config.quantiser else nn.Identity()
+        self.encoder: Any = Transformer(config) if config.encoder else nn.Identity()
+        codebook = config.n_codes, config.n_hidden
+        how: dict[str, Any] = {"beta": config.commitment, "affine_rate": config.affine_rate}
+        self.quantiser: Any = VectorQuantiser(*codebook, **how) if config.quantiser else nn.Identity()
         self.decoder = Decoder(config, n_genes)
         self.cell_encoder = CellEncoder(config)
         self.cell_decoder = CellDecoder(config, n_genes)

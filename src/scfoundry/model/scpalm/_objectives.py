@@ -91,7 +91,9 @@ class CellTokenLoss:
 
     def view(self, tokens: Tensor) -> View:
         """States of a random part of the tokens, and of the cell."""
-        return self.module.cell_encoder.view(tokens, draw_places(*tokens.shape[:2], self.n_kept, tokens.device))
+        return self.module.cell_encoder.view(
+            tokens, draw_places(len(tokens), tokens.shape[1], self.n_kept, tokens.device)
+        )
 
 
 def draw_places(n_cells: int, n_tokens: int, n_kept: int, device: torch.device) -> Tensor:

@@ -78,8 +78,8 @@ def contrastive_loss(
     .. math:: -\frac{1}{B} \sum_i \log \frac{e^{\cos(h_i, h'_i) / \tau}}
         {e^{\cos(h_i, h'_i) / \tau} + \sum_{j \in \mathrm{neg}(i)} e^{\cos(h_i, h_j) / \tau}}
 
-    the InfoNCE that equation 1 means, with at most ``max_negatives`` random negatives of a cell. A cell without any adds
-    0, as do all without ``labels`` (B,).
+    the InfoNCE that equation 1 means, with at most ``max_negatives`` random negatives of a cell. A cell without any
+    adds 0, as do all without ``labels`` (B,).
     """
     if labels is None:
         return (first * 0).sum()

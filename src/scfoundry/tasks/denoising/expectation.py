@@ -86,9 +86,9 @@ class Expectation:
     """Expected shares of genes in the counts of the cells of one context.
 
     Embedding (n, Z) and counts over the measured genes (n, g) of the cells. ``rates`` gives rates of these genes for
-    some of the cells, (m,) to (m, g), as a decoder does; `None` where there is none. ``totals`` are the counts of every cell, (n,).
-    ``others`` are counts of genes that the model does not know, (n, h): the nearest cells alone tell of them, per count
-    of the g others.
+    some of the cells, (m,) to (m, g), as a decoder does; `None` where there is none. ``totals`` are the counts of every
+    cell, (n,). ``others`` are counts of genes that the model does not know, (n, h): the nearest cells alone tell of
+    them, per count of the g others.
     """
 
     def __init__(
