@@ -16,7 +16,7 @@ __all__ = ["DEFAULTS", "REGISTRY", "Weights", "list_pretrained", "locate"]
 PACKAGE = Path(__file__).parent
 
 # Model -> weights that `model="cellplm"` means.
-DEFAULTS = {name: f"{name}-mini" for name in ("cellplm", "langcell", "cellnamer", "celler", "celllm")}
+DEFAULTS = {name: f"{name}-mini" for name in ("cellplm", "langcell", "cellnamer", "celler", "celllm", "scpalm")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +182,7 @@ REGISTRY = {
         _shipped("cellnamer", "cellnamer-mini"),
         _shipped("celler", "celler-mini"),
         _shipped("celllm", "celllm-mini"),
+        _shipped("scpalm", "scpalm-mini"),
         CELLLM_RELEASE,
         *SCGPT_RELEASES,
         *map(_celler_release, CELLER_TISSUES),

@@ -49,9 +49,10 @@ class ScPaLMConfig(PlainConfig):
     shared_head
         Whether one matrix turns the states of all tokens into the values of their genes, or each token has its own, by
         which every gene has a vector. The text allows both.
-    gene_means
-        Whether reconstruction adds a mean of every gene, which starts as that of the first batch. The paper has none;
-        without them the decoder learns little else for a long time.
+    gene_means, n_batches
+        Whether reconstruction adds a mean of every gene, as it is in each of so many batches of the training data; in
+        cells of others, their average. The paper has none; without them the decoder learns little else for a long
+        time, and codes say which study a cell is of. The number follows from ``batch_key`` of the training data.
     affine_rate
         Learning rate scale of the affine map that all codes share; 0 for none. The paper names the map, not its form.
     commitment, quantiser_weight
@@ -99,6 +100,7 @@ class ScPaLMConfig(PlainConfig):
     quantiser: bool = True
     shared_head: bool = False
     gene_means: bool = True
+    n_batches: int = 1
     affine_rate: float = 10.0
     commitment: float = 0.95
     quantiser_weight: float = 0.02
@@ -116,7 +118,7 @@ class ScPaLMConfig(PlainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         sizes = ("n_tokens", "n_hidden", "n_codes", "n_layers", "n_heads", "n_intermediate", "n_value", "n_gene")
-        for name in (*sizes, "max_negatives", "n_clusters", "queue_size", "refit_every"):
+        for name in (*sizes, "n_batches", "max_negatives", "n_clusters", "queue_size", "refit_every"):
             self._require(getattr(self, name) >= 1, name, "must be at least 1")
         for name in ("affine_rate", "quantiser_weight", "replace_every", "contrastive_weight"):
             self._require(getattr(self, name) >= 0, name, "must not be negative")

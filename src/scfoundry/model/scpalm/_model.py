@@ -103,7 +103,9 @@ class ScPaLM(FoundationModel):
             )
 
     @classmethod
-    def setup_anndata(cls, adata: AnnData, layer: str | None = None, **kwargs: Any) -> None:
+    def setup_anndata(
+        cls, adata: AnnData, layer: str | None = None, batch_key: str | None = None, **kwargs: Any
+    ) -> None:
         """Register cells to learn from.
 
         Parameters
@@ -112,9 +114,19 @@ class ScPaLM(FoundationModel):
             Cells x genes with raw counts.
         layer
             Layer with the counts, ``X`` if `None`.
+        batch_key
+            Column of ``obs`` with studies or samples, whose means tokens need not tell. All one if `None`.
         """
         setup_args = dict(locals())
-        cls._register(adata, [fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)], setup_args, **kwargs)
+        registered = [
+            fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
+            fields.CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+        ]
+        cls._register(adata, registered, setup_args, **kwargs)
+
+    def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        n_batches = self.summary_stats.get("n_batch", 1)
+        return config if "n_batches" in config or n_batches == 1 else config | {"n_batches": n_batches}
 
     # ---- inference ---------------------------------------------------------------------------------------------
 

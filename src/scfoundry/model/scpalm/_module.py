@@ -77,19 +77,24 @@ class Decoder(nn.Module):
         self.transformer = Transformer(config)
         self.head = Head(config, math.ceil(n_genes / config.n_tokens))
         # The head is the same for all tokens: without these, it would spend itself on what is alike in all cells.
-        self.means = nn.Parameter(torch.zeros(n_genes)) if config.gene_means else None
+        self.means = nn.Parameter(torch.zeros(config.n_batches, n_genes)) if config.gene_means else None
 
-    def forward(self, tokens: Tensor, cell: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, D), and one of the cell (B, D) that they may look at, to log expression (B, G)."""
+    def forward(self, tokens: Tensor, cell: Tensor | None = None, batches: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, D), and one of the cell (B, D) that they may look at, to log expression (B, G).
+
+        ``batches``: numbers of the batches of training data that cells are of, (B,); of others if `None`.
+        """
         x = tokens + self.positions
         x = x if cell is None else torch.cat([x, cell[:, None]], 1)
         states = self.transformer(x, n_wanted=tokens.shape[1])
         found = self.head(states).flatten(1)[:, : self.n_genes]
-        return found if self.means is None else found + self.means
+        if self.means is None:
+            return found
+        return found + (self.means.mean(0) if batches is None else self.means[batches])
 
     @torch.no_grad()
     def start(self, means: Tensor) -> None:
-        """Begin with the mean log expression of genes, (G,)."""
+        """Begin with the mean log expression of genes in every batch, (n_batches, G)."""
         if self.means is not None and not self.means.any():
             self.means.copy_(means)
 
@@ -134,11 +139,11 @@ class CellDecoder(nn.Module):
         self.hidden = nn.Parameter(torch.randn(config.n_hidden))
         self.decoder = Decoder(config, n_genes)
 
-    def forward(self, view: View) -> Tensor:
-        """Log expression, (B, G)."""
+    def forward(self, view: View, batches: Tensor | None = None) -> Tensor:
+        """Log expression, (B, G); ``batches`` as in `Decoder`."""
         slots = self.hidden.to(view.kept).expand(len(view.kept), self.n_tokens, -1)
         slots = slots.scatter(1, view.places[..., None].expand_as(view.kept), view.kept)
-        return self.decoder(slots, None if self.exclude_cell_token else view.cell)
+        return self.decoder(slots, None if self.exclude_cell_token else view.cell, batches)
 
 
 class ScPaLMModule(FoundationModule):

@@ -24,10 +24,13 @@ __all__ = ["CellTokenLoss", "PathwayTokenLoss", "draw_places", "hidden_genes"]
 
 
 class PathwayTokenLoss:
-    """Stage 1: log expression of all genes by the tokens of the codebook, and the distance between tokens and codes."""
+    """Stage 1: log expression of all genes by the tokens of the codebook, and the distance between tokens and codes.
 
-    def __init__(self, module: ScPaLMModule, reader: Reader) -> None:
-        self.module, self.reader = module, reader
+    ``batches``: number of the batch of every cell, (n_obs,).
+    """
+
+    def __init__(self, module: ScPaLMModule, reader: Reader, batches: np.ndarray) -> None:
+        self.module, self.reader, self.batches = module, reader, torch.from_numpy(batches)
         self.vectors = torch.empty(0)
 
     def __call__(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
@@ -35,7 +38,6 @@ class PathwayTokenLoss:
         cells = Expression.of_counts(self.reader.read(rows), self.module.device)
         if self.module.training:
             self.module.embedding.start(cells)
-            self.module.decoder.start(cells.dense().mean(0))
         z = self.module.encode(cells)
         if self.module.training and self.module.config.quantiser:
             self.module.quantiser.start(z)
@@ -43,7 +45,8 @@ class PathwayTokenLoss:
         if self.module.training and self.module.config.quantiser:
             self.module.quantiser.count_use(quantised.codes)
             self.vectors = z.detach()
-        x, found = cells.dense(), self.module.decoder(quantised.vectors).float()
+        batches = self.batches[torch.from_numpy(rows)].to(self.module.device)
+        x, found = cells.dense(), self.module.decoder(quantised.vectors, batches=batches).float()
         losses = {"reconstruction": F.mse_loss(found, x), "quantiser": quantised.loss}
         total = losses["reconstruction"] + self.module.config.quantiser_weight * losses["quantiser"]
         # Of what cells differ in: the mean of every gene in the batch explains nothing of it.
@@ -59,8 +62,8 @@ class CellTokenLoss:
     The parts of stage 1 are only read.
     """
 
-    def __init__(self, module: ScPaLMModule, reader: Reader, labels: PseudoLabels) -> None:
-        self.module, self.reader, self.labels = module, reader, labels
+    def __init__(self, module: ScPaLMModule, reader: Reader, batches: np.ndarray, labels: PseudoLabels) -> None:
+        self.module, self.reader, self.batches, self.labels = module, reader, torch.from_numpy(batches), labels
         self.n_kept = max(1, round(module.config.kept_share * module.config.n_tokens))
 
     def __call__(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
@@ -71,11 +74,10 @@ class CellTokenLoss:
             module.get_submodule(part).eval()
         with torch.no_grad():
             tokens = module.pathway_tokens(cells).vectors
-        if module.training:
-            module.cell_decoder.decoder.start(cells.dense().mean(0))
         first = self.view(tokens)
         hidden = hidden_genes(first.places, module.config.n_tokens, module.n_genes)
-        error = (module.cell_decoder(first).float() - cells.dense()).square() * hidden
+        batches = self.batches[torch.from_numpy(rows)].to(module.device)
+        error = (module.cell_decoder(first, batches).float() - cells.dense()).square() * hidden
         losses = {"reconstruction": error.sum() / hidden.sum().clamp(min=1)}
         if weight := module.config.contrastive_weight:
             if module.training:

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from scipy import sparse
 
 from scfoundry._settings import logger
+from scfoundry.data.matrix.log_normalisation import log_cp10k
 from scfoundry.model.scpalm._module import STAGES
 from scfoundry.model.scpalm._objectives import CellTokenLoss, PathwayTokenLoss
 from scfoundry.model.scpalm._pseudo_labels import PseudoLabels
@@ -62,7 +65,9 @@ def train_pathway_tokens(
     model: Trainable[ScPaLMModule], cells: Cells, data: CellDataModule, plan_kwargs: Mapping[str, Any], **how: Any
 ) -> None:
     """Stage 1; see `ScPaLM.train`."""
-    loss = PathwayTokenLoss(model.module, cells.reader)
+    batches = batch_numbers(model.module, cells)
+    model.module.decoder.start(batch_means(cells, batches, model.module.config.n_batches))
+    loss = PathwayTokenLoss(model.module, cells.reader, batches)
     run(model, 1, PathwayTokenPlan(model.module, data, loss, **plan_kwargs), data, **how)
 
 
@@ -70,9 +75,33 @@ def train_cell_token(
     model: Trainable[ScPaLMModule], cells: Cells, data: CellDataModule, plan_kwargs: Mapping[str, Any], **how: Any
 ) -> None:
     """Stage 2; see `ScPaLM.train`."""
+    batches = batch_numbers(model.module, cells)
+    model.module.cell_decoder.decoder.start(batch_means(cells, batches, model.module.config.n_batches))
     labels = PseudoLabels(model.module.config, plan_kwargs["seed"])
-    loss = CellTokenLoss(model.module, cells.reader, labels)
+    loss = CellTokenLoss(model.module, cells.reader, batches, labels)
     run(model, 2, CellTokenPlan(model.module, data, loss, labels=labels, **plan_kwargs), data, **how)
+
+
+def batch_numbers(module: ScPaLMModule, cells: Cells) -> np.ndarray:
+    """Number of the batch of every cell, (n_obs,): of the contexts in order, or 0 where the model knows of one alone."""
+    numbers = np.zeros(cells.n_obs, dtype=np.int64)
+    if module.config.n_batches == len(cells.contexts):
+        for number, context in enumerate(cells.contexts):
+            numbers[context.rows] = number
+    return numbers
+
+
+def batch_means(cells: Cells, batches: np.ndarray, n_batches: int) -> torch.Tensor:
+    """Mean log expression of genes in every batch, (n_batches, G)."""
+    sums, start = np.zeros((n_batches, cells.reader.n_vocabulary)), 0
+    for counts in cells.blocks():
+        of_block = batches[start : start + counts.shape[0]]
+        members = sparse.csr_matrix(
+            (np.ones(len(of_block)), (of_block, np.arange(len(of_block)))), (n_batches, len(of_block))
+        )
+        sums += (members @ log_cp10k(counts)).toarray()
+        start += counts.shape[0]
+    return torch.from_numpy(sums / np.bincount(batches, minlength=n_batches).clip(min=1)[:, None]).float()
 
 
 def split_cells(cells: Cells, *, batch_size: int, validation_size: float, seed: int) -> CellDataModule:
