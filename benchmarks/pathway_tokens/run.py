@@ -2,9 +2,10 @@
 
     python -m benchmarks pathway_tokens DATA_FOLDER --model NAME
 
-`DATA_FOLDER` also holds ``knowledge/``. Frequencies of the codes of the given weights, of a small ScPaLM that learns from
-the very cells without their condition, and of both with random weights; beside them components of the same cells, and the
-mean expression of the genes that are known to respond. What was computed is kept in ``--cache``.
+`DATA_FOLDER` also holds ``knowledge/``. Frequencies of the codes of the given weights, of a small ScPaLM that learns
+from the very cells without their condition, and of both with random weights scaled to the cells. Beside them stand
+components of the same cells, and the mean expression of the genes that are known to respond. What was computed is kept
+in ``--cache``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import scfoundry as sf
-from benchmarks.command import arguments, kept, load_model, parse, untrained
-from benchmarks.pathway_tokens.tasks import RESPONSE, SETTINGS, Task, peers, read, scores, scores_of_codes
+from benchmarks.command import arguments, kept, load_model, parse
+from benchmarks.pathway_tokens.tasks import (
+    RESPONSE,
+    SETTINGS,
+    Task,
+    peers,
+    read,
+    scaled_random,
+    scores,
+    scores_of_codes,
+)
 from benchmarks.reporting import about, markdown_table, mean_and_spread, write_results
 
 if TYPE_CHECKING:
@@ -49,16 +59,15 @@ def of_these_cells(task: Task, seed: int) -> list[Row]:
     cells = task.cells.copy()
     sf.model.ScPaLM.setup_anndata(cells)
     model = sf.model.ScPaLM(cells, seed=seed, **STRUCTURE)
-    fresh = untrained(model, seed=seed)
     model.train(**TRAINING, seed=seed, accelerator="cpu", enable_progress_bar=False)
     losses = {key: frame.iloc[:, 0].astype(float).tolist() for key, frame in model.history.items()}
     learned = {"method": OWN, "seed": seed, "losses": losses} | scores_of_codes(task, model, seed)
-    return [learned, *of_random_weights(task, OWN, fresh, seed)]
+    return [learned, *of_random_weights(task, OWN, model, seed)]
 
 
 def of_random_weights(task: Task, name: str, model: Any, seed: int) -> list[Row]:
     """Scores of the same structure that has learned nothing."""
-    codes = scores_of_codes(task, untrained(model, seed=seed), seed)
+    codes = scores_of_codes(task, scaled_random(model, task.cells, seed), seed)
     return [{"method": f"{name}, random weights", "seed": seed} | codes]
 
 

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     Row = dict[str, Any]
 
-__all__ = ["RESPONSE", "SETTINGS", "Task", "peers", "read", "scores", "scores_of_codes"]
+__all__ = ["RESPONSE", "SETTINGS", "Task", "peers", "read", "scaled_random", "scores", "scores_of_codes"]
 
 SETTINGS = {"data": "kang_ifnb_2000", "sets": "msigdb_hallmark_v7.0.symbols", "genes": 2000, "components": 50}
 SETTINGS |= {"folds": 5, "surest_q": 1e-4, "differs_q": 0.01}
 RESPONSE = {"alpha": "HALLMARK_INTERFERON_ALPHA_RESPONSE", "gamma": "HALLMARK_INTERFERON_GAMMA_RESPONSE"}
+# Cells that random weights are scaled to.
+N_TO_SCALE = 512
 
 
 class Task(NamedTuple):
@@ -38,6 +40,21 @@ class Task(NamedTuple):
     cells: ad.AnnData
     stimulated: NDArray[np.bool_]  # (n_obs,)
     sets: dict[str, list[str]]
+
+
+def scaled_random(model: Any, cells: ad.AnnData, seed: int) -> Any:
+    """A model of the same structure that has seen cells (counts), but learned nothing: steps of the rate 0.
+
+    Scalars of tokens are scaled to vary among cells, and codes lie where tokens are. With neither, which is what
+    ``random:NAME`` gives, all cells have the same tokens: to beat that says little of what was learned.
+    """
+    rows = np.random.default_rng(seed).permutation(cells.n_obs)[:N_TO_SCALE]
+    some = ad.AnnData(cells.X[rows], var=cells.var)
+    sf.model.ScPaLM.setup_anndata(some)
+    found = sf.model.ScPaLM(some, genes=model.genes, seed=seed, **model.config.as_dict())
+    how = {"batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
+    found.train(stage=1, max_epochs=1, lr=0.0, seed=seed, **how)
+    return found
 
 
 def read(folder: Path) -> Task:
