@@ -102,11 +102,8 @@ def start(n_genes: int) -> None:
 
 def measure_speed(clock: Clock, n_cells: int, repeats: int) -> dict[str, Any]:
     """Cells per second of every precision, beside the peak of matrix products."""
-    adata, peak, half = (
-        synthetic(n_cells, N_GENES, N_EXPRESSED),
-        Peak(torch.float32, SHAPES),
-        Peak(torch.bfloat16, SHORT),
-    )
+    adata = synthetic(n_cells, N_GENES, N_EXPRESSED)
+    peak, half = Peak(torch.float32, SHAPES), Peak(torch.bfloat16, SHORT)
     model = ScPaLM(genes=adata.var_names.tolist())
     cells = Cells.of(adata, model.genes, caller="benchmark")
     for products in (peak, half):
