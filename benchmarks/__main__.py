@@ -7,6 +7,7 @@ import sys
 
 BENCHMARKS = {
     "embed": "embed.run",
+    "cluster": "cluster.run",
     "integrate": "integrate.run",
     "annotate": "annotate.run",
     "annotate_long_tail": "annotate_long_tail.run",
@@ -17,6 +18,7 @@ BENCHMARKS = {
     "predict_perturbation": "predict_perturbation.run",
     "gene_network": "gene_network.run",
     "rank_genes_attention": "rank_genes_attention.run",
+    "pathway_tokens": "pathway_tokens.run",
     "discriminate_tumour": "discriminate_tumour.run",
     "gene_vectors": "gene_vectors.run",
     "contrast": "contrast.run",
@@ -26,6 +28,7 @@ BENCHMARKS = {
     "speed_celler": "speed.celler",
     "speed_bin_expression": "speed.bin_expression",
     "speed_celllm": "speed.celllm",
+    "speed_scpalm": "speed.scpalm",
     "speed_rank_encode": "speed.rank_encode",
     "summary": "summary",
 }

@@ -1,0 +1,1 @@
+"""Do clusters of an embedding agree with known labels?"""

@@ -1,0 +1,1 @@
+"""Do pathway tokens find a response that they were not told of?"""
