@@ -28,7 +28,7 @@ CLAIMS = {
     "cellnamer": "Embeds ReadsTexts",
     "celler": "Embeds AttendsToGenes AttendsFromCls HasGeneVectors Tunable FineTunesIntegration FineTunesLabels",
     "celllm": "Embeds AttendsFromCls HasGeneVectors Tunable DiscriminatesTumour",
-    "scpalm": "Embeds HasGeneVectors Tunable ReconstructsExpression TokenisesPathways",
+    "scpalm": "Embeds HasGeneVectors Tunable ReconstructsExpression TokenisesPathways FineTunesExpression",
     "small": "Embeds",
 }
 CPU = Compute.resolve("cpu", "float32")

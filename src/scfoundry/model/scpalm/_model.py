@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,13 @@ from scfoundry.model._capabilities import TokenisesPathways
 from scfoundry.model.scpalm._batch import Expression, batches
 from scfoundry.model.scpalm._config import ScPaLMConfig
 from scfoundry.model.scpalm._module import ScPaLMModule
-from scfoundry.model.scpalm._training import WARMUP_SHARE, split_cells, train_cell_token, train_pathway_tokens
+from scfoundry.model.scpalm._training import (
+    WARMUP_SHARE,
+    fine_tune,
+    split_cells,
+    train_cell_token,
+    train_pathway_tokens,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -196,6 +202,13 @@ class ScPaLM(FoundationModel):
         return Expression.of_counts(counts, self.module.device)
 
     # ---- training ----------------------------------------------------------------------------------------------
+
+    def fine_tune_expression(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
+        """Copy whose tokens, and then its cell token, went on learning from these cells; see `FineTunesExpression`."""
+        model = self.copy(n_batches=len(cells.contexts))
+        model.module.to(compute.device)
+        fine_tune(model, cells.ordered(), max_epochs=max_epochs, rates=RATES, seed=seed, compute=compute)
+        return model
 
     def train(
         self,

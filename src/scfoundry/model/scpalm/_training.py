@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +21,18 @@ from scfoundry.train.plan import fit, seeded, training_only
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model.scpalm._module import ScPaLMModule
     from scfoundry.train.plan import Trainable
 
-__all__ = ["WARMUP_SHARE", "split_cells", "train_cell_token", "train_pathway_tokens"]
+__all__ = ["WARMUP_SHARE", "fine_tune", "split_cells", "train_cell_token", "train_pathway_tokens"]
 
 MAX_GRADIENT_NORM = 1.0
 # Of the steps; the paper does not say.
 WARMUP_SHARE = 0.05
+# Of fine-tuning, by stage.
+STEPS, CELLS_PER_STEP = {1: 400, 2: 200}, 64
 # Apart from the seeds of steps and of validation.
 REPLACEMENT_SEED = 1 << 33
 
@@ -82,8 +86,31 @@ def train_cell_token(
     run(model, 2, CellTokenPlan(model.module, data, loss, labels=labels, **plan_kwargs), data, **how)
 
 
+def fine_tune(
+    model: Trainable[ScPaLMModule],
+    cells: Cells,
+    *,
+    max_epochs: int | None,
+    rates: Mapping[int, float],
+    seed: int,
+    compute: Compute,
+) -> None:
+    """Train both stages on cells, none of which are held out; as many epochs as make some hundred steps if `None`."""
+    data = split_cells(cells, batch_size=CELLS_PER_STEP, validation_size=0.0, seed=seed)
+    n_steps = len(data.train_dataloader())
+    with torch.no_grad():
+        for decoder in (model.module.decoder, model.module.cell_decoder.decoder):
+            if decoder.means is not None:
+                decoder.means.zero_()  # to start anew from those of these cells
+    for stage, learn in {1: train_pathway_tokens, 2: train_cell_token}.items():
+        epochs = math.ceil(STEPS[stage] / n_steps) if max_epochs is None else max_epochs
+        how = {"lr": rates[stage], "weight_decay": 0.01, "schedule": "cosine", "seed": seed}
+        how["warmup_steps"] = int(WARMUP_SHARE * epochs * n_steps)
+        learn(model, cells, data, how, max_epochs=epochs, checkpoint_dir=None, **compute.trainer_arguments())
+
+
 def batch_numbers(module: ScPaLMModule, cells: Cells) -> np.ndarray:
-    """Number of the batch of every cell, (n_obs,): of the contexts in order, or 0 where the model knows of one alone."""
+    """Number of the batch of every cell, (n_obs,): of contexts in order, or 0 where the model knows of one alone."""
     numbers = np.zeros(cells.n_obs, dtype=np.int64)
     if module.config.n_batches == len(cells.contexts):
         for number, context in enumerate(cells.contexts):
