@@ -91,6 +91,16 @@ def test_cells_of_blood_are_rather_of_normal_tissue(blood):
     assert blood.obs["tumour_probability"].median() < 0.3
 
 
+def test_codes_of_pathway_tokens_go_with_programmes_of_blood(blood):
+    antigens = {"antigen presentation": ["HLA-DRA", "HLA-DRB1", "HLA-DPA1", "HLA-DPB1", "HLA-DQA1", "CD74"]}
+    sf.tl.pathway_tokens(blood, gene_sets=antigens)
+    result = blood.uns["pathway_tokens"]
+    assert result["provenance"]["weights"] == "scpalm-mini"
+    assert result["perplexity"] > 20
+    assert result["enrichment"]["q_value"].min() < 1e-4
+    assert blood.obsm["X_pathway_tokens"].shape == (blood.n_obs, 128)
+
+
 def test_genes_by_attention_are_read_by_scanpy(blood):
     sf.tl.rank_genes_attention(blood, "type", n_genes=20)
     found = sc.get.rank_genes_groups_df(blood, "B cell", key="rank_genes_attention")
