@@ -52,7 +52,7 @@ VERBS = [
         "embed",
         ("obsm/X_{model}", "uns/{model}"),
         PLACES | ONE_EPOCH | {"fine_tune": True},
-        models="cellplm",
+        models="cellplm scpalm",
         log1p="refused",
         variant="_fine_tuned",
     ),

@@ -76,7 +76,7 @@ class Decoder(nn.Module):
         self.positions = nn.Parameter(torch.randn(config.n_tokens, config.n_hidden))
         self.transformer = Transformer(config)
         self.head = Head(config, math.ceil(n_genes / config.n_tokens))
-        # The head is the same for all tokens: without these, it would spend itself on what is alike in all cells.
+        # Without these, the decoder would learn for a long time what is alike in all cells, and little else.
         self.means = nn.Parameter(torch.zeros(config.n_batches, n_genes)) if config.gene_means else None
 
     def forward(self, tokens: Tensor, cell: Tensor | None = None, batches: Tensor | None = None) -> Tensor:
