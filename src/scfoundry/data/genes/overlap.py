@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from scfoundry.data.genes.index import GeneIndex
     from scfoundry.data.genes.names import Names
 
-__all__ = ["check_overlap", "warn_of_few_shared", "warn_of_orthologs"]
+__all__ = ["SCHEMES", "check_overlap", "warn_of_few_shared", "warn_of_orthologs"]
 
 _FEW = 0.5  # below this share a match works but deserves a word
 # Fewer shared genes are warned of where no others are read: in number, and as a share of the smaller side.
 _FEW_SHARED, _SMALL_SHARE = 50, 0.1
-_SCHEMES = {
+SCHEMES = {
     "ensembl": "human Ensembl ids",
     "symbol": "gene symbols",
     "mouse_ensembl": "mouse Ensembl ids",
@@ -50,8 +50,8 @@ def check_overlap(index: GeneIndex, alignment: GeneAlignment, *, var: pd.DataFra
         return
     msg = (
         f"Only {found}; at least {min_overlap:.0%} is needed. "
-        f"The data use {_SCHEMES[alignment.scheme]} ({_examples(alignment.names)}), "
-        f"the vocabulary uses {index.species} {_SCHEMES[index.scheme].removeprefix('human ')} "
+        f"The data use {SCHEMES[alignment.scheme]} ({_examples(alignment.names)}), "
+        f"the vocabulary uses {index.species} {SCHEMES[index.scheme].removeprefix('human ')} "
         f"({_examples(index.ids)}). {_fix(index, alignment, var, min_overlap)}"
     )
     raise ValueError(msg)
