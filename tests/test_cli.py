@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -19,6 +18,7 @@ from scfoundry import cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 GENES = ["CD3E", "MS4A1", "LYZ", "NKG7", "GAPDH", "CD8A"]
 

@@ -32,7 +32,9 @@ def test_what_is_known_is_counted(adata: AnnData) -> None:
     assert (found.values, found.scheme, found.weights) == ("raw counts", "gene symbols", "cellplm-mini")
     assert (found.n_cells, found.n_genes, found.n_matched, found.n_empty) == (3, 5, 4, 1)
     assert found.share_of_counts == pytest.approx(64 / 80)
-    assert found.genes["route"].to_dict() == dict(zip(GENES, ["symbol", "symbol", "previous", "", "symbol"], strict=True))
+    assert found.genes["route"].to_dict() == dict(
+        zip(GENES, ["symbol", "symbol", "previous", "", "symbol"], strict=True)
+    )
     assert found.genes.loc["CD3E", "gene"] == "ENSG00000198851"
     assert found.genes.loc["no gene", "gene"] == ""
     assert "sc.pp.filter_cells(adata, min_counts=1)" in found.notes[0]

@@ -20,6 +20,7 @@ from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.model._capabilities import warn_of_idle_positions
 from scfoundry.model._folder import CONFIG_FILE, read_folder, write_folder
+from scfoundry.model._hub import HubMixin
 from scfoundry.model._pretrained import locate
 from scfoundry.nn.checkpoint import account_for
 
@@ -51,7 +52,7 @@ class FoundationModule(nn.Module):
         """Nothing to prepare before a saved state is loaded."""
 
 
-class FoundationModel(BaseModelClass):
+class FoundationModel(HubMixin, BaseModelClass):
     """Base of all models: an AnnData or nothing, a vocabulary of genes, a configuration of plain values.
 
     A subclass names its configuration and module, registers training data in ``setup_anndata``, and implements
@@ -264,7 +265,8 @@ class FoundationModel(BaseModelClass):
         Parameters
         ----------
         source
-            A name of `sf.model.list_pretrained`, or a folder that `save_pretrained` wrote or with the official files.
+            A name of `sf.model.list_pretrained`, a folder that `save_pretrained` wrote or with the official files, or
+            ``"hf://owner/name"`` on the Hugging Face Hub, with ``"@revision"`` after it if not the newest.
         adata
             Registered training data, to fine-tune on. Inference needs none.
         version

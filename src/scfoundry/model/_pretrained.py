@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from scfoundry._settings import settings
+from scfoundry.model import _hub as hub
 from scfoundry.model._download import download
 
 __all__ = ["DEFAULTS", "REGISTRY", "Weights", "list_pretrained", "locate"]
@@ -213,6 +214,8 @@ def list_pretrained() -> pd.DataFrame:
 
 def locate(source: str | Path) -> Path:
     """Folder of the weights, downloaded first where they can be."""
+    if str(source).startswith(hub.PREFIX):
+        return hub.fetch(str(source))
     name = DEFAULTS.get(str(source), str(source))
     if name not in REGISTRY:
         folder = Path(source).expanduser()
