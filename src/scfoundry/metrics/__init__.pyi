@@ -3,6 +3,8 @@ from ._calibration import calibration
 from ._clustering import clustering
 from ._denoising import denoising
 from ._imputation import imputation, summarise
+from ._integration import integration
+from ._ontology_agreement import ontology_agreement
 from ._perturbation import perturbation
 from ._retrieval import retrieval
 
@@ -13,6 +15,8 @@ __all__ = [
     "clustering",
     "denoising",
     "imputation",
+    "integration",
+    "ontology_agreement",
     "perturbation",
     "retrieval",
     "summarise",

@@ -11,6 +11,8 @@ from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 
+from scfoundry.metrics._labelled import Labelled, labelled
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -72,7 +74,7 @@ def clustering(
     >>> sf.metrics.clustering(adata, use_rep="X_pca", labels_key="bulk_labels")["knn_accuracy"].round(1)
     np.float64(0.8)
     """
-    embedding, labels = _labelled(adata, use_rep, labels_key, n_neighbors)
+    embedding, labels, *_ = _neighbourly(adata, use_rep, labels_key, n_neighbors)
     if not len(resolutions) or min(resolutions) <= 0:
         msg = f"resolutions must be positive numbers, at least one; got {tuple(resolutions)}. Try resolutions=(0.5, 1)."
         raise ValueError(msg)
@@ -100,38 +102,17 @@ def clustering(
     )
 
 
-def _labelled(adata: AnnData, use_rep: str, labels_key: str, n_neighbors: int) -> tuple[np.ndarray, np.ndarray]:
-    """Embedding and label codes of the cells that have a label."""
-    for key, slot, where in ((use_rep, adata.obsm, "obsm"), (labels_key, adata.obs.columns, "obs")):
-        if key not in slot:
-            present = ", ".join(map(repr, slot)) or "none"
-            msg = f"adata.{where} has no {key!r}; its keys: {present}. Pass one of them as " + (
-                "use_rep, or make it first: sf.tl.embed(adata)." if where == "obsm" else "labels_key."
-            )
-            raise ValueError(msg)
-    codes, names = pd.factorize(np.asarray(adata.obs[labels_key]))
-    keep = codes >= 0
-    embedding, codes = np.asarray(adata.obsm[use_rep])[keep], codes[keep]
-    if len(names) < 2:
+def _neighbourly(adata: AnnData, use_rep: str, labels_key: str, n_neighbors: int) -> Labelled:
+    """Labelled cells, enough of them to have neighbours."""
+    cells = labelled(adata, use_rep, labels_key)
+    if len(cells.labels) <= n_neighbors or n_neighbors < 2:
         msg = (
-            f"adata.obs[{labels_key!r}] holds {len(names)} different labels; at least 2 are needed to compare with. "
-            "Pass the column with the cell types as labels_key."
+            f"{len(cells.labels)} cells have a label, too few for n_neighbors={n_neighbors}, which must be at least 2 "
+            f"and less than the number of cells. Pass n_neighbors={max(2, min(15, len(cells.labels) - 1))}, or more "
+            "cells."
         )
         raise ValueError(msg)
-    if len(codes) <= n_neighbors or n_neighbors < 2:
-        msg = (
-            f"{len(codes)} cells have a label, too few for n_neighbors={n_neighbors}, which must be at least 2 and "
-            f"less than the number of cells. Pass n_neighbors={max(2, min(15, len(codes) - 1))}, or more cells."
-        )
-        raise ValueError(msg)
-    if not np.isfinite(embedding).all():
-        n_bad = int((~np.isfinite(embedding).all(axis=1)).sum())
-        msg = (
-            f"{n_bad} cells have missing or infinite values in adata.obsm[{use_rep!r}]. Drop them with "
-            f'adata = adata[np.isfinite(adata.obsm["{use_rep}"]).all(axis=1)].copy().'
-        )
-        raise ValueError(msg)
-    return embedding, codes
+    return cells
 
 
 def _leiden(embedding: np.ndarray, resolutions: Sequence[float], n_neighbors: int, seed: int) -> list[pd.Series]:
