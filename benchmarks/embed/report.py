@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.reporting import markdown_table, mean_and_spread
+from scfoundry.tasks.benchmarking.scib import AGGREGATES, BATCH, BIO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,9 +24,6 @@ QUICK = (
     "silhouette label",
     "silhouette batch",
 )
-AGGREGATES = ("bio conservation", "batch correction", "total")
-BIO = ("isolated labels", "KMeans NMI", "KMeans ARI", "silhouette label", "cLISI")
-BATCH = ("BRAS", "iLISI", "kBET", "graph connectivity", "PCR comparison")
 SCORES = (*AGGREGATES, *BIO, *BATCH, *(score for score in QUICK if score not in BIO))
 
 

@@ -24,6 +24,7 @@ from benchmarks.embed.scores import quick_scores
 from benchmarks.embed.tasks import DATA_SETS
 from benchmarks.reporting import about, write_results
 from scfoundry.model._capabilities import FineTunesExpression, can
+from scfoundry.tasks.benchmarking.scib import scib_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,9 +124,9 @@ def score(
         clusterings = seeds if len(embeddings) == 1 else [seed]
         found = quick_scores(embedding[scored.cells], scored, clusterings)
         if unintegrated is not None:
-            from benchmarks.embed.scib import scib_scores
-
-            found |= scib_scores(embedding[scored.cells], unintegrated[scored.cells], scored, clusterings)
+            batches = scored.batches if scored.has_batches else None
+            of_cells = (embedding[scored.cells], scored.labels, batches, unintegrated[scored.cells])
+            found |= scib_scores(*of_cells, clusterings)
         for name, values in found.items():
             scores[name] += values
     return scores

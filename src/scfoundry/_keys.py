@@ -56,6 +56,9 @@ class Keys:
     GENE_PROGRAMMES: Final = "gene_programmes"
     """``var``: group of genes with similar vectors; ``uns``: gene sets that these are enriched for, and how."""
 
+    BENCHMARK: Final = "benchmark"
+    """``uns``: scores of embeddings, and how they were made."""
+
     PATHWAY_TOKENS: Final = "pathway_tokens"
     """``obsm``, behind ``X_``: how often a cell uses every code of a codebook; ``uns``: genes that go with it, how."""
 

@@ -77,6 +77,33 @@ def check(
 
 
 @app.command()
+def benchmark(
+    source: Input,
+    target: Annotated[Path, typer.Argument(help="Table of scores, .csv; a .png of the same name shows them.")],
+    label_key: Annotated[str, typer.Option(help="Column of obs with cell types.")],
+    models: Annotated[list[str], typer.Option(help="A model's name or folder; repeat it for several.")] = ["cellplm"],  # noqa: B006
+    batch_key: Annotated[str | None, typer.Option(help="Column of obs with batches.")] = None,
+    baselines: Annotated[list[str], typer.Option(help="pca, harmony, scvi or random; repeat it.")] = ["pca"],  # noqa: B006
+    layer: Annotated[str | None, typer.Option(help="Layer with the values, X by default.")] = None,
+    rng: Annotated[int, typer.Option(help="Seed.")] = 0,
+) -> None:
+    """Score embeddings of several models on labelled cells, with scib-metrics.
+
+    Example: scfoundry benchmark cells.h5ad scores.csv --label-key cell_type --batch-key donor --models cellplm
+    """
+    import scfoundry as sf
+
+    if target.suffix != ".csv":
+        msg = f"{target} is to be a table. Name it {target.stem}.csv."
+        raise ValueError(msg)
+    how: dict[str, Any] = {"label_key": label_key, "batch_key": batch_key, "baselines": baselines}
+    scores = sf.tl.benchmark(read(source), models, **how, layer=layer, rng=rng)
+    scores.to_csv(target)
+    sf.pl.benchmark(scores).figure.savefig(target.with_suffix(".png"), dpi=150, bbox_inches="tight")
+    typer.echo(scores.round(3).to_string())
+
+
+@app.command()
 def models() -> None:
     """List all weights: their model, size, licence, and whether they are on this machine."""
     import scfoundry as sf

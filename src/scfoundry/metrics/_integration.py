@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +84,7 @@ def integration(
             f"sf.metrics.clustering(adata, use_rep={use_rep!r}, labels_key={labels_key!r})."
         )
         raise ValueError(msg)
-    keys = {"use_rep": use_rep, "labels_key": labels_key}
+    keys: dict[str, Any] = {"use_rep": use_rep, "labels_key": labels_key}
     best = float(clustering(adata, **keys, resolutions=_RESOLUTIONS, rng=rng)["nmi_resolution"])
     nmi, ari = clustering(adata, **keys, resolutions=(best,), rng=rng)[["nmi", "ari"]]
     asw_cell = (float(silhouette_score(cells.embedding, cells.labels)) + 1) / 2

@@ -165,5 +165,5 @@ class HubMixin:
             saved = Path(folder) / CARD_FILE
             described = {"model": self.name, "licence": licence or self.description_.get("licence")}
             saved.write_text(with_metadata(saved.read_text(), described))
-            how = {"private": private, "token": token, "revision": revision}
-            return push(Path(folder), name, message=message or f"Weights {weights}, by scfoundry", **how)
+            what = message or f"Weights {weights}, by scfoundry"
+            return push(Path(folder), name, private=private, token=token, revision=revision, message=what)

@@ -1,3 +1,4 @@
+from ._benchmark import benchmark
 from ._cell_attention import cell_attention
 from ._gene_matching import gene_matching
 from ._gene_network import gene_network
@@ -7,6 +8,7 @@ from ._pathway_tokens import pathway_tokens
 from ._perturbation import perturbation
 
 __all__ = [
+    "benchmark",
     "cell_attention",
     "gene_matching",
     "gene_network",

@@ -1,4 +1,5 @@
 from ._annotate import annotate
+from ._benchmark import benchmark
 from ._cell_attention import cell_attention
 from ._denoise import denoise
 from ._describe import describe
@@ -18,6 +19,7 @@ from ._zero_shot_annotate import zero_shot_annotate
 
 __all__ = [
     "annotate",
+    "benchmark",
     "cell_attention",
     "denoise",
     "describe",

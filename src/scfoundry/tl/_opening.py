@@ -25,6 +25,7 @@ __all__ = [
     "announce",
     "at_least_one",
     "check_return",
+    "given",
     "group_codes",
     "new_seed",
     "one_of",
@@ -166,8 +167,12 @@ def new_seed(rng: int | np.random.Generator | None) -> int:
     return int(np.random.default_rng(rng).integers(2**31))
 
 
+def given(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments but those left at `None` and generators, whose state has no place in a file."""
+    return {name: value for name, value in params.items() if not isinstance(value, np.random.Generator | None)}
+
+
 def record(model: Embeds, cells: Cells | None, params: Mapping[str, Any], **further: Any) -> dict[str, Any]:
     """What stands in ``uns``: arguments but those left at `None` and generators, weights, how the data were read."""
-    kept = {name: value for name, value in params.items() if not isinstance(value, np.random.Generator | None)}
     read = {} if cells is None else cells.provenance
-    return {Keys.PARAMS: kept, Keys.PROVENANCE: model.provenance | read | further}
+    return {Keys.PARAMS: given(params), Keys.PROVENANCE: model.provenance | read | further}

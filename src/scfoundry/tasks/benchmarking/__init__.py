@@ -1,0 +1,1 @@
+"""Scores of embeddings beside those of simple peers."""
