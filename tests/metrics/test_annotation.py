@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support, recall_score
 
 import scfoundry as sf
 
@@ -26,6 +26,8 @@ def test_agrees_with_scikit_learn(labels: tuple[np.ndarray, np.ndarray]) -> None
         "macro_f1": f1,
         "macro_precision": precision,
         "macro_recall": recall,
+        "balanced_accuracy": recall_score(truth, predicted, average=None, labels=np.unique(truth)).mean(),
+        "mcc": matthews_corrcoef(truth, predicted),
     }
     pd.testing.assert_series_equal(scores, pd.Series(expected))
 
@@ -92,4 +94,7 @@ def test_scores_of_classes_have_the_macro_averages_as_means():
     whole = sf.metrics.annotation(truth, predicted)
     for score in ("f1", "precision", "recall"):
         assert by_class[score].mean() == pytest.approx(whole[f"macro_{score}"])
-    assert by_class.loc["B"].to_dict() == pytest.approx({"n_cells": 2, "f1": 2 / 3, "precision": 1, "recall": 0.5})
+    expected = {"n_cells": 2, "f1": 2 / 3, "precision": 1, "recall": 0.5, "balanced_accuracy": 0.75}
+    labelled = [(t == "B", p == "B") for t, p in zip(truth, predicted, strict=True) if t is not None]
+    expected["mcc"] = matthews_corrcoef(*zip(*labelled, strict=True))
+    assert by_class.loc["B"].to_dict() == pytest.approx(expected)

@@ -6,6 +6,7 @@ from ._imputation import imputation, summarise
 from ._integration import integration
 from ._ontology_agreement import ontology_agreement
 from ._perturbation import perturbation
+from ._perturbation_centroids import perturbation_centroids
 from ._retrieval import retrieval
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "integration",
     "ontology_agreement",
     "perturbation",
+    "perturbation_centroids",
     "retrieval",
     "summarise",
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from sklearn.metrics import matthews_corrcoef
 
 from scfoundry.metrics._matrices import labelled_cells, require_same_cells
 
@@ -29,7 +30,9 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
 
     each 0 where its denominator is. Macro averages give every class present in the truth **or** in the prediction the
     same weight: a class that is predicted but never true lowers them, a declared category that nobody has does not.
-    What CellPLM :cite:p:`wen2024cellplm` reports as "acc" is ``macro_recall``.
+    What CellPLM :cite:p:`wen2024cellplm` reports as "acc" is ``macro_recall``. ``balanced_accuracy`` is the mean recall
+    of the classes in the truth alone. ``mcc`` is Matthews' correlation of both columns, 0 for guesses at random whatever
+    the sizes of classes, 1 if all are right.
 
     Parameters
     ----------
@@ -40,7 +43,8 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
 
     Returns
     -------
-    ``accuracy``, ``macro_f1``, ``macro_precision`` and ``macro_recall``, each between 0 and 1.
+    ``accuracy``, ``macro_f1``, ``macro_precision``, ``macro_recall`` and ``balanced_accuracy``, each between 0 and 1,
+    and ``mcc``, between -1 and 1.
 
     Raises
     ------
@@ -51,20 +55,30 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
     --------
     >>> import scfoundry as sf
     >>> sf.metrics.annotation(["B", "B", "T", "NK"], ["B", "T", "T", "T"]).round(3)
-    accuracy           0.500
-    macro_f1           0.389
-    macro_precision    0.444
-    macro_recall       0.500
+    accuracy             0.500
+    macro_f1             0.389
+    macro_precision      0.444
+    macro_recall         0.500
+    balanced_accuracy    0.500
+    mcc                  0.387
     dtype: float64
     """
     true_codes, guessed_codes, classes = _codes(truth, predicted)
     scores = _by_class(true_codes, guessed_codes, classes)
     means = scores[["f1", "precision", "recall"]].mean()
-    return pd.Series({"accuracy": (true_codes == guessed_codes).mean()} | means.add_prefix("macro_").to_dict())
+    return pd.Series(
+        {
+            "accuracy": (true_codes == guessed_codes).mean(),
+            **means.add_prefix("macro_").to_dict(),
+            "balanced_accuracy": scores.loc[scores["n_cells"] > 0, "recall"].mean(),
+            # A missing prediction is a class of its own.
+            "mcc": float(matthews_corrcoef(true_codes, guessed_codes)),
+        }
+    )
 
 
 def annotation_by_class(truth: ArrayLike, predicted: ArrayLike) -> pd.DataFrame:
-    r"""F1, precision and recall of every class, of which `annotation` gives the means.
+    r"""F1, precision, recall, balanced accuracy and Matthews' correlation of every class against all others.
 
     Parameters
     ----------
@@ -76,7 +90,8 @@ def annotation_by_class(truth: ArrayLike, predicted: ArrayLike) -> pd.DataFrame:
     Returns
     -------
     One row per class present in the truth or in the prediction, the most frequent first: ``n_cells`` that are of it,
-    ``f1``, ``precision`` and ``recall``, each 0 where its denominator is.
+    ``f1``, ``precision``, ``recall``, ``balanced_accuracy`` (mean of the shares found of its cells and of all others)
+    and ``mcc``, the correlation of being of the class and being called so; each 0 where its denominator is.
 
     Raises
     ------
@@ -87,10 +102,10 @@ def annotation_by_class(truth: ArrayLike, predicted: ArrayLike) -> pd.DataFrame:
     --------
     >>> import scfoundry as sf
     >>> sf.metrics.annotation_by_class(["B", "B", "T", "NK"], ["B", "T", "T", "T"]).round(3)
-        n_cells     f1  precision  recall
-    B         2  0.667      1.000     0.5
-    T         1  0.500      0.333     1.0
-    NK        1  0.000      0.000     0.0
+        n_cells     f1  precision  recall  balanced_accuracy    mcc
+    B         2  0.667      1.000     0.5              0.750  0.577
+    T         1  0.500      0.333     1.0              0.667  0.333
+    NK        1  0.000      0.000     0.0              0.500  0.000
     """
     found = _by_class(*_codes(truth, predicted))
     return found.sort_values("n_cells", ascending=False, kind="stable")
@@ -122,11 +137,18 @@ def _by_class(true: NDArray[np.int64], guessed: NDArray[np.int64], classes: pd.I
     n_true = np.bincount(true, minlength=len(classes))
     n_guessed = np.bincount(guessed[guessed >= 0], minlength=len(classes))
     n_correct = np.bincount(true[true == guessed], minlength=len(classes))
+    n_other, n_wrongly = len(true) - n_true, n_guessed - n_correct
+    recall = n_correct / np.maximum(n_true, 1)
+    specificity = 1 - n_wrongly / np.maximum(n_other, 1)
+    covariance = n_correct * len(true) - n_true.astype(np.float64) * n_guessed
+    spread = np.sqrt(n_true.astype(np.float64) * n_other * n_guessed * (len(true) - n_guessed))
     scores = {
         "n_cells": n_true,
         "f1": 2 * n_correct / (n_true + n_guessed),
         "precision": n_correct / np.maximum(n_guessed, 1),
-        "recall": n_correct / np.maximum(n_true, 1),
+        "recall": recall,
+        "balanced_accuracy": (recall + specificity) / 2,
+        "mcc": np.divide(covariance, spread, out=np.zeros(len(classes)), where=spread > 0),
     }
     return pd.DataFrame(scores, index=classes)
 
