@@ -31,7 +31,7 @@ def annotation(truth: ArrayLike, predicted: ArrayLike) -> pd.Series:
     each 0 where its denominator is. Macro averages give every class present in the truth **or** in the prediction the
     same weight: a class that is predicted but never true lowers them, a declared category that nobody has does not.
     What CellPLM :cite:p:`wen2024cellplm` reports as "acc" is ``macro_recall``. ``balanced_accuracy`` is the mean recall
-    of the classes in the truth alone. ``mcc`` is Matthews' correlation of both columns, 0 for guesses at random whatever
+    of the classes in the truth alone. ``mcc`` is Matthews' correlation of both columns, 0 for guesses whatever
     the sizes of classes, 1 if all are right.
 
     Parameters
