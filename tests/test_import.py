@@ -62,3 +62,12 @@ def test_unknown_names_raise_attribute_errors():
 def test_settings_refuse_unknown_values():
     with pytest.raises(ValueError, match="verbosity must be one of error, warning, info, debug; got 'loud'"):
         sf.settings.verbosity = "loud"
+
+
+def test_progress_can_be_switched_off_by_itself():
+    sf.settings.show_progress = False
+    try:
+        assert (sf.settings.show_progress, sf.settings.verbosity) == (False, "info")
+    finally:
+        sf.settings.show_progress = True
+    assert sf.settings.show_progress

@@ -29,6 +29,8 @@ class Settings:
         ``"error"``, ``"warning"``, ``"info"`` (default) or ``"debug"``. Progress bars show from ``"info"`` on.
     cache_dir
         Folder for downloaded weights. The environment variable ``SCFOUNDRY_CACHE`` sets the default.
+    show_progress
+        Whether long work shows a progress bar; never above ``verbosity="info"``.
 
     Examples
     --------
@@ -70,6 +72,10 @@ class Settings:
     def show_progress(self) -> bool:
         """Whether long work shows a progress bar."""
         return self._progress and logger.isEnabledFor(logging.INFO)
+
+    @show_progress.setter
+    def show_progress(self, value: bool) -> None:
+        self._progress = bool(value)
 
     def __repr__(self) -> str:
         return f"Settings(verbosity={self.verbosity!r}, cache_dir={str(self.cache_dir)!r})"
