@@ -2,6 +2,7 @@ from ._annotation import annotation, annotation_by_class
 from ._calibration import calibration
 from ._clustering import clustering
 from ._denoising import denoising
+from ._drug_response import drug_response
 from ._imputation import imputation, summarise
 from ._perturbation import perturbation
 from ._retrieval import retrieval
@@ -12,6 +13,7 @@ __all__ = [
     "calibration",
     "clustering",
     "denoising",
+    "drug_response",
     "imputation",
     "perturbation",
     "retrieval",

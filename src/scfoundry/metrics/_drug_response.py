@@ -64,8 +64,10 @@ def drug_response(
     >>> bool(scores.loc["predicted", "pearson"] > 0.9), float(scores.loc["predicted", "pearson_per_drug"])
     (True, 0.0)
     """
-    for name, table in {"measured": measured, "predicted": predicted} | ({} if train is None else {"train": train}).items():
-        _check(table, name)
+    _check(measured, "measured")
+    _check(predicted, "predicted")
+    if train is not None:
+        _check(train, "train")
     guess = predicted.reindex(index=measured.index, columns=measured.columns).to_numpy(dtype=np.float64)
     truth = measured.to_numpy(dtype=np.float64)
     scored = np.isfinite(truth)
@@ -133,10 +135,10 @@ def _within(truth: Array, guess: Array, scored: NDArray[np.bool_]) -> list[tuple
 
 def _correlation(x: Array, y: Array) -> float:
     """Pearson correlation, 0 where one is constant."""
+    if any(np.ptp(values) <= 1e-12 * np.abs(values).max() for values in (x, y)):
+        return 0.0
     x, y = x - x.mean(), y - y.mean()
-    product = np.linalg.norm(x) * np.linalg.norm(y)
-    smallest = 1e-12 * max(float(np.abs(x).max(initial=0)), 1e-300) * max(float(np.abs(y).max(initial=0)), 1e-300)
-    return float(x @ y / product) if product > smallest else 0.0
+    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
 
 
 def _mean(values: object) -> float:

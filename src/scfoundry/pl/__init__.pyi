@@ -1,4 +1,5 @@
 from ._cell_attention import cell_attention
+from ._drug_response import drug_response
 from ._gene_matching import gene_matching
 from ._gene_network import gene_network
 from ._imputed import imputed
@@ -8,6 +9,7 @@ from ._perturbation import perturbation
 
 __all__ = [
     "cell_attention",
+    "drug_response",
     "gene_matching",
     "gene_network",
     "imputed",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
+
+from scfoundry.tasks.drug_response.units import WHAT, Split, units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,9 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["split_drug_response"]
-
-Left = Literal["warm", "cold_cell", "cold_tissue", "cold_drug"]
-
 
 class DrugResponseSplit(NamedTuple):
     """Which pairs are for what, each lines x drugs of bool; pairs that were not measured are in none."""
@@ -27,7 +26,7 @@ class DrugResponseSplit(NamedTuple):
 
 def split_drug_response(
     response: pd.DataFrame,
-    split: Left = "cold_cell",
+    split: Split = "cold_cell",
     *,
     tissues: pd.Series | Mapping[str, str] | None = None,
     test: float = 0.1,
@@ -71,14 +70,14 @@ def split_drug_response(
     (21, 3, 6)
     """
     measured = _measured(response)
-    if split not in get_args(Left):
-        msg = f"split must be one of {', '.join(map(repr, get_args(Left)))}; got {split!r}."
+    if split not in get_args(Split):
+        msg = f"split must be one of {', '.join(map(repr, get_args(Split)))}; got {split!r}."
         raise ValueError(msg)
     if not (0 < test < 1 and 0 <= valid < 1):
         msg = f"test={test} and valid={valid} must be shares, test above 0. As published: test=0.1, valid=0.1."
         raise ValueError(msg)
-    units = _units(measured, split, tissues)
-    names = np.unique(units[measured.to_numpy()])
+    of_pair = _units(measured, split, tissues)
+    names = np.unique(of_pair[measured.to_numpy()])
     n_test = max(1, round(test * len(names)))
     n_valid = max(1, round(valid * len(names))) if valid else 0
     if n_test + n_valid >= len(names):
@@ -89,10 +88,7 @@ def split_drug_response(
         raise ValueError(msg)
     drawn = np.random.default_rng(rng).permutation(names)
     parts = drawn[n_test + n_valid :], drawn[n_test : n_test + n_valid], drawn[:n_test]
-    return DrugResponseSplit(*(measured & np.isin(units, part) for part in parts))
-
-
-WHAT = {"warm": "pairs", "cold_cell": "lines", "cold_tissue": "tissues", "cold_drug": "drugs"}
+    return DrugResponseSplit(*(measured & np.isin(of_pair, part) for part in parts))
 
 
 def _measured(response: pd.DataFrame) -> pd.DataFrame:
@@ -112,24 +108,21 @@ def _measured(response: pd.DataFrame) -> pd.DataFrame:
     return measured
 
 
-def _units(measured: pd.DataFrame, split: Left, tissues: object) -> NDArray[np.object_]:
+def _units(measured: pd.DataFrame, split: Split, tissues: object) -> NDArray[np.object_]:
     """Name of what a pair belongs to that the parts do not share, lines x drugs."""
     if (tissues is None) == (split == "cold_tissue"):
         fix = 'tissues=adata.obs["tissue"]' if tissues is None else 'split="cold_tissue", or tissues=None'
         msg = f"Tissues are what split='cold_tissue' leaves out, and nothing else does; got split={split!r}: {fix}."
         raise ValueError(msg)
-    lines = measured.index.astype(str).to_numpy(dtype=object)[:, None]
-    drugs = measured.columns.astype(str).to_numpy(dtype=object)[None]
-    if split == "warm":
-        # Pairs by names, so that their order plays no part; a tab is in no name.
-        return lines + "\t" + drugs
-    if split == "cold_drug":
-        return np.broadcast_to(drugs, measured.shape)
-    if split == "cold_cell":
-        return np.broadcast_to(lines, measured.shape)
-    of_line = pd.Series(tissues).reindex(measured.index)
-    if of_line.isna().any():
-        missing = of_line.index[of_line.isna()]
-        msg = f"{len(missing)} lines have no tissue, for example {missing[0]!r}. Drop them: response.drop(index={missing[0]!r})."
-        raise ValueError(msg)
-    return np.broadcast_to(of_line.astype(str).to_numpy(dtype=object)[:, None], measured.shape)
+    of_line = None
+    if tissues is not None:
+        found = pd.Series(tissues).reindex(measured.index)
+        if found.isna().any():
+            missing = found.index[found.isna()]
+            msg = (
+                f"{len(missing)} lines have no tissue, for example {missing[0]!r}. Drop them: "
+                f"response.drop(index={missing[0]!r})."
+            )
+            raise ValueError(msg)
+        of_line = found.astype(str).tolist()
+    return units([str(line) for line in measured.index], [str(drug) for drug in measured.columns], split, of_line)

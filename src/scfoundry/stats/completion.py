@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["covariance", "expected"]
 
 # How far covariances are shrunk to 0; the one that predicts left-out values best is taken.
-SHRINKAGE = (0.05, 0.15, 0.3, 0.5, 0.8)
-N_ROWS_TRIED = 128
+SHRINKAGE = (0.1, 0.3, 0.6)
+N_ROWS_TRIED = 64
 ROWS_PER_BLOCK = 64
 
 
-def covariance(residuals: Array) -> Array:
+def covariance(residuals: Array, shrinkage: Sequence[float] = SHRINKAGE) -> Array:
     """Covariance of D columns of residuals with mean 0, (n, D) with NaN, shrunk as far as predicts them best."""
     measured = np.isfinite(residuals)
     filled = np.where(measured, residuals, 0.0)
@@ -37,16 +37,22 @@ def covariance(residuals: Array) -> Array:
     variances = np.diag(found).copy()
     variances[variances <= 0] = variances[variances > 0].mean() if (variances > 0).any() else 1.0
     np.fill_diagonal(found, variances)
+    if len(shrinkage) == 1:
+        return _shrunk(found, variances, shrinkage[0])
     rows = np.linspace(0, len(residuals) - 1, min(N_ROWS_TRIED, len(residuals))).astype(int)
     tried, lowest = None, np.inf
-    for share in SHRINKAGE:
-        values, vectors = np.linalg.eigh((1 - share) * found + share * np.diag(variances))
-        # Of pairwise sums the smallest eigenvalues may be negative.
-        candidate = (vectors * values.clip(min=1e-3 * variances.mean())) @ vectors.T
+    for share in shrinkage:
+        candidate = _shrunk(found, variances, share)
         errors = (expected(residuals[rows], np.zeros_like(residuals[rows]), candidate) - residuals[rows])[measured[rows]]
         if (squares := float(np.square(errors).sum())) < lowest:
             tried, lowest = candidate, squares
     return np.diag(variances) if tried is None else tried
+
+
+def _shrunk(found: Array, variances: Array, share: float) -> Array:
+    values, vectors = np.linalg.eigh((1 - share) * found + share * np.diag(variances))
+    # Of pairwise sums the smallest eigenvalues may be negative.
+    return (vectors * values.clip(min=1e-3 * variances.mean())) @ vectors.T
 
 
 def expected(values: Array, mean: Array, cov: Array) -> Array:

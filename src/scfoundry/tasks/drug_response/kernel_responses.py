@@ -37,6 +37,8 @@ __all__ = ["KernelResponses"]
 
 MOST_AXES = 50
 LEAST_DRUGS = 5
+# Shrinkage of the covariance by which components are completed: little hangs on it.
+COMPLETION = (0.3,)
 # Power of the similarity by which drugs are averaged.
 NEARNESS = 8
 
@@ -71,7 +73,8 @@ class KernelResponses:
         """
         mean = np.nanmean(response, axis=0)
         centred = response - mean
-        whole = np.where(np.isfinite(centred), centred, expected(centred, np.zeros_like(centred), covariance(centred)))
+        filled = expected(centred, np.zeros_like(centred), covariance(centred, COMPLETION))
+        whole = np.where(np.isfinite(centred), centred, filled)
         shift = whole.mean(0)
         mean, whole = mean + shift, whole - shift
         axes = np.linalg.svd(whole, full_matrices=False)[2][: min(MOST_AXES, *whole.shape)].T
