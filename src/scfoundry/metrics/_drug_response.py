@@ -87,7 +87,10 @@ def drug_response(
 
 def _check(table: pd.DataFrame, name: str) -> None:
     if not isinstance(table, pd.DataFrame) or not table.index.is_unique or not table.columns.is_unique:
-        msg = f"{name} must be a table of lines x drugs, each named once: pd.DataFrame(values, index=lines, columns=drugs)."
+        msg = (
+            f"{name} must be a table of lines x drugs, each named once: pd.DataFrame(values, index=lines, "
+            "columns=drugs)."
+        )
         raise ValueError(msg)
     if np.isinf(table.to_numpy(dtype=np.float64)).any():
         msg = f"{name} holds infinite values. Leave them out: {name} = {name}.replace([np.inf, -np.inf], np.nan)."

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["split_drug_response"]
 
+
 class DrugResponseSplit(NamedTuple):
     """Which pairs are for what, each lines x drugs of bool; pairs that were not measured are in none."""
 
@@ -52,8 +53,8 @@ def split_drug_response(
 
     Returns
     -------
-    ``train``, ``valid`` and ``test``, masks like ``response``: ``response.where(split.train)`` is what a method may learn
-    from.
+    ``train``, ``valid`` and ``test``, masks like ``response``: ``response.where(split.train)`` is what a method may
+    learn from.
 
     Raises
     ------
@@ -94,12 +95,18 @@ def split_drug_response(
 def _measured(response: pd.DataFrame) -> pd.DataFrame:
     """Which responses are measured."""
     if not isinstance(response, pd.DataFrame):
-        msg = f"response must be a table, lines x drugs; got {type(response).__name__}: pd.DataFrame(values, lines, drugs)."
-        raise ValueError(msg)  # noqa: TRY004
+        msg = (
+            f"response must be a table, lines x drugs; got {type(response).__name__}: pd.DataFrame(values, lines, "
+            "drugs)."
+        )
+        raise ValueError(msg)
     for axis, what in ((response.index, "line"), (response.columns, "drug")):
         if not axis.is_unique:
             twice = axis[axis.duplicated()][0]
-            msg = f"The {what} {twice!r} occurs twice in response. Average, or keep one: response.groupby(level=0).mean()."
+            msg = (
+                f"The {what} {twice!r} occurs twice in response. Average, or keep one: "
+                "response.groupby(level=0).mean()."
+            )
             raise ValueError(msg)
     measured = response.notna()
     if not measured.to_numpy().any():

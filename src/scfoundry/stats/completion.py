@@ -1,7 +1,7 @@
 r"""Rows of a table with missing values under a normal distribution: what the measured values say of the others.
 
-For a row with mean :math:`m` and values measured at :math:`O`, with :math:`w = \Sigma_{OO}^{-1} (y_O - m_O)`, the others
-are expected at :math:`m + \Sigma_{\cdot O} w`, and a measured value, had it been left out, at :math:`y_i - w_i /
+For a row with mean :math:`m` and values measured at :math:`O`, with :math:`w = \Sigma_{OO}^{-1} (y_O - m_O)`, the
+others are expected at :math:`m + \Sigma_{\cdot O} w`, and a measured value, had it been left out, at :math:`y_i - w_i /
 (\Sigma_{OO}^{-1})_{ii}` (Rasmussen and Williams 2006, 5.12).
 """
 
@@ -43,7 +43,9 @@ def covariance(residuals: Array, shrinkage: Sequence[float] = SHRINKAGE) -> Arra
     tried, lowest = None, np.inf
     for share in shrinkage:
         candidate = _shrunk(found, variances, share)
-        errors = (expected(residuals[rows], np.zeros_like(residuals[rows]), candidate) - residuals[rows])[measured[rows]]
+        errors = (expected(residuals[rows], np.zeros_like(residuals[rows]), candidate) - residuals[rows])[
+            measured[rows]
+        ]
         if (squares := float(np.square(errors).sum())) < lowest:
             tried, lowest = candidate, squares
     return np.diag(variances) if tried is None else tried

@@ -32,9 +32,7 @@ class KernelRidge:
     intercept: NDArray[np.float64]  # (T,)
 
     @classmethod
-    def fit(
-        cls, kernel: NDArray[np.float64], targets: NDArray[np.float64]
-    ) -> tuple[Self, NDArray[np.float64]]:
+    def fit(cls, kernel: NDArray[np.float64], targets: NDArray[np.float64]) -> tuple[Self, NDArray[np.float64]]:
         """Fit to a kernel (n, n) and targets (n, T); also what every row is predicted to be if left out, (n, T)."""
         n, center = len(kernel), kernel.mean(0)
         centred = kernel - center

@@ -69,13 +69,15 @@ def is_fitted(folder: str | Path) -> bool:
 def write_fitted(
     folder: str | Path, kind: str, model: Any, *, arrays: Mapping[str, NDArray], values: Mapping[str, Any]
 ) -> None:
-    """Write what was learned and the model it was learned with, if there is one; nothing has to be unpickled to read it."""
+    """Write what was learned and the model it was learned with, if any; nothing has to be unpickled to read it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if model is not None:
         model.save_pretrained(folder / MODEL_FOLDER, weights=model.provenance["weights"])
     np.savez_compressed(folder / ARRAYS_FILE, allow_pickle=False, **arrays)
-    (folder / VALUES_FILE).write_text(json.dumps({"kind": kind, "has_model": model is not None} | dict(values), indent=2) + "\n")
+    (folder / VALUES_FILE).write_text(
+        json.dumps({"kind": kind, "has_model": model is not None} | dict(values), indent=2) + "\n"
+    )
 
 
 def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray], dict[str, Any]]:

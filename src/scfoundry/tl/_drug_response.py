@@ -10,7 +10,16 @@ from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
 from scfoundry.tl._drug_tables import further_tables, responses_of, smiles_of, tissues_of
-from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, one_of, open_model, quoted, refuse_learning
+from scfoundry.tl._opening import (
+    announce,
+    at_least_one,
+    check_return,
+    new_seed,
+    one_of,
+    open_model,
+    quoted,
+    refuse_learning,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,17 +67,19 @@ def drug_response(
 ) -> AnnData | MuData | DrugResponse | None:
     """Predict responses of cell lines to drugs, such as ln IC50, from those that were measured.
 
-    Pairs that are NaN in ``response`` are predicted and never learned from, nor are scales taken of them: to hide a test
-    set, ``response.where(sf.pp.split_drug_response(response).train)``. Lines without any response are new lines, drugs
-    with SMILES alone are new drugs. The closed form (``drug_encoder="morgan"``) regresses the components of all responses on
-    kernels of the lines, components of new drugs on fingerprints, and carries over what is measured of a line from drug
-    to drug; ``"gin"`` is the network of CellLM :cite:p:`zhao2023celllm`, whose drug branch is that of TGSA.
+    Pairs that are NaN in ``response`` are predicted and never learned from, nor are scales taken of them: to hide a
+    test set, ``response.where(sf.pp.split_drug_response(response).train)``. Lines without any response are new lines,
+    drugs with SMILES alone are new drugs. The closed form (``drug_encoder="morgan"``) regresses the components of all
+    responses on kernels of the lines, components of new drugs on fingerprints, and carries over what is measured of a
+    line from drug to drug; ``"gin"`` is the network of CellLM :cite:p:`zhao2023celllm`, whose drug branch is that of
+    TGSA.
 
     Parameters
     ----------
     adata
-        Lines x genes; in memory, backed, dask, or in a `MuData`. With ``model="expression"`` any finite values: counts are
-        normalised, others are taken for logarithms or standardised. A model reads counts or log1p-normalised values.
+        Lines x genes; in memory, backed, dask, or in a `MuData`. With ``model="expression"`` any finite values: counts
+        are normalised, others are taken for logarithms or standardised. A model reads counts or log1p-normalised
+        values.
     response
         Table of lines x drugs, found by name, NaN where not measured; or the key of one in ``obsm``. With a fitted
         ``model``, what is already measured of these lines, if anything.
@@ -92,8 +103,8 @@ def drug_response(
     n_folds
         Of the inner cross-validation; 0 leaves it out.
     max_epochs, pairs_per_step, checkpoint_dir
-        Of the network: most passes over the pairs (300 if `None`; it stops once held-out pairs are predicted no better), pairs
-        per step (16 if `None`, as published), and where an interrupted training goes on from.
+        Of the network: most passes over the pairs (300 if `None`; it stops once held-out pairs are predicted no
+        better), pairs per step (16 if `None`, as published), and where an interrupted training goes on from.
     layer, modality, key_added
         Layer with the values (``X`` if `None`), modality of a `MuData`, and name for the results.
     rng
@@ -109,21 +120,22 @@ def drug_response(
     for ``drug_response``, sets:
 
     ``adata.obsm["drug_response"]``
-        Table of lines x drugs, float32, on the scale of ``response``: drugs that were learned from, in their order, then new
-        ones. By the closed form a measured pair is predicted from the others, itself left out.
+        Table of lines x drugs, float32, on the scale of ``response``: drugs that were learned from, in their order,
+        then new ones. By the closed form a measured pair is predicted from the others, itself left out.
     ``adata.uns["drug_response"]``
         ``"drugs"``: per drug ``n_lines`` that were learned from and ``expected_pearson``, the correlation over lines to
-        expect of what ``split`` left out (NaN where unknown), for the network that of the pairs by which it stopped, too
-        high for this reason; ``"weights"``, how much expression, latent and further tables count in the closed form;
-        ``"params"``; ``"provenance"``: weights with their checksum, licence, citation, versions, and how genes were matched.
+        expect of what ``split`` left out (NaN where unknown), for the network that of the pairs by which it stopped,
+        too high for this reason; ``"weights"``, how much expression, latent and further tables count in the closed
+        form; ``"params"``; ``"provenance"``: weights with their checksum, licence, citation, versions, and how genes
+        were matched.
 
     Raises
     ------
     ValueError
-        If lines, drugs or structures repeat, or none is in both tables; nothing is measured, or a drug in fewer than three
-        lines; SMILES do not parse; a new drug or one for the network has none; values are missing or infinite, or not
-        what the model reads; lines express nothing; an argument is unknown, out of range or of no effect; or ``adata`` is
-        a view of data on disk. Nothing has been computed then, and nothing written.
+        If lines, drugs or structures repeat, or none is in both tables; nothing is measured, or a drug in fewer than
+        three lines; SMILES do not parse; a new drug or one for the network has none; values are missing or infinite,
+        or not what the model reads; lines express nothing; an argument is unknown, out of range or of no effect; or
+        ``adata`` is a view of data on disk. Nothing has been computed then, and nothing written.
     FileNotFoundError
         If there are no such weights.
     ImportError
@@ -165,7 +177,10 @@ def drug_response(
     tables = further_tables(target, features)
     if fitted is None:
         if response is None:
-            msg = 'There is nothing to learn from without responses: response="ln_ic50", the key of a table in adata.obsm.'
+            msg = (
+                'There is nothing to learn from without responses: response="ln_ic50", the key of a table in '
+                "adata.obsm."
+            )
             raise ValueError(msg)
         measured, tissues = responses_of(target, response), tissues_of(target, tissue_key, split)
         require_lines(measured.notna())
@@ -174,8 +189,11 @@ def drug_response(
         _refuse(split=split != "cold_cell", drug_encoder=drug_encoder != "morgan", tissue_key=tissue_key is not None)
         measured, tissues = None if response is None else responses_of(target, response), None
         if lacking := [name for name in fitted.columns if name not in tables]:
-            msg = f"The model was fitted with the tables {quoted(fitted.columns)}: pass features={list(fitted.columns)!r}."
-            raise ValueError(f"{msg} Missing: {quoted(lacking)}.")
+            msg = (
+                f"The model was fitted with tables that are not given, {quoted(lacking)}: "
+                f"features={list(fitted.columns)!r}, keys of adata.obsm."
+            )
+            raise ValueError(msg)
     _require_parsed(structures)
     source = source_of(target, loaded, layer=layer, compute=compute, caller=CALLER)
     columns = {key: sorted(table.columns) for key, table in tables.items()} if fitted is None else fitted.columns
@@ -253,7 +271,9 @@ def _refuse(**given: bool) -> None:
 def _check_network(drug_encoder: str, **given: object) -> None:
     """Refuse what only the network reads."""
     if drug_encoder != "gin" and (names := [name for name, value in given.items() if value is not None]):
-        msg = f"{names[0]} is of the network's training, the closed form has none: leave it out, or drug_encoder=\"gin\"."
+        msg = (
+            f'{names[0]} is of the network\'s training, the closed form has none: leave it out, or drug_encoder="gin".'
+        )
         raise ValueError(msg)
 
 
@@ -262,7 +282,11 @@ def _require_structures(measured: pd.DataFrame, smiles: Any, target: AnnData, st
     named = target.uns[smiles] if isinstance(smiles, str) else smiles
     drugs = [] if named is None else [str(drug) for drug in getattr(named, "index", named)]
     unmeasured = measured.columns[measured.isna().all()].tolist()
-    if lacking := [drug for drug in [*unmeasured, *drugs] if drug not in structures and drug not in measured.dropna(axis=1, how="all")]:
+    if lacking := [
+        drug
+        for drug in [*unmeasured, *drugs]
+        if drug not in structures and drug not in measured.dropna(axis=1, how="all")
+    ]:
         msg = (
             f"Of {quoted(dict.fromkeys(lacking), 5)} neither a response nor SMILES are given: nothing can be said. Add "
             f"smiles[{lacking[0]!r}] = ..., or drop the drug: response.drop(columns={lacking[0]!r})."

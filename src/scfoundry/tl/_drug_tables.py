@@ -41,7 +41,7 @@ def responses_of(adata: AnnData, response: pd.DataFrame | str) -> pd.DataFrame:
             f"response must be a key of adata.obsm or a table, lines x drugs; got {type(table).__name__}: "
             "pd.DataFrame(values, index=adata.obs_names, columns=drugs)."
         )
-        raise ValueError(msg)  # noqa: TRY004
+        raise ValueError(msg)
     table = table.rename(index=str, columns=str)
     for axis, what, drop in ((table.index, "line", "index"), (table.columns, "drug", "columns")):
         if not axis.is_unique:
@@ -81,7 +81,10 @@ def smiles_of(adata: AnnData, smiles: Mapping[str, str] | pd.Series | pd.DataFra
         return {}
     if isinstance(smiles, pd.DataFrame):
         if "smiles" not in smiles.columns and smiles.shape[1] != 1:
-            msg = f"The table of SMILES has the columns {quoted(smiles.columns)}. Name one 'smiles', drugs being its index."
+            msg = (
+                f"The table of SMILES has the columns {quoted(smiles.columns)}. Name one 'smiles', drugs being its "
+                "index."
+            )
             raise ValueError(msg)
         smiles = smiles["smiles"] if "smiles" in smiles.columns else smiles.iloc[:, 0]
     if isinstance(smiles, pd.Series):
@@ -92,9 +95,13 @@ def smiles_of(adata: AnnData, smiles: Mapping[str, str] | pd.Series | pd.DataFra
         smiles = smiles.to_dict()
     if not isinstance(smiles, Mapping):
         msg = f"smiles must be a key of adata.uns or a mapping from drug to text; got {type(smiles).__name__}."
-        raise ValueError(msg)  # noqa: TRY004
+        raise ValueError(msg)
     found = {str(drug): text for drug, text in smiles.items()}
-    return {drug: text for drug, text in found.items() if not (pd.isna(text) or (isinstance(text, str) and not text.strip()))}
+    return {
+        drug: text
+        for drug, text in found.items()
+        if not (pd.isna(text) or (isinstance(text, str) and not text.strip()))
+    }
 
 
 def further_tables(adata: AnnData, features: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -119,7 +126,10 @@ def tissues_of(adata: AnnData, key: str | None, split: str) -> pd.Series | None:
     if key is None:
         return None
     if key not in adata.obs.columns:
-        msg = f"adata.obs has no column {key!r}; its columns: {quoted(adata.obs.columns)}. Pass one of them as tissue_key."
+        msg = (
+            f"adata.obs has no column {key!r}; its columns: {quoted(adata.obs.columns)}. Pass one of them as "
+            "tissue_key."
+        )
         raise ValueError(msg)
     if adata.obs[key].isna().any():
         msg = f"Some lines have no tissue in adata.obs[{key!r}]. Drop them: adata = adata[adata.obs[{key!r}].notna()]."

@@ -15,7 +15,7 @@ from scfoundry.data.molecules import molecule_graphs
 from scfoundry.tasks._fitted import Fitted, prefixed, under
 from scfoundry.tasks.drug_response.expected import cross_validated
 from scfoundry.tasks.drug_response.kernel_responses import KernelResponses
-from scfoundry.tasks.drug_response.lines import EXPRESSION, LATENT, SPECIES
+from scfoundry.tasks.drug_response.lines import EXPRESSION, LATENT
 from scfoundry.tasks.drug_response.network import NetworkResponses
 from scfoundry.tasks.drug_response.units import folds, units
 
@@ -227,7 +227,8 @@ def require_lines(measured: pd.DataFrame) -> None:
         raise ValueError(msg)
     if (n_lines > 0).sum() < 2 or measured.any(axis=1).sum() < LEAST_LINES:
         msg = (
-            f"Responses of {int(measured.any(axis=1).sum())} lines to {int((n_lines > 0).sum())} drugs are measured; at "
+            f"Responses of {int(measured.any(axis=1).sum())} lines to {int((n_lines > 0).sum())} drugs are "
+            f"measured; at "
             f"least {LEAST_LINES} lines and 2 drugs are needed. Are lines named as in adata.obs_names? "
             "response.index = adata.obs_names, if the rows are the lines in order."
         )
@@ -237,14 +238,16 @@ def require_lines(measured: pd.DataFrame) -> None:
 def _joined(lines: Lines) -> Array:
     """What the network reads of a line: the latent, or else expression; and further tables."""
     first = LATENT if LATENT in lines.blocks else EXPRESSION
-    return np.concatenate([values for name, values in lines.blocks.items() if name == first or name not in (LATENT, EXPRESSION)], axis=1)
+    return np.concatenate(
+        [values for name, values in lines.blocks.items() if name == first or name not in (LATENT, EXPRESSION)], axis=1
+    )
 
 
 def _graphs(drugs: Sequence[str], smiles: Mapping[str, str]) -> list[Any]:
     if lacking := [drug for drug in drugs if drug not in smiles]:
         msg = (
             f"drug_encoder='gin' reads the structure of every drug; {len(lacking)} have no SMILES, for example "
-            f"{lacking[0]!r}. Add them, smiles[{lacking[0]!r}] = ..., or do without: drug_encoder=\"morgan\"."
+            f'{lacking[0]!r}. Add them, smiles[{lacking[0]!r}] = ..., or do without: drug_encoder="morgan".'
         )
         raise ValueError(msg)
     return list(molecule_graphs({drug: smiles[drug] for drug in drugs}).values())

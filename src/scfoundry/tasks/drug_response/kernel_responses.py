@@ -111,7 +111,8 @@ class KernelResponses:
         """Responses of lines to new drugs, (m, d), from those to the drugs that were learned from, (m, D)."""
         if self.drugs is None:
             msg = (
-                f"Drugs of which only the structure is known are predicted by at least {LEAST_DRUGS} others with SMILES "
+                f"Drugs of which only the structure is known are predicted by at least {LEAST_DRUGS} others with "
+                f"SMILES "
                 f"and responses; there are {len(self.structured)}. Give more of them: smiles[drug] = ..."
             )
             raise ValueError(msg)

@@ -45,7 +45,7 @@ class LineKernels:
         columns = np.sort(varying[np.argsort(-deviation[varying], kind="stable")[:MOST_FEATURES]])
         center, scale = features[:, columns].mean(0), deviation[columns]
         lines = (features[:, columns] - center) / scale
-        left, values, right = linalg.svd(lines, full_matrices=False)
+        _, values, right = linalg.svd(lines, full_matrices=False)
         k = min(N_AXES, int((values > 1e-9 * max(values.max(initial=0), 1)).sum()))
         # The sign of an axis is arbitrary; no kernel depends on it.
         axes = right[:k].T / values[:k] * np.sqrt(len(lines))

@@ -120,8 +120,11 @@ class Lines:
         for name, wanted in columns.items():
             table = further[name]
             if lacking := [column for column in wanted if column not in table.columns]:
-                msg = f"The table {name!r} lacks {len(lacking)} columns that were learned from, for example {lacking[0]!r}."
-                raise ValueError(f"{msg} Add them: table[{lacking[0]!r}] = ...")
+                msg = (
+                    f"The table {name!r} lacks {len(lacking)} columns that were learned from, for example "
+                    f"{lacking[0]!r}. Add them: table[{lacking[0]!r}] = ..."
+                )
+                raise ValueError(msg)
             blocks[name] = table[list(wanted)].to_numpy(dtype=np.float64)
             if not np.isfinite(blocks[name]).all():
                 msg = f"The table {name!r} holds missing or infinite values. Fill them: table.fillna(table.mean())."

@@ -93,7 +93,7 @@ class NetworkResponses:
         seed: int,
         compute: Compute,
     ) -> Self:
-        """Learn from lines (n, F) and their responses (n, D), NaN where not measured; ``held_out`` (n, D) say when to stop.
+        """Learn from lines (n, F) and responses (n, D), NaN where not measured; ``held_out`` (n, D) say when to stop.
 
         Scales are of training lines and pairs alone.
         """

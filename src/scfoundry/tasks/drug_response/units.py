@@ -20,7 +20,7 @@ WHAT: dict[Split, str] = {"warm": "pairs", "cold_cell": "lines", "cold_tissue": 
 def units(
     lines: Sequence[str], drugs: Sequence[str], split: Split, tissues: Sequence[str] | None = None
 ) -> NDArray[np.object_]:
-    """Name of the unit of every pair, (n, D): pair, line, tissue or drug; by names, so that their order plays no part."""
+    """Name of the unit of every pair, (n, D): pair, line, tissue or drug; their order plays no part."""
     rows = np.asarray(lines, dtype=object)[:, None]
     columns = np.asarray(drugs, dtype=object)[None]
     shape = len(rows), columns.shape[1]
@@ -31,7 +31,9 @@ def units(
     return np.broadcast_to(rows if split == "cold_cell" else np.asarray(tissues, dtype=object)[:, None], shape)
 
 
-def folds(of_pair: NDArray[np.object_], measured: NDArray[np.bool_], n_folds: int, seed: int) -> list[NDArray[np.bool_]]:
+def folds(
+    of_pair: NDArray[np.object_], measured: NDArray[np.bool_], n_folds: int, seed: int
+) -> list[NDArray[np.bool_]]:
     """Pairs left out in turn, each measured one once, (n, D); fewer folds where there are fewer units."""
     drawn = np.random.default_rng(seed).permutation(np.unique(of_pair[measured]))
     parts = np.array_split(drawn, min(n_folds, len(drawn)))
