@@ -58,12 +58,11 @@ def read(folder: Path, name: str) -> AnnData:
 
 
 def tasks(lines: AnnData, split: str, seed: int) -> Task:
-    """One draw. Drugs without SMILES take no part where drugs are hidden."""
+    """One draw, of drugs with SMILES: methods that read structures would know nothing of others."""
     response = lines.obsm["ln_ic50"]
     texts = lines.uns["drug_smiles"]["smiles"]
     smiles = {drug: text for drug, text in texts.items() if drug in response and isinstance(text, str) and text}
-    if split == "cold_drug":
-        response = response[[drug for drug in response if drug in smiles]]
+    response = response[[drug for drug in response if drug in smiles]]
     tissues = lines.obs["tissue_of_line"] if split == "cold_tissue" else None
     share = 0.1 if split == "warm" else TEST
     parts = sf.pp.split_drug_response(response, split, tissues=tissues, test=share, valid=0, rng=seed)

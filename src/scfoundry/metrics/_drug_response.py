@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -97,7 +97,7 @@ def _check(table: pd.DataFrame, name: str) -> None:
         raise ValueError(msg)
 
 
-def _constants(measured: pd.DataFrame, train: pd.DataFrame) -> Mapping[str, Array]:
+def _constants(measured: pd.DataFrame, train: pd.DataFrame) -> dict[str, Array]:
     """Means of drugs, and these plus those of lines."""
     overall = float(np.nanmean(train.to_numpy(dtype=np.float64)))
     of_drug = train.mean().reindex(measured.columns).fillna(overall)
@@ -144,8 +144,8 @@ def _correlation(x: Array, y: Array) -> float:
     return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
 
 
-def _mean(values: object) -> float:
-    found = list(values)  # type: ignore[call-overload]
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
     return float(np.mean(found)) if found else np.nan
 
 

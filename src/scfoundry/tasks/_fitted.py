@@ -94,7 +94,7 @@ def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray],
         values = json.loads(path.read_text())
         with np.load(folder / ARRAYS_FILE, allow_pickle=False) as stored:
             arrays = dict(stored)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         msg = f"{folder} is damaged ({error}). Save the {kind} again."
         raise CheckpointError(msg) from error
     if values.pop("kind", None) != kind:

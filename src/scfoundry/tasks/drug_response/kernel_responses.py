@@ -19,7 +19,7 @@ import numpy as np
 from scipy import optimize
 
 from scfoundry.data.fingerprints import tanimoto
-from scfoundry.stats.completion import covariance, expected
+from scfoundry.stats.completion import covariance, expected, left_out
 from scfoundry.stats.kernel_ridge import KernelRidge
 from scfoundry.tasks._fitted import prefixed, under
 from scfoundry.tasks.drug_response.line_kernels import LineRegression
@@ -37,8 +37,6 @@ __all__ = ["KernelResponses"]
 
 MOST_AXES = 50
 LEAST_DRUGS = 5
-# Shrinkage of the covariance by which components are completed: little hangs on it.
-COMPLETION = (0.3,)
 # Power of the similarity by which drugs are averaged.
 NEARNESS = 8
 
@@ -73,7 +71,7 @@ class KernelResponses:
         """
         mean = np.nanmean(response, axis=0)
         centred = response - mean
-        filled = expected(centred, np.zeros_like(centred), covariance(centred, COMPLETION))
+        filled = expected(centred, np.zeros_like(centred), covariance(centred))
         whole = np.where(np.isfinite(centred), centred, filled)
         shift = whole.mean(0)
         mean, whole = mean + shift, whole - shift
@@ -82,13 +80,13 @@ class KernelResponses:
         axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
         scores = whole @ axes
         found = {name: LineRegression.fit(values, scores) for name, values in blocks.items()}
-        left_out = np.stack([values.ravel() for _, values in found.values()], axis=1)
-        weights = optimize.nnls(left_out, scores.ravel())[0]
-        predicted = mean + (left_out @ weights).reshape(scores.shape) @ axes.T
+        guesses = np.stack([values.ravel() for _, values in found.values()], axis=1)
+        weights = optimize.nnls(guesses, scores.ravel())[0]
+        predicted = mean + (guesses @ weights).reshape(scores.shape) @ axes.T
         residual = None
         if beyond_features:
             residual = covariance(response - predicted)
-            predicted = expected(response, predicted, residual)
+            predicted = left_out(response, predicted)
         drugs = None
         if len(structured) >= LEAST_DRUGS:
             of_drugs = np.column_stack([mean, axes])[structured]
