@@ -17,6 +17,7 @@ BENCHMARKS = {
     "denoise": "denoise.run",
     "predict_perturbation": "predict_perturbation.run",
     "drug_response": "drug_response.run",
+    "drug_sensitivity": "drug_response.sensitivity",
     "gene_network": "gene_network.run",
     "rank_genes_attention": "rank_genes_attention.run",
     "pathway_tokens": "pathway_tokens.run",

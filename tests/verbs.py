@@ -46,7 +46,7 @@ TEXTS = ["B cell", "monocyte", "NK"]
 GENES = 50
 SETS = {"some": ["ENSG00000000938", "ENSG00000005022", "ENSG00000008517", "ENSG00000011600"]}
 ONE_EPOCH = {"max_epochs": 1}
-ANY = "langcell cellnamer celler celllm scpalm"
+ANY = "cellplm langcell cellnamer celler celllm scpalm"
 SMILES = {"A": "CCO", "B": "CCN", "C": "c1ccccc1O", "D": "CC(=O)O"}
 PLACES = {"batch_key": "batch", "spatial_key": "spatial"}
 SECTIONS = {"context_key": "batch", "reference_context_key": "batch"}
@@ -111,7 +111,7 @@ VERBS = [
         "drug_response",
         ("obsm/drug_response", "uns/drug_response"),
         {"response": "ln_ic50", "smiles": SMILES, "n_folds": 2},
-        models="cellplm small",
+        models="small",
         takes=ANY,
         # Penalties are chosen from a list, by what rounding may decide.
         tolerance=1e-3,
@@ -120,7 +120,7 @@ VERBS = [
         "drug_sensitivity",
         ("obs/drug_sensitivity", "uns/drug_sensitivity"),
         {"response_key": "response", "positive": "sensitive"},
-        models="cellplm small",
+        models="small",
         takes=ANY,
         tolerance=1e-3,
     ),

@@ -46,9 +46,8 @@ def covariance(residuals: Array) -> Array:
     for _ in range(N_STEPS):
         precision = shown / unique
         products = (loadings[:, :, None] * loadings[:, None, :]).reshape(-1, q * q)
-        spread = np.linalg.inv(
-            np.eye(q) + (precision @ products).reshape(-1, q, q)
-        )  # of the factors of a row, (n, q, q)
+        # Of the factors of a row, (n, q, q).
+        spread = np.linalg.inv(np.eye(q) + (precision @ products).reshape(-1, q, q))
         scores = np.einsum("nqr,nr->nq", spread, (precision * filled) @ loadings)
         moments = spread + scores[:, :, None] * scores[:, None, :]
         of_column = (shown.T @ moments.reshape(-1, q * q)).reshape(-1, q, q)
