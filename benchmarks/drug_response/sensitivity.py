@@ -113,8 +113,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = [
         f"# Drug sensitivity of single cells\n\n`{args.command}`\n",
         markdown_table("A375, PLX4720: 73 cells", ["method", "learned from", "AUROC", "average precision", "F1"], body),
-        f"Transfer of other drugs: mean AUROC {transfer['mean_auroc_of_other_drugs']:.3f}; "
-        f"{transfer['share_of_other_drugs_below']:.0%} of them lie below {DRUG}.\n",
+        (
+            f"Transfer of other drugs: mean AUROC {transfer['mean_auroc_of_other_drugs']:.3f}; "
+            f"{transfer['share_of_other_drugs_below']:.0%} of them lie below {DRUG}.\n"
+        ),
     ]
     results = {"command": args.command, "weights": {"weights": args.model}, "scores": rows}
     write_results(args.out, results | {"surroundings": surroundings("scikit-learn")}, text, rows=scores)
