@@ -135,10 +135,10 @@ def test_the_network_learns_and_goes_on_where_it_was_interrupted(
     lines: Lines, response: pd.DataFrame, tmp_path: Path
 ) -> None:
     how: dict[str, Any] = {"drug_encoder": "gin", "batch_size": 128}
-    longer = fit(lines, response, max_epochs=4, **how)
+    longer = fit(lines, response, max_epochs=3, **how)
     assert longer.recipe.history_["loss_train"].iloc[-1, 0] < longer.recipe.history_["loss_train"].iloc[0, 0]
-    fit(lines, response, max_epochs=2, checkpoint_dir=tmp_path, **how)
-    resumed = fit(lines, response, max_epochs=4, checkpoint_dir=tmp_path, **how)
+    fit(lines, response, max_epochs=1, checkpoint_dir=tmp_path, **how)
+    resumed = fit(lines, response, max_epochs=3, checkpoint_dir=tmp_path, **how)
     predicted = [one.predict(lines, compute=CPU) for one in (longer, resumed)]
     pd.testing.assert_frame_equal(*predicted)
 
