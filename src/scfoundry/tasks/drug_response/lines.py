@@ -78,11 +78,11 @@ class Source:
         if self.cells is not None:
             reader = self.cells.own.over(genes)
             blocks = [log_cp10k(block) for block in reader.blocks(np.arange(self.cells.n_obs), 4096)]
-            positions = reader.measured
+            positions: NDArray[np.integer] = reader.measured
         else:
-            alignment = genes.align(self.adata)  # type: ignore[arg-type]
+            alignment = genes.align(self.adata)
             counts = self.provenance["values"] == str(MatrixState.COUNTS)
-            aligned = (alignment.apply(block) for _, block in row_blocks(self.adata, layer=self.layer))  # type: ignore[arg-type]
+            aligned = (alignment.apply(block) for _, block in row_blocks(self.adata, layer=self.layer))
             blocks = [log_cp10k(block) if counts else block for block in aligned]
             positions = alignment.measured
         measured = np.zeros(len(genes.ids), dtype=bool)
