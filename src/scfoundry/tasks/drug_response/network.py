@@ -1,4 +1,4 @@
-r"""The published network: a vector of the line, a graph of the drug, and what both say together (Zhao et al. 2023, F.1).
+r"""The published network: a vector of the line, a graph of the drug, and what both say together (Zhao et al. 2023).
 
 .. math:: \hat y = \mathrm{MLP}_{512, 512, 1}(\mathrm{MLP}_{1024, 256}(x) \oplus \mathrm{GIN}(\text{drug}))
 
