@@ -226,7 +226,11 @@ def drug_response(
         order = [drug for drug in measured.columns if drug in found.drugs]
         predicted = predicted[order + [drug for drug in predicted.columns if drug not in found.drugs]]
 
-    params = {"response": response if isinstance(response, str) else None, "split": split, "tissue_key": tissue_key}
+    params: dict[str, Any] = {
+        "response": response if isinstance(response, str) else None,
+        "split": split,
+        "tissue_key": tissue_key,
+    }
     params |= {"smiles": smiles if isinstance(smiles, str) else None, "features": list(features), "n_folds": n_folds}
     params |= {"drug_encoder": drug_encoder, "max_epochs": max_epochs, "pairs_per_step": pairs_per_step, "layer": layer}
     params |= {"precision": precision, "rng": rng if isinstance(rng, int | np.integer) else None}

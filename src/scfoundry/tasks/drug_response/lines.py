@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.matrix.checks import MatrixState, inspect_matrix
+from scfoundry.data.matrix.checks import MatrixReport, MatrixState, inspect_matrix
 from scfoundry.data.matrix.loaders import row_blocks
 from scfoundry.data.matrix.log_normalisation import log_cp10k
 
@@ -53,19 +53,14 @@ class Source:
         if n_wrong := report.n_nan + report.n_infinite:
             msg = f"{where} holds {n_wrong:,} missing or infinite values. To drop such genes: adata = adata[:, keep]."
             raise ValueError(msg)
-        if report.n_empty:
-            first = adata.obs_names[report.empty_rows[0]]
-            msg = (
-                f"{report.n_empty} lines have no expression in {where}, for example {first!r}. Drop them: "
-                f'adata = adata[adata.obs_names != "{first}"].'
-            )
-            raise ValueError(msg)
         names = adata.obs_names.to_numpy().astype(str)
+        _require_expressed(names, report)
         return cls(names, adata, layer, None, {"values": str(report.state)})
 
     @classmethod
     def read_by(cls, cells: Cells) -> Self:
-        """All genes of the data set that a model reads."""
+        """All genes of the data set that a model reads. ValueError: if a line expresses none."""
+        _require_expressed(cells.names, cells.own.report)
         return cls(cells.names, cells=cells, provenance=cells.provenance)
 
     def own_genes(self) -> GeneVocabulary:
@@ -88,6 +83,16 @@ class Source:
         measured = np.zeros(len(genes.ids), dtype=bool)
         measured[positions] = True
         return sparse.vstack(blocks, format="csr").toarray().astype(np.float64), measured
+
+
+def _require_expressed(names: NDArray[np.str_], report: MatrixReport) -> None:
+    if report.n_empty:
+        first = names[report.empty_rows[0]]
+        msg = (
+            f"{report.n_empty} lines or cells have no expression, for example {first!r}: nothing can be said of them. "
+            f'Drop them: adata = adata[adata.obs_names != "{first}"].copy().'
+        )
+        raise ValueError(msg)
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,7 +54,7 @@ class ResponseNetwork(nn.Module):
 
     def molecules(self, graphs: Sequence[MoleculeGraph]) -> Tensor:
         """Vectors of drugs, (d, 256)."""
-        joined, device = join_molecules(graphs), self.head[0].weight.device
+        joined, device = join_molecules(graphs), next(self.parameters()).device
         parts = (torch.from_numpy(part).to(device) for part in (joined.atoms, joined.edges, joined.molecule))
         return self.drug(*parts, joined.n_molecules)
 
