@@ -139,7 +139,7 @@ def test_bad_input_is_refused_with_the_way_out_and_nothing_is_written(lines: Ann
 
 def test_lines_without_genes_and_missing_values_are_refused(lines: AnnData) -> None:
     lines.X[3] = 0
-    with pytest.raises(ValueError, match="1 lines or cells have no expression, for example 'line03'"):
+    with pytest.raises(ValueError, match=r"1 lines or cells have no expression, for example 'line03'"):
         fitted(lines)
     lines.X[3] = np.nan
     with pytest.raises(ValueError, match="12 missing or infinite values"):

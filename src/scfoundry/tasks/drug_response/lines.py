@@ -87,7 +87,7 @@ class Source:
 
 def _require_expressed(names: NDArray[np.str_], report: MatrixReport) -> None:
     if report.n_empty:
-        first = names[report.empty_rows[0]]
+        first = str(names[report.empty_rows[0]])
         msg = (
             f"{report.n_empty} lines or cells have no expression, for example {first!r}: nothing can be said of them. "
             f'Drop them: adata = adata[adata.obs_names != "{first}"].copy().'
