@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Row = dict[str, Any]
-FILE, DRUG = "a375_plx4720_response", "PLX4720"
+FILE, DRUG = "a375_plx4720_response", "PLX-4720"
 SHOTS = {"80 % of the cells": 0.8, "5 % of the cells": 0.05, "2 cells of each": 2}
 POSITIVE = "sensitive"
 
