@@ -26,6 +26,8 @@ RIDGES = (0.003, 0.03, 0.3)
 # With fewer cells of a class there is nothing to choose a ridge by.
 LEAST_TO_CHOOSE = 6
 N_FOLDS = 5
+# Cells that the mean variance of all features counts for in that of one.
+PRIOR_CELLS = 20
 
 
 class CellClassifier(NamedTuple):
@@ -42,10 +44,11 @@ class CellClassifier(NamedTuple):
         center = {name: values.mean(0) for name, values in blocks.items()}
         scale = {}
         for name, values in blocks.items():
-            deviation = values.std(0)
-            varying = deviation > 1e-12
-            # Features that do not vary say nothing.
-            scale[name] = np.where(varying, deviation, np.inf) * np.sqrt(max(varying.sum(), 1) * len(blocks))
+            variance = values.var(0)
+            typical = variance.mean() if variance.any() else 1.0
+            # What few cells vary by is mostly chance.
+            steady = (len(values) * variance + PRIOR_CELLS * typical) / (len(values) + PRIOR_CELLS)
+            scale[name] = np.sqrt(steady * values.shape[1] * len(blocks))
         start = cls(center, scale, np.zeros(0), 0.0)
         found, bias = softmax_regression(start.read(blocks), sensitive.astype(np.int64), 2, ridge=ridge)
         return cls(center, scale, found[:, 1] - found[:, 0], float(bias[1] - bias[0]))
