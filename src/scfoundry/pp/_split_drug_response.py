@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
-from scfoundry.tasks.drug_response.units import WHAT, Split, units
+from scfoundry.tasks.drug_response.units import WHAT, Split, of_units, units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +89,7 @@ def split_drug_response(
         raise ValueError(msg)
     drawn = np.random.default_rng(rng).permutation(names)
     parts = drawn[n_test + n_valid :], drawn[n_test : n_test + n_valid], drawn[:n_test]
-    return DrugResponseSplit(*(measured & np.isin(of_pair, part) for part in parts))
+    return DrugResponseSplit(*(measured & of_units(of_pair, part) for part in parts))
 
 
 def _measured(response: pd.DataFrame) -> pd.DataFrame:

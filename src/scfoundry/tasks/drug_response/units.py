@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["WHAT", "Split", "folds", "units"]
+__all__ = ["WHAT", "Split", "folds", "of_units", "units"]
 
 Split = Literal["warm", "cold_cell", "cold_tissue", "cold_drug"]
 WHAT: dict[Split, str] = {"warm": "pairs", "cold_cell": "lines", "cold_tissue": "tissues", "cold_drug": "drugs"}
@@ -37,4 +38,10 @@ def folds(
     """Pairs left out in turn, each measured one once, (n, D); fewer folds where there are fewer units."""
     drawn = np.random.default_rng(seed).permutation(np.unique(of_pair[measured]))
     parts = np.array_split(drawn, min(n_folds, len(drawn)))
-    return [np.isin(of_pair, part) & measured for part in parts]
+    return [of_units(of_pair, part) & measured for part in parts]
+
+
+def of_units(of_pair: NDArray[np.object_], chosen: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Pairs of some of the units, (n, D)."""
+    # numpy's isin compares objects one by one.
+    return pd.Index(of_pair.ravel()).isin(chosen).reshape(of_pair.shape)
