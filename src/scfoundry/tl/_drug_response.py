@@ -143,9 +143,10 @@ def drug_response(
 
     Notes
     -----
-    The mean of every drug already correlates with the responses of new lines at 0.84. `sf.metrics.drug_response` says what
-    is added within drugs; ``benchmarks/results/drug_response.md`` has that beside ridge regression, forests and neighbours.
-    None of three small models that were measured (CellPLM, CellLM, scPaLM) added to expression there, hence the default.
+    The mean of every drug already correlates with the responses of new lines at 0.84. `sf.metrics.drug_response` says
+    what is added within drugs; ``benchmarks/results/drug_response.md`` has that beside ridge regression, forests and
+    neighbours. None of three small models that were measured (CellPLM, CellLM, scPaLM) added to expression there,
+    hence the default.
 
     Examples
     --------
