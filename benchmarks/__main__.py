@@ -16,6 +16,8 @@ BENCHMARKS = {
     "impute_spatial": "impute_spatial.run",
     "denoise": "denoise.run",
     "predict_perturbation": "predict_perturbation.run",
+    "drug_response": "drug_response.run",
+    "drug_sensitivity": "drug_response.sensitivity",
     "gene_network": "gene_network.run",
     "rank_genes_attention": "rank_genes_attention.run",
     "pathway_tokens": "pathway_tokens.run",

@@ -113,6 +113,14 @@ def predict_perturbation(results: Results) -> Iterator[Headline]:
     return _beside("predict_perturbation", "Pearson of change", results, rows, "pearson_delta", ours=ours, peers=peers)
 
 
+def drug_response(results: Results) -> Iterator[Headline]:
+    """Correlation within drugs on lines that were left out."""
+    rows = pd.DataFrame(results["scores"])
+    rows, ours = rows[rows["split"] == "cold_cell"], "sf.tl.drug_response"
+    peers, score = [name for name in rows["method"].unique() if name != ours], "pearson_per_drug"
+    return _beside("drug_response", "Pearson per drug", results, rows, score, ours=ours, peers=peers)
+
+
 HEADLINES: dict[str, Callable[[Results], Iterator[Headline]]] = {
     of_verb.__name__: of_verb
     for of_verb in (
@@ -124,6 +132,7 @@ HEADLINES: dict[str, Callable[[Results], Iterator[Headline]]] = {
         impute_spatial,
         denoise,
         predict_perturbation,
+        drug_response,
     )
 }
 

@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, type]] = {
     "impute_spatial": ("impute_spatial", capabilities.Embeds),
     "denoise": ("denoise", capabilities.Embeds),
     "predict_perturbation": ("predict_perturbation", capabilities.Embeds),
+    "drug_response": ("drug_response", capabilities.Embeds),
     "retrieve": ("retrieve", capabilities.ReadsTexts),
     "identify_pathways": ("identify_pathways", capabilities.Embeds),
     "cell_attention": ("cell_attention", capabilities.AttendsToCells),

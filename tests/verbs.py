@@ -27,6 +27,8 @@ class Verb:
     slots: tuple[str, ...]
     arguments: dict[str, Any]
     models: str = " ".join(USERS)
+    # Models that it can use as well; one that only embeds stands for all that do.
+    takes: str = ""
     reference: bool = False
     log1p: str = "same"
     # How far rounding may move values of untrained models.
@@ -44,6 +46,8 @@ TEXTS = ["B cell", "monocyte", "NK"]
 GENES = 50
 SETS = {"some": ["ENSG00000000938", "ENSG00000005022", "ENSG00000008517", "ENSG00000011600"]}
 ONE_EPOCH = {"max_epochs": 1}
+ANY = "cellplm langcell cellnamer celler celllm scpalm"
+SMILES = {"A": "CCO", "B": "CCN", "C": "c1ccccc1O", "D": "CC(=O)O"}
 PLACES = {"batch_key": "batch", "spatial_key": "spatial"}
 SECTIONS = {"context_key": "batch", "reference_context_key": "batch"}
 VERBS = [
@@ -102,6 +106,23 @@ VERBS = [
         "predict_perturbation",
         ("uns/perturbation",),
         {"perturbation_key": "guide", "control": "ctrl", "perturbations": ["ENSG00000000938+ENSG00000008517"]},
+    ),
+    Verb(
+        "drug_response",
+        ("obsm/drug_response", "uns/drug_response"),
+        {"response": "ln_ic50", "smiles": SMILES, "n_folds": 2},
+        models="small",
+        takes=ANY,
+        # Penalties are chosen from a list, by what rounding may decide.
+        tolerance=1e-3,
+    ),
+    Verb(
+        "drug_sensitivity",
+        ("obs/drug_sensitivity", "uns/drug_sensitivity"),
+        {"response_key": "response", "positive": "sensitive"},
+        models="small",
+        takes=ANY,
+        tolerance=1e-3,
     ),
     Verb(
         "cell_attention",

@@ -53,6 +53,12 @@ class Keys:
     TUMOUR_PROBABILITY: Final = "tumour_probability"
     """``obs``: probability that a cell comes from a tumour; ``uns``: how."""
 
+    DRUG_RESPONSE: Final = "drug_response"
+    """``obsm``: predicted responses to drugs, ln IC50 or what was learned from; ``uns``: how, and how sure."""
+
+    DRUG_SENSITIVITY: Final = "drug_sensitivity"
+    """``obs``: probability that a cell is sensitive to a drug; ``uns``: how, and how sure."""
+
     GENE_PROGRAMMES: Final = "gene_programmes"
     """``var``: group of genes with similar vectors; ``uns``: gene sets that these are enriched for, and how."""
 
@@ -85,6 +91,9 @@ class Keys:
 
     EDGES: Final = "edges"
     """``uns[key]``: pairs of genes, group by group."""
+
+    DRUGS: Final = "drugs"
+    """``uns[key]``: drug by drug what it was learned from, and what correlation to expect."""
 
     USAGE: Final = "usage"
     """``uns[key]``: how often every code is used."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["N_FEATURES", "MoleculeBatch", "MoleculeGraph", "join_molecules", "molecule_graphs"]
+__all__ = ["N_FEATURES", "MoleculeBatch", "MoleculeGraph", "join_molecules", "molecule_graphs", "read_molecules"]
 
 SYMBOLS = (
     *("C", "N", "O", "S", "F", "Si", "P", "Cl", "Br", "Mg", "Na", "Ca", "Fe", "As", "Al", "I", "B", "V", "K", "Tl"),
@@ -44,15 +44,10 @@ class MoleculeBatch(NamedTuple):
     n_molecules: int
 
 
-def molecule_graphs(smiles: Mapping[str, str]) -> dict[str, MoleculeGraph]:
-    """Graphs of molecules from their SMILES, both by the names of the drugs.
-
-    Salts keep all their parts. A value that a one-hot block does not have leaves the block at zero.
+def read_molecules(smiles: Mapping[str, str]) -> dict[str, Any]:
+    """RDKit's molecules of SMILES, by the names of the drugs.
 
     ImportError: if RDKit is not installed. ValueError: for SMILES that RDKit does not read, or without atoms.
-
-    >>> molecule_graphs({"ethanol": "CCO"})["ethanol"].edges.tolist()
-    [[0, 1, 1, 2], [1, 0, 2, 1]]
     """
     try:
         from rdkit import Chem, rdBase
@@ -70,6 +65,21 @@ def molecule_graphs(smiles: Mapping[str, str]) -> dict[str, MoleculeGraph]:
             f"smiles = {{drug: text for drug, text in smiles.items() if drug not in {wrong!r}}}."
         )
         raise ValueError(msg)
+    return read
+
+
+def molecule_graphs(smiles: Mapping[str, str]) -> dict[str, MoleculeGraph]:
+    """Graphs of molecules from their SMILES, both by the names of the drugs.
+
+    Salts keep all their parts. A value that a one-hot block does not have leaves the block at zero. Raises as
+    `read_molecules` does.
+
+    >>> molecule_graphs({"ethanol": "CCO"})["ethanol"].edges.tolist()
+    [[0, 1, 1, 2], [1, 0, 2, 1]]
+    """
+    read = read_molecules(smiles)
+    from rdkit import Chem
+
     implicit = Chem.ValenceType.IMPLICIT
     return {
         drug: MoleculeGraph(

@@ -2,6 +2,7 @@ from ._annotation import annotation, annotation_by_class
 from ._calibration import calibration
 from ._clustering import clustering
 from ._denoising import denoising
+from ._drug_response import drug_response
 from ._imputation import imputation, summarise
 from ._integration import integration
 from ._ontology_agreement import ontology_agreement
@@ -15,6 +16,7 @@ __all__ = [
     "calibration",
     "clustering",
     "denoising",
+    "drug_response",
     "imputation",
     "integration",
     "ontology_agreement",

@@ -69,12 +69,15 @@ def is_fitted(folder: str | Path) -> bool:
 def write_fitted(
     folder: str | Path, kind: str, model: Any, *, arrays: Mapping[str, NDArray], values: Mapping[str, Any]
 ) -> None:
-    """Write what was learned and the model it was learned with; nothing has to be unpickled to read it."""
+    """Write what was learned and the model it was learned with, if any; nothing has to be unpickled to read it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder / MODEL_FOLDER, weights=model.provenance["weights"])
+    if model is not None:
+        model.save_pretrained(folder / MODEL_FOLDER, weights=model.provenance["weights"])
     np.savez_compressed(folder / ARRAYS_FILE, allow_pickle=False, **arrays)
-    (folder / VALUES_FILE).write_text(json.dumps({"kind": kind} | dict(values), indent=2) + "\n")
+    (folder / VALUES_FILE).write_text(
+        json.dumps({"kind": kind, "has_model": model is not None} | dict(values), indent=2) + "\n"
+    )
 
 
 def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray], dict[str, Any]]:
@@ -91,10 +94,11 @@ def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray],
         values = json.loads(path.read_text())
         with np.load(folder / ARRAYS_FILE, allow_pickle=False) as stored:
             arrays = dict(stored)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         msg = f"{folder} is damaged ({error}). Save the {kind} again."
         raise CheckpointError(msg) from error
     if values.pop("kind", None) != kind:
         msg = f"{folder} holds a fitted object of another kind than {kind}: {path.read_text()[:60]!r}."
         raise CheckpointError(msg)
-    return load_pretrained(folder / MODEL_FOLDER), arrays, values
+    model = load_pretrained(folder / MODEL_FOLDER) if values.pop("has_model", True) else None
+    return model, arrays, values

@@ -5,6 +5,8 @@ from ._denoise import denoise
 from ._describe import describe
 from ._describe_cells import describe_cells
 from ._discriminate_tumour import discriminate_tumour
+from ._drug_response import drug_response
+from ._drug_sensitivity import drug_sensitivity
 from ._embed import embed
 from ._gene_network import gene_network
 from ._gene_programmes import gene_programmes
@@ -25,6 +27,8 @@ __all__ = [
     "describe",
     "describe_cells",
     "discriminate_tumour",
+    "drug_response",
+    "drug_sensitivity",
     "embed",
     "gene_network",
     "gene_programmes",

@@ -118,6 +118,14 @@ class BestWeights(pl.Callback):
         elif trainer.current_epoch - self.epoch >= self.patience:
             trainer.should_stop = True
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that goes on has to know of the epochs before."""
+        return {"lowest": self.lowest, "epoch": self.epoch, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.lowest, self.epoch, self.weights = (state_dict[name] for name in ("lowest", "epoch", "weights"))
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the best weights."""
         self.module.load_state_dict(self.weights)

@@ -1,0 +1,1 @@
+"""How well responses of lines to drugs are predicted, beyond what means say."""

@@ -1,0 +1,1 @@
+"""What a cell state says about a drug."""
