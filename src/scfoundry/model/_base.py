@@ -19,15 +19,16 @@ from scfoundry._device import Compute
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.model._capabilities import warn_of_idle_positions
-from scfoundry.model._folder import CONFIG_FILE, read_folder, write_folder
+from scfoundry.model._folder import CONFIG_FILE, checked_sha256, read_folder, write_folder
 from scfoundry.model._pretrained import locate
-from scfoundry.nn.checkpoint import account_for
+from scfoundry.nn.checkpoint import account_for, built_within
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from scfoundry._device import Precision
 
@@ -300,9 +301,39 @@ class FoundationModel(BaseModelClass):
     def _read_folder(cls, folder: Path, adata: AnnData | None, config: dict[str, Any]) -> Self:
         """Load what `save_pretrained` wrote."""
         saved = read_folder(folder, cls.name)
-        model = cls(adata, genes=saved.genes, **(saved.config | config))
-        model.module.load_state_dict(account_for(saved.tensors, model.module, source=str(saved.weights)))
-        model.description_ = saved.description
+        source = str(saved.weights)
+        model = cls._filled(
+            lambda module: account_for(saved.tensors, module, source=source),
+            saved.tensors.values(),
+            source,
+            adata,
+            genes=saved.genes,
+            **(saved.config | config),
+        )
+        model.description_ = saved.description | {"sha256": checked_sha256(folder)}
+        return model
+
+    @classmethod
+    def _filled(
+        cls,
+        state: Callable[[Any], dict[str, Tensor]],
+        tensors: Iterable[Tensor],
+        source: str,
+        adata: AnnData | None,
+        *,
+        genes: GeneVocabulary,
+        **config: Any,
+    ) -> Self:
+        """A model of a configuration and ``tensors`` from outside; nothing is allocated before the two fit.
+
+        ``state``: maps a module, which need not hold memory, to what it is to hold; parts that it leaves out start with
+        fresh weights. CheckpointError: if they do not fit.
+        """
+        with built_within(tensors, source=source):
+            planned = cls(genes=genes, **config).module
+        found = state(planned)
+        model = cls(adata, genes=genes, **config)
+        model.module.load_state_dict(model.module.state_dict() | found)
         return model
 
     @classmethod

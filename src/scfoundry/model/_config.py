@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, ClassVar, Self, get_args
+from functools import cache
+from typing import Any, ClassVar, Self
+
+from scfoundry._arguments import expected, fits, hints_of, shown
 
 __all__ = ["PlainConfig"]
+
+
+@cache
+def _hints(config: type) -> dict[str, Any]:
+    return {name: hint for name, hint in hints_of(config).items() if name in {field.name for field in fields(config)}}
 
 
 class PlainConfig:
@@ -14,15 +22,10 @@ class PlainConfig:
     _of: ClassVar[str]
     """Whose values they are, for messages."""
 
-    _choices: ClassVar[dict[str, Any]] = {}
-    """Values with a fixed set of choices, each with its `typing.Literal`."""
-
     def __post_init__(self) -> None:
-        for name, choices in self._choices.items():
-            value = getattr(self, name)
-            if value not in get_args(choices):
-                known = ", ".join(map(repr, get_args(choices)))
-                msg = f"{self._of} config: {name} must be one of {known}; got {value!r}."
+        for name, hint in _hints(type(self)).items():
+            if not fits(value := getattr(self, name), hint):
+                msg = f"{self._of} config: {name} must be {expected(hint)}; got {shown(value)}."
                 raise ValueError(msg)
 
     @classmethod

@@ -389,9 +389,15 @@ class Celler(FoundationModel):
     @classmethod
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
         release = read_release(folder)
-        model = cls(adata, genes=release.genes, **(release.config | config))
-        state = from_released(release.tensors, model.module, rows=release.rows, source=str(release.weights))
-        model.module.load_state_dict(state)
+        source = str(release.weights)
+        model = cls._filled(
+            lambda module: from_released(release.tensors, module, rows=release.rows, source=source),
+            release.tensors.values(),
+            source,
+            adata,
+            genes=release.genes,
+            **(release.config | config),
+        )
         model.description_ |= {"weights": folder.name, "sha256": sha256(release.weights)}
         if (known := REGISTRY.get(folder.name)) and known.model == cls.name:
             model.description_ |= {about: getattr(known, about) for about in ("licence", "citation", "trained_on")}

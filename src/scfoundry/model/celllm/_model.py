@@ -372,7 +372,13 @@ class CellLM(FoundationModel):
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
         path = find_weights(folder, version)
         release = read_release(path, config.pop("genes", None))
-        model = cls(adata, genes=release.genes, **(release.config | config))
-        model.module.load_state_dict(from_released(release.tensors, model.module, source=str(path)))
+        model = cls._filled(
+            lambda module: from_released(release.tensors, module, source=str(path)),
+            release.tensors.values(),
+            str(path),
+            adata,
+            genes=release.genes,
+            **(release.config | config),
+        )
         model.description_ |= {"weights": path.stem, "sha256": sha256(path)}
         return model

@@ -384,8 +384,15 @@ class CellPLM(FoundationModel):
     @classmethod
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
         released_config, genes, state, weights = read_release(folder, version)
-        model = cls(adata, genes=genes, **(released_config.as_dict() | config))
-        model.module.load_state_dict(from_released(state, model.module, source=str(weights)))
+        source = str(weights)
+        model = cls._filled(
+            lambda module: from_released(state, module, source=source),
+            state.values(),
+            source,
+            adata,
+            genes=genes,
+            **(released_config.as_dict() | config),
+        )
         model.description_ |= {
             "weights": weights.name.removesuffix(".best.ckpt"),
             "licence": "BSD-2-Clause",

@@ -283,8 +283,14 @@ class LangCell(TrainableLangCell):
     @classmethod
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
         values, genes, files = read_release(folder)
-        model = cls(adata, genes=genes, **(values | config))
-        model.module.load_state_dict(from_released(files, model.module, source=str(folder)))
+        model = cls._filled(
+            lambda module: from_released(files, module, source=str(folder)),
+            (tensor for file in files.values() for tensor in file.values()),
+            str(folder),
+            adata,
+            genes=genes,
+            **(values | config),
+        )
         model.description_ |= {
             "weights": "langcell",
             "licence": "MIT",

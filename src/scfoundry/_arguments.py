@@ -1,0 +1,206 @@
+"""What a value may be: type hints, read once, checked where users and files hand values in."""
+
+from __future__ import annotations
+
+import builtins
+import collections.abc
+import functools
+import inspect
+import math
+import sys
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import numpy as np
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = [
+    "Count",
+    "NonNegative",
+    "Positive",
+    "Range",
+    "Share",
+    "Size",
+    "checked",
+    "expected",
+    "fits",
+    "hints_of",
+    "shown",
+]
+
+Function = TypeVar("Function", bound="Callable[..., Any]")
+N_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``; ``above`` leaves ``low`` itself out."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"{'above' if self.above else 'from'} {self.low:g} to {self.high:g}"
+        return f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
+
+
+Size = Annotated[int, Range(1)]
+Count = Annotated[int, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+
+# Hint -> types of its values, and what they are called. A bool is no number, though Python counts it among them.
+PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool, np.bool_), "True or False"),
+    int: ((int, np.integer), "a whole number"),
+    float: ((int, float, np.integer, np.floating), "a finite number"),
+    str: ((str,), "text"),
+    type(None): ((type(None),), "None"),
+}
+# What hints call modules, and where names come from that are imported for typing only.
+MODULES = {"np": "numpy", "pd": "pandas"}
+FROM = {"AnnData": "anndata", "MuData": "mudata", "Path": "pathlib"}
+# What else holds for arguments of a name, whatever the function.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "rng": (lambda value: not isinstance(value, int | np.integer) or value >= 0, "a seed of at least 0"),
+    "key_added": (lambda value: value is None or (value.strip() != "" and "/" not in value), "a name without slashes"),
+}
+
+
+class _Names(dict[str, Any]):
+    """Names in hints; what only a type checker imports and we do not know is `Any`."""
+
+    def __init__(self, module: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.module = module
+
+    def __missing__(self, name: str) -> Any:
+        for place in (self.module, vars(builtins), vars(collections.abc), vars(typing)):
+            if name in place:
+                return place[name]
+        if name in MODULES:
+            return sys.modules[MODULES[name]]
+        return getattr(sys.modules.get(FROM.get(name, "")), name, Any)
+
+
+def hints_of(thing: Any) -> dict[str, Any]:
+    """Type hints of a function or a class by name; unlike `typing.get_type_hints`, of what is imported at all."""
+    found: dict[str, Any] = {}
+    for part in reversed(thing.__mro__) if isinstance(thing, type) else [thing]:
+        module = sys.modules[part.__module__]
+        for name, hint in inspect.get_annotations(part).items():
+            found[name] = _evaluated(hint, vars(module))
+    return found
+
+
+def _evaluated(hint: Any, names: Mapping[str, Any]) -> Any:
+    if not isinstance(hint, str):
+        return hint
+    try:
+        return eval(hint, {}, _Names(names))  # noqa: S307  # our own source
+    except (TypeError, AttributeError, KeyError):  # of what is not imported
+        return Any
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is what a hint says."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint in PLAIN:
+        number = not isinstance(value, bool | np.bool_) or hint is bool
+        return isinstance(value, PLAIN[hint][0]) and number and (hint is not float or math.isfinite(value))
+    if origin is Annotated:
+        return fits(value, parts[0]) and all(value in rule for rule in parts[1:] if isinstance(rule, Range))
+    if origin in (Union, types.UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is Literal:
+        return isinstance(value, str | int | float | bool | None) and value in parts
+    if origin is tuple and parts[-1] is not Ellipsis:
+        return isinstance(value, tuple | list) and len(value) == len(parts) and all(map(fits, value, parts))
+    if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
+        keys, values = parts
+        return isinstance(value, origin) and all(fits(k, keys) and fits(v, values) for k, v in value.items())
+    if isinstance(origin, type) and issubclass(origin, collections.abc.Iterable):
+        return _iterates(value) and all(fits(part, parts[0]) for part in _looked_at(value))
+    if isinstance(hint, type) and hint is not Any and not getattr(hint, "_is_protocol", False):
+        return isinstance(value, hint)
+    return True
+
+
+def _iterates(value: Any) -> bool:
+    return isinstance(value, collections.abc.Iterable) and not isinstance(value, str | bytes)
+
+
+def _looked_at(value: Any) -> Iterable[Any]:
+    """What a collection holds; an iterator would be used up."""
+    return [] if isinstance(value, collections.abc.Iterator) else value
+
+
+def expected(hint: Any) -> str:
+    """What a hint says, in words."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint in PLAIN:
+        return PLAIN[hint][1]
+    if origin is Annotated:
+        return " ".join([expected(parts[0]), *(str(rule) for rule in parts[1:] if isinstance(rule, Range))])
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(expected(part) for part in parts))
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, parts))}"
+    if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
+        return f"a dictionary (of each: {expected(parts[1])})"
+    if isinstance(origin, type) and issubclass(origin, collections.abc.Iterable):
+        return f"a list (of each: {expected(parts[0])})"
+    return f"a {hint.__name__}" if isinstance(hint, type) and hint is not Any else "what its documentation says"
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: names as plain text, large things by their type."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, str | bytes | bool | int | float | tuple | list | set | dict):
+        text = repr(value)
+        return text if len(text) <= N_CHARACTERS else f"{text[:N_CHARACTERS]}..."
+    return f"a {type(value).__name__}"
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def checked(function: Function) -> Function:
+    """Refuse arguments of other types than the signature says, with a ValueError, before anything else is done."""
+    signature = inspect.signature(function)
+    room = function.__module__.split(".")[1]
+    caller = f"sf.{room}.{function.__name__}"
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        hints = hints_of(function)
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            msg = f"{caller}: {error}. Its arguments: {', '.join(signature.parameters)}."
+            raise TypeError(msg) from None
+        for name, value in given.items():
+            rule, meaning = RULES.get(name, (_anything, ""))
+            if not fits(value, hint := hints.get(name, Any)) or not rule(value):
+                default = signature.parameters[name].default
+                what = f"See help({caller})" if default is inspect.Parameter.empty else f"Default: {name}={default!r}"
+                msg = f"{caller}: {name} must be {meaning or expected(hint)}; got {shown(value)}. {what}."
+                raise ValueError(msg)
+        return function(*args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
