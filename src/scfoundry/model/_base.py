@@ -1,4 +1,4 @@
-"""What the foundation models share. The only file that touches scvi-tools' private interfaces."""
+"""What the foundation models share. Only this file and `_saving.py` touch scvi-tools' private interfaces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import torch
 from scvi.data import AnnDataManager
-from scvi.model.base import BaseModelClass
 from torch import nn
 
 from scfoundry._device import Compute
@@ -21,14 +20,14 @@ from scfoundry.data.matrix.cells import Cells
 from scfoundry.model._capabilities import warn_of_idle_positions
 from scfoundry.model._folder import CONFIG_FILE, checked_sha256, read_folder, write_folder
 from scfoundry.model._pretrained import locate
-from scfoundry.nn.checkpoint import account_for, built_within
+from scfoundry.model._saving import SavesPlainly
+from scfoundry.nn.checkpoint import CheckpointError, account_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from scfoundry._device import Precision
 
@@ -52,7 +51,7 @@ class FoundationModule(nn.Module):
         """Nothing to prepare before a saved state is loaded."""
 
 
-class FoundationModel(BaseModelClass):
+class FoundationModel(SavesPlainly):
     """Base of all models: an AnnData or nothing, a vocabulary of genes, a configuration of plain values.
 
     A subclass names its configuration and module, registers training data in ``setup_anndata``, and implements
@@ -110,7 +109,7 @@ class FoundationModel(BaseModelClass):
         if not isinstance(genes, GeneVocabulary):
             genes = GeneVocabulary(**genes) if isinstance(genes, Mapping) else GeneVocabulary(genes)
         self._genes = self._complete_genes(genes)
-        # scvi-tools' `save` keeps arguments as they are: plain values load anywhere.
+        # `save` keeps the arguments: plain values.
         genes = self._genes.as_dict()
         config = self._complete_config(config)
         self.config = self._config_cls.from_dict(config)
@@ -302,6 +301,11 @@ class FoundationModel(BaseModelClass):
         """Load what `save_pretrained` wrote."""
         saved = read_folder(folder, cls.name)
         source = str(saved.weights)
+        try:
+            cls._config_cls.from_dict(saved.config)
+        except ValueError as error:
+            msg = f"{folder / CONFIG_FILE} is damaged: {error} Download or save the model again."
+            raise CheckpointError(msg) from error
         model = cls._filled(
             lambda module: account_for(saved.tensors, module, source=source),
             saved.tensors.values(),
@@ -311,29 +315,6 @@ class FoundationModel(BaseModelClass):
             **(saved.config | config),
         )
         model.description_ = saved.description | {"sha256": checked_sha256(folder)}
-        return model
-
-    @classmethod
-    def _filled(
-        cls,
-        state: Callable[[Any], dict[str, Tensor]],
-        tensors: Iterable[Tensor],
-        source: str,
-        adata: AnnData | None,
-        *,
-        genes: GeneVocabulary,
-        **config: Any,
-    ) -> Self:
-        """A model of a configuration and ``tensors`` from outside; nothing is allocated before the two fit.
-
-        ``state``: maps a module, which need not hold memory, to what it is to hold; parts that it leaves out start with
-        fresh weights. CheckpointError: if they do not fit.
-        """
-        with built_within(tensors, source=source):
-            planned = cls(genes=genes, **config).module
-        found = state(planned)
-        model = cls(adata, genes=genes, **config)
-        model.module.load_state_dict(model.module.state_dict() | found)
         return model
 
     @classmethod

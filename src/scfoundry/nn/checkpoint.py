@@ -25,19 +25,19 @@ __all__ = [
     "CheckpointError",
     "account_for",
     "built_within",
+    "check_archive",
     "plain_file",
     "read_json",
     "read_safetensors",
     "read_text",
     "read_torch_file",
-    "refuse_packed",
     "sha256",
     "tensors_of",
 ]
 
 N_SHOWN = 5
 # A module that is far larger than its file is not even described: it may have any number of layers.
-MOST_BEYOND = 100
+MOST_BEYOND = 10
 
 
 class CheckpointError(ValueError):
@@ -90,12 +90,14 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(msg)
 
 
-def refuse_packed(path: Path) -> None:
-    """Refuse a zip archive that takes more room unpacked than on disk."""
+def check_archive(path: Path) -> None:
+    """Refuse a zip archive that takes more room unpacked than on disk, or has a part with another checksum."""
     with zipfile.ZipFile(path) as archive:
         packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-    if packed:
-        msg = f"{path} is packed ({', '.join(packed[:N_SHOWN])}), and is not unpacked for safety. Save it again."
+        damaged = None if packed else archive.testzip()
+    if packed or damaged:
+        what = f"packs {', '.join(packed[:N_SHOWN])}" if packed else f"is damaged in {damaged}"
+        msg = f"{path} {what}, and is not read for safety. Download or save it again."
         raise CheckpointError(msg)
 
 
@@ -107,7 +109,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     plain_file(path)
     try:
         if is_zip := zipfile.is_zipfile(path):
-            refuse_packed(path)
+            check_archive(path)
         # Without a map, torch takes the sizes of tensors from the pickle, and reads beyond what is there.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except CheckpointError:
@@ -131,7 +133,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(plain_file(path))
-    except SafetensorError as error:
+    except (SafetensorError, MemoryError, OSError) as error:
         msg = f"{path} is damaged or incomplete ({error}). Download or save it again."
         raise CheckpointError(msg) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from scfoundry.model._load import load_pretrained
-from scfoundry.nn.checkpoint import CheckpointError
+from scfoundry.nn.checkpoint import CheckpointError, check_archive, plain_file, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +74,7 @@ def write_fitted(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder / MODEL_FOLDER, weights=model.provenance["weights"])
-    np.savez_compressed(folder / ARRAYS_FILE, allow_pickle=False, **arrays)
+    np.savez(folder / ARRAYS_FILE, allow_pickle=False, **arrays)
     (folder / VALUES_FILE).write_text(json.dumps({"kind": kind} | dict(values), indent=2) + "\n")
 
 
@@ -88,10 +89,13 @@ def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray],
         msg = f"{folder} holds no {VALUES_FILE}: it was not written by {kind}.save."
         raise FileNotFoundError(msg)
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
+        check_archive(plain_file(folder / ARRAYS_FILE))
         with np.load(folder / ARRAYS_FILE, allow_pickle=False) as stored:
             arrays = dict(stored)
-    except (ValueError, OSError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
         msg = f"{folder} is damaged ({error}). Save the {kind} again."
         raise CheckpointError(msg) from error
     if values.pop("kind", None) != kind:

@@ -61,6 +61,7 @@ CONFIG = {
     "max_position_embeddings": "max_{}length",
 }
 TOKENIZER_FOLDERS = ("text_tokenizer", "tokenizer", "tokenizer/BiomedBERT", "text_bert", ".")
+SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 DICTIONARIES = ("gene_median_dictionary.pkl", "token_dictionary.pkl")
 DICTIONARY_FOLDERS = (".", "geneformer", "geneformer_001/geneformer")
 
@@ -169,7 +170,11 @@ def read_vocabulary(folder: Path) -> tuple[str, ...]:
     for place in TOKENIZER_FOLDERS:
         path = folder / place / "vocab.txt"
         if path.exists():
-            return tuple(read_text(path).splitlines())
+            pieces = tuple(read_text(path).splitlines())
+            if missing := [piece for piece in SPECIAL_PIECES if piece not in pieces]:
+                msg = f"{path} lacks {', '.join(missing)}: it is no vocabulary of a BERT. Download it again."
+                raise CheckpointError(msg)
+            return pieces
     msg = (
         f"{folder} has no text tokenizer. LangCell's checkpoint comes without one: download vocab.txt of "
         "https://huggingface.co/microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext "
@@ -194,6 +199,9 @@ def read_genes(folder: Path) -> GeneVocabulary:
         raise FileNotFoundError(msg)
     place = folder / places[0]
     medians, numbers = (read_plain_pickle(place / name) for name in DICTIONARIES)
+    if text := [gene for values in (medians, numbers) for gene, value in values.items() if isinstance(value, str)]:
+        msg = f"The dictionaries of {place} hold text for {', '.join(text[:3])}, not numbers. Download them again."
+        raise CheckpointError(msg)
     tokens = {gene: int(token) for gene, token in numbers.items()}
     genes = sorted((gene for gene in tokens if not gene.startswith("<")), key=tokens.__getitem__)
     in_order = [tokens[gene] for gene in genes] == list(range(FIRST_GENE, FIRST_GENE + len(genes)))
