@@ -25,7 +25,7 @@ __all__ = [
     "Range",
     "Share",
     "Size",
-    "checked",
+    "checks_arguments",
     "expected",
     "fits",
     "hints_of",
@@ -70,10 +70,17 @@ PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
 # What hints call modules, and where names come from that are imported for typing only.
 MODULES = {"np": "numpy", "pd": "pandas"}
 FROM = {"AnnData": "anndata", "MuData": "mudata", "Path": "pathlib"}
-# What else holds for arguments of a name, whatever the function.
+# What else holds for arguments of a name, whatever the function; `None` and generators of random numbers are let pass.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "rng": (lambda value: not isinstance(value, int | np.integer) or value >= 0, "a seed of at least 0"),
-    "key_added": (lambda value: value is None or (value.strip() != "" and "/" not in value), "a name without slashes"),
+    "rng": (lambda value: value >= 0, "a seed of at least 0"),
+    "seed": (lambda value: value >= 0, "a seed of at least 0"),
+    "key_added": (lambda value: value.strip() != "" and "/" not in value, "a name, without a slash"),
+    "batch_size": (lambda value: value >= 1, "at least 1 cell"),
+    "max_epochs": (lambda value: value >= 1, "at least 1"),
+    "lr": (lambda value: value > 0, "a finite number above 0"),
+    "weight_decay": (lambda value: value >= 0, "a finite number of at least 0"),
+    "warmup_steps": (lambda value: value >= 0, "a whole number of at least 0"),
+    "validation_size": (lambda value: 0 <= value < 1, "a share of at least 0 and below 1"),
 }
 
 
@@ -160,7 +167,7 @@ def expected(hint: Any) -> str:
         return f"a dictionary (of each: {expected(parts[1])})"
     if isinstance(origin, type) and issubclass(origin, collections.abc.Iterable):
         return f"a list (of each: {expected(parts[0])})"
-    return f"a {hint.__name__}" if isinstance(hint, type) and hint is not Any else "what its documentation says"
+    return _named(hint) if isinstance(hint, type) and hint is not Any else "what its documentation says"
 
 
 def shown(value: Any) -> str:
@@ -172,18 +179,22 @@ def shown(value: Any) -> str:
     if value is None or isinstance(value, str | bytes | bool | int | float | tuple | list | set | dict):
         text = repr(value)
         return text if len(text) <= N_CHARACTERS else f"{text[:N_CHARACTERS]}..."
-    return f"a {type(value).__name__}"
+    return _named(type(value))
 
 
-def _anything(value: Any) -> bool:
-    return True
+def _named(kind: type) -> str:
+    return f"{'an' if kind.__name__[0] in 'AEIOUaeiou' else 'a'} {kind.__name__}"
 
 
-def checked(function: Function) -> Function:
+def _keeps(rule: Callable[[Any], bool], value: Any) -> bool:
+    return rule(value) if isinstance(value, str | int | float | np.number) else True
+
+
+def checks_arguments(function: Function) -> Function:
     """Refuse arguments of other types than the signature says, with a ValueError, before anything else is done."""
     signature = inspect.signature(function)
     room = function.__module__.split(".")[1]
-    caller = f"sf.{room}.{function.__name__}"
+    caller = f"sf.{room}.{function.__qualname__}"
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -194,8 +205,8 @@ def checked(function: Function) -> Function:
             msg = f"{caller}: {error}. Its arguments: {', '.join(signature.parameters)}."
             raise TypeError(msg) from None
         for name, value in given.items():
-            rule, meaning = RULES.get(name, (_anything, ""))
-            if not fits(value, hint := hints.get(name, Any)) or not rule(value):
+            rule, meaning = RULES.get(name, (bool, ""))
+            if not fits(value, hint := hints.get(name, Any)) or (meaning and not _keeps(rule, value)):
                 default = signature.parameters[name].default
                 what = f"See help({caller})" if default is inspect.Parameter.empty else f"Default: {name}={default!r}"
                 msg = f"{caller}: {name} must be {meaning or expected(hint)}; got {shown(value)}. {what}."

@@ -14,6 +14,7 @@ import torch
 from scvi.data import AnnDataManager
 from torch import nn
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._device import Compute
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.cells import Cells
@@ -185,6 +186,7 @@ class FoundationModel(SavesPlainly):
     def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
         """Embed checked and aligned cells, (n_obs, n_latent), rows in their order."""
 
+    @checks_arguments
     def get_latent_representation(
         self,
         adata: AnnData | None = None,
@@ -256,6 +258,7 @@ class FoundationModel(SavesPlainly):
     # ---- weights -----------------------------------------------------------------------------------------------
 
     @classmethod
+    @checks_arguments
     def from_pretrained(
         cls, source: str | Path, adata: AnnData | None = None, *, version: str | None = None, **config: Any
     ) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from scfoundry._arguments import checks_arguments
 from scfoundry.model._pretrained import DEFAULTS, REGISTRY, locate
 from scfoundry.nn.checkpoint import read_json
 
@@ -26,6 +27,7 @@ CLASSES = {
 }
 
 
+@checks_arguments
 def load_pretrained(source: str | Path) -> FoundationModel:
     """Load weights of any model.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import numpy as np
 from scipy import sparse
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.matrix.checks import require_counts
@@ -25,6 +26,7 @@ _LEAST_WEIGHT: Final = 1e-300
 """Keeps counts in the thousands drawable, where the exponential underflows; no published draw is affected."""
 
 
+@checks_arguments
 def simulate_dropout(
     adata: AnnData,
     *,

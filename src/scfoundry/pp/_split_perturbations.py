@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.perturbations import members_of, perturbation_labels
@@ -22,6 +23,7 @@ TRAIN, VALID, TEST = "train", "valid", "test"
 Parts = dict[str, tuple[str, ...]]
 
 
+@checks_arguments
 def split_perturbations(
     adata: AnnData,
     *,

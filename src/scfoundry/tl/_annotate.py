@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.labels import NO_LABEL
@@ -37,6 +38,7 @@ __all__ = ["annotate"]
 CALLER = "sf.tl.annotate"
 
 
+@checks_arguments
 def annotate(
     adata: AnnData | MuData,
     reference: AnnData | MuData | None = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
 from scfoundry.tl._opening import announce, at_least_one, group_codes, one_of, open_model, record
@@ -26,6 +27,7 @@ __all__ = ["cell_attention"]
 CALLER = "sf.tl.cell_attention"
 
 
+@checks_arguments
 def cell_attention(
     adata: AnnData | MuData,
     *,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
 from scfoundry.tl._opening import (
@@ -39,6 +40,7 @@ CALLER = "sf.tl.denoise"
 PATIENCE = 20
 
 
+@checks_arguments
 def denoise(
     adata: AnnData | MuData,
     model: str | Path | FoundationModel | Denoiser = "cellplm",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
 from scfoundry.tl._opening import announce, open_model, record
@@ -23,6 +24,7 @@ __all__ = ["discriminate_tumour"]
 CALLER = "sf.tl.discriminate_tumour"
 
 
+@checks_arguments
 def discriminate_tumour(
     adata: AnnData | MuData,
     *,

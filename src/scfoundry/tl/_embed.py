@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
 from scfoundry.tl._opening import (
@@ -34,6 +35,7 @@ __all__ = ["embed"]
 CALLER = "sf.tl.embed"
 
 
+@checks_arguments
 def embed(
     adata: AnnData | MuData,
     model: str | Path | FoundationModel | Embedder = "cellplm",

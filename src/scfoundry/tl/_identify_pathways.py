@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.tl._label_slots import column, refuse_shared_columns
@@ -29,6 +30,7 @@ __all__ = ["identify_pathways"]
 CALLER = "sf.tl.identify_pathways"
 
 
+@checks_arguments
 def identify_pathways(
     adata: AnnData | MuData,
     reference: AnnData | MuData | None = None,

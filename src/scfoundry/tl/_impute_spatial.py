@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.matrix.state import MatrixState
@@ -31,6 +32,7 @@ SCALES: dict[str, str] = {
 }
 
 
+@checks_arguments
 def impute_spatial(
     adata_sp: AnnData | MuData,
     adata_sc: AnnData | MuData,

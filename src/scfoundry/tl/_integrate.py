@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
@@ -35,6 +36,7 @@ __all__ = ["integrate"]
 CALLER = "sf.tl.integrate"
 
 
+@checks_arguments
 def integrate(
     adata: AnnData | MuData,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
 from scfoundry.tl._opening import announce, at_least_one, one_of, open_model, quoted, record
@@ -27,6 +28,7 @@ __all__ = ["pathway_tokens"]
 CALLER = "sf.tl.pathway_tokens"
 
 
+@checks_arguments
 def pathway_tokens(
     adata: AnnData | MuData,
     *,

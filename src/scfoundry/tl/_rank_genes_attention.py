@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
 from scfoundry.tl._opening import announce, at_least_one, group_codes, one_of, open_model, quoted, record
@@ -28,6 +29,7 @@ __all__ = ["rank_genes_attention"]
 CALLER = "sf.tl.rank_genes_attention"
 
 
+@checks_arguments
 def rank_genes_attention(
     adata: AnnData | MuData,
     groupby: str,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of
@@ -34,6 +35,7 @@ CALLER = "sf.tl.retrieve"
 Wanted = Literal["cells", "texts"]
 
 
+@checks_arguments
 def retrieve(
     adata: AnnData | MuData,
     query: str | Texts,

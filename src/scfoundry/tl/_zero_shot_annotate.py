@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
@@ -31,6 +32,7 @@ __all__ = ["zero_shot_annotate"]
 CALLER = "sf.tl.zero_shot_annotate"
 
 
+@checks_arguments
 def zero_shot_annotate(
     adata: AnnData | MuData,
     texts: Texts,

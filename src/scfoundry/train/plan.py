@@ -8,6 +8,7 @@ import signal
 import threading
 from abc import abstractmethod
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
@@ -15,7 +16,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
-from scvi.train import TrainRunner
+from scvi.train import Trainer, TrainRunner
 from torch.utils.data import DataLoader
 
 from scfoundry._settings import logger, settings
@@ -46,6 +47,8 @@ __all__ = [
 Schedule = Literal["constant", "linear", "cosine"]
 
 VALIDATION_SEED = 1 << 32
+# What scvi-tools' runner takes beside the arguments of its trainer.
+RUNNER_ARGUMENTS = {"devices", "ckpt_path"}
 
 Module_co = TypeVar("Module_co", bound="nn.Module", covariant=True)
 
@@ -286,6 +289,12 @@ def fit(
     After every epoch a checkpoint is left there. ``trainer_kwargs`` are arguments of scvi-tools' trainer
     (``accelerator``, ``devices``, ...); ``callbacks`` run beside those in it.
     """
+    known = signature(Trainer).parameters.keys() | signature(pl.Trainer).parameters.keys() | RUNNER_ARGUMENTS
+    if unknown := [name for name in trainer_kwargs if name not in known]:
+        msg = (
+            f"train() has no argument {', '.join(map(repr, unknown))}, nor has the trainer: {', '.join(sorted(known))}."
+        )
+        raise TypeError(msg)
     if data.val_dataloader():
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
     trainer_kwargs.setdefault("enable_progress_bar", settings.show_progress)

@@ -11,6 +11,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.tokens.bins import gene_keys
@@ -98,6 +99,7 @@ class Celler(FoundationModel):
     module: CellerModule
 
     @classmethod
+    @checks_arguments
     def setup_anndata(
         cls, adata: AnnData, layer: str | None = None, batch_key: str | None = None, **kwargs: Any
     ) -> None:
@@ -182,6 +184,7 @@ class Celler(FoundationModel):
 
     # ---- training ----------------------------------------------------------------------------------------------
 
+    @checks_arguments
     def train(
         self,
         max_epochs: int = 6,

@@ -9,6 +9,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
+from scfoundry._arguments import checks_arguments
 from scfoundry.data.matrix.reader import CountsInMemory
 from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import DiscriminatesTumour
@@ -114,6 +115,7 @@ class CellLM(FoundationModel):
                 self.module.genes.weight[: len(table)] = table
 
     @classmethod
+    @checks_arguments
     def setup_anndata(
         cls, adata: AnnData, layer: str | None = None, tumour_key: str | None = None, **kwargs: Any
     ) -> None:
@@ -204,6 +206,7 @@ class CellLM(FoundationModel):
 
     # ---- training ----------------------------------------------------------------------------------------------
 
+    @checks_arguments
     def train(
         self,
         max_epochs: int = 10,

@@ -10,6 +10,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import fields
 from tqdm.auto import tqdm
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._settings import settings
 from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
@@ -92,6 +93,7 @@ class CellPLM(FoundationModel):
     module: CellPLMModule
 
     @classmethod
+    @checks_arguments
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -214,6 +216,7 @@ class CellPLM(FoundationModel):
 
     # ---- training ----------------------------------------------------------------------------------------------
 
+    @checks_arguments
     def train(
         self,
         max_epochs: int = 100,
