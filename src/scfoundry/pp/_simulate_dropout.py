@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 from scipy import sparse
@@ -12,6 +12,7 @@ from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.matrix.checks import require_counts
 from scfoundry.data.matrix.loaders import row_blocks
+from scfoundry.data.slots import write
 from scfoundry.stats.dropout import MIN_GENES, SCALE, log_dropout_weights
 
 if TYPE_CHECKING:
@@ -103,9 +104,8 @@ def simulate_dropout(
         _hide(block, (test, valid), kernel, scale, min_genes, generator) for _, block in row_blocks(adata, layer=layer)
     ]
     layers = [sparse.vstack(part, format="csr") for part in zip(*parts, strict=True)]
-    for name, values in zip(("train", "test_mask", "valid_mask"), layers, strict=True):
-        adata.layers[name] = values
-    adata.uns["simulate_dropout"] = {
+    results: dict[str, Any] = dict(zip(("layers/train", "layers/test_mask", "layers/valid_mask"), layers, strict=True))
+    results["uns/simulate_dropout"] = {
         Keys.PARAMS: {
             "layer": "X" if layer is None else layer,
             "test": test,
@@ -117,6 +117,7 @@ def simulate_dropout(
             **({"rng": int(rng)} if isinstance(rng, int | np.integer) else {}),
         }
     }
+    write(adata, results, caller="sf.pp.simulate_dropout")
     n_test, n_valid = (f"{mask.nnz:,}" for mask in layers[1:])
     logger.info("sf.pp.simulate_dropout: hid %s counts for test and %s for validation.", n_test, n_valid)
     return adata if copy else None

@@ -12,7 +12,7 @@ from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.labels import NO_LABEL
 from scfoundry.data.modality import modality_of, to_write
-from scfoundry.tl._label_slots import refuse_shared_columns
+from scfoundry.tl._label_slots import refuse_shared_columns, warn_of_collapse
 from scfoundry.tl._labels import classes_of, with_prompts
 from scfoundry.tl._opening import announce, at_least_one, check_return, one_of, quoted, require_column
 from scfoundry.tl._parents import Parents, parents_of, write_both_levels
@@ -207,11 +207,11 @@ def annotate(
     scores = annotator.predict(cells, compute)
     known: NDArray[np.bool_] = np.any(scores, axis=1)
     names = [label.name for label in annotator.labels]
-    _warn_of_collapse([names[code] for code in np.unique(scores[known].argmax(1))], int(known.sum()))
+    warn_of_collapse(scores, known, names, caller=CALLER)
 
     params |= {"layer": layer, "batch_key": batch_key, "rng": rng, "precision": precision}
     origin = record_learned(weights, annotator, cells, names, params)
-    write_both_levels(target, key_added, annotator, scores, known, origin)
+    write_both_levels(target, key_added, annotator, scores, known, origin, caller=CALLER)
     return annotator if return_fitted else adata if copy else None
 
 
@@ -295,17 +295,6 @@ def _learned(
     shots = to_learn.take(rows) if how["n_shots"] is None else to_learn.take(rows).in_memory()
     training |= {"query": cells if how["transductive"] else None, "genes": shared, "seed": int(rng.integers(2**31))}
     return Annotator.fit(model, shots, labels, codes, loss=loss, parents=parents, **training, compute=compute)
-
-
-def _warn_of_collapse(given: list[str], n_cells: int) -> None:
-    if len(given) == 1 and n_cells > 1:
-        logger.warning(
-            "%s: all %d cells are called %r. Unless they are of one type, nothing was learned that holds for them: "
-            'look at their scores, and try train="head" or another model.',
-            CALLER,
-            n_cells,
-            given[0],
-        )
 
 
 def _drawn(

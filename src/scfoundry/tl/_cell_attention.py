@@ -10,6 +10,7 @@ import pandas as pd
 from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
+from scfoundry.data.slots import write
 from scfoundry.tl._opening import announce, at_least_one, group_codes, one_of, open_model, record
 
 if TYPE_CHECKING:
@@ -140,8 +141,7 @@ def cell_attention(
     arguments = keys | {"group_by": group_by, "k": k, "encoder_layer": encoder_layer, "scale": scale}
     groups = {Keys.GROUPS: _table(found, names)} if group_by is not None else {}
     origin = record(attending, cells, arguments) | groups
-    target.obsp[key_added] = found.weights
-    target.uns[key_added] = origin
+    write(target, {f"obsp/{key_added}": found.weights, f"uns/{key_added}": origin}, caller=CALLER)
     return adata if copy else None
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
+from scfoundry.data.slots import write
 from scfoundry.tl._opening import (
     announce,
     at_least_one,
@@ -180,6 +181,6 @@ def embed(
     if embedder.adapt:
         origin["adaptation"] = embedder.adaptation
     name = origin[Keys.PROVENANCE]["model"]
-    target.obsm[key_added or Keys.embedding(name)] = embedding
-    target.uns[key_added or name] = origin
+    slots = {f"obsm/{key_added or Keys.embedding(name)}": embedding, f"uns/{key_added or name}": origin}
+    write(target, slots, caller=CALLER)
     return embedder if return_fitted else adata if copy else None

@@ -10,6 +10,7 @@ import pandas as pd
 from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import modality_of, to_write
+from scfoundry.data.slots import write
 from scfoundry.tl._label_slots import column, refuse_shared_columns
 from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, one_of, quoted
 from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
@@ -159,8 +160,8 @@ def identify_pathways(
     params = learning | {"layer": layer, "rng": rng, "precision": precision}
     names = list(map(column, pathways.names))
     origin = record_learned(weights, pathways, cells, names, params)
-    target.obsm[key_added] = pd.DataFrame(scores, index=target.obs_names, columns=names)
-    target.uns[key_added] = origin
+    table = pd.DataFrame(scores, index=target.obs_names, columns=names)
+    write(target, {f"obsm/{key_added}": table, f"uns/{key_added}": origin}, caller=CALLER)
     return pathways if return_fitted else adata if copy else None
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
+from scfoundry.data.slots import write
 from scfoundry.tl._opening import announce, at_least_one, one_of, open_model, quoted, record
 
 if TYPE_CHECKING:
@@ -181,6 +182,6 @@ def pathway_tokens(
     if known is not None:
         origin[Keys.ENRICHMENT] = enrichment(top, genes, known, group="code", names=names, max_q=max_q)
     columns = pd.DataFrame(frequencies, index=target.obs_names, columns=codes)
-    target.obsm[key_added or Keys.embedding(Keys.PATHWAY_TOKENS)] = columns
-    target.uns[key_added or Keys.PATHWAY_TOKENS] = origin
+    obsm = f"obsm/{key_added or Keys.embedding(Keys.PATHWAY_TOKENS)}"
+    write(target, {obsm: columns, f"uns/{key_added or Keys.PATHWAY_TOKENS}": origin}, caller=CALLER)
     return adata if copy else None

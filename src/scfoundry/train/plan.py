@@ -47,6 +47,8 @@ __all__ = [
 Schedule = Literal["constant", "linear", "cosine"]
 
 VALIDATION_SEED = 1 << 32
+# Key of a checkpoint.
+HISTORY = "history"
 # What scvi-tools' runner takes beside the arguments of its trainer.
 RUNNER_ARGUMENTS = {"devices", "ckpt_path"}
 
@@ -261,13 +263,32 @@ def positions(numbers: Sequence[int]) -> DataLoader:
 
 
 class Resumable(pl.Callback):
-    """Write the state of the training after every epoch, so that the same call can go on from it."""
+    """Write the state of the training after every epoch, so that the same call can go on from it, with its history.
 
-    def __init__(self, folder: str | Path) -> None:
+    ``past``: losses of earlier trainings of the model, by name; after resuming, those that the checkpoint knows.
+    """
+
+    def __init__(self, folder: str | Path, past: dict[str, list[float]]) -> None:
         self.path = Path(folder) / "last.ckpt"
+        self.past = past
+        self.epochs: list[dict[str, float]] = []
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Keep the history beside the state."""
+        checkpoint[HISTORY] = {"past": self.past, "epochs": self.epochs}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Go on with the history."""
+        self.past, self.epochs = checkpoint[HISTORY]["past"], checkpoint[HISTORY]["epochs"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell the logger of this process what it missed."""
+        for epoch, losses in enumerate(self.epochs):
+            trainer.logger.log_metrics({"epoch": epoch} | losses, step=epoch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the checkpoint in one move: an interruption leaves the old one whole."""
+        self.epochs.append({name: float(value) for name, value in trainer.callback_metrics.items()})
         unfinished = self.path.with_suffix(".part")
         trainer.save_checkpoint(unfinished)
         if trainer.is_global_zero:
@@ -300,8 +321,10 @@ def fit(
     trainer_kwargs.setdefault("enable_progress_bar", settings.show_progress)
     trainer_kwargs.setdefault("log_every_n_steps", 1)
     trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), *callbacks]
+    resumable = None
     if checkpoint_dir is not None:
-        resumable = Resumable(checkpoint_dir)
+        past = {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in (model.history_ or {}).items()}
+        resumable = Resumable(checkpoint_dir, past)
         trainer_kwargs["callbacks"].append(resumable)
         if resumable.path.exists():
             read_torch_file(resumable.path)  # refuses a damaged checkpoint before the training is set up
@@ -309,11 +332,20 @@ def fit(
             trainer_kwargs["ckpt_path"] = resumable.path
     plan.train()
     # scvi-tools would only lengthen losses that the history already has; a second stage has others.
-    past, model.is_trained_ = model.history_ or {}, False
+    earlier, model.is_trained_ = model.history_ or {}, False
     with quiet_lightning(), interruptible():
         TrainRunner(model, training_plan=plan, data_splitter=data, max_epochs=max_epochs, **trainer_kwargs)()
+    if not all(parameter.isfinite().all() for parameter in plan.module.parameters()):
+        model.is_trained_ = False
+        msg = (
+            f"The training diverged: weights are NaN or infinite. Start again with fresh weights and a smaller lr than "
+            f"{plan.lr:g}: train(lr={plan.lr / 10:g})."
+        )
+        raise ValueError(msg)
+    if resumable is not None:
+        earlier = {name: pd.DataFrame({name: values}).rename_axis("epoch") for name, values in resumable.past.items()}
     new = model.history_ or {}
-    model.history_ = past | {
-        name: pd.concat([past[name], frame], ignore_index=True).rename_axis("epoch") if name in past else frame
+    model.history_ = earlier | {
+        name: pd.concat([earlier[name], frame], ignore_index=True).rename_axis("epoch") if name in earlier else frame
         for name, frame in new.items()
     }
