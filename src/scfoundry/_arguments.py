@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import collections.abc
 import functools
+import importlib
 import inspect
 import math
 import sys
@@ -16,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import numpy as np
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "Count",
@@ -67,9 +69,8 @@ PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
     str: ((str,), "text"),
     type(None): ((type(None),), "None"),
 }
-# What hints call modules, and where names come from that are imported for typing only.
-MODULES = {"np": "numpy", "pd": "pandas"}
-FROM = {"AnnData": "anndata", "MuData": "mudata", "Path": "pathlib"}
+# A model is what it can do, of whatever class: the capabilities say so, not the hints.
+BY_CAPABILITY = ("scfoundry.model", "scfoundry.tasks")
 # What else holds for arguments of a name, whatever the function; `None` and generators of random numbers are let pass.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rng": (lambda value: value >= 0, "a seed of at least 0"),
@@ -85,38 +86,47 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 class _Names(dict[str, Any]):
-    """Names in hints; what only a type checker imports and we do not know is `Any`."""
+    """Names in the hints of a module, those included that it imports for a type checker only."""
 
-    def __init__(self, module: Mapping[str, Any]) -> None:
+    def __init__(self, module: str) -> None:
         super().__init__()
         self.module = module
 
     def __missing__(self, name: str) -> Any:
-        for place in (self.module, vars(builtins), vars(collections.abc), vars(typing)):
+        for place in (vars(sys.modules[self.module]), vars(builtins)):
             if name in place:
                 return place[name]
-        if name in MODULES:
-            return sys.modules[MODULES[name]]
-        return getattr(sys.modules.get(FROM.get(name, "")), name, Any)
+        source, original = _for_typing(self.module)[name]
+        if source in BY_CAPABILITY:
+            return Any
+        imported = importlib.import_module(source)
+        return imported if original is None else getattr(imported, original)
 
 
-def hints_of(thing: Any) -> dict[str, Any]:
-    """Type hints of a function or a class by name; unlike `typing.get_type_hints`, of what is imported at all."""
-    found: dict[str, Any] = {}
-    for part in reversed(thing.__mro__) if isinstance(thing, type) else [thing]:
-        module = sys.modules[part.__module__]
-        for name, hint in inspect.get_annotations(part).items():
-            found[name] = _evaluated(hint, vars(module))
+@functools.cache
+def _for_typing(module: str) -> dict[str, tuple[str, str | None]]:
+    """Imports of a module under ``if TYPE_CHECKING``: name -> where it is from and its name there."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    guarded = [part for node in tree.body if isinstance(node, ast.If) for part in node.body]
+    found: dict[str, tuple[str, str | None]] = {}
+    for node in guarded:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.asname or alias.name: (alias.name, None) for alias in node.names}
     return found
 
 
-def _evaluated(hint: Any, names: Mapping[str, Any]) -> Any:
-    if not isinstance(hint, str):
-        return hint
-    try:
-        return eval(hint, {}, _Names(names))  # noqa: S307  # our own source
-    except (TypeError, AttributeError, KeyError):  # of what is not imported
-        return Any
+@functools.cache
+def hints_of(thing: Any) -> dict[str, Any]:
+    """Type hints of a function or a class by name, also where what they name is imported for typing only."""
+    parts = reversed(thing.__mro__) if isinstance(thing, type) else [thing]
+    return {
+        name: eval(hint, {}, _Names(part.__module__)) if isinstance(hint, str) else hint  # noqa: S307  # our own source
+        for part in parts
+        for name, hint in inspect.get_annotations(part).items()
+        if name != "return"
+    }
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -202,7 +212,7 @@ def checks_arguments(function: Function) -> Function:
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            msg = f"{caller}: {error}. Its arguments: {', '.join(signature.parameters)}."
+            msg = f"{caller}: {error}. Leave it out, or pass one of: {', '.join(signature.parameters)}."
             raise TypeError(msg) from None
         for name, value in given.items():
             rule, meaning = RULES.get(name, (bool, ""))

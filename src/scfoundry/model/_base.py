@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,8 @@ import torch
 from scvi.data import AnnDataManager
 from torch import nn
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, fits, shown
+from scfoundry._compat import layer_names
 from scfoundry._device import Compute
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.cells import Cells
@@ -107,8 +108,14 @@ class FoundationModel(SavesPlainly):
             }
         super().__init__(adata, registry)
         genes = self.get_var_names().tolist() if genes is None else genes
+        if not isinstance(genes, GeneVocabulary | Mapping) and not fits(genes, Iterable[str]):
+            msg = f"genes must be names of genes, genes=adata.var_names, or a GeneVocabulary; got {shown(genes)}."
+            raise ValueError(msg)
         if not isinstance(genes, GeneVocabulary):
             genes = GeneVocabulary(**genes) if isinstance(genes, Mapping) else GeneVocabulary(genes)
+        if not len(genes):
+            msg = f"{type(self).__name__} needs at least one gene: genes=adata.var_names."
+            raise ValueError(msg)
         self._genes = self._complete_genes(genes)
         # `save` keeps the arguments: plain values.
         genes = self._genes.as_dict()
@@ -249,7 +256,21 @@ class FoundationModel(SavesPlainly):
 
     @classmethod
     def _register(cls, adata: AnnData, fields: list[Any], setup_args: dict[str, Any], **kwargs: Any) -> None:
-        """Finish ``setup_anndata``: register fields with scvi-tools."""
+        """Finish ``setup_anndata``: register fields; a ValueError where the data lack what a key names."""
+        caller = f"sf.model.{cls.__name__}.setup_anndata"
+        if unknown := kwargs.keys() - {"source_registry", "extend_categories", "allow_missing_fields"}:
+            known = ", ".join(name for name in setup_args if name not in ("cls", "kwargs", "adata"))
+            msg = f"{caller} has no argument {', '.join(map(repr, sorted(unknown)))}; known: {known}. Leave it out."
+            raise ValueError(msg)
+        named = {"layer": layer_names(adata), "spatial_key": adata.obsm.keys()}
+        for argument, keys in setup_args.items():
+            held = named.get(argument, adata.obs.columns)
+            asked = [keys] if isinstance(keys, str) else keys if isinstance(keys, list | tuple) else []
+            is_key = argument == "layer" or argument.endswith(("_key", "_keys"))
+            if is_key and (missing := [key for key in asked if key not in held]):
+                present = ", ".join(map(repr, held)) or "none"
+                msg = f"{caller}: adata has no {argument}={missing[0]!r}; it has {present}. Pass one of them, or None."
+                raise ValueError(msg)
         setup = cls._get_setup_method_args(**setup_args)
         manager = AnnDataManager(fields=fields, setup_method_args=setup)
         manager.register_fields(adata, **kwargs)

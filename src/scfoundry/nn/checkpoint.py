@@ -77,7 +77,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
-        msg = f"{path} is damaged: {error}. Download or save the model again."
+        msg = f"{path} is damaged: {error}. Download it again, or save the model again."
         raise CheckpointError(msg) from error
     if not isinstance(content, dict):
         msg = f"{path} holds a {type(content).__name__}, not names with their values. Download or save it again."

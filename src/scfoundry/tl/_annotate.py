@@ -239,6 +239,12 @@ class _Labelled(NamedTuple):
                 "at least two. Without a reference: sf.tl.zero_shot_annotate(adata, texts)."
             )
             raise ValueError(msg)
+        if len(classes) == labels.notna().sum() > 2:
+            msg = (
+                f"Every labelled cell of the reference has a label of its own in obs[{key!r}], such as {classes[0]!r}: "
+                "nothing can be learned from one cell of each. Pass a column that groups cells: labels_key=..."
+            )
+            raise ValueError(msg)
         if n_missing := int(labels.isna().sum()):
             n_silent = int(says_nothing.sum())
             also = f" (of them {n_silent} with an empty one or a word for none)" if n_silent else ""

@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from scvi.train import Trainer, TrainRunner
 from torch.utils.data import DataLoader
 
@@ -330,11 +331,21 @@ def fit(
             read_torch_file(resumable.path)  # refuses a damaged checkpoint before the training is set up
             logger.info("Resuming the training from %s.", resumable.path)
             trainer_kwargs["ckpt_path"] = resumable.path
+        try:
+            resumable.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"checkpoint_dir={str(checkpoint_dir)!r} cannot be made: {error}. Pass a folder that can, or None."
+            raise ValueError(msg) from error
     plan.train()
     # scvi-tools would only lengthen losses that the history already has; a second stage has others.
     earlier, model.is_trained_ = model.history_ or {}, False
     with quiet_lightning(), interruptible():
-        TrainRunner(model, training_plan=plan, data_splitter=data, max_epochs=max_epochs, **trainer_kwargs)()
+        try:
+            run = TrainRunner(model, training_plan=plan, data_splitter=data, max_epochs=max_epochs, **trainer_kwargs)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            msg = f"The trainer refuses an argument: {error} For a CPU: accelerator='cpu', devices=1."
+            raise ValueError(msg) from error
+        run()
     if not all(parameter.isfinite().all() for parameter in plan.module.parameters()):
         model.is_trained_ = False
         msg = (
