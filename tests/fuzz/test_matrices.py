@@ -17,7 +17,23 @@ from scfoundry.data.matrix.numbers import as_real_numbers
 
 sf.settings.verbosity = "error"
 
-DTYPES = ("<f4", "<f8", ">f4", ">f8", "<i4", ">i4", "<i8", ">i8", "u1", "<u2", ">u2", "<f2", "longdouble", "object", "?")
+DTYPES = (
+    "<f4",
+    "<f8",
+    ">f4",
+    ">f8",
+    "<i4",
+    ">i4",
+    "<i8",
+    ">i8",
+    "u1",
+    "<u2",
+    ">u2",
+    "<f2",
+    "longdouble",
+    "object",
+    "?",
+)
 
 
 def read_only(matrix):

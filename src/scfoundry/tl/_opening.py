@@ -105,7 +105,8 @@ def refuse_learning(given: Iterable[str], *, caller: str) -> None:
 
 def quoted(names: Iterable[object], most: int | None = None) -> str:
     """Names in a message, ``'a', 'b', ...``; "none" if there are none."""
-    listed = list(names)
+    # Names out of an array are numpy's, and say so.
+    listed = [name.item() if isinstance(name, np.generic) else name for name in names]
     shown = ", ".join(map(repr, listed[:most])) or "none"
     return shown + ", ..." if most is not None and len(listed) > most else shown
 
