@@ -78,7 +78,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "key_added": (lambda value: value.strip() != "" and "/" not in value, "a name, without a slash"),
     "batch_size": (lambda value: value >= 1, "at least 1 cell"),
     "max_epochs": (lambda value: value >= 1, "at least 1"),
-    "lr": (lambda value: value > 0, "a finite number above 0"),
+    "lr": (lambda value: value >= 0, "a finite number of at least 0"),
     "weight_decay": (lambda value: value >= 0, "a finite number of at least 0"),
     "warmup_steps": (lambda value: value >= 0, "a whole number of at least 0"),
     "validation_size": (lambda value: 0 <= value < 1, "a share of at least 0 and below 1"),
@@ -134,7 +134,8 @@ def fits(value: Any, hint: Any) -> bool:
     origin, parts = get_origin(hint), get_args(hint)
     if hint in PLAIN:
         number = not isinstance(value, bool | np.bool_) or hint is bool
-        return isinstance(value, PLAIN[hint][0]) and number and (hint is not float or math.isfinite(value))
+        finite = hint is not float or not isinstance(value, float | np.floating) or math.isfinite(value)
+        return isinstance(value, PLAIN[hint][0]) and number and finite
     if origin is Annotated:
         return fits(value, parts[0]) and all(value in rule for rule in parts[1:] if isinstance(rule, Range))
     if origin in (Union, types.UnionType):
@@ -219,6 +220,8 @@ def checks_arguments(function: Function) -> Function:
             if not fits(value, hint := hints.get(name, Any)) or (meaning and not _keeps(rule, value)):
                 default = signature.parameters[name].default
                 what = f"See help({caller})" if default is inspect.Parameter.empty else f"Default: {name}={default!r}"
+                if isinstance(value, str) and fits([value], hint):
+                    what = f"Pass a list: {name}=[{value!r}]"
                 msg = f"{caller}: {name} must be {meaning or expected(hint)}; got {shown(value)}. {what}."
                 raise ValueError(msg)
         return function(*args, **kwargs)

@@ -45,7 +45,7 @@ def refuse_not_finite(values: Any, what: str, *, caller: str) -> None:
         msg = (
             f"{caller}: {share:.2%} of {what} would be NaN or infinite, and nothing is written. The weights are "
             "damaged, their training diverged, or counts are beyond what they can read. Compare with weights that "
-            f'ship: {caller}(adata, ..., model="cellplm"); and print(adata.X.max()).'
+            "ship, sf.model.list_pretrained(), and print(adata.X.max())."
         )
         raise ValueError(msg)
 

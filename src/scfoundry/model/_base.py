@@ -15,13 +15,13 @@ from scvi.data import AnnDataManager
 from torch import nn
 
 from scfoundry._arguments import checks_arguments, fits, shown
-from scfoundry._compat import layer_names
 from scfoundry._device import Compute
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.model._capabilities import warn_of_idle_positions
 from scfoundry.model._folder import CONFIG_FILE, checked_sha256, read_folder, write_folder
 from scfoundry.model._pretrained import locate
+from scfoundry.model._registration import refuse_missing_keys
 from scfoundry.model._saving import SavesPlainly
 from scfoundry.nn.checkpoint import CheckpointError, account_for
 
@@ -257,20 +257,7 @@ class FoundationModel(SavesPlainly):
     @classmethod
     def _register(cls, adata: AnnData, fields: list[Any], setup_args: dict[str, Any], **kwargs: Any) -> None:
         """Finish ``setup_anndata``: register fields; a ValueError where the data lack what a key names."""
-        caller = f"sf.model.{cls.__name__}.setup_anndata"
-        if unknown := kwargs.keys() - {"source_registry", "extend_categories", "allow_missing_fields"}:
-            known = ", ".join(name for name in setup_args if name not in ("cls", "kwargs", "adata"))
-            msg = f"{caller} has no argument {', '.join(map(repr, sorted(unknown)))}; known: {known}. Leave it out."
-            raise ValueError(msg)
-        named = {"layer": layer_names(adata), "spatial_key": adata.obsm.keys()}
-        for argument, keys in setup_args.items():
-            held = named.get(argument, adata.obs.columns)
-            asked = [keys] if isinstance(keys, str) else keys if isinstance(keys, list | tuple) else []
-            is_key = argument == "layer" or argument.endswith(("_key", "_keys"))
-            if is_key and (missing := [key for key in asked if key not in held]):
-                present = ", ".join(map(repr, held)) or "none"
-                msg = f"{caller}: adata has no {argument}={missing[0]!r}; it has {present}. Pass one of them, or None."
-                raise ValueError(msg)
+        refuse_missing_keys(adata, setup_args, kwargs, caller=f"sf.model.{cls.__name__}.setup_anndata")
         setup = cls._get_setup_method_args(**setup_args)
         manager = AnnDataManager(fields=fields, setup_method_args=setup)
         manager.register_fields(adata, **kwargs)

@@ -12,7 +12,7 @@ __all__ = ["PlainConfig"]
 
 
 @cache
-def _hints(config: type) -> dict[str, Any]:
+def _hints(config: Any) -> dict[str, Any]:
     return {name: hint for name, hint in hints_of(config).items() if name in {field.name for field in fields(config)}}
 
 

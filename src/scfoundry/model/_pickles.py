@@ -42,7 +42,7 @@ def number(kind: Kind, content: bytes) -> Any:
     if not isinstance(kind, Kind):
         msg = f"it asks for a number of type {type(kind).__name__}"
         raise pickle.UnpicklingError(msg)
-    return np.frombuffer(content, np.dtype(kind.name).newbyteorder(kind.order))[0]
+    return np.frombuffer(content, np.dtype(kind.order + kind.name))[0]
 
 
 NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
@@ -53,7 +53,8 @@ SAFE = {
     ("numpy._core.multiarray", "scalar"): number,
     ("_codecs", "encode"): latin1,
 }
-STEPS: dict[int, Any] = pickle._Unpickler.dispatch  # type: ignore[attr-defined]
+# In Python, because the one in C allocates as many places as a file claims to need.
+InPython: Any = vars(pickle)["_Unpickler"]
 # What plain values do without: instances, persistent ids, buffers that are allocated by a length in the file.
 UNSAFE = (
     *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
@@ -61,13 +62,12 @@ UNSAFE = (
 )
 
 
-class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
-    """An unpickler that knows numbers of numpy and nothing else beyond the plain types.
+class PlainUnpickler(InPython):
+    """An unpickler that knows numbers of numpy and nothing else beyond the plain types."""
 
-    In Python, because the one in C allocates as many places as a file claims to need.
-    """
-
-    dispatch: ClassVar = {step: act for step, act in STEPS.items() if bytes([step]) not in UNSAFE}
+    dispatch: ClassVar[dict[int, Any]] = {
+        step: act for step, act in InPython.dispatch.items() if bytes([step]) not in UNSAFE
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         """Refuse every other name that a pickle could call."""

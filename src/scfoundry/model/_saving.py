@@ -70,9 +70,9 @@ class SavesPlainly(BaseModelClass):
         fresh weights. CheckpointError: if they do not fit.
         """
         with built_within(tensors, source=source):
-            planned = cls(None, registry, genes=genes, **config).module  # type: ignore[call-arg]
+            planned = cls(None, registry, genes=genes, **config).module
         found = state(planned)
-        model = cls(adata, registry, genes=genes, **config)  # type: ignore[call-arg]
+        model = cls(adata, registry, genes=genes, **config)
         model.module.load_state_dict(model.module.state_dict() | found)
         return model
 

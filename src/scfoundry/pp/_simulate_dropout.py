@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from scipy import sparse
@@ -95,7 +95,7 @@ def simulate_dropout(
     >>> adata.layers["test_mask"].sum(axis=1).ravel().tolist()
     [[1, 2]]
     """
-    _check_arguments(test, valid, kernel, scale, min_genes)
+    _check_arguments(test, valid, scale, min_genes)
     require_counts(adata, layer=layer, caller="sf.pp.simulate_dropout")
     if copy:
         adata = adata.to_memory() if adata.isbacked else adata.copy()
@@ -123,15 +123,12 @@ def simulate_dropout(
     return adata if copy else None
 
 
-def _check_arguments(test: float, valid: float, kernel: str, scale: float, min_genes: int) -> None:
+def _check_arguments(test: float, valid: float, scale: float, min_genes: int) -> None:
     if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
         msg = (
             f"test={test} and valid={valid} must be shares of a cell's expressed genes that leave some to learn from: "
             "test above 0, valid at least 0, less than 1 together. The published ones: test=0.1, valid=0.1."
         )
-        raise ValueError(msg)
-    if kernel not in get_args(Kernel):
-        msg = f'kernel must be "exponential" or "uniform"; got {kernel!r}.'
         raise ValueError(msg)
     if not scale > 0:
         msg = f"scale must be a count above 0; got {scale}. The published one: scale=20."

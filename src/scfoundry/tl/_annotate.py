@@ -14,7 +14,7 @@ from scfoundry.data.labels import NO_LABEL
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.tl._label_slots import refuse_shared_columns, warn_of_collapse
 from scfoundry.tl._labels import classes_of, with_prompts
-from scfoundry.tl._opening import announce, at_least_one, check_return, one_of, quoted, require_column
+from scfoundry.tl._opening import announce, at_least_one, check_return, quoted, require_column
 from scfoundry.tl._parents import Parents, parents_of, write_both_levels
 from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
 
@@ -175,12 +175,11 @@ def annotate(
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.nn.label_loss import LabelLoss
-    from scfoundry.tasks.annotation.annotator import Annotator, Train, recipe_of
+    from scfoundry.tasks.annotation.annotator import Annotator, recipe_of
 
     every_cell = "To learn from all: n_shots=None."
     at_least_one("n_shots", n_shots, "is the number of cells per label and at least 1", fix=every_cell)
     at_least_one("max_epochs", max_epochs)
-    one_of(Train, train=train)
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     minimised = LabelLoss.of(loss or "cross_entropy", hard_mining)
     learning: dict[str, Any] = {"labels_key": labels_key, "n_shots": n_shots, "train": train, "max_epochs": max_epochs}

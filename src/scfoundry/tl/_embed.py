@@ -13,7 +13,6 @@ from scfoundry.tl._opening import (
     at_least_one,
     check_return,
     new_seed,
-    one_of,
     open_fitted,
     record,
     refuse_learning,
@@ -145,10 +144,9 @@ def embed(
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import FineTunesExpression, require
-    from scfoundry.tasks.embedding.embedder import Adaptation, Embedder
+    from scfoundry.tasks.embedding.embedder import Embedder
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
-    one_of(Adaptation, adapt=adapt)
     at_least_one("max_epochs", max_epochs)
     if max_epochs is not None and not fine_tune:
         msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."

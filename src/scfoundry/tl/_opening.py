@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,6 @@ __all__ = [
     "check_return",
     "group_codes",
     "new_seed",
-    "one_of",
     "open_fitted",
     "open_model",
     "quoted",
@@ -45,14 +44,6 @@ def at_least_one(name: str, value: object, meaning: str = "must be at least 1", 
     if value is not None and (not isinstance(value, int | np.integer) or value < 1):
         msg = f"{name} {meaning}; got {value!r}. {fix or f'To leave the choice to the function: {name}=None.'}"
         raise ValueError(msg)
-
-
-def one_of(choices: Any, **values: object) -> None:
-    """Refuse values that are not of a `Literal`; `None` leaves the choice to the function."""
-    for name, value in values.items():
-        if value is not None and value not in get_args(choices):
-            msg = f"{name} must be one of {quoted(get_args(choices))}; got {value!r}."
-            raise ValueError(msg)
 
 
 def require_column(obs: pd.DataFrame, key: object, *, fix: str, name: str = "adata") -> None:

@@ -11,7 +11,7 @@ from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
 from scfoundry.data.slots import write
-from scfoundry.tl._opening import announce, at_least_one, one_of, open_model, quoted, record
+from scfoundry.tl._opening import announce, at_least_one, open_model, quoted, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -140,11 +140,10 @@ def pathway_tokens(
     from scfoundry.model._capabilities import TokenisesPathways
     from scfoundry.tasks._enrichment import enrichment
     from scfoundry.tasks.pathway_tokens.association import associate
-    from scfoundry.tasks.pathway_tokens.ranking import RankBy, rank_genes
+    from scfoundry.tasks.pathway_tokens.ranking import rank_genes
 
     at_least_one("n_top_genes", n_top_genes, "must be at least 1", fix="The default: n_top_genes=50.")
     at_least_one("min_cells", min_cells, "must be at least 1", fix="The default: min_cells=10.")
-    one_of(RankBy, rank_by=rank_by)
     if not 0 < max_q <= 1:
         msg = f"max_q must be above 0 and at most 1; got {max_q}. The default: max_q=0.05."
         raise ValueError(msg)

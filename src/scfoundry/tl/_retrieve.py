@@ -12,7 +12,7 @@ from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of
 from scfoundry.tl._labels import labels_of, with_prompts
-from scfoundry.tl._opening import announce, at_least_one, one_of, open_model, quoted, record
+from scfoundry.tl._opening import announce, at_least_one, open_model, quoted, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,7 +149,6 @@ def retrieve(
 
 
 def _check(find: str, k: int, use_rep: str | None) -> None:
-    one_of(Wanted, find=find)
     at_least_one("k", k, "is the number of hits and at least 1", fix="For ten: k=10.")
     if find == "texts" and use_rep is not None:
         msg = f"use_rep={use_rep!r} serves to find cells; texts are chosen by the counts. Leave it at None."

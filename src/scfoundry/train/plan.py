@@ -285,7 +285,8 @@ class Resumable(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell the logger of this process what it missed."""
         for epoch, losses in enumerate(self.epochs):
-            trainer.logger.log_metrics({"epoch": epoch} | losses, step=epoch)
+            if trainer.logger is not None:
+                trainer.logger.log_metrics({"epoch": epoch} | losses, step=epoch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the checkpoint in one move: an interruption leaves the old one whole."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -392,15 +392,9 @@ class Celler(FoundationModel):
     @classmethod
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
         release = read_release(folder)
-        source = str(release.weights)
-        model = cls._filled(
-            lambda module: from_released(release.tensors, module, rows=release.rows, source=source),
-            release.tensors.values(),
-            source,
-            adata,
-            genes=release.genes,
-            **(release.config | config),
-        )
+        source, values = str(release.weights), release.config | config
+        state = partial(from_released, release.tensors, rows=release.rows, source=source)
+        model = cls._filled(state, release.tensors.values(), source, adata, genes=release.genes, **values)
         model.description_ |= {"weights": folder.name, "sha256": sha256(release.weights)}
         if (known := REGISTRY.get(folder.name)) and known.model == cls.name:
             model.description_ |= {about: getattr(known, about) for about in ("licence", "citation", "trained_on")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -375,13 +376,7 @@ class CellLM(FoundationModel):
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
         path = find_weights(folder, version)
         release = read_release(path, config.pop("genes", None))
-        model = cls._filled(
-            lambda module: from_released(release.tensors, module, source=str(path)),
-            release.tensors.values(),
-            str(path),
-            adata,
-            genes=release.genes,
-            **(release.config | config),
-        )
+        state_of, values = partial(from_released, release.tensors, source=str(path)), release.config | config
+        model = cls._filled(state_of, release.tensors.values(), str(path), adata, genes=release.genes, **values)
         model.description_ |= {"weights": path.stem, "sha256": sha256(path)}
         return model
