@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Celler"]
 
 BATCH = "batch"
-# Cells of which gradients are computed at once where a task trains through the embedding.
-CELLS_PER_PART = 16
+CELLS_PER_PART = 16  # of which gradients are computed at once where a task trains through the embedding
 
 
 class Celler(FoundationModel):
@@ -392,9 +391,9 @@ class Celler(FoundationModel):
     @classmethod
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
         release = read_release(folder)
-        source, values = str(release.weights), release.config | config
-        state = partial(from_released, release.tensors, rows=release.rows, source=source)
-        model = cls._filled(state, release.tensors.values(), source, adata, genes=release.genes, **values)
+        tensors, source = release.tensors, str(release.weights)
+        state = partial(from_released, tensors, rows=release.rows, source=source)
+        model = cls._filled(state, tensors.values(), source, adata, genes=release.genes, **(release.config | config))
         model.description_ |= {"weights": folder.name, "sha256": sha256(release.weights)}
         if (known := REGISTRY.get(folder.name)) and known.model == cls.name:
             model.description_ |= {about: getattr(known, about) for about in ("licence", "citation", "trained_on")}
