@@ -282,11 +282,11 @@ class Resumable(pl.Callback):
         """Go on with the history."""
         self.past, self.epochs = checkpoint[HISTORY]["past"], checkpoint[HISTORY]["epochs"]
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell the logger of this process what it missed."""
-        for epoch, losses in enumerate(self.epochs):
-            if trainer.logger is not None:
-                trainer.logger.log_metrics({"epoch": epoch} | losses, step=epoch)
+    @property
+    def history(self) -> dict[str, pd.DataFrame]:
+        """Losses of all epochs of this training, those before it was resumed included, as scvi-tools keeps them."""
+        names = dict.fromkeys(name for losses in self.epochs for name in losses)
+        return {name: _frame(name, [losses.get(name, math.nan) for losses in self.epochs]) for name in names}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the checkpoint in one move: an interruption leaves the old one whole."""
@@ -295,6 +295,10 @@ class Resumable(pl.Callback):
         trainer.save_checkpoint(unfinished)
         if trainer.is_global_zero:
             unfinished.replace(self.path)
+
+
+def _frame(name: str, values: Sequence[float]) -> pd.DataFrame:
+    return pd.DataFrame({name: values}).rename_axis("epoch")
 
 
 def fit(
@@ -354,9 +358,9 @@ def fit(
             f"{plan.lr:g}: train(lr={plan.lr / 10:g})."
         )
         raise ValueError(msg)
-    if resumable is not None:
-        earlier = {name: pd.DataFrame({name: values}).rename_axis("epoch") for name, values in resumable.past.items()}
     new = model.history_ or {}
+    if resumable is not None:
+        earlier, new = {name: _frame(name, values) for name, values in resumable.past.items()}, resumable.history
     model.history_ = earlier | {
         name: pd.concat([earlier[name], frame], ignore_index=True).rename_axis("epoch") if name in earlier else frame
         for name, frame in new.items()
