@@ -168,7 +168,7 @@ def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in
         ("B cell", {}, r"texts must be a list .*; got 'B cell'. Pass a list: texts=\['B cell'\]"),
         (["B cell", 3], {}, r"texts must be a list \(of each: text\) .*; got \['B cell', 3\]"),
         (["B cell", " "], {}, r"must be strings that say something; got ' '"),
-        ({"B cell": None}, {}, r"texts must be .* a dictionary .*; got \{'B cell': None\}"),
+        ({"B cell": None}, {}, r"must be strings that say something; got None for 'B cell'"),
         ({"B cell": []}, {}, r"no text for 'B cell'"),
         (["B cell", "NK", "NK"], {}, r"got 'NK' more than once"),
         (["B cell", "unknown"], {}, r"'unknown' is what cells are called that no text fits"),
