@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from cases import contents, same
+from cases import SmallModel, contents, same
 from scipy import sparse
 
+import scfoundry as sf
 from scfoundry.data import slots
 from scfoundry.data.slots import write
 
@@ -60,3 +61,14 @@ def test_what_is_not_finite_is_refused_and_nothing_written(adata, address):
     with pytest.raises(ValueError, match=r"sf.tl.verb: \d+\.\d+% of adata\.\w+\[\w+\] would be NaN or infinite"):
         write(adata, RESULTS | {address: wrong[address]}, caller="sf.tl.verb")
     same(contents(adata), before)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_an_embedding_that_means_nothing_is_refused(make_adata, value):
+    adata = make_adata(9, 20)
+    model = SmallModel(adata.var_names)
+    model.projection[:] = value
+    message = r"all 9 cells have the same embedding, though" if value == 0 else r"% of the embedding would be NaN"
+    with pytest.raises(ValueError, match=rf"sf.tl.embed: .*{message}"):
+        sf.tl.embed(adata, model=model, adapt=None)
+    assert not adata.obsm.keys() & {"X_small"}

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import scfoundry as sf
-from scfoundry._arguments import RULES, Count, Share, Size, fits, hints_of
+from scfoundry._arguments import RULES, Count, Share, Size, fits, hints_of, shown
+from scfoundry.tl._opening import quoted
 
 FACE = {f"{room.__name__}.{name}": getattr(room, name) for room in (sf.tl, sf.pp) for name in room.__all__}
 WRONG = {
@@ -98,6 +99,12 @@ def test_what_is_out_of_range_is_refused_wherever_there_is_such_an_argument(name
     for verb in verbs:
         with pytest.raises(ValueError, match=rf"{name} must be {RULES[name][1]}; got"):
             verb(**required(verb) | {name: out})
+
+
+def test_names_in_messages_are_plain_text():
+    assert quoted(np.array(["enteric glial cell", "NK"])) == "'enteric glial cell', 'NK'"
+    assert shown(np.str_("NK")) == "'NK'"
+    assert (shown(np.float32(0.5)), shown(AnnData), shown(np.ones(2))) == ("0.5", "the class AnnData", "a ndarray")
 
 
 @given(st.integers() | st.floats() | st.text() | st.booleans() | st.none() | st.lists(st.integers()))

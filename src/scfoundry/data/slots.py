@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anndata import AnnData
+    from numpy.typing import NDArray
 
-__all__ = ["refuse_not_finite", "write"]
+    from scfoundry.data.matrix.cells import Cells
+
+__all__ = ["refuse_meaningless", "refuse_not_finite", "write"]
 
 
 def write(adata: AnnData, results: Mapping[str, Any], *, caller: str) -> None:
@@ -46,6 +49,20 @@ def refuse_not_finite(values: Any, what: str, *, caller: str) -> None:
             f"{caller}: {share:.2%} of {what} would be NaN or infinite, and nothing is written. The weights are "
             "damaged, their training diverged, or counts are beyond what they can read. Compare with weights that "
             "ship, sf.model.list_pretrained(), and print(adata.X.max())."
+        )
+        raise ValueError(msg)
+
+
+def refuse_meaningless(embedding: NDArray[np.float32], cells: Cells, *, caller: str) -> None:
+    """Refuse an embedding, (n_obs, d), that is not finite, or the same for cells of different depth."""
+    refuse_not_finite(embedding, "the embedding", caller=caller)
+    if len(embedding) < 2 or not embedding.size or np.ptp(embedding, axis=0).any():
+        return
+    totals = np.concatenate([np.ravel(block.sum(axis=1)) for block in cells.blocks()])
+    if np.ptp(totals):
+        msg = (
+            f"{caller}: all {len(embedding):,} cells have the same embedding, though their counts differ. The weights "
+            "are damaged, or were never trained. Compare with weights that ship, sf.model.list_pretrained()."
         )
         raise ValueError(msg)
 

@@ -18,6 +18,7 @@ from scfoundry._arguments import checks_arguments, fits, shown
 from scfoundry._device import Compute
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.cells import Cells
+from scfoundry.data.slots import refuse_meaningless
 from scfoundry.model._capabilities import warn_of_idle_positions
 from scfoundry.model._folder import CONFIG_FILE, checked_sha256, read_folder, write_folder
 from scfoundry.model._pretrained import locate
@@ -239,6 +240,7 @@ class FoundationModel(SavesPlainly):
             cells = Cells.of(adata, self.genes, **keys, caller=caller)
         warn_of_idle_positions(self, cells)
         latent = self.embed(cells, compute)
+        refuse_meaningless(latent, cells, caller=caller)
         return latent if indices is None else latent[np.asarray(indices)]
 
     def registered_cells(self, caller: str) -> Cells:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
-from scfoundry.data.slots import write
+from scfoundry.data.slots import refuse_meaningless, write
 from scfoundry.tl._opening import (
     announce,
     at_least_one,
@@ -172,6 +172,7 @@ def embed(
         embedder, embedding = Embedder.fit(loaded, cells, **learning, seed=new_seed(rng), compute=compute)
     else:
         embedding = embedder.predict(cells, compute=compute)
+    refuse_meaningless(embedding, cells, caller=CALLER)
 
     params = keys | {"adapt": embedder.adapt, "fine_tune": embedder.fine_tuned, "max_epochs": max_epochs}
     params |= {"rng": rng if fine_tune else None, "precision": precision, "method": embedder.method}

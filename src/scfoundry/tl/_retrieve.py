@@ -11,6 +11,7 @@ from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of
+from scfoundry.data.slots import refuse_not_finite
 from scfoundry.tl._labels import labels_of, with_prompts
 from scfoundry.tl._opening import announce, at_least_one, open_model, quoted, record
 
@@ -189,6 +190,7 @@ def _require_one_space(
 def _table(adata: AnnData, labels: Sequence[Label], hits: Hits, origin: dict[str, Any]) -> pd.DataFrame:
     """One row per hit, with the arguments and the weights that it comes from."""
     names = np.array([label.name for label in labels], dtype=object)
+    refuse_not_finite(hits.scores, "the scores", caller=CALLER)
     n_queries, n_hits = hits.scores.shape
     table = pd.DataFrame(
         {
