@@ -230,7 +230,10 @@ class _Labelled(NamedTuple):
         labels = labels.mask(says_nothing, None)
         classes = labels.dropna().unique()
         if not len(classes):
-            msg = f"None of the {adata.n_obs:,} cells of the reference has a label in obs[{key!r}]."
+            msg = (
+                f"None of the {adata.n_obs:,} cells of the reference has a label in obs[{key!r}]. Fill the column, or "
+                "pass another: labels_key=..."
+            )
             raise ValueError(msg)
         if len(classes) == 1:
             msg = (

@@ -128,7 +128,7 @@ def check_training(
         msg = f"part_lrs must name parts of the model ({known}) and give each a rate of at least 0; got {wrong}."
         raise ValueError(msg)
     if panel_sizes is not None and not 1 <= panel_sizes[0] <= panel_sizes[1]:
-        msg = f"panel_sizes must be (fewest, most) genes, of at least 1; got {panel_sizes}. Of all: panel_sizes=None."
+        msg = f"panel_sizes must be (fewest, most) genes, of at least 1; got {panel_sizes}. For all: panel_sizes=None."
         raise ValueError(msg)
     names = {context.name for context in contexts}
     if measured is not None and (missing := sorted(names - measured.keys())):
