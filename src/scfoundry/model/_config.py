@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from functools import cache
 from typing import Any, ClassVar, Self
 
 from scfoundry._arguments import expected, fits, hints_of, shown
 
 __all__ = ["PlainConfig"]
-
-
-@cache
-def _hints(config: Any) -> dict[str, Any]:
-    return {name: hint for name, hint in hints_of(config).items() if name in {field.name for field in fields(config)}}
 
 
 class PlainConfig:
@@ -23,9 +17,11 @@ class PlainConfig:
     """Whose values they are, for messages."""
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
-            if not fits(value := getattr(self, name), hint):
-                msg = f"{self._of} config: {name} must be {expected(hint)}; got {shown(value)}."
+        own: Any = type(self)
+        for field in fields(own):
+            hint, value = hints_of(own)[field.name], getattr(self, field.name)
+            if not fits(value, hint):
+                msg = f"{self._of} config: {field.name} must be {expected(hint)}; got {shown(value)}."
                 raise ValueError(msg)
 
     @classmethod
