@@ -65,10 +65,10 @@ def test_what_is_not_finite_is_refused_and_nothing_written(adata, address):
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_an_embedding_that_means_nothing_is_refused(make_adata, value):
-    adata = make_adata(9, 20)
+    adata = make_adata(20, 30)
     model = SmallModel(adata.var_names)
     model.projection[:] = value
-    message = r"all 9 cells have the same embedding, though" if value == 0 else r"% of the embedding would be NaN"
+    message = r"all 20 cells have the same embedding, though" if value == 0 else r"% of the embedding would be NaN"
     with pytest.raises(ValueError, match=rf"sf.tl.embed: .*{message}"):
         sf.tl.embed(adata, model=model, adapt=None)
     assert not adata.obsm.keys() & {"X_small"}

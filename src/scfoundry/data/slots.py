@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["refuse_meaningless", "refuse_not_finite", "write"]
 
+# A few cells may well be alike: from how many on one embedding for all is none, and by what share of a gene they differ.
+FEWEST, DIFFERENT = 10, 0.01
+
 
 def write(adata: AnnData, results: Mapping[str, Any], *, caller: str) -> None:
     """Write results by address (``"obsm/X_pca"``); `None` takes away what an earlier call left there.
@@ -54,12 +57,13 @@ def refuse_not_finite(values: Any, what: str, *, caller: str) -> None:
 
 
 def refuse_meaningless(embedding: NDArray[np.float32], cells: Cells, *, caller: str) -> None:
-    """Refuse an embedding, (n_obs, d), that is not finite, or the same for cells of different depth."""
+    """Refuse an embedding, (n_obs, d), that is not finite, or the same for many cells of different composition."""
     refuse_not_finite(embedding, "the embedding", caller=caller)
-    if len(embedding) < 2 or not embedding.size or np.ptp(embedding, axis=0).any():
+    if len(embedding) < FEWEST or not embedding.size or np.ptp(embedding, axis=0).any():
         return
-    totals = np.concatenate([np.ravel(block.sum(axis=1)) for block in cells.blocks()])
-    if np.ptp(totals):
+    counts = next(iter(cells.blocks()))[:100].toarray()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    if np.ptp(shares, axis=0).max(initial=0) > DIFFERENT:
         msg = (
             f"{caller}: all {len(embedding):,} cells have the same embedding, though their counts differ. The weights "
             "are damaged, or were never trained. Compare with weights that ship, sf.model.list_pretrained()."
