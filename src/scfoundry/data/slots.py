@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["refuse_meaningless", "refuse_not_finite", "write"]
 
-# A few cells may well be alike: from how many on one embedding for all is none, and by what share of a gene they differ.
+# A few cells may be alike: from how many on one embedding for all is none, and by what share of a gene they differ.
 FEWEST, DIFFERENT = 10, 0.01
 
 
