@@ -14,11 +14,12 @@ ifeq ($(CI)$(shell command -v nvidia-smi),)
 TORCH_INDEX ?= --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 
-.PHONY: help quickstart test lint docs clean
+.PHONY: help quickstart test fuzz lint docs clean
 
 help:
 	@echo "make quickstart   embed, cluster, score and name (zero-shot) 700 real cells; writes quickstart_umap.png"
 	@echo "make test         run the test suite; arguments for pytest in ARGS"
+	@echo "make fuzz         look long for input that breaks something; FUZZ_EXAMPLES=1000 cases per property"
 	@echo "make lint         ruff (rules, format), mypy, direction of imports"
 	@echo "make docs         build the documentation into docs/_build/html, warnings are errors"
 	@echo "make clean        remove the environment and everything built"
@@ -28,6 +29,9 @@ quickstart: $(VENV)/.package
 
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+fuzz: $(VENV)/.test
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),1000) $(BIN)/python -m pytest -n auto tests/fuzz $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --quiet

@@ -66,6 +66,9 @@ class Settings:
 
     @cache_dir.setter
     def cache_dir(self, value: str | Path) -> None:
+        if not isinstance(value, str | Path):
+            msg = f'cache_dir must be a folder: sf.settings.cache_dir = "weights"; got {value!r}.'
+            raise ValueError(msg)
         self._cache_dir = Path(value).expanduser()
 
     @property

@@ -99,7 +99,8 @@ def benchmark(
     how: dict[str, Any] = {"label_key": label_key, "batch_key": batch_key, "baselines": baselines}
     scores = sf.tl.benchmark(read(source), models, **how, layer=layer, rng=rng)
     scores.to_csv(target)
-    sf.pl.benchmark(scores).figure.savefig(target.with_suffix(".png"), dpi=150, bbox_inches="tight")
+    axes: Any = sf.pl.benchmark(scores)
+    axes.figure.savefig(target.with_suffix(".png"), dpi=150, bbox_inches="tight")
     typer.echo(scores.round(3).to_string())
 
 

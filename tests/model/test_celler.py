@@ -189,7 +189,7 @@ def test_elastic_similarity_by_its_definition():
 def test_every_objective_has_its_weight_and_what_has_none_is_left_out(adata):
     config = sf.model.CellerConfig(**TINY, n_batches=2, batches=("a", "b"), explicit_zeros=True)
     assert objective_weights(config, {"ecs": 3}) == {"gep": 1, "ecs": 3, "gepc": 1, "nonzero": 1, "dab": 1}
-    with pytest.raises(ValueError, match=r"no 'nonzero'; the objectives of this model are 'gep', 'ecs', 'gepc'\."):
+    with pytest.raises(ValueError, match=r"no 'nonzero'; name objectives of this model: 'gep', 'ecs', 'gepc'\."):
         objective_weights(sf.model.CellerConfig(**TINY), {"nonzero": 1})
     model = trainable(adata.copy(), batch_key="batch", explicit_zeros=True)
     tokens, cells = a_batch(model, adata)

@@ -346,7 +346,7 @@ def test_values_that_are_no_counts_are_refused(make_adata, values):
     [
         ({"max_length": 1}, "max_length must leave room for <cls> and a gene; got 1"),
         ({"mask_ratio": 0.0}, "mask_ratio must lie between 0 and 1; got 0.0"),
-        ({"temperature": 0.0}, "temperature must be positive; got 0.0"),
+        ({"temperature": 0.0}, "temperature must be a finite number above 0; got 0.0"),
         ({"pooling": "contrast", "n_contrast": 0}, "n_contrast=0 says that there is none. Use pooling='cls'"),
         ({"padding": "some"}, "padding must be one of 'none', 'official'; got 'some'"),
     ],

@@ -150,7 +150,7 @@ DAMAGES = {
         r"1 tensors hold NaN or infinite values: \w+",
     ),
     "truncated": (truncated, r"model.safetensors is damaged or incomplete .*Download or save it again"),
-    "config cut short": (config_cut_short, r"config.json is damaged: .*Download or save the model again"),
+    "config cut short": (config_cut_short, r"config.json is damaged: .*Download it again, or save the model again"),
     "another model": (of_another_model, r"holds a 'another' model, not '\w+'. Load it with sf.model.load_pretrained\("),
     "a gene less": (a_gene_less, r"does not fit \w+: .*of another shape"),
 }

@@ -146,7 +146,7 @@ def test_what_is_hidden_can_be_scored(counts: np.ndarray) -> None:
         ({"test": 0}, "test=0 and valid=0.1 must be shares"),
         ({"test": 10}, "test=10 and valid=0.1 must be shares"),
         ({"test": 0.6, "valid": 0.4}, "less than 1 together"),
-        ({"kernel": "gaussian"}, 'kernel must be "exponential" or "uniform"; got \'gaussian\''),
+        ({"kernel": "gaussian"}, "kernel must be one of 'exponential', 'uniform'; got 'gaussian'"),
         ({"scale": 0}, "scale must be a count above 0; got 0"),
         ({"min_genes": 0}, "min_genes must be at least 1; got 0"),
         ({"layer": "counts"}, r"adata.layers has no 'counts'"),

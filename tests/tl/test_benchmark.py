@@ -119,7 +119,10 @@ def test_scores_are_those_of_scib_metrics(adata: AnnData) -> None:
     [
         ({"label_key": "kind"}, "no column 'kind'"),
         ({"batch_key": "donor"}, "no column 'donor'"),
-        ({"baselines": ["umap"]}, "baselines must be one of 'pca', 'harmony', 'scvi', 'random'; got 'umap'"),
+        (
+            {"baselines": ["umap"]},
+            r"baselines must be a list \(of each: one of 'pca', 'harmony', 'scvi', 'random'\); got \['umap'\]",
+        ),
         ({"use_reps": ["X_umap"]}, "no 'X_umap'; its keys: 'noise'"),
         ({"label_key": "few"}, r"12 cells of 2 types are labelled"),
     ],

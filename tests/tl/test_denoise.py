@@ -185,9 +185,9 @@ def test_then_scanpy_goes_on_as_usual(denoiser: sf.tasks.Denoiser, adata: AnnDat
         ({"batch_key": "sample"}, r"no column 'sample'; its columns: 'batch', 'cell_type'"),
         ({"spatial_key": "xy"}, r"no 'xy'; its keys: 'spatial'"),
         ({"genes": ["CD3E"]}, r"1 of 1 genes are not in adata.var_names: 'CD3E'.*genes = \[g for g in genes"),
-        ({"genes": "CD3E"}, r"genes is a list of names; got the text 'CD3E'"),
+        ({"genes": "CD3E"}, r"genes must be a list .*; got 'CD3E'. Pass a list: genes=\['CD3E'\]"),
         ({"genes": []}, r"genes is empty"),
-        ({"max_epochs": 0}, r"max_epochs must be at least 1; got 0.*fine_tune=False"),
+        ({"max_epochs": 0}, r"max_epochs must be at least 1; got 0. Default: max_epochs=None"),
         ({"patience": 0}, r"patience is a number of epochs and at least 1; got 0"),
     ],
 )

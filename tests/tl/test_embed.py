@@ -140,7 +140,7 @@ def test_what_has_no_effect_is_refused(fitted, adata):
         sf.tl.embed(adata, fitted[0], batch_key="batch", fine_tune=True)
     with pytest.raises(ValueError, match=r"max_epochs=5 is of fine-tuning: fine_tune=True"):
         sf.tl.embed(adata, fitted[0], batch_key="batch", max_epochs=5)
-    with pytest.raises(ValueError, match=r"adapt must be one of 'components'; got False"):
+    with pytest.raises(ValueError, match=r"adapt must be one of 'components' or None; got False"):
         sf.tl.embed(adata, fitted[0], batch_key="batch", adapt=False)
     with pytest.raises(ValueError, match=r"a copy of adata or the fitted object, not both"):
         sf.tl.embed(adata, fitted[0], batch_key="batch", copy=True, return_fitted=True)

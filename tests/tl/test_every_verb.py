@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import random
+import signal
+import warnings
 from fnmatch import fnmatch
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +24,6 @@ from scfoundry.data.matrix import checks
 NOT_YET = {
     "test_where_*[annotate-*-lazy]": "labels of a lazily opened store are no pandas column",
     "test_where_*[identify_pathways-*-lazy]": "tables of a lazily opened store are no pandas table",
-    "test_where_*[zero_shot_annotate-*-lazy]": "ontology terms are written through a pandas column",
     "test_where_*[predict_perturbation-*-lazy]": "perturbations of a lazily opened store are no pandas column",
     "test_where_*[drug_response-*-lazy]": "tables of a lazily opened store are no pandas table",
     "test_where_*[drug_sensitivity-*-lazy]": "labels of a lazily opened store are no pandas column",
@@ -147,13 +151,30 @@ def test_a_layer_is_read_as_the_matrix_would_be(case):
     same(values(case.run(*both, **layers)), values(case.expected))
 
 
-def test_two_calls_give_the_same_to_the_bit_and_leave_the_random_state_of_the_caller_alone(case):
+def process():
+    """What a process shares with everything else that runs in it."""
+    loggers = {name: logging.getLogger(name) for name in ("", "scfoundry", "scvi", "lightning.pytorch")}
+    return {
+        "random numbers": (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), random.getstate()),  # noqa: NPY002
+        "threads": torch.get_num_threads(),
+        "torch": (torch.is_grad_enabled(), torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()),
+        "numpy": np.geterr(),
+        "warnings": list(warnings.filters),
+        "logs": {name: (logger.level, list(logger.handlers)) for name, logger in loggers.items()},
+        "signals": (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)),
+        "folder": Path.cwd(),
+    }
+
+
+def test_two_calls_give_the_same_to_the_bit_and_leave_the_process_as_it_was(case):
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
-    before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    expected = case.expected
+    before = process()
     result = case.run(case.query.copy())
-    assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before  # noqa: NPY002
-    same(result, case.expected)
+    after = process()
+    assert {name: value for name, value in after.items() if value != before[name]} == {}
+    same(result, expected)
 
 
 # ---- what is written -----------------------------------------------------------------------------------------------

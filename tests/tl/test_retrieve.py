@@ -115,7 +115,7 @@ def test_the_length_of_a_stored_embedding_does_not_matter(reads_texts, adata):
     ("query", "arguments", "message"),
     [
         ([], {}, r"sf.tl.retrieve needs at least one text and got none"),
-        (None, {}, r"sf.tl.retrieve needs at least one text and got none"),
+        (None, {}, r"query must be text or a list .*; got None"),
         (["NK", "NK"], {}, r"got 'NK' more than once"),
         ("NK", {"k": 0}, r"k is the number of hits and at least 1; got 0"),
         ("NK", {"find": "genes"}, r"find must be one of 'cells', 'texts'; got 'genes'"),

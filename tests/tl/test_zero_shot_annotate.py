@@ -163,10 +163,10 @@ def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in
     ("texts", "arguments", "message"),
     [
         ([], {}, r"needs at least one text and got none"),
-        (None, {}, r"needs at least one text and got none"),
+        (None, {}, r"texts must be a list .*; got None"),
         ({}, {}, r"needs at least one text and got none"),
-        ("B cell", {}, r"got one string. Pass a list: texts=\['B cell', ...\]"),
-        (["B cell", 3], {}, r"must be strings that say something; got 3"),
+        ("B cell", {}, r"texts must be a list .*; got 'B cell'. Pass a list: texts=\['B cell'\]"),
+        (["B cell", 3], {}, r"texts must be a list \(of each: text\) .*; got \['B cell', 3\]"),
         (["B cell", " "], {}, r"must be strings that say something; got ' '"),
         ({"B cell": None}, {}, r"must be strings that say something; got None for 'B cell'"),
         ({"B cell": []}, {}, r"no text for 'B cell'"),
@@ -186,7 +186,7 @@ def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in
         (pd.DataFrame({"name": ["B cell"]}), {}, r"needs a column 'text'.* got 'name'"),
         (TWO, {"group_by": "cluster"}, r"no column 'cluster'; its columns: 'batch', 'cell_type'.*group_by=\"leiden\""),
         (TWO, {"unknown": 2}, r"compared with obs\[\"<key_added>_fit\"\]; got 2. The threshold of the weights"),
-        (TWO, {"unknown": True}, r"a number between 0 and 1 .* got True"),
+        (TWO, {"unknown": True}, r"unknown must be one of 'auto' or a finite number or None; got True"),
         (TWO, {"unknown": "never"}, r"unknown must be .* got 'never'"),
         (
             TWO,
@@ -194,7 +194,7 @@ def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in
             r"markers for 'T cell', but no such label; the labels: 'B cell', 'NK'",
         ),
         (TWO, {"markers": {"NK": ["NOGENE"]}}, r"none of the markers of 'NK' \(NOGENE\) is a gene that both"),
-        (TWO, {"markers": {"NK": "NKG7"}}, r"must be a list of genes: markers=\{\"NK\": \[\"NKG7\"\]\}"),
+        (TWO, {"markers": {"NK": "NKG7"}}, r"markers must be a dictionary \(of each: a list \(of each: text\)\)"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(reads_texts, adata, texts, arguments, message):

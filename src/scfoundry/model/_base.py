@@ -1,9 +1,9 @@
-"""What the foundation models share. The only file that touches scvi-tools' private interfaces."""
+"""What the foundation models share. Only this file and `_saving.py` touch scvi-tools' private interfaces."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import torch
 from scvi.data import AnnDataManager
-from scvi.model.base import BaseModelClass
 from torch import nn
 
+from scfoundry._arguments import checks_arguments, fits, shown
 from scfoundry._device import Compute
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.cells import Cells
+from scfoundry.data.slots import refuse_meaningless
 from scfoundry.model._capabilities import warn_of_idle_positions
-from scfoundry.model._folder import CONFIG_FILE, read_folder, write_folder
+from scfoundry.model._folder import CONFIG_FILE, checked_sha256, read_folder, write_folder
 from scfoundry.model._hub import HubMixin
 from scfoundry.model._pretrained import locate
-from scfoundry.nn.checkpoint import account_for
+from scfoundry.model._registration import refuse_missing_keys
+from scfoundry.model._saving import SavesPlainly
+from scfoundry.nn.checkpoint import CheckpointError, account_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +55,7 @@ class FoundationModule(nn.Module):
         """Nothing to prepare before a saved state is loaded."""
 
 
-class FoundationModel(HubMixin, BaseModelClass):
+class FoundationModel(HubMixin, SavesPlainly):
     """Base of all models: an AnnData or nothing, a vocabulary of genes, a configuration of plain values.
 
     A subclass names its configuration and module, registers training data in ``setup_anndata``, and implements
@@ -107,10 +110,16 @@ class FoundationModel(HubMixin, BaseModelClass):
             }
         super().__init__(adata, registry)
         genes = self.get_var_names().tolist() if genes is None else genes
+        if not isinstance(genes, GeneVocabulary | Mapping) and not fits(genes, Iterable[str]):
+            msg = f"genes must be names of genes, genes=adata.var_names, or a GeneVocabulary; got {shown(genes)}."
+            raise ValueError(msg)
         if not isinstance(genes, GeneVocabulary):
             genes = GeneVocabulary(**genes) if isinstance(genes, Mapping) else GeneVocabulary(genes)
+        if not len(genes):
+            msg = f"{type(self).__name__} needs at least one gene: genes=adata.var_names."
+            raise ValueError(msg)
         self._genes = self._complete_genes(genes)
-        # scvi-tools' `save` keeps arguments as they are: plain values load anywhere.
+        # `save` keeps the arguments: plain values.
         genes = self._genes.as_dict()
         config = self._complete_config(config)
         self.config = self._config_cls.from_dict(config)
@@ -186,6 +195,7 @@ class FoundationModel(HubMixin, BaseModelClass):
     def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
         """Embed checked and aligned cells, (n_obs, n_latent), rows in their order."""
 
+    @checks_arguments
     def get_latent_representation(
         self,
         adata: AnnData | None = None,
@@ -231,6 +241,7 @@ class FoundationModel(HubMixin, BaseModelClass):
             cells = Cells.of(adata, self.genes, **keys, caller=caller)
         warn_of_idle_positions(self, cells)
         latent = self.embed(cells, compute)
+        refuse_meaningless(latent, cells, caller=caller)
         return latent if indices is None else latent[np.asarray(indices)]
 
     def registered_cells(self, caller: str) -> Cells:
@@ -248,7 +259,8 @@ class FoundationModel(HubMixin, BaseModelClass):
 
     @classmethod
     def _register(cls, adata: AnnData, fields: list[Any], setup_args: dict[str, Any], **kwargs: Any) -> None:
-        """Finish ``setup_anndata``: register fields with scvi-tools."""
+        """Finish ``setup_anndata``: register fields; a ValueError where the data lack what a key names."""
+        refuse_missing_keys(adata, setup_args, kwargs, caller=f"sf.model.{cls.__name__}.setup_anndata")
         setup = cls._get_setup_method_args(**setup_args)
         manager = AnnDataManager(fields=fields, setup_method_args=setup)
         manager.register_fields(adata, **kwargs)
@@ -257,6 +269,7 @@ class FoundationModel(HubMixin, BaseModelClass):
     # ---- weights -----------------------------------------------------------------------------------------------
 
     @classmethod
+    @checks_arguments
     def from_pretrained(
         cls, source: str | Path, adata: AnnData | None = None, *, version: str | None = None, **config: Any
     ) -> Self:
@@ -302,9 +315,21 @@ class FoundationModel(HubMixin, BaseModelClass):
     def _read_folder(cls, folder: Path, adata: AnnData | None, config: dict[str, Any]) -> Self:
         """Load what `save_pretrained` wrote."""
         saved = read_folder(folder, cls.name)
-        model = cls(adata, genes=saved.genes, **(saved.config | config))
-        model.module.load_state_dict(account_for(saved.tensors, model.module, source=str(saved.weights)))
-        model.description_ = saved.description
+        source = str(saved.weights)
+        try:
+            cls._config_cls.from_dict(saved.config)
+        except ValueError as error:
+            msg = f"{folder / CONFIG_FILE} is damaged: {error} Download or save the model again."
+            raise CheckpointError(msg) from error
+        model = cls._filled(
+            lambda module: account_for(saved.tensors, module, source=source),
+            saved.tensors.values(),
+            source,
+            adata,
+            genes=saved.genes,
+            **(saved.config | config),
+        )
+        model.description_ = saved.description | {"sha256": checked_sha256(folder)}
         return model
 
     @classmethod

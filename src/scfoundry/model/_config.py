@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self
+
+from scfoundry._arguments import expected, fits, hints_of, shown
 
 __all__ = ["PlainConfig"]
 
@@ -14,15 +16,12 @@ class PlainConfig:
     _of: ClassVar[str]
     """Whose values they are, for messages."""
 
-    _choices: ClassVar[dict[str, Any]] = {}
-    """Values with a fixed set of choices, each with its `typing.Literal`."""
-
     def __post_init__(self) -> None:
-        for name, choices in self._choices.items():
-            value = getattr(self, name)
-            if value not in get_args(choices):
-                known = ", ".join(map(repr, get_args(choices)))
-                msg = f"{self._of} config: {name} must be one of {known}; got {value!r}."
+        own: Any = type(self)
+        for field in fields(own):
+            hint, value = hints_of(own)[field.name], getattr(self, field.name)
+            if not fits(value, hint):
+                msg = f"{self._of} config: {field.name} must be {expected(hint)}; got {shown(value)}."
                 raise ValueError(msg)
 
     @classmethod

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import json
 from typing import TYPE_CHECKING
 
+from scfoundry._arguments import checks_arguments
 from scfoundry.model._pretrained import DEFAULTS, REGISTRY, locate
+from scfoundry.nn.checkpoint import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,7 @@ CLASSES = {
 }
 
 
+@checks_arguments
 def load_pretrained(source: str | Path) -> FoundationModel:
     """Load weights of any model.
 
@@ -61,8 +63,8 @@ def _class_of(model: str) -> type[FoundationModel]:
 def _model_of(folder: Path) -> str:
     """Model whose weights a folder holds."""
     config = folder / "config.json"
-    model = json.loads(config.read_text()).get("model") if config.exists() else None
-    if model in CLASSES:
+    model = read_json(config).get("model") if config.exists() else None
+    if isinstance(model, str) and model in CLASSES:
         return model
     released = [name for name in CLASSES if _class_of(name)._is_release(folder)]
     if not released:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import numpy as np
 from scipy import sparse
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
@@ -30,6 +31,7 @@ __all__ = ["bin_expression"]
 _CALLER: Final = "sf.pp.bin_expression"
 
 
+@checks_arguments
 def bin_expression(
     adata: AnnData,
     *,

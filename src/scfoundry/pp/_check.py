@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.genes.match import match
@@ -102,6 +103,7 @@ class InputCheck:
     __repr__ = __str__
 
 
+@checks_arguments
 def check(
     adata: AnnData | MuData,
     model: str | Path | FoundationModel = "cellplm",

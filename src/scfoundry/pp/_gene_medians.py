@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scfoundry._arguments import checks_arguments
 from scfoundry.data.tokens.medians import nonzero_medians
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["gene_medians"]
 
 
+@checks_arguments
 def gene_medians(
     adata: AnnData, *, layer: str | None = None, target_sum: float = 1e4, genes: GeneVocabulary | None = None
 ) -> GeneVocabulary:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.data.genes.names import as_names, find, gene_names
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["gene_vectors_from_graph"]
 
 
+@checks_arguments
 def gene_vectors_from_graph(
     edges: pd.DataFrame,
     n_dims: int = 512,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._settings import logger
 from scfoundry.data.matrix.loaders import row_blocks
 from scfoundry.stats.strata import stratum_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["holdout_genes"]
 
 
+@checks_arguments
 def holdout_genes(
     adata: AnnData,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
@@ -30,6 +31,7 @@ __all__ = ["rank_encode"]
 _CALLER: Final = "sf.pp.rank_encode"
 
 
+@checks_arguments
 def rank_encode(
     adata: AnnData,
     *,

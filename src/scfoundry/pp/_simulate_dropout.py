@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from scipy import sparse
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.matrix.checks import require_counts
 from scfoundry.data.matrix.loaders import row_blocks
+from scfoundry.data.slots import write
 from scfoundry.stats.dropout import MIN_GENES, SCALE, log_dropout_weights
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ _LEAST_WEIGHT: Final = 1e-300
 """Keeps counts in the thousands drawable, where the exponential underflows; no published draw is affected."""
 
 
+@checks_arguments
 def simulate_dropout(
     adata: AnnData,
     *,
@@ -92,7 +95,7 @@ def simulate_dropout(
     >>> adata.layers["test_mask"].sum(axis=1).ravel().tolist()
     [[1, 2]]
     """
-    _check_arguments(test, valid, kernel, scale, min_genes)
+    _check_arguments(test, valid, scale, min_genes)
     require_counts(adata, layer=layer, caller="sf.pp.simulate_dropout")
     if copy:
         adata = adata.to_memory() if adata.isbacked else adata.copy()
@@ -101,9 +104,8 @@ def simulate_dropout(
         _hide(block, (test, valid), kernel, scale, min_genes, generator) for _, block in row_blocks(adata, layer=layer)
     ]
     layers = [sparse.vstack(part, format="csr") for part in zip(*parts, strict=True)]
-    for name, values in zip(("train", "test_mask", "valid_mask"), layers, strict=True):
-        adata.layers[name] = values
-    adata.uns["simulate_dropout"] = {
+    results: dict[str, Any] = dict(zip(("layers/train", "layers/test_mask", "layers/valid_mask"), layers, strict=True))
+    results["uns/simulate_dropout"] = {
         Keys.PARAMS: {
             "layer": "X" if layer is None else layer,
             "test": test,
@@ -115,20 +117,18 @@ def simulate_dropout(
             **({"rng": int(rng)} if isinstance(rng, int | np.integer) else {}),
         }
     }
+    write(adata, results, caller="sf.pp.simulate_dropout")
     n_test, n_valid = (f"{mask.nnz:,}" for mask in layers[1:])
     logger.info("sf.pp.simulate_dropout: hid %s counts for test and %s for validation.", n_test, n_valid)
     return adata if copy else None
 
 
-def _check_arguments(test: float, valid: float, kernel: str, scale: float, min_genes: int) -> None:
+def _check_arguments(test: float, valid: float, scale: float, min_genes: int) -> None:
     if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
         msg = (
             f"test={test} and valid={valid} must be shares of a cell's expressed genes that leave some to learn from: "
             "test above 0, valid at least 0, less than 1 together. The published ones: test=0.1, valid=0.1."
         )
-        raise ValueError(msg)
-    if kernel not in get_args(Kernel):
-        msg = f'kernel must be "exponential" or "uniform"; got {kernel!r}.'
         raise ValueError(msg)
     if not scale > 0:
         msg = f"scale must be a count above 0; got {scale}. The published one: scale=20."

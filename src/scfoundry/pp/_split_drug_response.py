@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry.tasks.drug_response.units import WHAT, Split, of_units, units
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class DrugResponseSplit(NamedTuple):
     test: pd.DataFrame
 
 
+@checks_arguments
 def split_drug_response(
     response: pd.DataFrame,
     split: Split = "cold_cell",

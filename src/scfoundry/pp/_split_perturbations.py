@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.perturbations import members_of, perturbation_labels
+from scfoundry.data.slots import write
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,6 +24,7 @@ TRAIN, VALID, TEST = "train", "valid", "test"
 Parts = dict[str, tuple[str, ...]]
 
 
+@checks_arguments
 def split_perturbations(
     adata: AnnData,
     *,
@@ -119,8 +122,7 @@ def split_perturbations(
     if copy:
         adata = adata.to_memory() if adata.isbacked else adata.copy()
     values = labels.map(split | {control: TRAIN})
-    adata.obs[key_added] = pd.Categorical(values, [TRAIN, VALID, TEST])
-    adata.uns[key_added] = {
+    origin = {
         Keys.PARAMS: {
             "perturbation_key": perturbation_key,
             "control": control,
@@ -131,6 +133,8 @@ def split_perturbations(
         },
         "perturbations": table,
     }
+    results = {f"obs/{key_added}": pd.Categorical(values, [TRAIN, VALID, TEST]), f"uns/{key_added}": origin}
+    write(adata, results, caller=CALLER)
     counts = [table["split"].value_counts()[part] for part in (TRAIN, VALID, TEST)]
     logger.info("%s: %d perturbations for training, %d for validation, %d for test.", CALLER, *counts)
     return adata if copy else None

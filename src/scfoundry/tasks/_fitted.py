@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from scfoundry.model._load import load_pretrained
-from scfoundry.nn.checkpoint import CheckpointError
+from scfoundry.nn.checkpoint import CheckpointError, check_archive, plain_file, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +75,7 @@ def write_fitted(
     folder.mkdir(parents=True, exist_ok=True)
     if model is not None:
         model.save_pretrained(folder / MODEL_FOLDER, weights=model.provenance["weights"])
-    np.savez_compressed(folder / ARRAYS_FILE, allow_pickle=False, **arrays)
+    np.savez(folder / ARRAYS_FILE, allow_pickle=False, **arrays)
     (folder / VALUES_FILE).write_text(
         json.dumps({"kind": kind, "has_model": model is not None} | dict(values), indent=2) + "\n"
     )
@@ -91,10 +92,13 @@ def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray],
         msg = f"{folder} holds no {VALUES_FILE}: it was not written by {kind}.save."
         raise FileNotFoundError(msg)
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
+        check_archive(plain_file(folder / ARRAYS_FILE))
         with np.load(folder / ARRAYS_FILE, allow_pickle=False) as stored:
             arrays = dict(stored)
-    except (ValueError, OSError, EOFError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         msg = f"{folder} is damaged ({error}). Save the {kind} again."
         raise CheckpointError(msg) from error
     if values.pop("kind", None) != kind:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.labels import NO_LABEL
 from scfoundry.data.modality import modality_of, to_write
-from scfoundry.tl._label_slots import refuse_shared_columns
+from scfoundry.tl._label_slots import refuse_shared_columns, warn_of_collapse
 from scfoundry.tl._labels import classes_of, with_prompts
-from scfoundry.tl._opening import announce, at_least_one, check_return, one_of, quoted, require_column
+from scfoundry.tl._opening import announce, at_least_one, check_return, quoted, require_column
 from scfoundry.tl._parents import Parents, parents_of, write_both_levels
 from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
 
@@ -37,6 +38,7 @@ __all__ = ["annotate"]
 CALLER = "sf.tl.annotate"
 
 
+@checks_arguments
 def annotate(
     adata: AnnData | MuData,
     reference: AnnData | MuData | None = None,
@@ -173,12 +175,11 @@ def annotate(
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.nn.label_loss import LabelLoss
-    from scfoundry.tasks.annotation.annotator import Annotator, Train, recipe_of
+    from scfoundry.tasks.annotation.annotator import Annotator, recipe_of
 
     every_cell = "To learn from all: n_shots=None."
     at_least_one("n_shots", n_shots, "is the number of cells per label and at least 1", fix=every_cell)
     at_least_one("max_epochs", max_epochs)
-    one_of(Train, train=train)
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     minimised = LabelLoss.of(loss or "cross_entropy", hard_mining)
     learning: dict[str, Any] = {"labels_key": labels_key, "n_shots": n_shots, "train": train, "max_epochs": max_epochs}
@@ -205,11 +206,11 @@ def annotate(
     scores = annotator.predict(cells, compute)
     known: NDArray[np.bool_] = np.any(scores, axis=1)
     names = [label.name for label in annotator.labels]
-    _warn_of_collapse([names[code] for code in np.unique(scores[known].argmax(1))], int(known.sum()))
+    warn_of_collapse(scores, known, names, caller=CALLER)
 
     params |= {"layer": layer, "batch_key": batch_key, "rng": rng, "precision": precision}
     origin = record_learned(weights, annotator, cells, names, params)
-    write_both_levels(target, key_added, annotator, scores, known, origin)
+    write_both_levels(target, key_added, annotator, scores, known, origin, caller=CALLER)
     return annotator if return_fitted else adata if copy else None
 
 
@@ -229,12 +230,21 @@ class _Labelled(NamedTuple):
         labels = labels.mask(says_nothing, None)
         classes = labels.dropna().unique()
         if not len(classes):
-            msg = f"None of the {adata.n_obs:,} cells of the reference has a label in obs[{key!r}]."
+            msg = (
+                f"None of the {adata.n_obs:,} cells of the reference has a label in obs[{key!r}]. Fill the column, or "
+                "pass another: labels_key=..."
+            )
             raise ValueError(msg)
         if len(classes) == 1:
             msg = (
                 f"All labelled cells of the reference are {classes[0]!r} in obs[{key!r}]; to tell types apart it needs "
                 "at least two. Without a reference: sf.tl.zero_shot_annotate(adata, texts)."
+            )
+            raise ValueError(msg)
+        if len(classes) == labels.notna().sum() > 2:
+            msg = (
+                f"Every labelled cell of the reference has a label of its own in obs[{key!r}], such as {classes[0]!r}: "
+                "nothing can be learned from one cell of each. Pass a column that groups cells: labels_key=..."
             )
             raise ValueError(msg)
         if n_missing := int(labels.isna().sum()):
@@ -293,17 +303,6 @@ def _learned(
     shots = to_learn.take(rows) if how["n_shots"] is None else to_learn.take(rows).in_memory()
     training |= {"query": cells if how["transductive"] else None, "genes": shared, "seed": int(rng.integers(2**31))}
     return Annotator.fit(model, shots, labels, codes, loss=loss, parents=parents, **training, compute=compute)
-
-
-def _warn_of_collapse(given: list[str], n_cells: int) -> None:
-    if len(given) == 1 and n_cells > 1:
-        logger.warning(
-            "%s: all %d cells are called %r. Unless they are of one type, nothing was learned that holds for them: "
-            'look at their scores, and try train="head" or another model.',
-            CALLER,
-            n_cells,
-            given[0],
-        )
 
 
 def _drawn(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of
-from scfoundry.tl._opening import given, group_codes, new_seed, one_of, open_model, quoted
+from scfoundry.tl._opening import given, group_codes, new_seed, open_model, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,6 +34,7 @@ __all__ = ["benchmark"]
 CALLER, PCA = "sf.tl.benchmark", "PCA"
 
 
+@checks_arguments
 def benchmark(
     adata: AnnData | MuData,
     models: str | Path | FoundationModel | Sequence[str | Path | FoundationModel] = "cellplm",
@@ -106,12 +108,8 @@ def benchmark(
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.tasks.benchmarking import scib
-    from scfoundry.tasks.benchmarking.baselines import Baseline
-    from scfoundry.tasks.embedding.embedder import Adaptation
 
-    one_of(Adaptation, adapt=adapt)
-    for name in (chosen := [baselines] if isinstance(baselines, str) else list(baselines)):
-        one_of(Baseline, baselines=name)
+    chosen = list(baselines)
     target = modality_of(adata, modality)
     scored, labels = _labels(target, label_key)
     batches = _batches(target, batch_key)

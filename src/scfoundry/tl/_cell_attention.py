@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, at_least_one, group_codes, one_of, open_model, record
+from scfoundry.data.slots import write
+from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +28,7 @@ __all__ = ["cell_attention"]
 CALLER = "sf.tl.cell_attention"
 
 
+@checks_arguments
 def cell_attention(
     adata: AnnData | MuData,
     *,
@@ -121,10 +124,8 @@ def cell_attention(
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import AttendsToCells
     from scfoundry.tasks.cell_attention.attend import attend
-    from scfoundry.tasks.cell_attention.pairs import Scale
 
     at_least_one("k", k, "is the number of weights to keep per cell, a whole number from 1", fix="The default: k=30.")
-    one_of(Scale, scale=scale)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     codes, names = group_codes(target, group_by, argument="group_by", caller=CALLER)
     compute = Compute.resolve(device, batch_size=batch_size)
@@ -138,8 +139,7 @@ def cell_attention(
     arguments = keys | {"group_by": group_by, "k": k, "encoder_layer": encoder_layer, "scale": scale}
     groups = {Keys.GROUPS: _table(found, names)} if group_by is not None else {}
     origin = record(attending, cells, arguments) | groups
-    target.obsp[key_added] = found.weights
-    target.uns[key_added] = origin
+    write(target, {f"obsp/{key_added}": found.weights, f"uns/{key_added}": origin}, caller=CALLER)
     return adata if copy else None
 
 

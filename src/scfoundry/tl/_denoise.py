@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
+from scfoundry.data.slots import write
 from scfoundry.tl._opening import (
     announce,
     at_least_one,
@@ -39,6 +41,7 @@ CALLER = "sf.tl.denoise"
 PATIENCE = 20
 
 
+@checks_arguments
 def denoise(
     adata: AnnData | MuData,
     model: str | Path | FoundationModel | Denoiser = "cellplm",
@@ -171,11 +174,11 @@ def denoise(
         "neighbors_alone": _unknown(cells.own.alignment, columns),
         **({"validation": dict(denoiser.validation)} if denoiser.validation else {}),
     }
-    if columns is None:
-        target.layers[key_added] = expected
-    else:
-        target.obsm[key_added] = pd.DataFrame(expected, target.obs_names, target.var_names[columns].astype(str))
-    target.uns[key_added] = origin
+    slots: dict[str, Any] = {f"layers/{key_added}": expected}
+    if columns is not None:
+        names = target.var_names[columns].astype(str)
+        slots = {f"obsm/{key_added}": pd.DataFrame(expected, target.obs_names, names)}
+    write(target, slots | {f"uns/{key_added}": origin}, caller=CALLER)
     return denoiser if return_fitted else adata if copy else None
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._settings import logger
 from scfoundry.data.labels.identities import IDENTITIES, find_identity
 from scfoundry.data.labels.ontology import CellOntology
@@ -22,6 +23,7 @@ COLUMNS = ["ontology_id", "name", "text", "route"]
 FREE_TEXT, GIVEN = "free text", "given"
 
 
+@checks_arguments
 def describe(labels: Iterable[str] | Mapping[str, str], *, kind: str = "cell type") -> pd.DataFrame:
     """Resolve labels to ontology terms and to the texts that models read.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._settings import logger
 from scfoundry.data.labels.identities import IDENTITIES, find_identity, has_ontologies
 from scfoundry.data.labels.ontology import CellOntology
@@ -30,6 +31,7 @@ _UNKNOWN = frozenset(
 )
 
 
+@checks_arguments
 def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, definitions: bool = True) -> pd.Series:
     """Describe every cell in words, from its metadata.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
+from scfoundry.data.slots import write
 from scfoundry.tl._opening import announce, open_model, record
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ __all__ = ["discriminate_tumour"]
 CALLER = "sf.tl.discriminate_tumour"
 
 
+@checks_arguments
 def discriminate_tumour(
     adata: AnnData | MuData,
     *,
@@ -108,10 +111,9 @@ def discriminate_tumour(
     cells = Cells.of(target, discriminating.genes, layer=layer, caller=CALLER)
 
     announce(discriminating, compute, cells)
-    warnings.warn(CONFOUNDED, UserWarning, stacklevel=2)
+    warnings.warn(CONFOUNDED, UserWarning, stacklevel=3)
     probabilities = tumour_probabilities(discriminating, cells, compute=compute)
 
     origin = record(discriminating, cells, {"layer": layer, "precision": precision}) | {Keys.WARNING: CONFOUNDED}
-    target.obs[key_added] = probabilities
-    target.uns[key_added] = origin
+    write(target, {f"obs/{key_added}": probabilities, f"uns/{key_added}": origin}, caller=CALLER)
     return adata if copy else None

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
+from scfoundry.data.slots import write
 from scfoundry.tl._drug_tables import further_tables, responses_of, smiles_of, tissues_of
 from scfoundry.tl._opening import (
     announce,
     at_least_one,
     check_return,
     new_seed,
-    one_of,
     open_model,
     quoted,
     refuse_learning,
@@ -41,6 +42,7 @@ CALLER = "sf.tl.drug_response"
 ALONE = "expression"
 
 
+@checks_arguments
 def drug_response(
     adata: AnnData | MuData,
     *,
@@ -158,13 +160,10 @@ def drug_response(
     >>> lines.uns["drug_response"]["drugs"]
     """
     from scfoundry._device import Compute
-    from scfoundry.tasks.drug_response.drug_response import DrugEncoder, require_lines
+    from scfoundry.tasks.drug_response.drug_response import require_lines
     from scfoundry.tasks.drug_response.lines import Lines
-    from scfoundry.tasks.drug_response.units import Split
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
-    one_of(Split, split=split)
-    one_of(DrugEncoder, drug_encoder=drug_encoder)
     at_least_one("max_epochs", max_epochs)
     at_least_one("pairs_per_step", pairs_per_step)
     _check_network(drug_encoder, max_epochs=max_epochs, pairs_per_step=pairs_per_step, checkpoint_dir=checkpoint_dir)
@@ -238,8 +237,8 @@ def drug_response(
     results = _recorded(source, loaded, params) | {Keys.DRUGS: found.expected.reindex(predicted.columns)}
     if weights := found.block_weights:
         results[Keys.WEIGHTS] = weights
-    target.obsm[key_added] = predicted.astype(np.float32).set_axis(target.obs_names)
-    target.uns[key_added] = results
+    slots = {f"obsm/{key_added}": predicted.astype(np.float32).set_axis(target.obs_names), f"uns/{key_added}": results}
+    write(target, slots, caller=CALLER)
     return found if return_fitted else adata if copy else None
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
+from scfoundry.data.slots import write
 from scfoundry.tl._drug_response import ALONE, source_of
 from scfoundry.tl._opening import new_seed, open_model, quoted, require_column
 
@@ -27,6 +29,7 @@ __all__ = ["drug_sensitivity"]
 CALLER = "sf.tl.drug_sensitivity"
 
 
+@checks_arguments
 def drug_sensitivity(
     adata: AnnData | MuData,
     *,
@@ -157,12 +160,13 @@ def drug_sensitivity(
     params |= {"precision": precision, "rng": rng if isinstance(rng, int | np.integer) else None}
     read_with: dict[str, Any] = {"model": ALONE} if loaded is None else loaded.provenance
     n_learned = {} if bulk is not None else _counts(labels[learned])
-    target.obs[key_added] = probability.astype(np.float32)
-    target.uns[key_added] = {
+    origin = {
         Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
         Keys.PROVENANCE: dict(read_with) | dict(source.provenance),
         "n_learned": n_learned,
     }
+    slots = {f"obs/{key_added}": probability.astype(np.float32), f"uns/{key_added}": origin}
+    write(target, slots, caller=CALLER)
     return adata if copy else None
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
+from scfoundry.data.slots import refuse_meaningless, write
 from scfoundry.tl._opening import (
     announce,
     at_least_one,
     check_return,
     new_seed,
-    one_of,
     open_fitted,
     record,
     refuse_learning,
@@ -34,6 +35,7 @@ __all__ = ["embed"]
 CALLER = "sf.tl.embed"
 
 
+@checks_arguments
 def embed(
     adata: AnnData | MuData,
     model: str | Path | FoundationModel | Embedder = "cellplm",
@@ -142,10 +144,9 @@ def embed(
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import FineTunesExpression, require
-    from scfoundry.tasks.embedding.embedder import Adaptation, Embedder
+    from scfoundry.tasks.embedding.embedder import Embedder
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
-    one_of(Adaptation, adapt=adapt)
     at_least_one("max_epochs", max_epochs)
     if max_epochs is not None and not fine_tune:
         msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
@@ -171,6 +172,7 @@ def embed(
         embedder, embedding = Embedder.fit(loaded, cells, **learning, seed=new_seed(rng), compute=compute)
     else:
         embedding = embedder.predict(cells, compute=compute)
+    refuse_meaningless(embedding, cells, caller=CALLER)
 
     params = keys | {"adapt": embedder.adapt, "fine_tune": embedder.fine_tuned, "max_epochs": max_epochs}
     params |= {"rng": rng if fine_tune else None, "precision": precision, "method": embedder.method}
@@ -178,6 +180,6 @@ def embed(
     if embedder.adapt:
         origin["adaptation"] = embedder.adaptation
     name = origin[Keys.PROVENANCE]["model"]
-    target.obsm[key_added or Keys.embedding(name)] = embedding
-    target.uns[key_added or name] = origin
+    slots = {f"obsm/{key_added or Keys.embedding(name)}": embedding, f"uns/{key_added or name}": origin}
+    write(target, slots, caller=CALLER)
     return embedder if return_fitted else adata if copy else None

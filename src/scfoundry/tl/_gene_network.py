@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
@@ -29,6 +30,7 @@ CALLER = "sf.tl.gene_network"
 ALL = "all"
 
 
+@checks_arguments
 def gene_network(
     adata: AnnData | MuData,
     *,

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
+from scfoundry.data.slots import write
 from scfoundry.tl._opening import at_least_one, new_seed, open_model, record
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ __all__ = ["gene_programmes"]
 CALLER = "sf.tl.gene_programmes"
 
 
+@checks_arguments
 def gene_programmes(
     adata: AnnData | MuData,
     *,
@@ -157,6 +160,6 @@ def gene_programmes(
     number = np.full(len(knowing.genes) + 1, -1)
     number[genes] = programmes
     of_column = number[cells.own.alignment.target]
-    target.var[key_added] = pd.Categorical.from_codes(of_column, labels)
-    target.uns[key_added] = origin
+    groups = pd.Categorical.from_codes(of_column, labels)
+    write(target, {f"var/{key_added}": groups, f"uns/{key_added}": origin}, caller=CALLER)
     return adata if copy else None

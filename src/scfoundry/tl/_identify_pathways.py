@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import modality_of, to_write
+from scfoundry.data.slots import write
 from scfoundry.tl._label_slots import column, refuse_shared_columns
-from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, one_of, quoted
+from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, quoted
 from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ __all__ = ["identify_pathways"]
 CALLER = "sf.tl.identify_pathways"
 
 
+@checks_arguments
 def identify_pathways(
     adata: AnnData | MuData,
     reference: AnnData | MuData | None = None,
@@ -122,11 +125,9 @@ def identify_pathways(
     """
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.tasks.annotation.annotator import Train
     from scfoundry.tasks.annotation.pathways import Pathways, check_learning
 
     at_least_one("max_epochs", max_epochs)
-    one_of(Train, train=train)
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     training: dict[str, Any] = {"train": train, "max_epochs": max_epochs}
     learning = {"pathways_key": pathways_key, "reference_layer": reference_layer} | training
@@ -157,8 +158,8 @@ def identify_pathways(
     params = learning | {"layer": layer, "rng": rng, "precision": precision}
     names = list(map(column, pathways.names))
     origin = record_learned(weights, pathways, cells, names, params)
-    target.obsm[key_added] = pd.DataFrame(scores, index=target.obs_names, columns=names)
-    target.uns[key_added] = origin
+    table = pd.DataFrame(scores, index=target.obs_names, columns=names)
+    write(target, {f"obsm/{key_added}": table, f"uns/{key_added}": origin}, caller=CALLER)
     return pathways if return_fitted else adata if copy else None
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.matrix.state import MatrixState
 from scfoundry.data.modality import modality_of, to_write
+from scfoundry.data.slots import write
 from scfoundry.tl._opening import at_least_one, new_seed, open_model, record
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ SCALES: dict[str, str] = {
 }
 
 
+@checks_arguments
 def impute_spatial(
     adata_sp: AnnData | MuData,
     adata_sc: AnnData | MuData,
@@ -187,8 +190,8 @@ def impute_spatial(
     beside = f" ({n_unknown:,} of them unknown to the model)" if n_unknown else ""
     done = f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes{beside} of {spots.n_obs:,} spots"
     _log_confidence(done, imputed)
-    target.obsm[key_added] = imputed.counts.set_axis(target.obs_names)
-    target.uns[key_added] = origin
+    slots = {f"obsm/{key_added}": imputed.counts.set_axis(target.obs_names), f"uns/{key_added}": origin}
+    write(target, slots, caller=CALLER)
     return adata if copy else None
 
 

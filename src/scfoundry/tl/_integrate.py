@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
+from scfoundry.data.slots import write
 from scfoundry.tl._opening import (
     announce,
     at_least_one,
@@ -35,6 +37,7 @@ __all__ = ["integrate"]
 CALLER = "sf.tl.integrate"
 
 
+@checks_arguments
 def integrate(
     adata: AnnData | MuData,
     *,
@@ -162,6 +165,6 @@ def integrate(
     genes = loaded.genes.ids[fitted.genes]
     origin["integration"] = {"batches": list(fitted.batches), "unseen": unseen, "genes": genes.astype(str).tolist()}
     key = Keys.integrated(origin[Keys.PROVENANCE]["model"])
-    target.obsm[key_added or Keys.embedding(key)] = embedding
-    target.uns[key_added or key] = origin
+    slots = {f"obsm/{key_added or Keys.embedding(key)}": embedding, f"uns/{key_added or key}": origin}
+    write(target, slots, caller=CALLER)
     return fitted if return_fitted else adata if copy else None

@@ -94,7 +94,10 @@ def _by_label(texts: Texts | None, caller: str) -> list[tuple[str, tuple[str, ..
     if isinstance(texts, pd.DataFrame):
         if "text" not in texts:
             columns = quoted(texts.columns)
-            msg = f"{caller}: a table of texts needs a column 'text', as sf.tl.describe gives it; got {columns}."
+            msg = (
+                f"{caller}: a table of texts needs a column 'text', as sf.tl.describe gives it; got {columns}. Or pass "
+                "a list of labels."
+            )
             raise ValueError(msg)
         # Several texts stand one per line, as `as_table` writes them.
         return [

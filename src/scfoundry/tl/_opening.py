@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,6 @@ __all__ = [
     "given",
     "group_codes",
     "new_seed",
-    "one_of",
     "open_fitted",
     "open_model",
     "quoted",
@@ -46,14 +45,6 @@ def at_least_one(name: str, value: object, meaning: str = "must be at least 1", 
     if value is not None and (not isinstance(value, int | np.integer) or value < 1):
         msg = f"{name} {meaning}; got {value!r}. {fix or f'To leave the choice to the function: {name}=None.'}"
         raise ValueError(msg)
-
-
-def one_of(choices: Any, **values: object) -> None:
-    """Refuse values that are not of a `Literal`; `None` leaves the choice to the function."""
-    for name, value in values.items():
-        if value is not None and value not in get_args(choices):
-            msg = f"{name} must be one of {quoted(get_args(choices))}; got {value!r}."
-            raise ValueError(msg)
 
 
 def require_column(obs: pd.DataFrame, key: object, *, fix: str, name: str = "adata") -> None:
@@ -106,7 +97,8 @@ def refuse_learning(given: Iterable[str], *, caller: str) -> None:
 
 def quoted(names: Iterable[object], most: int | None = None) -> str:
     """Names in a message, ``'a', 'b', ...``; "none" if there are none."""
-    listed = list(names)
+    # Names out of an array are numpy's, and say so.
+    listed = [name.item() if isinstance(name, np.generic) else name for name in names]
     shown = ", ".join(map(repr, listed[:most])) or "none"
     return shown + ", ..." if most is not None and len(listed) > most else shown
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from scfoundry._keys import Keys
 from scfoundry.data.labels.hierarchy import common_parents
 from scfoundry.data.labels.ontology import CellOntology
-from scfoundry.tl._label_slots import refuse_shared_columns, write_labels
+from scfoundry.data.slots import write
+from scfoundry.tl._label_slots import label_slots, refuse_shared_columns
 from scfoundry.tl._opening import quoted
 
 if TYPE_CHECKING:
@@ -119,16 +120,19 @@ def write_both_levels(
     scores: NDArray[np.float32],
     named: NDArray[np.bool_],
     origin: dict[str, Any],
+    *,
+    caller: str,
 ) -> None:
     """Write labels, and parents if there are any; what was written of parents by an earlier call goes."""
     names = [label.name for label in annotator.labels]
     upper = Keys.parent(key)
+    slots: dict[str, Any] = {}
     if "parent" in getattr(adata.uns.get(key, {}).get(Keys.REFERENCE), "columns", ()):
-        for slots, slot in ((adata.obs, upper), (adata.obs, Keys.score(upper)), (adata.obsm, Keys.scores(upper))):
-            if slot in slots:
-                del slots[slot]
-    write_labels(adata, key, names, scores=scores, decided=annotator.decided(scores), named=named, origin=origin)
+        slots |= dict.fromkeys((f"obs/{upper}", f"obs/{Keys.score(upper)}", f"obsm/{Keys.scores(upper)}"))
+    how: dict[str, Any] = {"named": named, "caller": caller}
+    slots |= label_slots(adata, key, names, scores=scores, decided=annotator.decided(scores), **how)
     if annotator.parents:
         above, sums = annotator.parent_scores(scores)
         origin[Keys.REFERENCE]["parent"] = list(annotator.parents)
-        write_labels(adata, upper, above, scores=sums, decided=sums, named=named)
+        slots |= label_slots(adata, upper, above, scores=sums, decided=sums, **how)
+    write(adata, slots | {f"uns/{key}": origin}, caller=caller)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, at_least_one, one_of, open_model, quoted, record
+from scfoundry.data.slots import write
+from scfoundry.tl._opening import announce, at_least_one, open_model, quoted, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,6 +29,7 @@ __all__ = ["pathway_tokens"]
 CALLER = "sf.tl.pathway_tokens"
 
 
+@checks_arguments
 def pathway_tokens(
     adata: AnnData | MuData,
     *,
@@ -137,11 +140,10 @@ def pathway_tokens(
     from scfoundry.model._capabilities import TokenisesPathways
     from scfoundry.tasks._enrichment import enrichment
     from scfoundry.tasks.pathway_tokens.association import associate
-    from scfoundry.tasks.pathway_tokens.ranking import RankBy, rank_genes
+    from scfoundry.tasks.pathway_tokens.ranking import rank_genes
 
     at_least_one("n_top_genes", n_top_genes, "must be at least 1", fix="The default: n_top_genes=50.")
     at_least_one("min_cells", min_cells, "must be at least 1", fix="The default: min_cells=10.")
-    one_of(RankBy, rank_by=rank_by)
     if not 0 < max_q <= 1:
         msg = f"max_q must be above 0 and at most 1; got {max_q}. The default: max_q=0.05."
         raise ValueError(msg)
@@ -179,6 +181,6 @@ def pathway_tokens(
     if known is not None:
         origin[Keys.ENRICHMENT] = enrichment(top, genes, known, group="code", names=names, max_q=max_q)
     columns = pd.DataFrame(frequencies, index=target.obs_names, columns=codes)
-    target.obsm[key_added or Keys.embedding(Keys.PATHWAY_TOKENS)] = columns
-    target.uns[key_added or Keys.PATHWAY_TOKENS] = origin
+    obsm = f"obsm/{key_added or Keys.embedding(Keys.PATHWAY_TOKENS)}"
+    write(target, {obsm: columns, f"uns/{key_added or Keys.PATHWAY_TOKENS}": origin}, caller=CALLER)
     return adata if copy else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
@@ -33,6 +34,7 @@ CALLER = "sf.tl.predict_perturbation"
 VALUE, SEP = -100.0, "+"
 
 
+@checks_arguments
 def predict_perturbation(
     adata: AnnData | MuData,
     *,

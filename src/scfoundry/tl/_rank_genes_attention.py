@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, at_least_one, group_codes, one_of, open_model, quoted, record
+from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, quoted, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,7 @@ __all__ = ["rank_genes_attention"]
 CALLER = "sf.tl.rank_genes_attention"
 
 
+@checks_arguments
 def rank_genes_attention(
     adata: AnnData | MuData,
     groupby: str,
@@ -127,11 +129,10 @@ def rank_genes_attention(
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import AttendsFromCls
     from scfoundry.tasks.gene_attention.moments import attention_moments
-    from scfoundry.tasks.gene_attention.ranking import RankBy, rank_genes
+    from scfoundry.tasks.gene_attention.ranking import rank_genes
 
     at_least_one("n_genes", n_genes)
     at_least_one("min_cells", min_cells, "must be at least 1", fix="The default: min_cells=10.")
-    one_of(RankBy, rank_by=rank_by)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     codes, names = group_codes(target, groupby, argument="groupby", caller=CALLER, optional=False)
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))

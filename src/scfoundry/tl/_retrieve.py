@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of
+from scfoundry.data.slots import refuse_not_finite
 from scfoundry.tl._labels import labels_of, with_prompts
-from scfoundry.tl._opening import announce, at_least_one, one_of, open_model, quoted, record
+from scfoundry.tl._opening import announce, at_least_one, open_model, quoted, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +36,7 @@ CALLER = "sf.tl.retrieve"
 Wanted = Literal["cells", "texts"]
 
 
+@checks_arguments
 def retrieve(
     adata: AnnData | MuData,
     query: str | Texts,
@@ -147,7 +150,6 @@ def retrieve(
 
 
 def _check(find: str, k: int, use_rep: str | None) -> None:
-    one_of(Wanted, find=find)
     at_least_one("k", k, "is the number of hits and at least 1", fix="For ten: k=10.")
     if find == "texts" and use_rep is not None:
         msg = f"use_rep={use_rep!r} serves to find cells; texts are chosen by the counts. Leave it at None."
@@ -188,6 +190,7 @@ def _require_one_space(
 def _table(adata: AnnData, labels: Sequence[Label], hits: Hits, origin: dict[str, Any]) -> pd.DataFrame:
     """One row per hit, with the arguments and the weights that it comes from."""
     names = np.array([label.name for label in labels], dtype=object)
+    refuse_not_finite(hits.scores, "the scores", caller=CALLER)
     n_queries, n_hits = hits.scores.shape
     table = pd.DataFrame(
         {

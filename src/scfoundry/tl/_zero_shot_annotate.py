@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.tl._label_slots import column, refuse_shared_columns, write_labels
+from scfoundry.data.slots import write
+from scfoundry.tl._label_slots import column, label_slots, refuse_shared_columns, warn_of_collapse
 from scfoundry.tl._labels import as_table, labels_of, markers_of, with_markers, with_prompts
 from scfoundry.tl._opening import announce, open_model, quoted, record, require_column
 
@@ -31,6 +33,7 @@ __all__ = ["zero_shot_annotate"]
 CALLER = "sf.tl.zero_shot_annotate"
 
 
+@checks_arguments
 def zero_shot_annotate(
     adata: AnnData | MuData,
     texts: Texts,
@@ -170,9 +173,12 @@ def zero_shot_annotate(
     params |= {"modality": None if target is adata else modality, "batch_size": batch_size, "precision": precision}
     params["markers"] = {column(label): list(map(str, genes)) for label, genes in markers.items()} or None
     origin = record(reading, cells, dict(scores.params) | params) | {Keys.TEXTS: as_table(labels)}
-    write_labels(target, key_added, names, scores=own, decided=decided, named=named, origin=origin)
-    target.obs[Keys.fit(key_added)] = fit.astype(np.float32)
-    _write_terms(target, key_added, labels)
+    warn_of_collapse(decided, named, names, caller=CALLER)
+    slots = label_slots(target, key_added, names, scores=own, decided=decided, named=named, caller=CALLER)
+    slots[f"obs/{Keys.fit(key_added)}"] = fit.astype(np.float32)
+    # An earlier call, with other labels, may have left terms.
+    slots[f"obs/{Keys.ontology_id(key_added)}"] = _terms(slots[f"obs/{key_added}"], labels)
+    write(target, slots | {f"uns/{key_added}": origin}, caller=CALLER)
     return adata if copy else None
 
 
@@ -217,11 +223,7 @@ def _warn(
         )
 
 
-def _write_terms(adata: AnnData, key: str, labels: Sequence[Label]) -> None:
-    slot = Keys.ontology_id(key)
+def _terms(named: pd.Categorical, labels: Sequence[Label]) -> pd.Categorical | None:
+    """Ontology term of the label of every cell; `None` where no label has one."""
     terms = {label.name: label.term for label in labels if label.term is not None}
-    if terms:
-        adata.obs[slot] = pd.Categorical(adata.obs[key].astype(object).map(terms))
-    elif slot in adata.obs:
-        # Of an earlier call, with other labels.
-        del adata.obs[slot]
+    return pd.Categorical(pd.Series(named, dtype=object).map(terms)) if terms else None

@@ -8,6 +8,7 @@ import signal
 import threading
 from abc import abstractmethod
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
@@ -15,7 +16,8 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
-from scvi.train import TrainRunner
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from scvi.train import Trainer, TrainRunner
 from torch.utils.data import DataLoader
 
 from scfoundry._settings import logger, settings
@@ -46,6 +48,10 @@ __all__ = [
 Schedule = Literal["constant", "linear", "cosine"]
 
 VALIDATION_SEED = 1 << 32
+# Key of a checkpoint.
+HISTORY = "history"
+# What scvi-tools' runner takes beside the arguments of its trainer.
+RUNNER_ARGUMENTS = {"devices", "ckpt_path"}
 
 Module_co = TypeVar("Module_co", bound="nn.Module", covariant=True)
 
@@ -258,17 +264,41 @@ def positions(numbers: Sequence[int]) -> DataLoader:
 
 
 class Resumable(pl.Callback):
-    """Write the state of the training after every epoch, so that the same call can go on from it."""
+    """Write the state of the training after every epoch, so that the same call can go on from it, with its history.
 
-    def __init__(self, folder: str | Path) -> None:
+    ``past``: losses of earlier trainings of the model, by name; after resuming, those that the checkpoint knows.
+    """
+
+    def __init__(self, folder: str | Path, past: dict[str, list[float]]) -> None:
         self.path = Path(folder) / "last.ckpt"
+        self.past = past
+        self.epochs: list[dict[str, float]] = []
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Keep the history beside the state."""
+        checkpoint[HISTORY] = {"past": self.past, "epochs": self.epochs}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Go on with the history."""
+        self.past, self.epochs = checkpoint[HISTORY]["past"], checkpoint[HISTORY]["epochs"]
+
+    @property
+    def history(self) -> dict[str, pd.DataFrame]:
+        """Losses of all epochs of this training, those before it was resumed included, as scvi-tools keeps them."""
+        names = dict.fromkeys(name for losses in self.epochs for name in losses)
+        return {name: _frame(name, [losses.get(name, math.nan) for losses in self.epochs]) for name in names}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the checkpoint in one move: an interruption leaves the old one whole."""
+        self.epochs.append({name: float(value) for name, value in trainer.callback_metrics.items()})
         unfinished = self.path.with_suffix(".part")
         trainer.save_checkpoint(unfinished)
         if trainer.is_global_zero:
             unfinished.replace(self.path)
+
+
+def _frame(name: str, values: Sequence[float]) -> pd.DataFrame:
+    return pd.DataFrame({name: values}).rename_axis("epoch")
 
 
 def fit(
@@ -286,25 +316,52 @@ def fit(
     After every epoch a checkpoint is left there. ``trainer_kwargs`` are arguments of scvi-tools' trainer
     (``accelerator``, ``devices``, ...); ``callbacks`` run beside those in it.
     """
+    known = signature(Trainer).parameters.keys() | signature(pl.Trainer).parameters.keys() | RUNNER_ARGUMENTS
+    if unknown := [name for name in trainer_kwargs if name not in known]:
+        msg = (
+            f"train() has no argument {', '.join(map(repr, unknown))}, nor has the trainer: {', '.join(sorted(known))}."
+        )
+        raise TypeError(msg)
     if data.val_dataloader():
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
     trainer_kwargs.setdefault("enable_progress_bar", settings.show_progress)
     trainer_kwargs.setdefault("log_every_n_steps", 1)
     trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), *callbacks]
+    resumable = None
     if checkpoint_dir is not None:
-        resumable = Resumable(checkpoint_dir)
+        past = {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in (model.history_ or {}).items()}
+        resumable = Resumable(checkpoint_dir, past)
         trainer_kwargs["callbacks"].append(resumable)
         if resumable.path.exists():
             read_torch_file(resumable.path)  # refuses a damaged checkpoint before the training is set up
             logger.info("Resuming the training from %s.", resumable.path)
             trainer_kwargs["ckpt_path"] = resumable.path
+        try:
+            resumable.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"checkpoint_dir={str(checkpoint_dir)!r} cannot be made: {error}. Pass a folder that can, or None."
+            raise ValueError(msg) from error
     plan.train()
     # scvi-tools would only lengthen losses that the history already has; a second stage has others.
-    past, model.is_trained_ = model.history_ or {}, False
+    earlier, model.is_trained_ = model.history_ or {}, False
     with quiet_lightning(), interruptible():
-        TrainRunner(model, training_plan=plan, data_splitter=data, max_epochs=max_epochs, **trainer_kwargs)()
+        try:
+            run = TrainRunner(model, training_plan=plan, data_splitter=data, max_epochs=max_epochs, **trainer_kwargs)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            msg = f"The trainer refuses an argument: {error} For a CPU: accelerator='cpu', devices=1."
+            raise ValueError(msg) from error
+        run()
+    if not all(parameter.isfinite().all() for parameter in plan.module.parameters()):
+        model.is_trained_ = False
+        msg = (
+            f"The training diverged: weights are NaN or infinite. Start again with fresh weights and a smaller lr than "
+            f"{plan.lr:g}: train(lr={plan.lr / 10:g})."
+        )
+        raise ValueError(msg)
     new = model.history_ or {}
-    model.history_ = past | {
-        name: pd.concat([past[name], frame], ignore_index=True).rename_axis("epoch") if name in past else frame
+    if resumable is not None:
+        earlier, new = {name: _frame(name, values) for name, values in resumable.past.items()}, resumable.history
+    model.history_ = earlier | {
+        name: pd.concat([earlier[name], frame], ignore_index=True).rename_axis("epoch") if name in earlier else frame
         for name, frame in new.items()
     }

@@ -11,6 +11,8 @@ import zarr
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
+from scfoundry.data.matrix.numbers import as_real_numbers
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -153,7 +155,4 @@ def _slice_if_consecutive(index: Rows) -> Rows | slice:
 
 
 def _to_csr(values: Any) -> sparse.csr_matrix:
-    if sparse.issparse(values):
-        return sparse.csr_matrix(values)
-    dense = np.asarray(values)
-    return sparse.csr_matrix(dense.astype(np.float32) if dense.dtype == np.float16 else dense)
+    return sparse.csr_matrix(as_real_numbers(values))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.nn.checkpoint import CheckpointError, account_for, read_torch_file
+from scfoundry.nn.checkpoint import CheckpointError, account_for, read_json, read_torch_file, tensors_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,19 +122,6 @@ def read_genes(folder: Path) -> GeneVocabulary:
     return GeneVocabulary(names, aliases=ensembl_aliases(names))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A flat dictionary."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        msg = f"{path} is damaged: {error}. Download it again."
-        raise CheckpointError(msg) from error
-    if not isinstance(content, dict):
-        msg = f"{path} holds a {type(content).__name__}, not names with their values."
-        raise CheckpointError(msg)
-    return content
-
-
 def read_vocabulary(path: Path) -> tuple[list[str], Tensor]:
     """Genes in the order of their numbers, and the released row of each of our tokens, special ones last.
 
@@ -164,11 +150,8 @@ def canonical(tensors: dict[str, Any], *, source: str) -> dict[str, Tensor]:
 
     Without the ``module.`` of parallel training; ``Wqkv`` of flash attention, bare or wrapped, and for ``in_proj``.
     """
-    if strange := [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]:
-        msg = f"{source} holds more than tensors by name: {', '.join(map(str, strange[:5]))}. Is it another model's?"
-        raise CheckpointError(msg)
     renamed = {}
-    for name, tensor in tensors.items():
+    for name, tensor in tensors_of(tensors, source=source).items():
         spelled = name.removeprefix("module.").replace(".self_attn._impl.", ".self_attn.")
         renamed[spelled.replace(".in_proj_", ".Wqkv.")] = tensor
     if len(renamed) < len(tensors):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from scfoundry._arguments import Count, Share, Size
 from scfoundry.data.tokens.bins import FEWEST_BINS, Ties, Truncation
 from scfoundry.model._config import PlainConfig
 
@@ -61,13 +62,12 @@ class CellerConfig(PlainConfig):
     """
 
     _of = "Celler"
-    _choices = {"ties": Ties, "truncation": Truncation}  # noqa: RUF012
 
-    n_hidden: int = 512
-    n_layers: int = 12
-    n_heads: int = 8
-    n_intermediate: int = 512
-    dropout: float = 0.2
+    n_hidden: Size = 512
+    n_layers: Size = 12
+    n_heads: Size = 8
+    n_intermediate: Size = 512
+    dropout: Share = 0.2
     n_bins: int = 51
     ties: Ties = "mid"
     max_length: int = 1200
@@ -76,13 +76,13 @@ class CellerConfig(PlainConfig):
     mask_ratio: float | tuple[float, ...] = 0.15
     mvc: bool = True
     explicit_zeros: bool = False
-    n_batches: int = 0
+    n_batches: Count = 0
     batches: tuple[str, ...] = field(default=(), repr=False)
     batch_tokens: bool = True
     domain_norm: bool = True
     discriminator: bool = True
-    n_layers_cls: int = 3
-    n_classes: int = 0
+    n_layers_cls: Size = 3
+    n_classes: Count = 0
     classes: tuple[str, ...] = field(default=(), repr=False)
     class_counts: tuple[int, ...] = field(default=(), repr=False)
 

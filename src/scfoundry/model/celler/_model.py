@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.tokens.bins import gene_keys
@@ -48,8 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Celler"]
 
 BATCH = "batch"
-# Cells of which gradients are computed at once where a task trains through the embedding.
-CELLS_PER_PART = 16
+CELLS_PER_PART = 16  # of which gradients are computed at once where a task trains through the embedding
 
 
 class Celler(FoundationModel):
@@ -98,6 +98,7 @@ class Celler(FoundationModel):
     module: CellerModule
 
     @classmethod
+    @checks_arguments
     def setup_anndata(
         cls, adata: AnnData, layer: str | None = None, batch_key: str | None = None, **kwargs: Any
     ) -> None:
@@ -182,6 +183,7 @@ class Celler(FoundationModel):
 
     # ---- training ----------------------------------------------------------------------------------------------
 
+    @checks_arguments
     def train(
         self,
         max_epochs: int = 6,
@@ -389,9 +391,9 @@ class Celler(FoundationModel):
     @classmethod
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
         release = read_release(folder)
-        model = cls(adata, genes=release.genes, **(release.config | config))
-        state = from_released(release.tensors, model.module, rows=release.rows, source=str(release.weights))
-        model.module.load_state_dict(state)
+        tensors, source = release.tensors, str(release.weights)
+        state = partial(from_released, tensors, rows=release.rows, source=source)
+        model = cls._filled(state, tensors.values(), source, adata, genes=release.genes, **(release.config | config))
         model.description_ |= {"weights": folder.name, "sha256": sha256(release.weights)}
         if (known := REGISTRY.get(folder.name)) and known.model == cls.name:
             model.description_ |= {about: getattr(known, about) for about in ("licence", "citation", "trained_on")}

@@ -66,7 +66,7 @@ def objective_weights(config: CellerConfig, given: Mapping[str, float] | None) -
     weights |= {"dab": 1.0} if has_batches and config.discriminator else {}
     if unknown := sorted((given or {}).keys() - weights.keys()):
         msg = (
-            f"loss_weights has no {', '.join(map(repr, unknown))}; the objectives of this model are "
+            f"loss_weights has no {', '.join(map(repr, unknown))}; name objectives of this model: "
             f"{', '.join(map(repr, weights))}."
         )
         raise ValueError(msg)

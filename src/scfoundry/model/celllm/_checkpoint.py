@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from anndata import AnnData, read_h5ad
 
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.model.celllm._tokens import N_TOKENS
-from scfoundry.nn.checkpoint import CheckpointError, account_for, read_torch_file
+from scfoundry.nn.checkpoint import CheckpointError, account_for, read_torch_file, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,15 +84,13 @@ def read_release(path: Path, genes: Sequence[str] | AnnData | str | Path | None)
     as the weights have.
     """
     content = read_torch_file(path)
-    content = content.get("model_state_dict", content)
-    tensors = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
-    strange = [name for name, tensor in tensors.items() if not isinstance(tensor, torch.Tensor)]
+    named = tensors_of(content.get("model_state_dict", content), source=str(path))
+    tensors = {name.removeprefix("module."): tensor for name, tensor in named.items()}
     first = f"{RELEASED_LAYERS}0.0.fn."
     needed = [*(f"{STEMS[stem]}weight" for stem in ("levels.", "genes.")), f"{first}to_q.weight"]
     needed += [f"{first}fast_attention.projection_matrix", f"{RELEASED_LAYERS}0.1.fn.fn.w1.weight"]
-    if strange or (missing := [name for name in needed if name not in tensors]):
-        what = f"holds more than tensors: {', '.join(strange[:5])}" if strange else f"lacks {', '.join(missing)}"
-        msg = f"{path} {what}. Is it the checkpoint of another model?"
+    if missing := [name for name in needed if name not in tensors]:
+        msg = f"{path} lacks {', '.join(missing)}. Is it the checkpoint of another model?"
         raise CheckpointError(msg)
     n_genes = len(tensors["pos_emb.emb.weight"]) - 2
     return Release(read_config(tensors, path), named_genes(genes, n_genes, path), tensors)
@@ -166,8 +163,8 @@ def to_released(module: CellLMModule) -> dict[str, Tensor]:
 
 
 def from_released(tensors: dict[str, Tensor], module: CellLMModule, *, source: str) -> dict[str, Tensor]:
-    """A module's complete state from released tensors, heads as they are; see `account_for` for what is refused."""
-    own = module.state_dict()
-    heads = {name: tensor for name, tensor in own.items() if name.startswith(HEADS)}
-    ours = {released_name(name): name for name in own.keys() - heads.keys()}
-    return account_for({ours.get(name, name): t for name, t in tensors.items()} | heads, module, source=source)
+    """A module's state but for its heads from released tensors; see `account_for` for what is refused."""
+    heads = [name for name in module.state_dict() if name.startswith(HEADS)]
+    ours = {released_name(name): name for name in module.state_dict().keys() - set(heads)}
+    found = {ours.get(name, name): tensor for name, tensor in tensors.items()}
+    return account_for(found, module, source=source, own=heads)

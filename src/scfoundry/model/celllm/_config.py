@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from scfoundry._arguments import Count, Positive, Share, Size
 from scfoundry.model._config import PlainConfig
 from scfoundry.nn.favor import Stabiliser
 
@@ -14,14 +15,6 @@ Attention = Literal["favor", "softmax"]
 Padding = Literal["none", "official"]
 Truncation = Literal["expression", "vocabulary"]
 Pooling = Literal["cls", "mean", "contrast"]
-
-_CHOICES = {
-    "attention": Attention,
-    "padding": Padding,
-    "stabiliser": Stabiliser,
-    "truncation": Truncation,
-    "pooling": Pooling,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,25 +67,24 @@ class CellLMConfig(PlainConfig):
     """
 
     _of = "CellLM"
-    _choices = _CHOICES
 
-    n_hidden: int = 512
-    n_layers: int = 10
-    n_heads: int = 16
-    n_head: int = 64
-    n_intermediate: int = 2048
-    dropout: float = 0.1
+    n_hidden: Size = 512
+    n_layers: Size = 10
+    n_heads: Size = 16
+    n_head: Size = 64
+    n_intermediate: Size = 2048
+    dropout: Share = 0.1
     attention: Attention = "favor"
-    n_features: int = 266
+    n_features: Size = 266
     stabiliser: Stabiliser = "cell"
-    redraw_interval: int = 1000
+    redraw_interval: Count = 1000
     max_length: int = 6000
     truncation: Truncation = "expression"
     padding: Padding = "none"
     freeze_genes: bool = False
     mask_ratio: float = 0.15
-    temperature: float = 0.05
-    n_contrast: int = 512
+    temperature: Positive = 0.05
+    n_contrast: Count = 512
     tumour_head: bool = True
     pooling: Pooling = "cls"
 
@@ -103,9 +95,6 @@ class CellLMConfig(PlainConfig):
             raise ValueError(msg)
         if not 0 < self.mask_ratio < 1:
             msg = f"CellLM config: mask_ratio must lie between 0 and 1; got {self.mask_ratio}. Usual: 0.15."
-            raise ValueError(msg)
-        if self.temperature <= 0:
-            msg = f"CellLM config: temperature must be positive; got {self.temperature}. Usual: 0.05."
             raise ValueError(msg)
         if self.pooling == "contrast" and not self.n_contrast:
             msg = (

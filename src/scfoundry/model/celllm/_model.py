@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
+from scfoundry._arguments import checks_arguments
 from scfoundry.data.matrix.reader import CountsInMemory
 from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import DiscriminatesTumour
@@ -114,6 +116,7 @@ class CellLM(FoundationModel):
                 self.module.genes.weight[: len(table)] = table
 
     @classmethod
+    @checks_arguments
     def setup_anndata(
         cls, adata: AnnData, layer: str | None = None, tumour_key: str | None = None, **kwargs: Any
     ) -> None:
@@ -204,6 +207,7 @@ class CellLM(FoundationModel):
 
     # ---- training ----------------------------------------------------------------------------------------------
 
+    @checks_arguments
     def train(
         self,
         max_epochs: int = 10,
@@ -372,7 +376,7 @@ class CellLM(FoundationModel):
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
         path = find_weights(folder, version)
         release = read_release(path, config.pop("genes", None))
-        model = cls(adata, genes=release.genes, **(release.config | config))
-        model.module.load_state_dict(from_released(release.tensors, model.module, source=str(path)))
+        state_of, values = partial(from_released, release.tensors, source=str(path)), release.config | config
+        model = cls._filled(state_of, release.tensors.values(), str(path), adata, genes=release.genes, **values)
         model.description_ |= {"weights": path.stem, "sha256": sha256(path)}
         return model

@@ -115,7 +115,7 @@ def objective_weights(given: Mapping[str, float] | None, missing: Mapping[str, s
     """Weight of every objective: 1 unless given, 0 for those that are ``missing``, by name and why."""
     if unknown := sorted((given or {}).keys() - set(OBJECTIVES)):
         known = ", ".join(map(repr, OBJECTIVES))
-        msg = f"loss_weights has no {', '.join(map(repr, unknown))}; the objectives are {known}."
+        msg = f"loss_weights has no {', '.join(map(repr, unknown))}; name objectives: {known}."
         raise ValueError(msg)
     weights = {name: 0.0 if name in missing else 1.0 for name in OBJECTIVES} | dict(given or {})
     if asked := [why for name, why in missing.items() if weights[name]]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from scfoundry._arguments import Positive, Share, Size
 from scfoundry.model._config import PlainConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 __all__ = ["CellNamerConfig"]
 
@@ -50,16 +48,16 @@ class CellNamerConfig(PlainConfig):
 
     types: tuple[str, ...] = field(default=(), repr=False)
     markers: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
-    n_hidden: int = 96
-    n_latent: int = 96
-    n_members: int = 2
-    n_buckets: int = 8192
-    n_text_hidden: int = 96
-    head_rank: int = 64
-    dropout: float = 0.3
-    mask_genes: float = 0.3
+    n_hidden: Size = 96
+    n_latent: Size = 96
+    n_members: Size = 2
+    n_buckets: Size = 8192
+    n_text_hidden: Size = 96
+    head_rank: Size = 64
+    dropout: Share = 0.3
+    mask_genes: Share = 0.3
     adapt: bool = True
-    adapted_temperature: float = 1.5
+    adapted_temperature: Positive = 1.5
 
     @property
     def profiles(self) -> tuple[str, ...]:

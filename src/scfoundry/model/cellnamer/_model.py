@@ -11,6 +11,7 @@ from scipy.special import softmax
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.data.labels.ontology import CellOntology
@@ -92,6 +93,7 @@ class CellNamer(FoundationModel):
         return WeakKeyDictionary()
 
     @classmethod
+    @checks_arguments
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -232,6 +234,7 @@ class CellNamer(FoundationModel):
 
     # ---- training ----------------------------------------------------------------------------------------------
 
+    @checks_arguments
     def train(
         self,
         max_epochs: int | None = None,

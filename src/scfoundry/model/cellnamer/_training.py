@@ -233,7 +233,7 @@ def _objective_weights(stage: Stage, given: Mapping[str, float] | None, *, with_
         objectives.append("matching")
     if unknown := sorted((given or {}).keys() - set(objectives)):
         msg = (
-            f"loss_weights has no {', '.join(map(repr, unknown))}; the objectives of stage {stage} are "
+            f"loss_weights has no {', '.join(map(repr, unknown))}; name objectives of stage {stage}: "
             f"{', '.join(map(repr, objectives))}."
         )
         raise ValueError(msg)

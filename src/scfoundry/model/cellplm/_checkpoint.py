@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from scfoundry._arguments import fits
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.model.cellplm._config import CellPLMConfig
-from scfoundry.nn.checkpoint import CheckpointError, account_for, read_torch_file
+from scfoundry.nn.checkpoint import CheckpointError, account_for, read_json, read_torch_file, tensors_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,10 +169,14 @@ def read_release(
     Returns config, vocabulary, released tensors, and the file that held them.
     """
     version = find_version(folder, version)
-    released = json.loads((folder / f"{version}{CONFIG_SUFFIX}").read_text())
+    released = read_json(folder / f"{version}{CONFIG_SUFFIX}")
     weights = folder / f"{version}{WEIGHTS_SUFFIX}"
     content = read_torch_file(weights)
     if "model_state_dict" not in content or "gene_list" not in released:
         msg = f"{weights} with its config is not a CellPLM release: 'model_state_dict' or 'gene_list' is missing."
         raise CheckpointError(msg)
-    return config_from_released(released), GeneVocabulary(released["gene_list"]), content["model_state_dict"], weights
+    tensors = tensors_of(content["model_state_dict"], source=str(weights))
+    if not fits(genes := released["gene_list"], list[str]):
+        msg = f"The config of {weights} must hold 'gene_list', a list of names. Download it again."
+        raise CheckpointError(msg)
+    return config_from_released(released), GeneVocabulary(genes), tensors, weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from scfoundry._arguments import Count, NonNegative, Share, Size
 from scfoundry.model._config import PlainConfig
 from scfoundry.nn.counts import LibrarySize
 
@@ -14,14 +15,6 @@ Positions = Literal["none", "sinusoid"]
 Latent = Literal["gmvae", "vae", "ae"]
 LatentEmbedding = Literal["argmax", "gumbel"]
 Likelihood = Literal["nb", "mse"]
-
-_CHOICES = {
-    "latent": Latent,
-    "positions": Positions,
-    "library_size": LibrarySize,
-    "latent_embedding": LatentEmbedding,
-    "likelihood": Likelihood,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,34 +70,33 @@ class CellPLMConfig(PlainConfig):
     """
 
     _of = "CellPLM"
-    _choices = _CHOICES
 
-    n_hidden: int = 256
-    n_layers: int = 2
-    n_heads: int = 8
+    n_hidden: Size = 256
+    n_layers: Size = 2
+    n_heads: Size = 8
     latent: Latent = "vae"
-    n_latent: int = 64
-    n_clusters: int = 16
-    n_decoder_hidden: int = 256
-    n_decoder_layers: int = 2
-    n_bottleneck: int = 128
-    n_batches: int = 0
-    n_datasets: int = 0
-    dropout: float = 0.2
+    n_latent: Size = 64
+    n_clusters: Size = 16
+    n_decoder_hidden: Size = 256
+    n_decoder_layers: Size = 2
+    n_bottleneck: Size = 128
+    n_batches: Count = 0
+    n_datasets: Count = 0
+    dropout: Share = 0.2
     positions: Positions = "sinusoid"
     library_size: LibrarySize = "cp10k"
     latent_embedding: LatentEmbedding = "argmax"
     likelihood: Likelihood = "nb"
-    mask_cells: float = 0.75
-    mask_genes: float = 0.25
+    mask_cells: Share = 0.75
+    mask_genes: Share = 0.25
     mask_beta: bool = True
-    drop_cells: float = 0.3
-    max_cells: int = 4000
+    drop_cells: Share = 0.3
+    max_cells: Size = 4000
     masked_term: bool = True
-    kl_warmup_steps: int = 10_000
-    latent_floor: float = 5.0
-    prior_weight: float = 5.0
-    categorical_weight: float = 5.0
+    kl_warmup_steps: Count = 10_000
+    latent_floor: NonNegative = 5.0
+    prior_weight: NonNegative = 5.0
+    categorical_weight: NonNegative = 5.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

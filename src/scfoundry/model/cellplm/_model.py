@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -10,6 +11,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import fields
 from tqdm.auto import tqdm
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._settings import settings
 from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
@@ -22,7 +24,7 @@ from scfoundry.model.cellplm._fine_tune_perturbation import fine_tune_perturbati
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
 from scfoundry.model.cellplm._replaced_genes import replaced_gene_shifts
-from scfoundry.model.cellplm._samples import ContextBatch, ContextReader
+from scfoundry.model.cellplm._samples import ContextBatch, ContextReader, check_training
 from scfoundry.model.cellplm._streaming import stream_embeddings
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.counts import SparseCounts
@@ -92,6 +94,7 @@ class CellPLM(FoundationModel):
     module: CellPLMModule
 
     @classmethod
+    @checks_arguments
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -214,6 +217,7 @@ class CellPLM(FoundationModel):
 
     # ---- training ----------------------------------------------------------------------------------------------
 
+    @checks_arguments
     def train(
         self,
         max_epochs: int = 100,
@@ -273,6 +277,7 @@ class CellPLM(FoundationModel):
         """
         cells = self.registered_cells("CellPLM.train")
         groups = cells.contexts
+        check_training(self.module, groups, measured_genes, panel_sizes, part_lrs)
         data = ContextDataModule.split(
             groups, cells_per_step=self.config.max_cells, validation_size=validation_size, seed=seed
         )
@@ -383,9 +388,9 @@ class CellPLM(FoundationModel):
 
     @classmethod
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
-        released_config, genes, state, weights = read_release(folder, version)
-        model = cls(adata, genes=genes, **(released_config.as_dict() | config))
-        model.module.load_state_dict(from_released(state, model.module, source=str(weights)))
+        released, genes, state, weights = read_release(folder, version)
+        state_of = partial(from_released, state, source=str(weights))
+        model = cls._filled(state_of, state.values(), str(weights), adata, genes=genes, **(released.as_dict() | config))
         model.description_ |= {
             "weights": weights.name.removesuffix(".best.ckpt"),
             "licence": "BSD-2-Clause",

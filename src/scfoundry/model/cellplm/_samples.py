@@ -14,13 +14,13 @@ from scfoundry.nn.counts import SparseCounts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.matrix.contexts import Context
     from scfoundry.data.matrix.reader import Reader
 
-__all__ = ["ContextBatch", "ContextReader", "ContextSample"]
+__all__ = ["ContextBatch", "ContextReader", "ContextSample", "check_training"]
 
 
 class ContextBatch(NamedTuple):
@@ -112,3 +112,28 @@ class ContextReader:
                 positions = self.genes.align(self.measured[context.name]).measured
             self._genes_of[context.name] = torch.from_numpy(np.asarray(positions, dtype=np.int64))
         return self._genes_of[context.name]
+
+
+def check_training(
+    module: nn.Module,
+    contexts: Sequence[Context],
+    measured: Mapping[str, Sequence[str]] | None,
+    panel_sizes: tuple[int, int] | None,
+    part_lrs: Mapping[str, float] | None,
+) -> None:
+    """Refuse parts that the module does not have, panels without genes, and measured genes of some contexts only."""
+    parts = {name for name, _ in module.named_modules() if name}
+    if wrong := {part: rate for part, rate in (part_lrs or {}).items() if part not in parts or not rate >= 0}:
+        known = ", ".join(sorted(part for part in parts if "." not in part))
+        msg = f"part_lrs must name parts of the model ({known}) and give each a rate of at least 0; got {wrong}."
+        raise ValueError(msg)
+    if panel_sizes is not None and not 1 <= panel_sizes[0] <= panel_sizes[1]:
+        msg = f"panel_sizes must be (fewest, most) genes, of at least 1; got {panel_sizes}. For all: panel_sizes=None."
+        raise ValueError(msg)
+    names = {context.name for context in contexts}
+    if measured is not None and (missing := sorted(names - measured.keys())):
+        msg = (
+            f"measured_genes must name the genes of every context; {', '.join(missing[:5])} is missing. Give a list to "
+            "each, or pass None: the genes detected in a context."
+        )
+        raise ValueError(msg)

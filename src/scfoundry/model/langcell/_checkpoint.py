@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.tokens.ranks import FIRST_GENE
 from scfoundry.model._pickles import read_plain_pickle
-from scfoundry.nn.checkpoint import CheckpointError, account_for, read_torch_file
+from scfoundry.nn.checkpoint import CheckpointError, account_for, read_json, read_text, read_torch_file, tensors_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +61,7 @@ CONFIG = {
     "max_position_embeddings": "max_{}length",
 }
 TOKENIZER_FOLDERS = ("text_tokenizer", "tokenizer", "tokenizer/BiomedBERT", "text_bert", ".")
+SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 DICTIONARIES = ("gene_median_dictionary.pkl", "token_dictionary.pkl")
 DICTIONARY_FOLDERS = (".", "geneformer", "geneformer_001/geneformer")
 
@@ -123,7 +123,9 @@ def read_release(folder: Path) -> tuple[dict[str, Any], GeneVocabulary, dict[str
         raise FileNotFoundError(msg)
     genes = read_genes(folder)
     names = (*ENCODERS.values(), *HEADS.values())
-    files = {name: read_torch_file(path) for name, path in zip(names, weights, strict=True)}
+    files = {
+        name: tensors_of(read_torch_file(path), source=str(path)) for name, path in zip(names, weights, strict=True)
+    }
     return read_config(folder, files), genes, files
 
 
@@ -141,11 +143,7 @@ def read_config(folder: Path, files: dict[str, dict[str, Tensor]]) -> dict[str, 
 
 def read_bert_config(path: Path) -> dict[str, Any]:
     """Structure of one BERT."""
-    try:
-        released = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        msg = f"{path} is damaged: {error}. Download it again."
-        raise CheckpointError(msg) from error
+    released = read_json(path)
     if missing := [key for key in CONFIG if key not in released]:
         msg = f"{path} lacks {', '.join(missing)}: it does not describe a BERT as LangCell's are."
         raise CheckpointError(msg)
@@ -172,7 +170,11 @@ def read_vocabulary(folder: Path) -> tuple[str, ...]:
     for place in TOKENIZER_FOLDERS:
         path = folder / place / "vocab.txt"
         if path.exists():
-            return tuple(path.read_text(encoding="utf-8").splitlines())
+            pieces = tuple(read_text(path).splitlines())
+            if missing := [piece for piece in SPECIAL_PIECES if piece not in pieces]:
+                msg = f"{path} lacks {', '.join(missing)}: it is no vocabulary of a BERT. Download it again."
+                raise CheckpointError(msg)
+            return pieces
     msg = (
         f"{folder} has no text tokenizer. LangCell's checkpoint comes without one: download vocab.txt of "
         "https://huggingface.co/microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext "
@@ -197,6 +199,9 @@ def read_genes(folder: Path) -> GeneVocabulary:
         raise FileNotFoundError(msg)
     place = folder / places[0]
     medians, numbers = (read_plain_pickle(place / name) for name in DICTIONARIES)
+    if text := [gene for values in (medians, numbers) for gene, value in values.items() if isinstance(value, str)]:
+        msg = f"The dictionaries of {place} hold text for {', '.join(text[:3])}, not numbers. Download them again."
+        raise CheckpointError(msg)
     tokens = {gene: int(token) for gene, token in numbers.items()}
     genes = sorted((gene for gene in tokens if not gene.startswith("<")), key=tokens.__getitem__)
     in_order = [tokens[gene] for gene in genes] == list(range(FIRST_GENE, FIRST_GENE + len(genes)))

@@ -5,18 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from scfoundry._arguments import Count, Positive, Share, Size
 from scfoundry.model._config import PlainConfig
 from scfoundry.nn.transformer import Activation
 
 __all__ = ["LangCellConfig", "Mixture"]
 
 Mixture = Literal["released", "corrected"]
-
-_CHOICES = {
-    "activation": Activation,
-    "text_activation": Activation,
-    "mixture": Mixture,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,35 +67,34 @@ class LangCellConfig(PlainConfig):
     """
 
     _of = "LangCell"
-    _choices = _CHOICES
 
-    n_hidden: int = 256
-    n_layers: int = 6
-    n_heads: int = 8
-    n_intermediate: int = 512
+    n_hidden: Size = 256
+    n_layers: Size = 6
+    n_heads: Size = 8
+    n_intermediate: Size = 512
     activation: Activation = "relu"
-    dropout: float = 0.02
-    max_length: int = 2048
-    n_text_hidden: int = 256
-    n_text_layers: int = 4
-    n_text_heads: int = 8
-    n_text_intermediate: int = 1024
+    dropout: Share = 0.02
+    max_length: Size = 2048
+    n_text_hidden: Size = 256
+    n_text_layers: Size = 4
+    n_text_heads: Size = 8
+    n_text_intermediate: Size = 1024
     text_activation: Activation = "gelu"
-    text_dropout: float = 0.1
-    max_text_length: int = 512
+    text_dropout: Share = 0.1
+    max_text_length: Size = 512
     text_vocabulary: tuple[str, ...] = field(default=(), repr=False)
-    n_words: int = 0
-    n_latent: int = 256
-    temperature: float = 0.05
+    n_words: Count = 0
+    n_latent: Size = 256
+    temperature: Positive = 0.05
     alpha: float = 0.2
     mixture: Mixture = "corrected"
     match_top_k: int = 0
     adapt: bool = False
-    adapted_temperature: float = 1.0
-    mask_genes: float = 0.15
-    momentum: float = 0.995
-    queue_size: int = 0
-    n_classes: int = 0
+    adapted_temperature: Positive = 1.0
+    mask_genes: Share = 0.15
+    momentum: Share = 0.995
+    queue_size: Count = 0
+    n_classes: Count = 0
     classes: tuple[str, ...] = field(default=(), repr=False)
     multilabel: bool = False
 

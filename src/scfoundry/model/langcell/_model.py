@@ -10,6 +10,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.data.tokens.medians import nonzero_medians
@@ -92,6 +93,7 @@ class LangCell(TrainableLangCell):
     unknown_threshold: float | None = None
 
     @classmethod
+    @checks_arguments
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -283,8 +285,14 @@ class LangCell(TrainableLangCell):
     @classmethod
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
         values, genes, files = read_release(folder)
-        model = cls(adata, genes=genes, **(values | config))
-        model.module.load_state_dict(from_released(files, model.module, source=str(folder)))
+        model = cls._filled(
+            lambda module: from_released(files, module, source=str(folder)),
+            (tensor for file in files.values() for tensor in file.values()),
+            str(folder),
+            adata,
+            genes=genes,
+            **(values | config),
+        )
         model.description_ |= {
             "weights": "langcell",
             "licence": "MIT",

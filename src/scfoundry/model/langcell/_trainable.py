@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.model._base import FoundationModel
@@ -80,6 +81,7 @@ class TrainableLangCell(FoundationModel):
         columns = [keys] if isinstance(keys, str) else list(keys)
         return self.adata.obs[columns].astype(str).to_numpy()
 
+    @checks_arguments
     def train(
         self,
         max_epochs: int = 3,

@@ -86,7 +86,7 @@ def objective_weights(stage: Stage, given: Mapping[str, float] | None) -> dict[s
     objectives = OBJECTIVES[stage]
     if unknown := sorted((given or {}).keys() - set(objectives)):
         msg = (
-            f"loss_weights has no {', '.join(map(repr, unknown))}; the objectives of stage {stage} are "
+            f"loss_weights has no {', '.join(map(repr, unknown))}; name objectives of stage {stage}: "
             f"{', '.join(map(repr, objectives))}."
         )
         raise ValueError(msg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from scfoundry._arguments import Count, NonNegative, Positive, Share, Size
 from scfoundry.model._config import PlainConfig
 
 __all__ = ["ScPaLMConfig"]
@@ -12,8 +13,6 @@ __all__ = ["ScPaLMConfig"]
 ValueMap = Literal["linear", "mlp"]
 GenePooling = Literal["mean", "max"]
 Pooling = Literal["cell", "mean", "concatenated"]
-
-_CHOICES = {"value_map": ValueMap, "gene_pooling": GenePooling, "pooling": Pooling}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +80,16 @@ class ScPaLMConfig(PlainConfig):
     """
 
     _of = "scPaLM"
-    _choices = _CHOICES
 
-    n_tokens: int = 256
-    n_hidden: int = 256
-    n_codes: int = 128
-    n_layers: int = 6
-    n_heads: int = 8
-    n_intermediate: int = 1024
-    dropout: float = 0.0
-    n_value: int = 64
-    n_gene: int = 64
+    n_tokens: Size = 256
+    n_hidden: Size = 256
+    n_codes: Size = 128
+    n_layers: Size = 6
+    n_heads: Size = 8
+    n_intermediate: Size = 1024
+    dropout: Share = 0.0
+    n_value: Size = 64
+    n_gene: Size = 64
     gene_projection: bool = True
     value_map: ValueMap = "linear"
     gene_pooling: GenePooling = "mean"
@@ -100,30 +98,23 @@ class ScPaLMConfig(PlainConfig):
     quantiser: bool = True
     shared_head: bool = False
     gene_means: bool = True
-    n_batches: int = 1
-    affine_rate: float = 10.0
-    commitment: float = 0.95
-    quantiser_weight: float = 0.02
-    replace_every: int = 20
+    n_batches: Size = 1
+    affine_rate: NonNegative = 10.0
+    commitment: Share = 0.95
+    quantiser_weight: NonNegative = 0.02
+    replace_every: Count = 20
     kept_share: float = 0.5
-    contrastive_weight: float = 1.0
-    temperature: float = 0.1
-    max_negatives: int = 64
-    n_clusters: int = 20
-    queue_size: int = 4096
-    refit_every: int = 100
+    contrastive_weight: NonNegative = 1.0
+    temperature: Positive = 0.1
+    max_negatives: Size = 64
+    n_clusters: Size = 20
+    queue_size: Size = 4096
+    refit_every: Size = 100
     exclude_cell_token: bool = False
     pooling: Pooling = "cell"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = ("n_tokens", "n_hidden", "n_codes", "n_layers", "n_heads", "n_intermediate", "n_value", "n_gene")
-        for name in (*sizes, "n_batches", "max_negatives", "n_clusters", "queue_size", "refit_every"):
-            self._require(getattr(self, name) >= 1, name, "must be at least 1")
-        for name in ("affine_rate", "quantiser_weight", "replace_every", "contrastive_weight"):
-            self._require(getattr(self, name) >= 0, name, "must not be negative")
-        self._require(self.temperature > 0, "temperature", "must be positive (usual: 0.1)")
-        self._require(0 <= self.commitment <= 1, "commitment", "must lie between 0 and 1 (usual: 0.95)")
         self._require(0 < self.kept_share <= 1, "kept_share", "is a share of the tokens, above 0 and at most 1")
         nearest = self.n_heads * max(1, self.n_hidden // self.n_heads)
         divides = self.n_hidden % self.n_heads == 0

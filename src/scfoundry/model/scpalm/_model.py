@@ -9,6 +9,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
+from scfoundry._arguments import checks_arguments
 from scfoundry._settings import logger
 from scfoundry.model._base import FoundationModel
 from scfoundry.model._capabilities import TokenisesPathways
@@ -109,6 +110,7 @@ class ScPaLM(FoundationModel):
             )
 
     @classmethod
+    @checks_arguments
     def setup_anndata(
         cls, adata: AnnData, layer: str | None = None, batch_key: str | None = None, **kwargs: Any
     ) -> None:
@@ -210,6 +212,7 @@ class ScPaLM(FoundationModel):
         fine_tune(model, cells.ordered(), max_epochs=max_epochs, rates=RATES, seed=seed, compute=compute)
         return model
 
+    @checks_arguments
     def train(
         self,
         max_epochs: int | tuple[int, int] = 10,

@@ -1,0 +1,88 @@
+"""A training that is killed anywhere goes on from its last checkpoint: the same weights, and the same history."""
+
+from __future__ import annotations
+
+import pytest
+from cases import same, state_of
+
+import scfoundry as sf
+from scfoundry.train.plan import Resumable
+
+SIZES = {"n_hidden": 16, "n_layers": 1, "n_heads": 4, "n_latent": 4, "n_decoder_hidden": 16, "max_cells": 20}
+QUICK = {"max_epochs": 3, "accelerator": "cpu", "devices": 1, "enable_progress_bar": False}
+
+
+class Killed(BaseException):
+    """Ends a process where it stands: nothing catches it."""
+
+
+def trained(adata, folder):
+    sf.model.CellPLM.setup_anndata(adata, batch_key="batch")
+    model = sf.model.CellPLM(adata, **SIZES)
+    model.train(**QUICK, checkpoint_dir=folder)
+    return model
+
+
+def history(model):
+    return {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in model.history.items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(make_adata, tmp_path_factory):
+    return trained(make_adata(60, 30), tmp_path_factory.mktemp("whole"))
+
+
+def cut(self, trainer, module):
+    """The file of the new checkpoint is half written."""
+    unfinished = self.path.with_suffix(".part")
+    trainer.save_checkpoint(unfinished)
+    unfinished.write_bytes(unfinished.read_bytes()[:1000])
+    raise Killed
+
+
+def written(self, trainer, module):
+    """The new checkpoint is written, and not yet in its place."""
+    trainer.save_checkpoint(self.path.with_suffix(".part"))
+    raise Killed
+
+
+def renamed(self, trainer, module, end=Resumable.on_train_epoch_end):
+    """The new checkpoint is in its place, and the epoch not yet closed."""
+    end(self, trainer, module)
+    raise Killed
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize("strike", [cut, written, renamed])
+def test_what_was_killed_resumes_to_the_bit_with_its_history(
+    uninterrupted, make_adata, tmp_path, monkeypatch, strike, epoch
+):
+    plain, ended = Resumable.on_train_epoch_end, []
+
+    def end(self, trainer, module):
+        ended.append(module)
+        (strike if len(ended) == epoch else plain)(self, trainer, module)
+
+    monkeypatch.setattr(Resumable, "on_train_epoch_end", end)
+    with pytest.raises(Killed):
+        trained(make_adata(60, 30), tmp_path)
+    monkeypatch.setattr(Resumable, "on_train_epoch_end", plain)
+    resumed = trained(make_adata(60, 30), tmp_path)
+    same(state_of(resumed), state_of(uninterrupted))
+    assert history(resumed) == history(uninterrupted)
+    assert all(len(values) == 3 for values in history(resumed).values())
+
+
+def test_a_training_that_was_complete_repeats_nothing(uninterrupted, make_adata, tmp_path):
+    model = trained(make_adata(60, 30), tmp_path)
+    model.train(**QUICK, checkpoint_dir=tmp_path)
+    assert history(model) == history(uninterrupted)
+
+
+def test_a_training_that_diverged_says_so(make_adata):
+    adata = make_adata(60, 30)
+    sf.model.CellPLM.setup_anndata(adata, batch_key="batch")
+    model = sf.model.CellPLM(adata, **SIZES)
+    with pytest.raises(ValueError, match=r"training diverged: .*smaller lr than 1e\+30: train\(lr=1e\+29\)"):
+        model.train(**QUICK, lr=1e30, warmup_steps=0)
+    assert not model.is_trained_
