@@ -22,7 +22,10 @@ class Growing:
         return self._n
 
     def extend(self, values: NDArray[Any]) -> None:
-        """Append values."""
+        """Append values; the first ones may be taken as they are, and are not to be used any more."""
+        if not self._n and values.flags.owndata and values.dtype == self._values.dtype:
+            self._values, self._n = values, len(values)
+            return
         end = self._n + len(values)
         if end > len(self._values):
             self._values.resize(max(end, len(self._values) * 33 // 32), refcheck=False)

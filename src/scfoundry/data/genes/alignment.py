@@ -136,7 +136,7 @@ class GeneAlignment:
             indptr,
             VALUES_PER_PIECE,
         )
-        stored = close_gaps(genes, indptr, lengths)
-        close_gaps(counts, indptr, lengths)
+        for moved in (genes, counts):
+            moved.resize(close_gaps(moved, indptr, lengths), refcheck=False)
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        return canonical(counts[:stored], genes[:stored], starts, (block.shape[0], self.n_vocabulary))
+        return canonical(counts, genes, starts, (block.shape[0], self.n_vocabulary))

@@ -23,12 +23,14 @@ __all__ = ["sort_genes"]
 
 _DIGIT_BITS, _RADIX = 8, 256
 _MOVES = 16
-"""Steps of insertion per gene, after which ratios that hardly differ are merged instead."""
+"""Steps of insertion per gene, after which ratios that tie or hardly differ are merged instead."""
 
 
 @compiled
-def _order(ratios: Ratios, rounded: Values, n: int, keys: Keys, half: Genes, order: Genes, starts: Genes) -> None:
-    """Places of n positive ratios in descending order; equal ones stay in order.
+def _order(
+    genes: Genes, ratios: Ratios, rounded: Values, n: int, keys: Keys, half: Genes, order: Genes, starts: Genes
+) -> None:
+    """Places of n positive ratios in descending order, equal ones by gene.
 
     Bit patterns of positive floats are ordered as the floats are. The leading 16 bits of their distance to the largest
     are sorted in two passes. What is left open then, a few ten thousandths, insertion by the exact ratios settles.
@@ -66,34 +68,18 @@ def _order(ratios: Ratios, rounded: Values, n: int, keys: Keys, half: Genes, ord
     for j in range(1, n):
         place, i = order[j], j
         ratio = ratios[place]
-        while i > 0 and ratios[order[i - 1]] < ratio:
-            order[i] = order[i - 1]
+        while i > 0:
+            before = order[i - 1]
+            if ratios[before] > ratio or (ratios[before] == ratio and genes[before] < genes[place]):
+                break
+            order[i] = before
             i -= 1
         order[i] = place
         left -= j - i
         if left < 0:
-            order[:n] = np.argsort(-ratios[:n], kind="mergesort")
+            by_gene = np.argsort(genes[:n])
+            order[:n] = by_gene[np.argsort(-ratios[by_gene], kind="mergesort")]
             return
-
-
-@compiled
-def _write(ranked: Genes, genes: Genes, ratios: Ratios, order: Genes, n: int) -> None:
-    """First of the n ordered genes; those of equal ratio by gene."""
-    tied, in_order = 0, True
-    for j in range(n):
-        if j and ratios[order[j]] == ratios[order[j - 1]]:
-            in_order &= genes[order[j - 1]] < genes[order[j]]
-            continue
-        if not in_order:
-            order[tied:j] = order[tied:j][np.argsort(genes[order[tied:j]])]
-        if j >= len(ranked):
-            break
-        tied, in_order = j, True
-    else:
-        if not in_order:
-            order[tied:n] = order[tied:n][np.argsort(genes[order[tied:n]])]
-    for j in range(min(n, len(ranked))):
-        ranked[j] = genes[order[j]]
 
 
 @compiled
@@ -147,5 +133,6 @@ def sort_genes(
                 n += 1
         lengths[cell] = min(n, starts[cell + 1] - starts[cell])
         if n:
-            _order(ratios, rounded, n, keys, half, order, digits)
-            _write(ranked[starts[cell] : starts[cell + 1]], genes, ratios, order, n)
+            _order(genes, ratios, rounded, n, keys, half, order, digits)
+        for j in range(lengths[cell]):
+            ranked[starts[cell] + j] = genes[order[j]]

@@ -75,7 +75,7 @@ def rank_tokens(
         sort_genes(first, last, values, columns, indptr, *how, tokens, starts, lengths)
 
     over_pieces(sort, indptr, VALUES_PER_PIECE)
-    tokens = tokens[: close_gaps(tokens, starts, lengths)]
+    tokens.resize(close_gaps(tokens, starts, lengths), refcheck=False)
     tokens += FIRST_GENE
     return np.concatenate([[0], np.cumsum(lengths)]), tokens
 
@@ -92,7 +92,7 @@ def ranked_matrix(indptr: NDArray[np.int64], tokens: NDArray[np.int32], max_leng
     ranks[:1] = 0
     ranks[np.cumsum(lengths[:-1])] = 1 - lengths[:-1]
     np.cumsum(ranks, dtype=ranks.dtype, out=ranks)
-    return sparse.csr_matrix((tokens, ranks, indptr), shape=(len(indptr) - 1, max_length))
+    return canonical(tokens, ranks, indptr, (len(indptr) - 1, max_length))
 
 
 def checksum(genes: GeneVocabulary) -> str:
