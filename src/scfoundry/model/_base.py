@@ -1,8 +1,8 @@
-"""What the foundation models share. The only file that touches scvi-tools' private interfaces."""
+"""What all models share: genes, configuration, module and weights. Nothing here loads scvi-tools."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from scvi.data import AnnDataManager
-from scvi.model.base import BaseModelClass
 from torch import nn
 
 from scfoundry._device import Compute
@@ -26,12 +24,13 @@ from scfoundry.nn.checkpoint import account_for
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfoundry._device import Precision
 
-__all__ = ["FoundationModel", "FoundationModule"]
+__all__ = ["FoundationModule", "InferenceModel"]
 
 # Weights without a name of their own: at random, or learned from registered data.
 UNTRAINED, OWN_TRAINING = "untrained", "own training"
@@ -47,28 +46,16 @@ class FoundationModule(nn.Module):
         """Device of the parameters."""
         return next(self.parameters()).device
 
-    def on_load(self, model: FoundationModel, **kwargs: Any) -> None:
+    def on_load(self, model: InferenceModel, **kwargs: Any) -> None:
         """Nothing to prepare before a saved state is loaded."""
 
 
-class FoundationModel(BaseModelClass):
-    """Base of all models: an AnnData or nothing, a vocabulary of genes, a configuration of plain values.
+class InferenceModel(ABC):
+    """A model as far as its weights make it one: it embeds any cells, and has no training data.
 
     A subclass names its configuration and module, registers training data in ``setup_anndata``, and implements
     ``train``, ``embed`` and, for released weights, ``_read_release``; further abilities are in ``_capabilities.py``.
-
-    Parameters
-    ----------
-    adata
-        Training data registered with ``setup_anndata``. Inference needs none.
-    registry
-        Registry of a saved model; filled in by scvi-tools' ``load``.
-    genes
-        Vocabulary, its gene ids in order, or what `GeneVocabulary.as_dict` gives. The genes of ``adata`` if `None`.
-    seed
-        Seed of the initial weights.
-    **config
-        Values of the model's configuration.
+    Its registration is that of `FoundationModel`, under which it becomes a model of scvi-tools (``_foundation.py``).
     """
 
     reads_positions: bool = False
@@ -81,6 +68,11 @@ class FoundationModel(BaseModelClass):
 
     config: Any
     module: FoundationModule
+    adata: Any = None
+    """Training data."""
+
+    is_trained_: bool = False
+    history_: dict[str, pd.DataFrame] | None = None
 
     def __init__(
         self,
@@ -104,7 +96,7 @@ class FoundationModel(BaseModelClass):
                 "setup_args": {},
                 "field_registries": {},
             }
-        super().__init__(adata, registry)
+        self._take_data(adata, registry)
         genes = self.get_var_names().tolist() if genes is None else genes
         if not isinstance(genes, GeneVocabulary):
             genes = GeneVocabulary(**genes) if isinstance(genes, Mapping) else GeneVocabulary(genes)
@@ -122,16 +114,22 @@ class FoundationModel(BaseModelClass):
             f"{type(self).__name__} with {len(self._genes):,} genes and "
             f"{sum(p.numel() for p in self.module.parameters()):,} parameters"
         )
-        self.init_params_ = self._get_init_params(locals())
+        self._keep_arguments(locals())
+
+    def _take_data(self, adata: AnnData | None, registry: dict | None) -> None:
+        """Begin with registered training data, or the registry of some."""
+        self.registry, self.summary_stats = registry, {}
+
+    def _keep_arguments(self, arguments: dict[str, Any]) -> None:
+        """Keep what the model was made with, for `save`."""
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """Add what follows from the training data."""
         return config
 
     def _change_config(self, **values: Any) -> None:
-        """Change values of the configuration of model and module, and what `save` keeps of it for `load`."""
+        """Change values of the configuration of model and module."""
         self.config = self.module.config = replace(self.config, **values)
-        self.init_params_["kwargs"]["config"] |= values
 
     def copy(self, **config: Any) -> Self:
         """A model with weights of its own and without the training data, to be fine-tuned.
@@ -175,9 +173,11 @@ class FoundationModel(BaseModelClass):
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray:
         """Genes of the training data, or the vocabulary where there was none."""
-        if "X" in self.registry["field_registries"] or self._adata is not None:
-            return super().get_var_names(legacy_mudata_format)
         return self._genes.ids
+
+    def to_device(self, device: torch.device | str) -> None:
+        """Move the module."""
+        self.module.to(device)
 
     # ---- embedding ---------------------------------------------------------------------------------------------
 
@@ -244,14 +244,6 @@ class FoundationModel(BaseModelClass):
         setup = self.registry["setup_args"]
         keys: dict[str, Any] = {key: setup.get(key) for key in ("layer", "batch_key", "spatial_key")}
         return Cells.of(self.adata, self.genes, **keys, caller=caller)
-
-    @classmethod
-    def _register(cls, adata: AnnData, fields: list[Any], setup_args: dict[str, Any], **kwargs: Any) -> None:
-        """Finish ``setup_anndata``: register fields with scvi-tools."""
-        setup = cls._get_setup_method_args(**setup_args)
-        manager = AnnDataManager(fields=fields, setup_method_args=setup)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
 
     # ---- weights -----------------------------------------------------------------------------------------------
 

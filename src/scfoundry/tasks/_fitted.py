@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from scfoundry.model._load import load_pretrained
+from scfoundry.model._load import load_weights
 from scfoundry.nn.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
@@ -97,4 +97,4 @@ def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray],
     if values.pop("kind", None) != kind:
         msg = f"{folder} holds a fitted object of another kind than {kind}: {path.read_text()[:60]!r}."
         raise CheckpointError(msg)
-    return load_pretrained(folder / MODEL_FOLDER), arrays, values
+    return load_weights(folder / MODEL_FOLDER), arrays, values

@@ -124,9 +124,9 @@ def open_model(model: str | Path | Any, capability: type | None = None, *, calle
         If it is no model, or not one that can.
     """
     from scfoundry.model._capabilities import Embeds, require
-    from scfoundry.model._load import load_pretrained
+    from scfoundry.model._load import load_weights
 
-    loaded = require(load_pretrained(model) if isinstance(model, str | Path) else model, Embeds, caller=caller)
+    loaded = require(load_weights(model) if isinstance(model, str | Path) else model, Embeds, caller=caller)
     return loaded if capability is None else require(loaded, capability, caller=caller)
 
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from scvi import REGISTRY_KEYS
-from scvi.data import fields
 
 from scfoundry._device import Compute
 from scfoundry._settings import logger
@@ -19,7 +17,6 @@ from scfoundry.model.langcell._config import LangCellConfig
 from scfoundry.model.langcell._inference import LabelTexts, embed_cells, gene_attention, match_cells
 from scfoundry.model.langcell._matching import mix
 from scfoundry.model.langcell._module import LangCellModule
-from scfoundry.model.langcell._tokenizer import learn_vocabulary
 from scfoundry.model.langcell._trainable import TrainableLangCell
 from scfoundry.model.langcell._training_data import require_texts
 from scfoundry.nn.attention_factors import attention_of_cls
@@ -125,11 +122,7 @@ class LangCell(TrainableLangCell):
         if "source_registry" in kwargs:
             # No weight depends on texts: other data may have others.
             kwargs["extend_categories"] = True
-        data_fields = [
-            fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            *(fields.CategoricalObsField(f"text_{i}", column) for i, column in enumerate(columns)),
-        ]
-        cls._register(adata, data_fields, setup_args, **kwargs)
+        cls._register(adata, setup_args, {f"text_{i}": column for i, column in enumerate(columns)}, **kwargs)
 
     def _complete_genes(self, genes: GeneVocabulary) -> GeneVocabulary:
         if genes.medians is not None or self.adata is None:
@@ -141,6 +134,8 @@ class LangCell(TrainableLangCell):
         return expressed
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        from scfoundry.model.langcell._tokenizer import learn_vocabulary
+
         if config.get("text_vocabulary") or self.adata is None:
             return config
         return config | {"text_vocabulary": learn_vocabulary(self._texts().ravel(), MAX_WORDS)}
