@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from numba import njit
 
@@ -17,7 +17,7 @@ F = TypeVar("F", bound="Callable")
 def compiled(function: F) -> F:
     """Compile for threads that run side by side."""
     try:
-        return njit(nogil=True, cache=True)(function)
+        return cast("F", njit(nogil=True, cache=True)(function))
     except RuntimeError:
         # Neither the package's folder nor the user's cache can be written to: compiled anew in every process.
-        return njit(nogil=True)(function)
+        return cast("F", njit(nogil=True)(function))

@@ -1,4 +1,4 @@
-from ._classes import CellLM, CellNamer, CellPLM, Celler, LangCell, ScPaLM
+from ._classes import Celler, CellLM, CellNamer, CellPLM, LangCell, ScPaLM
 from ._foundation import FoundationModel
 from ._load import load_pretrained
 from ._pretrained import list_pretrained

@@ -22,7 +22,7 @@ from scfoundry.model._pretrained import locate
 from scfoundry.nn.checkpoint import account_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -70,6 +70,12 @@ class InferenceModel(ABC):
     module: FoundationModule
     adata: Any = None
     """Training data."""
+
+    # Of models with training data alone, which are those of `FoundationModel`
+    registry: Any
+    adata_manager: Any
+    summary_stats: dict[str, Any]
+    _register: ClassVar[Callable[..., None]]
 
     is_trained_: bool = False
     history_: dict[str, pd.DataFrame] | None = None
@@ -120,7 +126,7 @@ class InferenceModel(ABC):
         """Begin with registered training data, or the registry of some."""
         self.registry, self.summary_stats = registry, {}
 
-    def _keep_arguments(self, arguments: dict[str, Any]) -> None:
+    def _keep_arguments(self, arguments: dict[str, Any]) -> None:  # noqa: B027  (only what can be saved keeps them)
         """Keep what the model was made with, for `save`."""
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:

@@ -84,4 +84,5 @@ class FoundationModel(InferenceModel, BaseModelClass):
 def registered(model: type[InferenceModel]) -> type[Any]:
     """The model of the same name that scvi-tools knows."""
     own = {"__doc__": model.__doc__, "__module__": model.__module__, "__qualname__": model.__qualname__}
-    return type(FoundationModel)(model.__name__, (model, FoundationModel), own)
+    make: Any = type(FoundationModel)
+    return make(model.__name__, (model, FoundationModel), own)

@@ -60,7 +60,9 @@ def read_checked(
     something else, it is begun again, and the cells are read a second time. ``progress`` is told how many were read.
     """
     _require_cells(adata, caller)
-    inspection, state, taker = Inspection(adata.n_obs, adata.n_vars), None, None
+    inspection = Inspection(adata.n_obs, adata.n_vars)
+    state: MatrixState | None = None
+    taker: T | None = None
     for _, block in row_blocks(adata, layer=layer):
         inspection.add(block)
         found, _ = inspection.found
@@ -89,9 +91,7 @@ def _require_cells(adata: AnnData, caller: str) -> None:
         raise ValueError(msg)
 
 
-def _require_usable(
-    adata: AnnData, report: MatrixReport, *, layer: str | None, caller: str, allow_log1p: bool
-) -> None:
+def _require_usable(adata: AnnData, report: MatrixReport, *, layer: str | None, caller: str, allow_log1p: bool) -> None:
     where = _name(layer)
     if report.n_nan or report.n_infinite:
         msg = (

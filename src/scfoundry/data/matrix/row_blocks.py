@@ -62,7 +62,7 @@ def blocks_of(matrix: Any, rows: Rows, genes: Rows | None, size: int) -> Iterato
         pieces = (_read(matrix, rows[start : start + size], genes) for start in range(0, len(rows), size))
     for block in _of_size(pieces, size):
         if not block.has_canonical_format:
-            block = block.copy()  # noqa: PLW2901
+            block = block.copy()
             block.sum_duplicates()
         yield block
 

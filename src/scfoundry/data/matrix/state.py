@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy import sparse
 
 from scfoundry.data.matrix.loaders import row_blocks
 from scfoundry.data.pieces import canonical, kernel_arrays
@@ -16,6 +15,7 @@ from scfoundry.data.pieces import canonical, kernel_arrays
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
 
 __all__ = ["LOG_CEILING", "Inspection", "MatrixReport", "MatrixState", "inspect_matrix", "to_linear"]
 

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scfoundry.data.compiled import compiled
 
+from scfoundry.data.compiled import compiled
 from scfoundry.data.tokens.radix import DIGIT_BITS, RADIX, sort_digit
 
 if TYPE_CHECKING:

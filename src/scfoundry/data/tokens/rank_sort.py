@@ -99,9 +99,9 @@ def sort_genes(
 ) -> None:
     """Genes of every cell from `first` up to `last` by value / divisor, descending, ties by gene.
 
-    ``divisors`` are the ``medians`` of genes by column, infinite for columns to leave out. ``shared`` columns have a gene
-    together with others, and their values are summed. Filled are ``ranked``, where each cell starts at ``starts`` and
-    has room up to the next, and how many genes it has there. The cells share one set of buffers; threads may sort
+    ``divisors`` are the ``medians`` of genes by column, infinite for columns to leave out. ``shared`` columns have a
+    gene together with others, and their values are summed. Filled are ``ranked``, where each cell starts at ``starts``
+    and has room up to the next, and how many genes it has there. The cells share one set of buffers; threads may sort
     different cells at once.
     """
     longest = 1

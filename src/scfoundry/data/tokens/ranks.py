@@ -6,12 +6,12 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from scfoundry.data.pieces import VALUES_PER_PIECE, canonical, kernel_arrays, over_pieces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from scfoundry.data.genes import GeneVocabulary
 
@@ -48,10 +48,11 @@ def rank_tokens(
     its ratios alike and so plays no part. Where the values of a cell are multiples of its smallest one, up to rounding,
     they are counts that were scaled; they are compared as these multiples, so that what tied in counts ties here.
 
-    ``counts`` are not negative, (n_cells, n_columns) canonical CSR; ``gene_of_column`` is the gene of every column, -1 to
-    leave one out; where columns share a gene, their counts are summed. Returned are where each cell starts among the tokens, (n_cells + 1,), and the
-    tokens.
+    ``counts`` are not negative, (n_cells, n_columns) canonical CSR; ``gene_of_column`` is the gene of every column, -1
+    to leave one out; where columns share a gene, their counts are summed. Returned are where each cell starts among the
+    tokens, (n_cells + 1,), and the tokens.
 
+    >>> from scipy import sparse
     >>> counts = sparse.csr_matrix([[3.0, 1.0, 8.0], [0.0, 0.0, 0.0], [2.0, 0.0, 2.0]])
     >>> rank_tokens(counts, np.array([1.0, 1.0, 4.0]), max_length=2)
     (array([0, 2, 2, 4]), array([2, 4, 2, 4], dtype=int32))
@@ -88,7 +89,9 @@ def ranked_matrix(indptr: NDArray[np.int64], tokens: NDArray[np.int32], max_leng
     lengths = np.diff(indptr)
     lengths = lengths[lengths > 0]
     # Counted up from cell to cell in place: at a million cells, another array of this size is worth avoiding.
-    ranks = np.ones(len(tokens), dtype=np.int64 if len(tokens) > np.iinfo(np.int32).max else np.int32)
+    ranks: NDArray[np.integer] = np.ones(
+        len(tokens), dtype=np.int64 if len(tokens) > np.iinfo(np.int32).max else np.int32
+    )
     ranks[:1] = 0
     ranks[np.cumsum(lengths[:-1])] = 1 - lengths[:-1]
     np.cumsum(ranks, dtype=ranks.dtype, out=ranks)

@@ -17,6 +17,7 @@ from scfoundry.model.langcell._config import LangCellConfig
 from scfoundry.model.langcell._inference import LabelTexts, embed_cells, gene_attention, match_cells
 from scfoundry.model.langcell._matching import mix
 from scfoundry.model.langcell._module import LangCellModule
+from scfoundry.model.langcell._tokenizer import learn_vocabulary
 from scfoundry.model.langcell._trainable import TrainableLangCell
 from scfoundry.model.langcell._training_data import require_texts
 from scfoundry.nn.attention_factors import attention_of_cls
@@ -134,8 +135,6 @@ class LangCell(TrainableLangCell):
         return expressed
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        from scfoundry.model.langcell._tokenizer import learn_vocabulary
-
         if config.get("text_vocabulary") or self.adata is None:
             return config
         return config | {"text_vocabulary": learn_vocabulary(self._texts().ravel(), MAX_WORDS)}

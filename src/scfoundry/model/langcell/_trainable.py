@@ -16,6 +16,7 @@ from scfoundry.model._base import InferenceModel
 from scfoundry.model.langcell._inference import CellStream
 from scfoundry.model.langcell._module import ClassificationHead
 from scfoundry.model.langcell._objectives import focal_loss
+from scfoundry.model.langcell._tokenizer import Tokenizer
 from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
 from scfoundry.nn.label_loss import PLAIN, LabelLoss
 from scfoundry.stats.splits import stratified_split
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._config import LangCellConfig, Mixture
     from scfoundry.model.langcell._few_shot import TunedPart
     from scfoundry.model.langcell._module import LangCellModule
-    from scfoundry.model.langcell._tokenizer import Tokenizer
     from scfoundry.model.langcell._training import Contrast, Stage
     from scfoundry.train.plan import Schedule
 
@@ -56,8 +56,6 @@ class TrainableLangCell(InferenceModel):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Cuts texts into the word pieces of these weights."""
-        from scfoundry.model.langcell._tokenizer import Tokenizer
-
         return Tokenizer(self.config.text_vocabulary, max_length=self.config.max_text_length)
 
     def stream(self, reader: Reader, compute: Compute) -> CellStream:

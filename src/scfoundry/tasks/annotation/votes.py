@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
 
 from scfoundry.stats.groups import membership
@@ -33,6 +32,8 @@ def over_cluster(latent: NDArray[np.float32]) -> NDArray[np.int64]:
     n_neighbors = min(N_NEIGHBORS, len(latent) - 1)
     if n_neighbors < 2:
         return np.arange(len(latent))
+    import scanpy as sc
+
     cells = AnnData(obsm={"X": latent})
     sc.pp.neighbors(cells, n_neighbors=n_neighbors, use_rep="X")
     resolution = next((r for n_cells, r in RESOLUTIONS.items() if len(latent) < n_cells), HIGHEST_RESOLUTION)
