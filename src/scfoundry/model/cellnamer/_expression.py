@@ -152,9 +152,10 @@ class ExpressionMLP(nn.Module):
         self.projections = nn.ModuleList(nn.Linear(n_hidden, n_output) for _ in range(n_members))
 
     def forward(self, z: Tensor | SparseScores, shown: Sequence[Tensor] | None = None) -> Tensor:
-        """States of n cells, (S, n, H); of sparse scores not in training; ``shown``: genes that each network is shown in training, drawn here if `None`.
+        """States of n cells, (S, n, H); of sparse scores not in training.
 
-        Cells of one batch are shown the same genes, as if the others had not been measured.
+        ``shown``: genes that each network is shown in training, drawn here if `None`. Cells of one batch are shown the
+        same genes, as if the others had not been measured.
         """
         drawn = [None] * len(self.members) if shown is None else shown
         return torch.stack([member(z, genes) for member, genes in zip(self.members, drawn, strict=True)])
