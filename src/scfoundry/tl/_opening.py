@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import pandas as pd
 
+from scfoundry._compat import obs_column
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 
@@ -72,7 +73,7 @@ def group_codes(
     if optional and key is None:
         return np.full(adata.n_obs, -1), []
     require_column(adata.obs, key, fix=f"{argument}{', or None' if optional else ''}.")
-    column = adata.obs[key]
+    column = obs_column(adata, key)
     named = pd.Categorical(column.astype(object).where(column.notna(), None).map(str, na_action="ignore"))
     if not len(named.categories):
         otherwise = f"leave the groups out: {argument}=None" if optional else f"pass another as {argument}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
+from scfoundry._compat import obs_column
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
@@ -221,7 +222,7 @@ def _write_terms(adata: AnnData, key: str, labels: Sequence[Label]) -> None:
     slot = Keys.ontology_id(key)
     terms = {label.name: label.term for label in labels if label.term is not None}
     if terms:
-        adata.obs[slot] = pd.Categorical(adata.obs[key].astype(object).map(terms))
+        adata.obs[slot] = pd.Categorical(obs_column(adata, key).astype(object).map(terms))
     elif slot in adata.obs:
         # Of an earlier call, with other labels.
         del adata.obs[slot]

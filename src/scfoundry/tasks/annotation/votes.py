@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scfoundry._compat import obs_column
 from scfoundry.stats.groups import membership
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ ALONE = -1
 
 def groups_of(adata: AnnData, key: str) -> NDArray[np.int64]:
     """Group of every cell as a number, -1 where the column has no value, (n_obs,)."""
-    return pd.factorize(np.asarray(adata.obs[key]))[0].astype(np.int64)
+    return pd.factorize(np.asarray(obs_column(adata, key)))[0].astype(np.int64)
 
 
 def over_cluster(latent: NDArray[np.float32]) -> NDArray[np.int64]:
