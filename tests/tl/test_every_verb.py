@@ -16,9 +16,7 @@ from verbs import GENES, USERS, VERBS, Case, added
 from scfoundry.data.matrix import checks
 
 # What does not hold yet, by the name of the test. Where it holds all the same the test fails, so that the line goes.
-NOT_YET = {
-    "test_where_*[identify_pathways-*-lazy]": "tables of a lazily opened store are no pandas table",
-}
+NOT_YET: dict[str, str] = {}
 
 
 @pytest.fixture(scope="session")

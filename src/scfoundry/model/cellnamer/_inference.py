@@ -62,7 +62,7 @@ class ExpressionStream:
         for rows, expression in self._blocks():
             yield rows, self.module.scale(expression, self.measured, self.moments.expression)
 
-    def sparse(self) -> Iterator[tuple[slice, SparseScores]]:
+    def sparse_scores(self) -> Iterator[tuple[slice, SparseScores]]:
         """The same, never dense."""
         for rows, expression in self._blocks():
             yield rows, self.module.scale.sparse(expression, self.measured, self.moments.expression)
@@ -98,7 +98,7 @@ class ExpressionStream:
 def embed_expression(module: CellNamerModule, cells: ExpressionStream) -> np.ndarray:
     """Cell embeddings of length 1, (n_obs, Z) float32."""
     latent = np.empty((cells.reader.n_obs, module.config.n_latent), dtype=np.float32)
-    for rows, z in cells.sparse():
+    for rows, z in cells.sparse_scores():
         latent[rows] = mean_direction(module, z).float().cpu().numpy()
     return latent
 
