@@ -71,3 +71,44 @@ def test_progress_can_be_switched_off_by_itself():
     finally:
         sf.settings.show_progress = True
     assert sf.settings.show_progress
+
+
+def test_weights_run_without_what_only_training_needs():
+    """scvi-tools with Pyro and Lightning, transformers and matplotlib take longer to import than cells to embed."""
+    code = """
+import json, sys
+import numpy as np
+from anndata import AnnData
+import scfoundry as sf
+from scfoundry.model._load import load_weights
+from scfoundry.model._pretrained import DEFAULTS
+sf.settings.verbosity = "error"
+loaded = {}
+def look(what):
+    heavy = ("scvi", "pyro", "lightning", "transformers", "matplotlib", "scanpy", "sklearn")
+    loaded[what] = [name for name in heavy if name in sys.modules]
+for name in DEFAULTS:
+    genes = load_weights(name).genes.ids[:400]
+    adata = AnnData(np.random.default_rng(0).poisson(1, (20, 400)).astype(np.float32))
+    adata.var_names = genes
+    sf.tl.embed(adata, model=name)
+    look(name)
+sf.tl.zero_shot_annotate(adata, ["B cell", "monocyte"])
+sf.pp.bin_expression(adata)
+look("zero_shot_annotate")
+print(json.dumps(loaded))
+"""
+    assert set(map(tuple, run(code).values())) == {()}
+
+
+def test_models_are_those_of_scvi_tools():
+    from scvi.model.base import BaseModelClass
+
+    assert issubclass(sf.model.FoundationModel, BaseModelClass)
+    for name in sf.model.__all__:
+        public = getattr(sf.model, name)
+        if isinstance(public, type) and not name.endswith("Config"):
+            assert issubclass(public, sf.model.FoundationModel)
+            assert public.__name__ == name
+    model = sf.model.load_pretrained("cellplm")
+    assert type(model) is sf.model.CellPLM

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
-__all__ = ["layer_names"]
+__all__ = ["data_frame", "layer_names", "obs_column"]
 
 
 def layer_names(adata: AnnData) -> list[str]:
@@ -16,3 +17,16 @@ def layer_names(adata: AnnData) -> list[str]:
     From anndata 0.13 on, ``adata.layers`` also lists ``X``, as the layer named `None`.
     """
     return [name for name in adata.layers if name is not None]
+
+
+def obs_column(adata: AnnData, key: object) -> pd.Series:
+    """A column of ``obs``, in memory."""
+    return data_frame(adata.obs)[key]
+
+
+def data_frame(table: Any) -> Any:
+    """A table of a lazily opened store (`anndata.experimental.read_lazy`) in memory; everything else as it is."""
+    import pandas as pd
+
+    lazy = hasattr(table, "to_memory") and not isinstance(table, pd.DataFrame)
+    return table.to_memory() if lazy else table

@@ -2,19 +2,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 import pytest
 import scanpy as sc
+from anndata import read_h5ad
+from anndata.io import sparse_dataset
 from scipy import sparse
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.reader import CountsReader
+from scfoundry.data.matrix.row_blocks import blocks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from anndata import AnnData
+
+ALL = np.arange(20)
 
 
 @pytest.fixture
@@ -46,6 +53,57 @@ def test_the_array_type_does_not_matter(adata: AnnData, vocabulary: GeneVocabula
     expected = read(adata, vocabulary, np.arange(20))
     adata.X = as_array(adata.X.toarray())
     np.testing.assert_array_equal(read(adata, vocabulary, np.arange(20)), expected)
+
+
+@pytest.fixture
+def n_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of rows that are read from matrices, whoever asks for them."""
+    numbers: list[int] = []
+
+    def counted(matrix: object, rows: np.ndarray, *how: object) -> object:
+        numbers.append(len(rows))
+        return blocks_of(matrix, rows, *how)
+
+    monkeypatch.setattr("scfoundry.data.matrix.loaders.blocks_of", counted)
+    return numbers
+
+
+def test_what_fits_in_memory_is_read_once(adata: AnnData, vocabulary: GeneVocabulary, n_read: list[int]) -> None:
+    reader = CountsReader(adata, vocabulary, caller="test")
+    blocks = [*reader.blocks(np.arange(20), 7), reader.read(np.array([3, 1])), reader.only(np.arange(9)).read(ALL)]
+    assert [block.shape[0] for block in blocks] == [7, 7, 6, 2, 20]
+    assert n_read == [20]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scfoundry.data.matrix.reader.HELD_VALUES", 30)
+        larger = CountsReader(adata, vocabulary, caller="test")
+        again = [*larger.blocks(np.arange(20), 7), larger.read(np.array([3, 1])), larger.only(np.arange(9)).read(ALL)]
+    assert n_read == [20, 20, 20, 2, 20]
+    for block, other in zip(blocks, again, strict=True):
+        np.testing.assert_array_equal(block.toarray(), other.toarray())
+
+
+def test_what_the_first_cells_seem_to_hold_may_turn_out_wrong(vocabulary: GeneVocabulary, adata: AnnData) -> None:
+    logged = adata.copy()
+    sc.pp.log1p(logged)
+    logged.X[:4] = 0
+    logged.X[4:8] = (logged.X[4:8] > 0).astype(np.float32)
+    expected = np.expm1(logged.X.toarray()[:, ::-1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scfoundry.data.matrix.row_blocks._BLOCK_VALUES", 30)
+        found = read(logged, vocabulary, ALL)
+    np.testing.assert_allclose(found[:, 5:], expected, rtol=1e-5)
+
+
+def test_a_view_of_data_on_disk_is_read_in_blocks(
+    adata: AnnData, vocabulary: GeneVocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    view = read_h5ad(tmp_path / "cells.h5ad", backed="r")[5:15]
+    expected = read(adata, vocabulary, np.arange(5, 15))
+    monkeypatch.setattr(type(view), "X", property(lambda adata: pytest.fail("read whole") if adata.is_view else disk))
+    with h5py.File(tmp_path / "cells.h5ad") as file:
+        disk = sparse_dataset(file["X"])
+        np.testing.assert_array_equal(read(view, vocabulary, np.arange(10)), expected)
 
 
 def test_log_normalised_values_are_inverted(adata: AnnData, vocabulary: GeneVocabulary) -> None:

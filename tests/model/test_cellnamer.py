@@ -71,7 +71,10 @@ def test_empty_cells_change_nothing_for_the_others(model, counts: np.ndarray) ->
     assert np.isfinite(among.probabilities).all()
 
 
-def test_out_of_core_data_are_read_twice_and_not_again_for_their_moments(model, counts: np.ndarray) -> None:
+def test_out_of_core_data_are_read_twice_and_not_again_for_their_moments(
+    model, counts: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scfoundry.data.matrix.reader.HELD_VALUES", 0)
     read: list[int] = []
 
     def counted(block: np.ndarray) -> np.ndarray:

@@ -39,14 +39,6 @@ def assert_same_ranks(ranks: sparse.csr_matrix, expected: Mapping[str, np.ndarra
         assert [group_of[token] for token in ids] == groups[: len(ids)]
 
 
-@pytest.fixture(params=["numba", "numpy"])
-def sort(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "numpy":
-        monkeypatch.setattr(tokens, "_can_compile", lambda: False)
-    return request.param
-
-
-@pytest.mark.usefixtures("sort")
 @pytest.mark.parametrize("max_length", [64, 2048])
 @pytest.mark.parametrize("names", ["symbols", "Ensembl ids"])
 def test_ranks_of_every_kind_of_cell(parity_folder: Callable[[str], Path], names: str, max_length: int) -> None:
@@ -65,7 +57,6 @@ def test_ranks_of_every_kind_of_cell(parity_folder: Callable[[str], Path], names
     assert special == (expected["pad_id"], expected["mask_id"], expected["cls_id"])
 
 
-@pytest.mark.usefixtures("sort")
 def test_ranks_with_the_published_vocabulary(parity_folder: Callable[[str], Path], shared_data: Path) -> None:
     table = shared_data / "geneformer_gene_table.tsv.gz"
     if not table.exists():

@@ -168,11 +168,6 @@ def test_counts_of_columns_with_one_gene_are_summed(adata: AnnData, genes: GeneV
     assert ranked(doubled, genes) == by_definition(adata, genes)
 
 
-def test_without_a_compiler(adata: AnnData, genes: GeneVocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "_can_compile", lambda: False)
-    assert ranked(adata, genes) == by_definition(adata, genes)
-
-
 def test_medians_of_the_data_themselves(adata: AnnData) -> None:
     own = sf.pp.gene_medians(adata)
     assert ranked(adata, own) == by_definition(adata, own)

@@ -201,7 +201,7 @@ def test_bad_input_is_refused_before_anything_is_learned(
     def learn(*args: Any, **kwargs: Any) -> None:
         pytest.fail("training began")
 
-    monkeypatch.setattr("scfoundry.tasks.denoising.denoiser.fine_tune", learn)
+    monkeypatch.setattr("scfoundry.train.contexts.fine_tune", learn)
     before = slots(adata)
     with pytest.raises(ValueError, match=message):
         sf.tl.denoise(adata, model, **arguments)

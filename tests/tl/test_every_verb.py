@@ -21,15 +21,9 @@ from verbs import GENES, USERS, VERBS, Case, added
 from scfoundry.data.matrix import checks
 
 # What does not hold yet, by the name of the test. Where it holds all the same the test fails, so that the line goes.
-NOT_YET = {
-    "test_where_*[annotate-*-lazy]": "labels of a lazily opened store are no pandas column",
-    "test_where_*[identify_pathways-*-lazy]": "tables of a lazily opened store are no pandas table",
-    "test_where_*[predict_perturbation-*-lazy]": "perturbations of a lazily opened store are no pandas column",
+NOT_YET: dict[str, str] = {
     "test_where_*[drug_response-*-lazy]": "tables of a lazily opened store are no pandas table",
     "test_where_*[drug_sensitivity-*-lazy]": "labels of a lazily opened store are no pandas column",
-    "test_where_*[cell_attention-*-lazy]": "groups of a lazily opened store are no pandas column",
-    "test_where_*[gene_network-*-lazy]": "groups of a lazily opened store are no pandas column",
-    "test_where_*[rank_genes_attention-*-lazy]": "groups of a lazily opened store are no pandas column",
 }
 
 

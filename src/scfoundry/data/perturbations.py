@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from scfoundry._compat import obs_column
 from scfoundry._settings import logger
 from scfoundry.data.genes.match import match
 from scfoundry.data.genes.names import as_names, find, gene_names
@@ -151,7 +152,7 @@ def _text_of(adata: AnnData, key: str, fix: str) -> pd.Series:
         present = ", ".join(map(repr, adata.obs.columns)) or "none"
         msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as {fix}."
         raise ValueError(msg)
-    column = adata.obs[key]
+    column = obs_column(adata, key)
     return column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
 
 

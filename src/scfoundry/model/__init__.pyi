@@ -1,12 +1,13 @@
-from ._base import FoundationModel
+from ._classes import Celler, CellLM, CellNamer, CellPLM, LangCell, ScPaLM
+from ._foundation import FoundationModel
 from ._load import load_pretrained
 from ._pretrained import list_pretrained
-from .celler import Celler, CellerConfig
-from .celllm import CellLM, CellLMConfig
-from .cellnamer import CellNamer, CellNamerConfig
-from .cellplm import CellPLM, CellPLMConfig
-from .langcell import LangCell, LangCellConfig
-from .scpalm import ScPaLM, ScPaLMConfig
+from .celler import CellerConfig
+from .celllm import CellLMConfig
+from .cellnamer import CellNamerConfig
+from .cellplm import CellPLMConfig
+from .langcell import LangCellConfig
+from .scpalm import ScPaLMConfig
 
 __all__ = [
     "CellLM",

@@ -1,8 +1,8 @@
-"""What the foundation models share. Only this file and `_saving.py` touch scvi-tools' private interfaces."""
+"""What all models share: genes, configuration, module and weights. Nothing here loads scvi-tools."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from scvi.data import AnnDataManager
-from torch import nn
 
 from scfoundry._arguments import checks_arguments, fits, shown
 from scfoundry._device import Compute
@@ -23,56 +21,30 @@ from scfoundry.model._capabilities import warn_of_idle_positions
 from scfoundry.model._folder import CONFIG_FILE, checked_sha256, read_folder, write_folder
 from scfoundry.model._hub import HubMixin
 from scfoundry.model._pretrained import locate
-from scfoundry.model._registration import refuse_missing_keys
-from scfoundry.model._saving import SavesPlainly
-from scfoundry.nn.checkpoint import CheckpointError, account_for
+from scfoundry.nn.checkpoint import CheckpointError, account_for, built_within
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfoundry._device import Precision
+    from scfoundry.model._module import FoundationModule
 
-__all__ = ["FoundationModel", "FoundationModule"]
+__all__ = ["InferenceModel"]
 
 # Weights without a name of their own: at random, or learned from registered data.
 UNTRAINED, OWN_TRAINING = "untrained", "own training"
 
 
-class FoundationModule(nn.Module):
-    """A torch module with its configuration and the two members that scvi-tools expects of one."""
-
-    config: Any
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return next(self.parameters()).device
-
-    def on_load(self, model: FoundationModel, **kwargs: Any) -> None:
-        """Nothing to prepare before a saved state is loaded."""
-
-
-class FoundationModel(HubMixin, SavesPlainly):
-    """Base of all models: an AnnData or nothing, a vocabulary of genes, a configuration of plain values.
+class InferenceModel(HubMixin, ABC):
+    """A model as far as its weights make it one: it embeds any cells, and has no training data.
 
     A subclass names its configuration and module, registers training data in ``setup_anndata``, and implements
     ``train``, ``embed`` and, for released weights, ``_read_release``; further abilities are in ``_capabilities.py``.
-
-    Parameters
-    ----------
-    adata
-        Training data registered with ``setup_anndata``. Inference needs none.
-    registry
-        Registry of a saved model; filled in by scvi-tools' ``load``.
-    genes
-        Vocabulary, its gene ids in order, or what `GeneVocabulary.as_dict` gives. The genes of ``adata`` if `None`.
-    seed
-        Seed of the initial weights.
-    **config
-        Values of the model's configuration.
+    Its registration is that of `FoundationModel`, under which it becomes a model of scvi-tools (``_foundation.py``).
     """
 
     reads_positions: bool = False
@@ -85,6 +57,17 @@ class FoundationModel(HubMixin, SavesPlainly):
 
     config: Any
     module: FoundationModule
+    adata: Any = None
+    """Training data."""
+
+    # Of models with training data alone, which are those of `FoundationModel`
+    registry: Any
+    adata_manager: Any
+    summary_stats: dict[str, Any]
+    _register: ClassVar[Callable[..., None]]
+
+    is_trained_: bool = False
+    history_: dict[str, pd.DataFrame] | None = None
 
     def __init__(
         self,
@@ -108,7 +91,7 @@ class FoundationModel(HubMixin, SavesPlainly):
                 "setup_args": {},
                 "field_registries": {},
             }
-        super().__init__(adata, registry)
+        self._take_data(adata, registry)
         genes = self.get_var_names().tolist() if genes is None else genes
         if not isinstance(genes, GeneVocabulary | Mapping) and not fits(genes, Iterable[str]):
             msg = f"genes must be names of genes, genes=adata.var_names, or a GeneVocabulary; got {shown(genes)}."
@@ -132,16 +115,22 @@ class FoundationModel(HubMixin, SavesPlainly):
             f"{type(self).__name__} with {len(self._genes):,} genes and "
             f"{sum(p.numel() for p in self.module.parameters()):,} parameters"
         )
-        self.init_params_ = self._get_init_params(locals())
+        self._keep_arguments(locals())
+
+    def _take_data(self, adata: AnnData | None, registry: dict | None) -> None:
+        """Begin with registered training data, or the registry of some."""
+        self.registry, self.summary_stats = registry, {}
+
+    def _keep_arguments(self, arguments: dict[str, Any]) -> None:
+        """Keep what the model was made with, for `save`."""
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """Add what follows from the training data."""
         return config
 
     def _change_config(self, **values: Any) -> None:
-        """Change values of the configuration of model and module, and what `save` keeps of it for `load`."""
+        """Change values of the configuration of model and module."""
         self.config = self.module.config = replace(self.config, **values)
-        self.init_params_["kwargs"]["config"] |= values
 
     def copy(self, **config: Any) -> Self:
         """A model with weights of its own and without the training data, to be fine-tuned.
@@ -185,9 +174,11 @@ class FoundationModel(HubMixin, SavesPlainly):
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray:
         """Genes of the training data, or the vocabulary where there was none."""
-        if "X" in self.registry["field_registries"] or self._adata is not None:
-            return super().get_var_names(legacy_mudata_format)
         return self._genes.ids
+
+    def to_device(self, device: torch.device | str) -> None:
+        """Move the module."""
+        self.module.to(device)
 
     # ---- embedding ---------------------------------------------------------------------------------------------
 
@@ -257,15 +248,6 @@ class FoundationModel(HubMixin, SavesPlainly):
         keys: dict[str, Any] = {key: setup.get(key) for key in ("layer", "batch_key", "spatial_key")}
         return Cells.of(self.adata, self.genes, **keys, caller=caller)
 
-    @classmethod
-    def _register(cls, adata: AnnData, fields: list[Any], setup_args: dict[str, Any], **kwargs: Any) -> None:
-        """Finish ``setup_anndata``: register fields; a ValueError where the data lack what a key names."""
-        refuse_missing_keys(adata, setup_args, kwargs, caller=f"sf.model.{cls.__name__}.setup_anndata")
-        setup = cls._get_setup_method_args(**setup_args)
-        manager = AnnDataManager(fields=fields, setup_method_args=setup)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
-
     # ---- weights -----------------------------------------------------------------------------------------------
 
     @classmethod
@@ -330,6 +312,30 @@ class FoundationModel(HubMixin, SavesPlainly):
             **(saved.config | config),
         )
         model.description_ = saved.description | {"sha256": checked_sha256(folder)}
+        return model
+
+    @classmethod
+    def _filled(
+        cls,
+        state: Callable[[Any], dict[str, torch.Tensor]],
+        tensors: Iterable[torch.Tensor],
+        source: str,
+        adata: AnnData | None,
+        registry: dict[str, Any] | None = None,
+        *,
+        genes: GeneVocabulary | Mapping[str, Any],
+        **config: Any,
+    ) -> Self:
+        """A model of a configuration and ``tensors`` from outside; nothing is allocated before the two fit.
+
+        ``state``: maps a module, which need not hold memory, to what it is to hold; parts that it leaves out start with
+        fresh weights. CheckpointError: if they do not fit.
+        """
+        with built_within(tensors, source=source):
+            planned = cls(None, registry, genes=genes, **config).module
+        found = state(planned)
+        model = cls(adata, registry, genes=genes, **config)
+        model.module.load_state_dict(model.module.state_dict() | found)
         return model
 
     @classmethod

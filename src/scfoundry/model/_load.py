@@ -12,9 +12,10 @@ from scfoundry.nn.checkpoint import read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scfoundry.model._base import FoundationModel
+    from scfoundry.model._base import InferenceModel
+    from scfoundry.model._foundation import FoundationModel
 
-__all__ = ["CLASSES", "load_pretrained"]
+__all__ = ["CLASSES", "load_pretrained", "load_weights"]
 
 # Model, which is also the name of its folder -> class.
 CLASSES = {
@@ -50,14 +51,26 @@ def load_pretrained(source: str | Path) -> FoundationModel:
     >>> import scfoundry as sf
     >>> model = sf.model.load_pretrained("cellplm")
     """
+    from scfoundry.model._foundation import registered
+
+    return registered(class_of(source)).from_pretrained(source)
+
+
+def load_weights(source: str | Path) -> InferenceModel:
+    """Load weights as `load_pretrained` does, for inference: scvi-tools stays out of it."""
+    return class_of(source).from_pretrained(source)
+
+
+def class_of(source: str | Path) -> type[InferenceModel]:
+    """Class that reads weights, without training data."""
     folder = locate(source)
     name = DEFAULTS.get(str(source), str(source))
     model = REGISTRY[name].model if name in REGISTRY else _model_of(folder)
-    return _class_of(model).from_pretrained(source)
+    return _class_of(model)
 
 
-def _class_of(model: str) -> type[FoundationModel]:
-    return getattr(importlib.import_module(f"scfoundry.model.{model}"), CLASSES[model])
+def _class_of(model: str) -> type[InferenceModel]:
+    return getattr(importlib.import_module(f"scfoundry.model.{model}._model"), CLASSES[model])
 
 
 def _model_of(folder: Path) -> str:

@@ -6,7 +6,7 @@ import inspect
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -20,19 +20,17 @@ from scfoundry._settings import logger
 from scfoundry.nn.checkpoint import (
     CheckpointError,
     account_for,
-    built_within,
     plain_file,
     read_json,
     read_safetensors,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from anndata import AnnData
     from torch import Tensor
 
-    from scfoundry.data.genes import GeneVocabulary
 
 __all__ = ["SavesPlainly"]
 
@@ -51,30 +49,7 @@ class SavesPlainly(BaseModelClass):
 
     description_: dict[str, Any]
     module: Any
-
-    @classmethod
-    def _filled(
-        cls,
-        state: Callable[[Any], dict[str, Tensor]],
-        tensors: Iterable[Tensor],
-        source: str,
-        adata: AnnData | None,
-        registry: dict[str, Any] | None = None,
-        *,
-        genes: GeneVocabulary | Mapping[str, Any],
-        **config: Any,
-    ) -> Self:
-        """A model of a configuration and ``tensors`` from outside; nothing is allocated before the two fit.
-
-        ``state``: maps a module, which need not hold memory, to what it is to hold; parts that it leaves out start with
-        fresh weights. CheckpointError: if they do not fit.
-        """
-        with built_within(tensors, source=source):
-            planned = cls(None, registry, genes=genes, **config).module
-        found = state(planned)
-        model = cls(adata, registry, genes=genes, **config)
-        model.module.load_state_dict(model.module.state_dict() | found)
-        return model
+    _filled: ClassVar[Callable[..., Any]]
 
     def save(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from sklearn.cluster import KMeans
 from torch import distributed, nn
 
 if TYPE_CHECKING:
@@ -79,6 +78,8 @@ class VectorQuantiser(nn.Module):
         """Put the codes on the centres of clusters (k-means) of the vectors of a first batch, (..., D); only once."""
         if self.started:
             return
+        from sklearn.cluster import KMeans
+
         vectors = z.flatten(0, -2).float()
         vectors = vectors[torch.randperm(len(vectors), device=z.device)[:MAX_KMEANS_VECTORS]]
         n_clusters = min(len(self.stored), len(vectors.unique(dim=0)))

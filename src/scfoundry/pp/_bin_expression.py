@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
-from scipy import sparse
 
 from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.growing import Growing
 from scfoundry.data.matrix.checks import to_linear
+from scfoundry.data.pieces import canonical
 from scfoundry.data.tokens.bins import FEWEST_BINS, MOST_BINS, Ties, bin_values, gene_keys
-from scfoundry.pp._cell_by_cell import Growing, checked, encoded
+from scfoundry.pp._cell_by_cell import encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from scfoundry.data.genes import GeneAlignment
     from scfoundry.data.matrix.checks import MatrixState
@@ -107,20 +107,21 @@ def bin_expression(
     vocabulary = None if genes is None else _vocabulary(genes)
     if copy:
         adata = adata.to_memory() if adata.isbacked else adata.copy()
-    report = checked(adata, layer, caller=_CALLER)
     alignment = None if vocabulary is None else vocabulary.align(adata)
-    matched = f"{adata.n_vars:,} genes" if alignment is None else alignment.summary()
-    logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {report.state}; {matched}")
-
     names = adata.var_names if vocabulary is None else vocabulary.ids
     # Nothing but draws asks for the names.
     keys = gene_keys(names) if ties == "random" else np.zeros(len(names), dtype=np.uint64)
-    binner = _Binner(report.state, alignment, keys, n_bins, ties)
+
+    def begin(state: MatrixState) -> _Binner:
+        return _Binner(state, alignment, keys, n_bins, ties)
+
+    state, bins = encoded(adata, layer, begin, width=len(keys), dtype=np.uint16, caller=_CALLER)
+    matched = f"{adata.n_vars:,} genes" if alignment is None else alignment.summary()
+    logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {state}; {matched}")
     slot = adata.layers if alignment is None else adata.obsm
-    how: dict[str, Any] = {"width": len(keys), "dtype": np.uint16, "caller": _CALLER}
-    slot[key_added] = encoded(adata, layer, binner, report.state, **how)
+    slot[key_added] = bins
     params = {"n_bins": n_bins, "ties": ties} | ({} if layer is None else {"layer": layer})
-    provenance: dict[str, Any] = {"values": str(report.state)}
+    provenance: dict[str, Any] = {"values": str(state)}
     provenance |= {} if alignment is None else {"genes": alignment.report()}
     adata.uns[key_added] = {Keys.PARAMS: params, Keys.PROVENANCE: provenance}
     return adata if copy else None
@@ -151,32 +152,33 @@ def _vocabulary(genes: GeneVocabulary | str | Path) -> GeneVocabulary:
     return read_genes(folder)
 
 
-@dataclass(frozen=True)
 class _Binner:
-    """Turns blocks of cells, columns as in the data set, into bins."""
+    """Turns blocks of cells, columns as in the data set, into bins; without alignment the columns are the genes."""
 
-    state: MatrixState
-    alignment: GeneAlignment | None  # None: the columns are the genes
-    keys: NDArray[np.uint64]
-    n_bins: int
-    ties: Ties
+    def __init__(
+        self,
+        state: MatrixState,
+        alignment: GeneAlignment | None,
+        keys: NDArray[np.uint64],
+        n_bins: int,
+        ties: Ties,
+    ) -> None:
+        self.state, self.alignment, self.keys, self.n_bins, self.ties = state, alignment, keys, n_bins, ties
+        self._lengths, self._genes, self._bins = [np.zeros(1, dtype=np.int64)], Growing(np.int32), Growing(np.uint16)
 
-    def __call__(self, blocks: Iterable[sparse.csr_matrix]) -> sparse.csr_matrix:
-        lengths = [np.zeros(1, dtype=np.int64)]
-        genes, bins = Growing(np.int32), Growing(np.uint16)
-        for block in blocks:
-            binned = self._bin(block)
-            lengths.append(np.diff(binned.indptr))
-            genes.extend(binned.indices)
-            bins.extend(binned.data)
-        indptr = np.cumsum(np.concatenate(lengths))
-        return sparse.csr_matrix((bins.values(), genes.values(), indptr), shape=(len(indptr) - 1, len(self.keys)))
-
-    def _bin(self, block: sparse.csr_matrix) -> sparse.csr_matrix:
+    def add(self, block: sparse.csr_matrix) -> None:
+        """Bin the next cells."""
         # Bins are those of the logarithms, too; where columns share a gene, their counts are summed.
         if self.alignment is not None:
             block = self.alignment.apply(to_linear(block, self.state))
-        else:
+        elif not block.data.all():
+            block = block.copy()
             block.eliminate_zeros()
-        bins = bin_values(block, n_bins=self.n_bins, ties=self.ties, keys=self.keys)
-        return sparse.csr_matrix((bins, block.indices, block.indptr), shape=(block.shape[0], len(self.keys)))
+        self._lengths.append(np.diff(block.indptr))
+        self._genes.extend(block.indices)
+        self._bins.extend(bin_values(block, n_bins=self.n_bins, ties=self.ties, keys=self.keys))
+
+    def result(self) -> sparse.csr_matrix:
+        """Bins of all cells, (n, number of genes)."""
+        indptr = np.cumsum(np.concatenate(self._lengths))
+        return canonical(self._bins.values(), self._genes.values(), indptr, (len(indptr) - 1, len(self.keys)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from anndata import AnnData
@@ -10,65 +10,61 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
-from scfoundry.data.matrix.checks import MatrixReport, MatrixState, inspect_matrix, require_counts
+from scfoundry.data.matrix.checks import MatrixState, Taker, inspect_matrix, read_checked, require_counts
 from scfoundry.data.matrix.loaders import locate, matrix_of, row_blocks
 from scfoundry.data.matrix.state import LOG_CEILING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
 
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import DTypeLike
 
-    Encoder = Callable[[Iterable[sparse.csr_matrix]], sparse.csr_matrix]
-
-__all__ = ["Growing", "checked", "encoded"]
+__all__ = ["Encoder", "encoded"]
 
 
-def checked(adata: AnnData, layer: str | None, *, caller: str) -> MatrixReport:
-    """What a matrix holds, counts or log1p-normalised values; of a dask array, what its first chunk with values does.
+class Encoder(Taker, Protocol):
+    """What turns cells into model input."""
 
-    ValueError: if it holds anything else.
-    """
-    if not is_lazy(adata, layer):
-        return require_counts(adata, layer=layer, caller=caller, allow_log1p=True)
-    matrix = matrix_of(adata, layer)
-    n_chunks, n_across = matrix.numblocks
-    for i in range(n_chunks):
-        cells = _joined([matrix.blocks[i, j].compute() for j in range(n_across)])
-        report = inspect_matrix(cells)
-        if report.n_empty < cells.n_obs or report.n_nan or report.n_infinite:
-            break
-    return require_counts(cells, layer=None, caller=caller, allow_log1p=True)
+    def result(self) -> sparse.csr_matrix:
+        """Input of all cells that were added, once there are no more."""
 
 
 def encoded(
     adata: AnnData,
     layer: str | None,
-    encode: Encoder,
-    state: MatrixState,
+    begin: Callable[[MatrixState], Encoder],
     *,
     width: int,
     dtype: DTypeLike,
     caller: str,
-) -> Any:
-    """What ``encode`` makes of blocks of cells, (n_obs, width) CSR; a dask array of such where the matrix is one.
+) -> tuple[MatrixState, Any]:
+    """What a matrix holds and what is made of its cells, (n_obs, width) CSR; a dask array of such where it is one.
 
-    ``state`` is that of the matrix; chunks that turn out to hold something else are a ValueError when they are read.
+    ``begin`` makes an encoder of values of a kind. Chunks that turn out to hold something else than the first one are a
+    ValueError when they are read, everything else that is neither counts nor log1p-normalised values at once.
     """
     if not is_lazy(adata, layer):
-        return encode(_blocks_with_bar(adata, layer, caller))
+        name = caller.rpartition(".")[2]
+        with tqdm(desc=name, total=adata.n_obs, unit="cell", disable=not settings.show_progress) as bar:
+            how: dict[str, Any] = {"layer": layer, "caller": caller, "allow_log1p": True}
+            report, encoder = read_checked(adata, begin, **how, progress=bar.update)
+        return report.state, encoder.result()
     import dask.array as da
 
     where = "adata.X" if layer is None else f'adata.layers["{layer}"]'
+    state = _state_of_first(adata, layer, caller=caller)
 
     def encode_chunk(chunks: list[Any]) -> sparse.csr_matrix:
         cells = _joined(chunks)
         _check_chunk(cells, state, where, caller)
-        return encode(block for _, block in row_blocks(cells))
+        encoder = begin(state)
+        for _, block in row_blocks(cells):
+            encoder.add(block)
+        return encoder.result()
 
     meta = sparse.csr_matrix((0, 0), dtype=dtype)
     matrix = matrix_of(adata, layer)
-    return da.blockwise(
+    return state, da.blockwise(
         encode_chunk, "cr", matrix, "cg", new_axes={"r": width}, concatenate=False, dtype=dtype, meta=meta
     )
 
@@ -78,12 +74,16 @@ def is_lazy(adata: AnnData, layer: str | None) -> bool:
     return hasattr(locate(adata, layer)[0], "__dask_graph__")
 
 
-def _blocks_with_bar(adata: AnnData, layer: str | None, caller: str) -> Iterator[sparse.csr_matrix]:
-    name = caller.rpartition(".")[2]
-    with tqdm(desc=name, total=adata.n_obs, unit="cell", disable=not settings.show_progress) as bar:
-        for _, block in row_blocks(adata, layer=layer):
-            yield block
-            bar.update(block.shape[0])
+def _state_of_first(adata: AnnData, layer: str | None, *, caller: str) -> MatrixState:
+    """What the first chunk with values of a dask array holds: counts or log1p-normalised values."""
+    matrix = matrix_of(adata, layer)
+    n_chunks, n_across = matrix.numblocks
+    for i in range(n_chunks):
+        cells = _joined([matrix.blocks[i, j].compute() for j in range(n_across)])
+        report = inspect_matrix(cells)
+        if report.n_empty < cells.n_obs or report.n_nan or report.n_infinite:
+            break
+    return require_counts(cells, layer=None, caller=caller, allow_log1p=True).state
 
 
 def _check_chunk(cells: AnnData, state: MatrixState, where: str, caller: str) -> None:
@@ -106,23 +106,3 @@ def _check_chunk(cells: AnnData, state: MatrixState, where: str, caller: str) ->
 def _joined(chunks: list[Any]) -> AnnData:
     """Cells whose genes are spread over several chunks."""
     return AnnData(sparse.hstack(chunks, format="csr") if sparse.issparse(chunks[0]) else np.hstack(chunks))
-
-
-class Growing:
-    """An array that grows at its end, in place where the system can: it never lies in memory twice."""
-
-    def __init__(self, dtype: DTypeLike) -> None:
-        self._values, self._n = np.empty(0, dtype), 0
-
-    def extend(self, values: NDArray[Any]) -> None:
-        """Append values."""
-        end = self._n + len(values)
-        if end > len(self._values):
-            self._values.resize(max(end, len(self._values) * 33 // 32), refcheck=False)
-        self._values[self._n : end] = values
-        self._n = end
-
-    def values(self) -> NDArray[Any]:
-        """All that was appended; nothing can be, afterwards."""
-        self._values.resize(self._n, refcheck=False)
-        return self._values

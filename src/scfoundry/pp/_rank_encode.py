@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -11,12 +10,12 @@ from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.growing import Growing
 from scfoundry.data.matrix.checks import to_linear
 from scfoundry.data.tokens.ranks import checksum, rank_tokens, ranked_matrix
-from scfoundry.pp._cell_by_cell import Growing, checked, encoded
+from scfoundry.pp._cell_by_cell import encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from anndata import AnnData
@@ -107,19 +106,20 @@ def rank_encode(
     vocabulary, medians = _vocabulary(genes)
     if copy:
         adata = adata.to_memory() if adata.isbacked else adata.copy()
-    report = checked(adata, layer, caller=_CALLER)
     alignment = vocabulary.align(adata)
-    logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {report.state}; {alignment.summary()}")
 
-    encoder = _Encoder(report.state, alignment, medians, max_length)
-    how: dict[str, Any] = {"width": max_length, "dtype": np.int32, "caller": _CALLER}
-    adata.obsm[key_added] = encoded(adata, layer, encoder, report.state, **how)
+    def begin(state: MatrixState) -> _Encoder:
+        return _Encoder(state, alignment, medians, max_length)
+
+    state, ranks = encoded(adata, layer, begin, width=max_length, dtype=np.int32, caller=_CALLER)
+    logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {state}; {alignment.summary()}")
+    adata.obsm[key_added] = ranks
     params = {"layer": layer, "max_length": max_length}
     adata.uns[key_added] = {
         Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
         Keys.PROVENANCE: {
             "vocabulary": checksum(vocabulary),
-            "values": str(report.state),
+            "values": str(state),
             "genes": alignment.report(),
         },
     }
@@ -160,25 +160,24 @@ def _vocabulary_in(folder: Path) -> GeneVocabulary:
         raise FileNotFoundError(msg) from error
 
 
-@dataclass(frozen=True)
 class _Encoder:
     """Turns blocks of cells, columns as in the data set, into their tokens."""
 
-    state: MatrixState
-    alignment: GeneAlignment
-    medians: NDArray[np.float64]
-    max_length: int
+    def __init__(
+        self, state: MatrixState, alignment: GeneAlignment, medians: NDArray[np.float64], max_length: int
+    ) -> None:
+        self.state, self.alignment, self.medians, self.max_length = state, alignment, medians, max_length
+        self._lengths, self._tokens = [np.zeros(1, dtype=np.int64)], Growing(np.int32)
 
-    def __call__(self, blocks: Iterable[sparse.csr_matrix]) -> sparse.csr_matrix:
-        lengths, tokens = [np.zeros(1, dtype=np.int64)], Growing(np.int32)
-        for block in blocks:
-            starts, ranked = self._rank(to_linear(block, self.state))
-            lengths.append(np.diff(starts))
-            tokens.extend(ranked)
-        return ranked_matrix(np.cumsum(np.concatenate(lengths)), tokens.values(), self.max_length)
+    def add(self, block: sparse.csr_matrix) -> None:
+        """Rank the next cells."""
+        counts = to_linear(block, self.state)
+        starts, tokens = rank_tokens(
+            counts, self.medians, max_length=self.max_length, gene_of_column=self.alignment.target
+        )
+        self._lengths.append(np.diff(starts))
+        self._tokens.extend(tokens)
 
-    def _rank(self, counts: sparse.csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        gene_of_column: NDArray[np.int32] | None = self.alignment.target
-        if len(self.alignment.measured) < len(self.alignment.kept):  # columns that share a gene are summed first
-            counts, gene_of_column = self.alignment.apply(counts), None
-        return rank_tokens(counts, self.medians, max_length=self.max_length, gene_of_column=gene_of_column)
+    def result(self) -> sparse.csr_matrix:
+        """Tokens of all cells, (n, max_length)."""
+        return ranked_matrix(np.cumsum(np.concatenate(self._lengths)), self._tokens.values(), self.max_length)

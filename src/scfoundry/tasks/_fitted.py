@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from scfoundry.model._load import load_pretrained
+from scfoundry.model._load import load_weights
 from scfoundry.nn.checkpoint import CheckpointError, check_archive, plain_file, read_json
 
 if TYPE_CHECKING:
@@ -104,5 +104,5 @@ def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray],
     if values.pop("kind", None) != kind:
         msg = f"{folder} holds a fitted object of another kind than {kind}: {path.read_text()[:60]!r}."
         raise CheckpointError(msg)
-    model = load_pretrained(folder / MODEL_FOLDER) if values.pop("has_model", True) else None
+    model = load_weights(folder / MODEL_FOLDER) if values.pop("has_model", True) else None
     return model, arrays, values

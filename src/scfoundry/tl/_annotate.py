@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
+from scfoundry._compat import obs_column
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.labels import NO_LABEL
@@ -224,7 +225,7 @@ class _Labelled(NamedTuple):
     def of(cls, adata: AnnData, key: str | None) -> _Labelled:
         """Read the labels; at least two are needed."""
         require_column(adata.obs, key, name="reference", fix="labels_key.")
-        column = adata.obs[key]
+        column = obs_column(adata, key)
         labels = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
         says_nothing = labels.str.strip().str.lower().isin(NO_LABEL)
         labels = labels.mask(says_nothing, None)

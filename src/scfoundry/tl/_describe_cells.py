@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
+from scfoundry._compat import obs_column
 from scfoundry._settings import logger
 from scfoundry.data.labels.identities import IDENTITIES, find_identity, has_ontologies
 from scfoundry.data.labels.ontology import CellOntology
@@ -122,9 +123,9 @@ def _checked(adata: AnnData, columns: Mapping[str, str] | None) -> dict[str, str
 
 def _parts(adata: AnnData, identity: str, column: str, definitions: bool) -> tuple[NDArray[np.int64], list[str]]:
     """Part of the description by pair of label and id, and the pair of every cell."""
-    label_of, labels = _known(adata.obs[column])
+    label_of, labels = _known(obs_column(adata, column))
     ids_column = f"{column}{_TERM_ID}"
-    id_of, ids = _known(adata.obs[ids_column]) if ids_column in adata.obs else (np.zeros_like(label_of), [""])
+    id_of, ids = _known(obs_column(adata, ids_column)) if ids_column in adata.obs else (np.zeros_like(label_of), [""])
     pairs, pair_of = np.unique(label_of * len(ids) + id_of, return_inverse=True)
     found = [_part(identity, labels[pair // len(ids)], ids[pair % len(ids)], definitions=definitions) for pair in pairs]
     return pair_of, found

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
+from scfoundry._compat import data_frame
 from scfoundry._keys import Keys
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.data.slots import write
@@ -171,7 +172,7 @@ def _active(reference: AnnData, key: str | None) -> pd.DataFrame:
             f"and 1 per pathway: reference.obsm[{key!r}] = (scores > threshold)."
         )
         raise ValueError(msg)
-    values = reference.obsm[key]
+    values = data_frame(reference.obsm[key])
     table = values if isinstance(values, pd.DataFrame) else pd.DataFrame(np.asarray(values), reference.obs_names)
     table = table.set_axis(table.columns.map(str), axis=1)
     if not table.columns.is_unique:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._compat import obs_column
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 
@@ -64,7 +65,7 @@ def group_codes(
     if optional and key is None:
         return np.full(adata.n_obs, -1), []
     require_column(adata.obs, key, fix=f"{argument}{', or None' if optional else ''}.")
-    column = adata.obs[key]
+    column = obs_column(adata, key)
     named = pd.Categorical(column.astype(object).where(column.notna(), None).map(str, na_action="ignore"))
     if not len(named.categories):
         otherwise = f"leave the groups out: {argument}=None" if optional else f"pass another as {argument}"
@@ -117,9 +118,9 @@ def open_model(model: str | Path | Any, capability: type | None = None, *, calle
         If it is no model, or not one that can.
     """
     from scfoundry.model._capabilities import Embeds, require
-    from scfoundry.model._load import load_pretrained
+    from scfoundry.model._load import load_weights
 
-    loaded = require(load_pretrained(model) if isinstance(model, str | Path) else model, Embeds, caller=caller)
+    loaded = require(load_weights(model) if isinstance(model, str | Path) else model, Embeds, caller=caller)
     return loaded if capability is None else require(loaded, capability, caller=caller)
 
 

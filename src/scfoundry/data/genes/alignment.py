@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
+
+from scfoundry.data.pieces import VALUES_PER_PIECE, canonical, kernel_arrays, over_pieces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
 __all__ = ["GeneAlignment"]
 
@@ -20,6 +22,7 @@ __all__ = ["GeneAlignment"]
 class GeneAlignment:
     """Columns of a data set matched with the genes of a vocabulary.
 
+    >>> from scipy import sparse
     >>> from scfoundry.data.genes import GeneVocabulary
     >>> alignment = GeneVocabulary(["ENSG00000198851", "ENSG00000111640"]).align(["GAPDH", "CD3E"])
     >>> alignment.summary()
@@ -49,12 +52,22 @@ class GeneAlignment:
     @functools.cached_property
     def measured(self) -> NDArray[np.int32]:
         """Vocabulary positions present in the data, sorted."""
-        return np.unique(self.target[self.target >= 0])
+        return np.flatnonzero(self.columns_of_gene).astype(np.int32)
+
+    @functools.cached_property
+    def columns_of_gene(self) -> NDArray[np.int64]:
+        """Number of columns of every gene of the vocabulary, (n_vocabulary,)."""
+        return np.bincount(self.target[self.target >= 0], minlength=self.n_vocabulary)
+
+    @functools.cached_property
+    def shared(self) -> NDArray[np.bool_]:
+        """Input columns whose gene has other columns, too, (n_vars,)."""
+        return (self.target >= 0) & (self.columns_of_gene[self.target] > 1)
 
     @property
     def missing(self) -> NDArray[np.int64]:
         """Vocabulary positions absent from the data, sorted."""
-        return np.setdiff1d(np.arange(self.n_vocabulary), self.measured)
+        return np.flatnonzero(self.columns_of_gene == 0)
 
     @property
     def overlap(self) -> float:
@@ -111,30 +124,19 @@ class GeneAlignment:
                 "Align the AnnData the block comes from: `vocabulary.align(adata)`."
             )
             raise ValueError(msg)
-        block = sparse.csr_matrix(block)
-        columns = self.target[block.indices]
-        used = columns >= 0
-        before = np.concatenate([[0], np.cumsum(used)])
-        moved = sparse.csr_matrix(
-            (block.data[used], columns[used], before[block.indptr]), shape=(block.shape[0], self.n_vocabulary)
+        from scfoundry.data.genes.align_kernel import align_cells, close_gaps
+
+        values, columns, indptr = kernel_arrays(block)
+        genes, counts = np.empty(len(columns), dtype=np.int32), np.empty(len(columns), dtype=np.float32)
+        lengths, shared = np.zeros(block.shape[0], dtype=np.int64), self.shared
+        over_pieces(
+            lambda first, last: align_cells(
+                first, last, values, columns, indptr, self.target, shared, self.n_vocabulary, genes, counts, lengths
+            ),
+            indptr,
+            VALUES_PER_PIECE,
         )
-        moved.sort_indices()
-        if not moved.has_canonical_format:
-            moved = _sum_duplicates(moved)
-        moved = moved.astype(np.float32)
-        moved.eliminate_zeros()
-        return moved
-
-
-def _sum_duplicates(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Sum entries of the same row and column in float64, in ascending order; indices must be sorted."""
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    first = np.ones(matrix.nnz, dtype=bool)
-    first[1:] = (np.diff(rows) != 0) | (np.diff(matrix.indices) != 0)
-    group = np.cumsum(first) - 1
-    data = matrix.data.astype(np.float64)
-    shared = np.flatnonzero(np.bincount(group)[group] > 1)
-    data[shared] = data[shared[np.lexsort((data[shared], group[shared]))]]
-    summed = np.add.reduceat(data, np.flatnonzero(first))
-    before = np.concatenate([[0], np.cumsum(first)])
-    return sparse.csr_matrix((summed, matrix.indices[first], before[matrix.indptr]), shape=matrix.shape)
+        for moved in (genes, counts):
+            moved.resize(close_gaps(moved, indptr, lengths), refcheck=False)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return canonical(counts, genes, starts, (block.shape[0], self.n_vocabulary))

@@ -69,9 +69,10 @@ def _match_names(index: GeneIndex, names: Names) -> tuple[NDArray[np.int64], Nam
     """
     target, route = find(index.by_name, names)
     literal = target >= 0
-    known = literal | is_ensembl(names)
+    known = literal.copy()
+    known[~literal] = is_ensembl(names[~literal])
     if index.species != "human" or literal.all():
-        return target, route, known, _scheme_of_literal(names, literal)
+        return target, route, known, _scheme_of_literal(names, route)
 
     table = gene_names()
     counts = table.count_schemes(names, also_symbol=literal)
@@ -93,18 +94,23 @@ def _match_names(index: GeneIndex, names: Names) -> tuple[NDArray[np.int64], Nam
     return target, route, known, scheme if counts[scheme] else "unknown"
 
 
-def _scheme_of_literal(names: Names, literal: NDArray[np.bool_]) -> str:
-    for scheme, prefix in (("ensembl", "ENSG"), ("mouse_ensembl", "ENSMUSG")):
-        if is_ensembl(names, prefix).sum() > len(names) / 2:
-            return scheme
-    return "symbol" if literal.any() else "unknown"
+def _scheme_of_literal(names: Names, route: Names) -> str:
+    """Scheme of names that a vocabulary spells in the same way: most of its ids are of one species."""
+    ensembl = np.flatnonzero(route == "ensembl")
+    if len(ensembl) > len(names) / 2:
+        for scheme, prefix in (("ensembl", "ENSG"), ("mouse_ensembl", "ENSMUSG")):
+            if is_ensembl(names[ensembl[:1]], prefix).all():
+                return scheme
+    return "symbol" if (route != "").any() else "unknown"
 
 
 def _match_stems(names: Names, target: NDArray[np.int64], route: Names, known: NDArray[np.bool_]) -> None:
     """Let `GENE-1` follow `GENE`, in place, where nobody knows a gene of that name and `GENE` is present."""
+    unknown = np.flatnonzero(~known & (target < 0))
+    if not len(unknown):
+        return
     once = np.flatnonzero(~pd.Index(names).duplicated(keep=False))
     column_of = dict(zip(names[once], once.tolist(), strict=True))
-    unknown = np.flatnonzero(~known & (target < 0))
     stems = [_MADE_UNIQUE.fullmatch(name) for name in names[unknown]]
     original = np.array([column_of.get(stem[1], -1) if stem else -1 for stem in stems], dtype=np.int64)
     follows = original >= 0
@@ -126,15 +132,14 @@ def _drop_less_direct(target: NDArray[np.int64], route: Names) -> NDArray[np.int
 
 def warn_of_duplicates(index: GeneIndex, alignment: GeneAlignment) -> None:
     """Say which genes are summed over several columns."""
-    names, target = alignment.names, alignment.target
-    genes, times = np.unique(target[target >= 0], return_counts=True)
-    repeated = genes[times > 1]
+    names, target, times = alignment.names, alignment.target, alignment.columns_of_gene
+    repeated = np.flatnonzero(times > 1)
     if not repeated.size:
         return
     examples = "; ".join(f"{index.ids[gene]} ({', '.join(names[target == gene])})" for gene in repeated[:3])
     logger.warning(
         "%s columns repeat the gene of another column; the counts of %s gene(s) are summed: %s%s",
-        f"{(times - 1).sum():,}",
+        f"{(times[repeated] - 1).sum():,}",
         f"{len(repeated):,}",
         examples,
         "; ..." if len(repeated) > 3 else "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass
 from importlib import resources
@@ -69,7 +70,10 @@ def gene_names() -> GeneNames:
 
 def as_names(names: Iterable[object]) -> Names:
     """Names as an object array of `str`; missing values become empty."""
-    column = pd.Series(list(names), dtype=object)
+    listed = list(names)
+    column = pd.Series(listed, dtype=object)
+    if all(type(name) is str for name in listed):
+        return column.to_numpy(copy=True)
     return column.where(column.notna(), "").map(str).to_numpy(dtype=object)
 
 
@@ -84,7 +88,7 @@ def stable_ids(names: Names) -> Names:
 
 def is_ensembl(names: Names, prefix: str | None = None) -> NDArray[np.bool_]:
     """Which names have the form of an Ensembl gene id, of any species unless a prefix (``"ENSG"``: human) is given."""
-    prefixes = [_ensembl_prefix(name) for name in names]
+    prefixes = map(_ensembl_prefix, names.tolist())
     return np.fromiter((found == prefix if prefix else found != "" for found in prefixes), bool, len(names))
 
 
@@ -107,8 +111,10 @@ def _find_as_spelled(index: Index, names: Names) -> tuple[NDArray[np.int64], Nam
     routes = np.full(len(names), "", dtype=object)
     for route, position_of in index.items():
         unknown = np.flatnonzero(positions < 0)
-        spelled = (name.upper() for name in names[unknown]) if route == "case" else names[unknown]
-        found = np.fromiter((position_of.get(name, -1) for name in spelled), np.int64, len(unknown))
+        if not len(unknown):
+            break
+        spelled = [name.upper() for name in names[unknown]] if route == "case" else names[unknown].tolist()
+        found = np.fromiter(map(position_of.get, spelled, itertools.repeat(-1)), np.int64, len(unknown))
         positions[unknown] = found
         routes[unknown[found >= 0]] = route
     return positions, routes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from anndata import AnnData
@@ -12,13 +12,15 @@ from scipy import sparse
 
 from scfoundry._compat import layer_names
 from scfoundry._settings import logger
-from scfoundry.data.matrix.loaders import locate
-from scfoundry.data.matrix.state import MatrixReport, MatrixState, inspect_matrix, to_linear
+from scfoundry.data.matrix.loaders import locate, row_blocks
+from scfoundry.data.matrix.state import Inspection, MatrixReport, MatrixState, inspect_matrix, to_linear
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["MatrixReport", "MatrixState", "inspect_matrix", "require_counts", "to_linear"]
+__all__ = ["MatrixReport", "MatrixState", "Taker", "inspect_matrix", "read_checked", "require_counts", "to_linear"]
+
+T = TypeVar("T", bound="Taker")
 
 _COUNT_LAYERS = ("counts", "raw_counts", "raw", "count", "umi", "umis", "spliced")
 """Names under which people keep raw counts, most telling first."""
@@ -30,14 +32,67 @@ def require_counts(adata: AnnData, *, layer: str | None = None, caller: str, all
     Anything else, NaN and infinite values, and an empty matrix are refused, with the line that makes it readable. Cells
     without any count are reported in the log, not refused. ``caller`` is the user's function: ``"sf.tl.embed"``.
     """
-    where = _name(layer)
+    _require_cells(adata, caller)
+    report = inspect_matrix(adata, layer=layer)
+    _require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
+    return report
+
+
+class Taker(Protocol):
+    """What takes in blocks of consecutive cells, columns as in the data set."""
+
+    def add(self, block: sparse.csr_matrix) -> None:
+        """Take in the next cells; the block is not changed."""
+
+
+def read_checked(
+    adata: AnnData,
+    begin: Callable[[MatrixState], T],
+    *,
+    layer: str | None = None,
+    caller: str,
+    allow_log1p: bool = False,
+    progress: Callable[[int], object] = lambda n_cells: None,
+) -> tuple[MatrixReport, T]:
+    """Check as `require_counts` does, and hand all cells on in the same pass.
+
+    ``begin`` makes what takes them in, given what the first cells hold. Where later ones show that the matrix holds
+    something else, it is begun again, and the cells are read a second time. ``progress`` is told how many were read.
+    """
+    _require_cells(adata, caller)
+    inspection = Inspection(adata.n_obs, adata.n_vars)
+    state: MatrixState | None = None
+    taker: T | None = None
+    for _, block in row_blocks(adata, layer=layer):
+        inspection.add(block)
+        found, _ = inspection.found
+        if state is None and found in (MatrixState.COUNTS, MatrixState.LOG1P):
+            state, taker = found, begin(found)
+        if taker is not None and found is state:
+            taker.add(block)
+        else:
+            state, taker = found, None
+        progress(block.shape[0])
+    report = inspection.report()
+    _require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
+    if taker is None:
+        taker = begin(report.state)
+        for _, block in row_blocks(adata, layer=layer):
+            taker.add(block)
+    return report, taker
+
+
+def _require_cells(adata: AnnData, caller: str) -> None:
     if 0 in adata.shape:
         msg = (
             f"{caller} needs at least one cell and one gene; adata has {adata.n_obs} cells and {adata.n_vars} genes. "
             "Read the data again and print(adata.shape) after every filter to find the one that left nothing."
         )
         raise ValueError(msg)
-    report = inspect_matrix(adata, layer=layer)
+
+
+def _require_usable(adata: AnnData, report: MatrixReport, *, layer: str | None, caller: str, allow_log1p: bool) -> None:
+    where = _name(layer)
     if report.n_nan or report.n_infinite:
         msg = (
             f"{caller} needs finite values, but {where} holds {report.n_nan:,} NaN and {report.n_infinite:,} infinite "
@@ -64,7 +119,6 @@ def require_counts(adata: AnnData, *, layer: str | None = None, caller: str, all
             f"{caller}: {report.n_empty:,} of {report.n_cells:,} cells have no counts in {where}; "
             f"to drop them: {_dropping_empty(adata, layer)}"
         )
-    return report
 
 
 def _name(layer: str | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfoundry._compat import obs_column
 from scfoundry._settings import logger
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def contexts(
             f"{name}.obs has no column {batch_key!r}; its columns: {present}. Pass one of them as {argument}, or None."
         )
         raise ValueError(msg)
-    codes, names = pd.factorize(np.asarray(adata.obs[batch_key]))
+    codes, names = pd.factorize(np.asarray(obs_column(adata, batch_key)))
     if n_missing := int(np.sum(codes < 0)):
         msg = (
             f"{n_missing} of {adata.n_obs} cells have no value in {name}.obs[{batch_key!r}], hence no context. "

@@ -48,8 +48,8 @@ def row_blocks(
 
     Reads numpy arrays, CSR and CSC matrices and arrays, dask arrays of these, HDF5 and zarr on disk, and views of all
     of them. Values keep their type (half precision becomes float32, which is the smallest that scipy's sparse matrices
-    hold); every block is a new matrix in canonical form: column indices sorted, no duplicates. The AnnData is only
-    read, no sparse matrix is ever made dense and no view is read as a whole.
+    hold); every block is in canonical form: column indices sorted, no duplicates. It may share the memory of the matrix
+    and is read-only then. The AnnData is only read, no sparse matrix is ever made dense and no view is read as a whole.
 
     Memory beyond the block: a CSC matrix in memory is converted once, which takes a second copy of it; CSC on disk
     is turned into rows 64 million values at a time, which takes about 1 GB and reads the file once per such pass; of a
@@ -75,7 +75,9 @@ def read_rows(adata: AnnData, rows: np.ndarray, *, layer: str | None = None) -> 
     if not blocks:
         return sparse.csr_matrix((0, adata.n_vars), dtype=locate(adata, layer)[0].dtype)
     block = stacked(blocks)
-    return block if np.array_equal(place, np.arange(len(wanted))) else block[place]
+    if np.array_equal(place, np.arange(len(wanted))):
+        return block if block.data.flags.writeable else block.copy()
+    return block[place]
 
 
 def locate(adata: AnnData, layer: str | None) -> tuple[Any, Rows, Rows | None]:

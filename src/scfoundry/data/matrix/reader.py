@@ -11,17 +11,24 @@ from anndata import AnnData
 from scipy import sparse
 
 from scfoundry.data.genes.overlap import warn_of_orthologs
-from scfoundry.data.matrix.checks import require_counts, to_linear
-from scfoundry.data.matrix.loaders import matrix_of, read_rows, row_blocks
+from scfoundry.data.growing import Growing
+from scfoundry.data.matrix.checks import read_checked, to_linear
+from scfoundry.data.matrix.loaders import locate, read_rows, row_blocks
+from scfoundry.data.matrix.row_blocks import rows_of
+from scfoundry.data.pieces import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from scfoundry.data.genes import GeneVocabulary
+    from scfoundry.data.genes import GeneAlignment, GeneVocabulary
+    from scfoundry.data.matrix.checks import MatrixState
 
 __all__ = ["CountsInMemory", "CountsReader", "Reader"]
+
+HELD_VALUES = 2**26
+"""Values that are kept in memory once they are aligned: 0.5 GB with the genes they are of."""
 
 
 class Reader(Protocol):
@@ -40,10 +47,10 @@ class Reader(Protocol):
         """Vocabulary positions of the genes that are read, ascending."""
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
-        """Counts of some cells, (len(rows), G) float32."""
+        """Counts of some cells, (len(rows), G) float32, not to be changed."""
 
     def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
-        """Counts of consecutive blocks of ``rows``."""
+        """Counts of consecutive blocks of ``rows``, not to be changed."""
 
     def only(self, genes: NDArray[np.integer]) -> Self:
         """The same cells on a smaller panel: counts of genes at other vocabulary positions read as 0."""
@@ -68,13 +75,17 @@ class CountsReader:
         caller: str,
         allow_log1p: bool = True,
     ) -> None:
-        self.report = require_counts(adata, layer=layer, caller=caller, allow_log1p=allow_log1p)
         self.alignment = vocabulary.align(adata)
+        how: dict[str, Any] = {"layer": layer, "caller": caller, "allow_log1p": allow_log1p}
+        self.report, taken = read_checked(adata, lambda state: _Held(self.alignment, state), **how)
         self.n_obs = adata.n_obs
-        matrix: Any = None if adata.isbacked else matrix_of(adata, layer)
-        if sparse.issparse(matrix) and matrix.format == "csc":
+        # What fits in memory once it is aligned is read and aligned no second time.
+        self._held = taken.result()
+        matrix, cells, genes = locate(adata, layer)
+        if self._held is None and sparse.issparse(matrix) and matrix.format == "csc":
             # Contexts are read one after the other; by rows, CSC would be converted anew for each of them.
-            self._adata, self._layer = AnnData(sparse.csr_matrix(matrix)), None
+            matrix = matrix if genes is None else matrix[:, genes]
+            self._adata, self._layer = AnnData(matrix.tocsr()[cells]), None
         else:
             self._adata, self._layer = adata, layer
         self._shown: NDArray[np.bool_] | None = None
@@ -103,7 +114,7 @@ class CountsReader:
     def over(self, vocabulary: GeneVocabulary) -> Self:
         """The same cells over another vocabulary."""
         other = copy.copy(self)
-        other.alignment, other._shown = vocabulary.align(self.alignment.names), None
+        other.alignment, other._shown, other._held = vocabulary.align(self.alignment.names), None, None
         return other
 
     def take(self, rows: NDArray[np.int64]) -> Self:
@@ -115,12 +126,19 @@ class CountsReader:
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
         """See `Reader`."""
-        return self._aligned(read_rows(self._adata, self._stored(rows), layer=self._layer))
+        stored = self._stored(rows)
+        if self._held is not None:
+            return self._only_shown(rows_of(self._held, stored))
+        return self._aligned(read_rows(self._adata, stored, layer=self._layer))
 
     def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
         """See `Reader`."""
-        blocks = row_blocks(self._adata, layer=self._layer, rows=self._stored(rows), block_size=block_size)
-        for _, block in blocks:
+        stored = self._stored(rows)
+        if self._held is not None:
+            for start in range(0, len(stored), block_size):
+                yield self._only_shown(rows_of(self._held, stored[start : start + block_size]))
+            return
+        for _, block in row_blocks(self._adata, layer=self._layer, rows=stored, block_size=block_size):
             yield self._aligned(block)
 
     def own_blocks(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], sparse.csr_matrix]]:
@@ -147,8 +165,36 @@ class CountsReader:
         return rows if self._rows is None else self._rows[rows]
 
     def _aligned(self, block: sparse.csr_matrix) -> sparse.csr_matrix:
-        counts = self.alignment.apply(to_linear(block, self.report.state))
+        return self._only_shown(self.alignment.apply(to_linear(block, self.report.state)))
+
+    def _only_shown(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         return counts if self._shown is None else keep_genes(counts, self._shown)
+
+
+class _Held:
+    """Aligned counts of cells, as long as there are not too many of them."""
+
+    def __init__(self, alignment: GeneAlignment, state: MatrixState) -> None:
+        self._alignment, self._state, self._full = alignment, state, False
+        self._counts, self._genes, self._lengths = Growing(np.float32), Growing(np.int32), [np.zeros(1, dtype=np.int64)]
+
+    def add(self, block: sparse.csr_matrix) -> None:
+        """Take in the next cells."""
+        if self._full or len(self._counts) + block.nnz > HELD_VALUES:
+            self._full, self._counts, self._genes = True, Growing(np.float32), Growing(np.int32)
+            return
+        counts = self._alignment.apply(to_linear(block, self._state))
+        self._counts.extend(counts.data)
+        self._genes.extend(counts.indices)
+        self._lengths.append(np.diff(counts.indptr))
+
+    def result(self) -> sparse.csr_matrix | None:
+        """Counts of all cells, (n_obs, G); `None` if there were too many."""
+        if self._full:
+            return None
+        indptr = np.cumsum(np.concatenate(self._lengths))
+        shape = (len(indptr) - 1, self._alignment.n_vocabulary)
+        return canonical(self._counts.values(), self._genes.values(), indptr, shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,12 +216,12 @@ class CountsInMemory:
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
         """See `Reader`."""
-        return self.counts[rows]
+        return rows_of(self.counts, rows)
 
     def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
         """See `Reader`."""
         for start in range(0, len(rows), block_size):
-            yield self.counts[rows[start : start + block_size]]
+            yield rows_of(self.counts, rows[start : start + block_size])
 
     def only(self, genes: NDArray[np.integer]) -> Self:
         """See `Reader`."""

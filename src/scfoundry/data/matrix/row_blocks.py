@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-__all__ = ["blocks_of", "default_block_size", "is_readable", "stacked"]
+__all__ = ["blocks_of", "default_block_size", "is_readable", "rows_of", "stacked"]
 
 _BLOCK_VALUES = 2**24
 """Values in a block by default: 64 MB as float32."""
@@ -49,7 +49,10 @@ def default_block_size(matrix: Any) -> int:
 
 
 def blocks_of(matrix: Any, rows: Rows, genes: Rows | None, size: int) -> Iterator[sparse.csr_matrix]:
-    """Read rows of a matrix in the given order, `size` at a time; `genes` selects columns, all if `None`."""
+    """Read rows of a matrix in the given order, `size` at a time; `genes` selects columns, all if `None`.
+
+    Blocks may share the memory of the matrix, and are read-only then.
+    """
     if _is_dask(matrix):
         pieces = _dask_pieces(matrix, rows, genes, size)
     elif isinstance(matrix, CSCDataset):
@@ -60,7 +63,9 @@ def blocks_of(matrix: Any, rows: Rows, genes: Rows | None, size: int) -> Iterato
             matrix, genes = (matrix if genes is None else matrix[:, genes]).tocsr(), None
         pieces = (_read(matrix, rows[start : start + size], genes) for start in range(0, len(rows), size))
     for block in _of_size(pieces, size):
-        block.sum_duplicates()
+        if not block.has_canonical_format:
+            block = block.copy()
+            block.sum_duplicates()
         yield block
 
 
@@ -96,12 +101,31 @@ def stacked(pieces: list[sparse.csr_matrix]) -> sparse.csr_matrix:
 def _read(matrix: Any, rows: Rows, genes: Rows | None) -> sparse.csr_matrix:
     """Rows of a matrix that gives them cheaply: numpy, CSR, and dense or CSR on disk."""
     index = _slice_if_consecutive(rows)
-    if isinstance(index, slice) or isinstance(matrix, np.ndarray) or sparse.issparse(matrix):
+    if isinstance(index, slice) and sparse.issparse(matrix):
+        values = _consecutive(matrix, index)
+        values.data.flags.writeable = values.indices.flags.writeable = False
+    elif isinstance(index, slice) or isinstance(matrix, np.ndarray) or sparse.issparse(matrix):
         values = matrix[index]
     else:
         wanted, place = np.unique(rows, return_inverse=True)
         values = matrix[_slice_if_consecutive(wanted), :][place]
     return _to_csr(values if genes is None else values[:, genes])
+
+
+def rows_of(matrix: sparse.csr_matrix, rows: Rows) -> sparse.csr_matrix:
+    """Rows of a CSR matrix; values and columns of consecutive ones are those of the matrix, not a copy."""
+    index = _slice_if_consecutive(rows)
+    return _consecutive(matrix, index) if isinstance(index, slice) else matrix[index]
+
+
+def _consecutive(matrix: sparse.csr_matrix, rows: slice) -> sparse.csr_matrix:
+    indptr = matrix.indptr[rows.start : rows.stop + 1]
+    here = slice(indptr[0], indptr[-1])
+    block = sparse.csr_matrix((rows.stop - rows.start, matrix.shape[1]), dtype=matrix.dtype)
+    block.data, block.indices, block.indptr = matrix.data[here], matrix.indices[here], indptr - indptr[0]
+    if matrix.has_canonical_format:  # remembered by the matrix
+        block.has_canonical_format = True
+    return block
 
 
 def _csc_pieces(matrix: CSCDataset, rows: Rows, genes: Rows | None, size: int) -> Iterator[sparse.csr_matrix]:
@@ -155,4 +179,5 @@ def _slice_if_consecutive(index: Rows) -> Rows | slice:
 
 
 def _to_csr(values: Any) -> sparse.csr_matrix:
-    return sparse.csr_matrix(as_real_numbers(values))
+    values = as_real_numbers(values)
+    return values if isinstance(values, sparse.csr_matrix) else sparse.csr_matrix(values)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy import sparse
 
 from scfoundry.data.matrix.loaders import row_blocks
+from scfoundry.data.pieces import canonical, kernel_arrays
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
 
-__all__ = ["LOG_CEILING", "MatrixReport", "MatrixState", "inspect_matrix", "to_linear"]
+__all__ = ["LOG_CEILING", "Inspection", "MatrixReport", "MatrixState", "inspect_matrix", "to_linear"]
 
 LOG_CEILING = 20.0
 """log2 of 1e6: no logarithm of counts, CPM or TPM lies above it."""
@@ -87,66 +88,77 @@ def inspect_matrix(adata: AnnData, *, layer: str | None = None, block_size: int 
     as ``NORMALISED``, because nothing tells them from other linear values; where none exceeds 20, as in small gene
     panels, rule 5 takes them for ``LOG1P``.
     """
-    maximum, n_nan, n_infinite, n_negative, n_values, n_integers = 0.0, 0, 0, 0, 0, 0
-    totals = np.zeros(adata.n_obs)
-    empty = np.ones(adata.n_obs, dtype=bool)
-    scale = _ScaleEvidence()
-    ones = np.ones(adata.n_vars)
-    for rows, block in row_blocks(adata, layer=layer, block_size=block_size):
-        values = block.data
-        finite = np.isfinite(values)
-        if not finite.all():
-            n_nan += int(np.isnan(values).sum())
-            n_infinite += int(np.isinf(values).sum())
-            values[~finite] = 0
-        block.eliminate_zeros()
-        values = block.data
-        totals[rows] = block.astype(np.float64) @ ones
-        empty[rows] = np.diff(block.indptr) == 0
-        if values.size == 0:
-            continue
-        integers = values == np.rint(values) if values.dtype.kind == "f" else np.ones(values.size, dtype=bool)
-        n_values += values.size
-        n_integers += int(integers.sum())
-        n_negative += int((values < 0).sum())
-        maximum = max(maximum, float(values.max()))
-        if maximum <= LOG_CEILING and n_negative == 0 and not integers.all():
-            scale.add(block, integers)
+    inspection = Inspection(adata.n_obs, adata.n_vars)
+    for _, block in row_blocks(adata, layer=layer, block_size=block_size):
+        inspection.add(block)
+    return inspection.report()
 
-    log_base = None
-    if n_negative:
-        state = MatrixState.SCALED
-    elif n_integers == n_values:
-        state = MatrixState.COUNTS
-    elif maximum > LOG_CEILING:
-        state = MatrixState.NORMALISED
-    else:
-        proven = scale.proven()
+
+class Inspection:
+    """What `inspect_matrix` finds out, from blocks of consecutive cells as they are read; they are left as they are."""
+
+    def __init__(self, n_cells: int, n_genes: int) -> None:
+        self.n_cells, self.n_genes, self._n_seen = n_cells, n_genes, 0
+        self._totals, self._empty = np.zeros(n_cells), np.zeros(n_cells, dtype=bool)
+        self._counts, self._maximum = np.zeros(5, dtype=np.int64), 0.0
+        self._scale = _ScaleEvidence()
+
+    def add(self, block: sparse.csr_matrix) -> None:
+        """Take in the next cells."""
+        from scfoundry.data.matrix.scan_kernel import FRACTION, NEGATIVE, look
+
+        values, _, indptr = kernel_arrays(block)
+        here = slice(self._n_seen, self._n_seen + block.shape[0])
+        self._n_seen = here.stop
+        fractional = np.zeros(block.shape[0], dtype=bool)
+        largest = look(values, indptr, self._totals[here], self._empty[here], fractional, self._counts)
+        self._maximum = max(self._maximum, largest)
+        # A cell of integers fits every scale or none: it is passed over.
+        if self._counts[FRACTION] and self._maximum <= LOG_CEILING and not self._counts[NEGATIVE] and fractional.any():
+            self._scale.add(values, indptr, fractional)
+
+    @property
+    def found(self) -> tuple[MatrixState, float | None]:
+        """What the cells seen so far hold, and the base of their logarithms where the values prove it."""
+        _, _, n_negative, _, n_fractions = self._counts
+        if n_negative:
+            return MatrixState.SCALED, None
+        if not n_fractions:
+            return MatrixState.COUNTS, None
+        if self._maximum > LOG_CEILING:
+            return MatrixState.NORMALISED, None
+        proven = self._scale.proven()
         if proven is None:
-            state = MatrixState.LOG1P if maximum > 1 else MatrixState.NORMALISED
-        else:
-            state = MatrixState.NORMALISED if proven == _LINEAR else MatrixState.LOG1P
-            log_base = proven or None
-    return MatrixReport(
-        state=state,
-        n_cells=adata.n_obs,
-        n_genes=adata.n_vars,
-        maximum=maximum,
-        empty_rows=np.flatnonzero(empty),
-        n_nan=n_nan,
-        n_infinite=n_infinite,
-        n_negative=n_negative,
-        integer_fraction=n_integers / n_values if n_values else 1.0,
-        median_total=float(np.median(totals)) if totals.size else 0.0,
-        target_sum=scale.common_total(math.e) if state is MatrixState.LOG1P else None,
-        log_base=log_base,
-    )
+            return MatrixState.LOG1P if self._maximum > 1 else MatrixState.NORMALISED, None
+        return (MatrixState.NORMALISED, None) if proven == _LINEAR else (MatrixState.LOG1P, proven)
+
+    def report(self) -> MatrixReport:
+        """Summary of the matrix, once all cells have been seen."""
+        n_nan, n_infinite, n_negative, n_values, n_fractions = self._counts.tolist()
+        state, log_base = self.found
+        return MatrixReport(
+            state=state,
+            n_cells=self.n_cells,
+            n_genes=self.n_genes,
+            maximum=self._maximum,
+            empty_rows=np.flatnonzero(self._empty),
+            n_nan=n_nan,
+            n_infinite=n_infinite,
+            n_negative=n_negative,
+            integer_fraction=1 - n_fractions / n_values if n_values else 1.0,
+            median_total=float(np.median(self._totals)) if self.n_cells else 0.0,
+            target_sum=self._scale.common_total(math.e) if state is MatrixState.LOG1P else None,
+            log_base=log_base,
+        )
 
 
 def to_linear(block: sparse.csr_matrix, state: MatrixState) -> sparse.csr_matrix:
-    """Values on the scale of counts, float32: counts as they are, ``expm1`` of log1p-normalised values."""
+    """Values on the scale of counts, float32: counts as they are, ``expm1`` of log1p-normalised values.
+
+    Counts that are float32 are not copied.
+    """
     if state is MatrixState.COUNTS:
-        values = block.data.astype(np.float32)
+        values = block.data.astype(np.float32, copy=False)
     elif state is MatrixState.LOG1P:
         values = np.expm1(block.data.astype(np.float64)).astype(np.float32)
     else:
@@ -155,46 +167,34 @@ def to_linear(block: sparse.csr_matrix, state: MatrixState) -> sparse.csr_matrix
             "Check the matrix first: require_counts(adata, caller=..., allow_log1p=True)."
         )
         raise ValueError(msg)
-    return sparse.csr_matrix((values, block.indices, block.indptr), shape=block.shape)
+    return canonical(values, block.indices, block.indptr, block.shape)
 
 
-@dataclass
 class _ScaleEvidence:
     """Evidence for every base of `_BASES`, summed over cells, so that it does not depend on how they are blocked."""
 
-    n_cells: int = 0
-    n_ratios: dict[float, int] = field(default_factory=lambda: dict.fromkeys(_BASES, 0))
-    n_near_integer: dict[float, int] = field(default_factory=lambda: dict.fromkeys(_BASES, 0))
-    lowest_total: dict[float, float] = field(default_factory=lambda: dict.fromkeys(_BASES, math.inf))
-    highest_total: dict[float, float] = field(default_factory=lambda: dict.fromkeys(_BASES, 0.0))
+    def __init__(self) -> None:
+        self.n_cells = 0
+        # Ratios, how many of them are near an integer, lowest and highest total of a cell
+        self._found = {base: np.array([0, 0, math.inf, 0]) for base in _BASES}
 
-    def add(self, block: sparse.csr_matrix, integers: NDArray[np.bool_]) -> None:
-        """Take in the cells of a block without stored zeros; `integers` marks its integer values."""
-        # A cell of integers fits every scale or none: it is passed over.
-        fractional = np.diff(np.concatenate([[0], np.cumsum(~integers)])[block.indptr]) > 0
-        rows = np.flatnonzero(fractional)
-        self.n_cells += len(rows)
-        for part in np.array_split(rows, min(len(rows), 1 + block.nnz // _PART_VALUES)):
-            self._add_ratios(block[part])
+    def add(self, values: NDArray[np.floating], indptr: NDArray[np.int64], fractional: NDArray[np.bool_]) -> None:
+        """Take in cells, of which those that are ``fractional`` count."""
+        from scfoundry.data.matrix.scan_kernel import near_integers
 
-    def _add_ratios(self, cells: sparse.csr_matrix) -> None:
-        per_cell = np.diff(cells.indptr)
-        starts = cells.indptr[:-1]
-        logged = cells.data.astype(np.float64)
-        for base in _BASES:
-            linear = logged if base == _LINEAR else np.expm1(logged * math.log(base))
-            totals = np.add.reduceat(linear, starts)
-            self.lowest_total[base] = min(self.lowest_total[base], float(totals.min()))
-            self.highest_total[base] = max(self.highest_total[base], float(totals.max()))
-            ratios = linear / np.repeat(np.minimum.reduceat(linear, starts), per_cell)
-            # The smallest value itself says nothing, and far up rounding blurs what is an integer.
-            ratios = ratios[(ratios > 1.5) & (ratios < 50)]
-            self.n_ratios[base] += ratios.size
-            self.n_near_integer[base] += int((np.abs(ratios - np.rint(ratios)) < 0.02).sum())
+        self.n_cells += int(fractional.sum())
+        step = max(1, len(fractional) * _PART_VALUES // len(values))
+        for first in range(0, len(fractional), step):
+            part = slice(first, first + step)
+            ends = indptr[first : first + step + 1]
+            logged = values[ends[0] : ends[-1]].astype(np.float64)
+            for base, found in self._found.items():
+                linear = logged if base == _LINEAR else np.expm1(logged * math.log(base))
+                near_integers(linear, ends - ends[0], fractional[part], found)
 
     def proven(self) -> float | None:
         """Base that the values prove, `_LINEAR` for no logarithm, `None` if they prove nothing."""
-        shares = {base: self.n_near_integer[base] / n for base, n in self.n_ratios.items() if n >= 20}
+        shares = {base: near / n for base, (n, near, _, _) in self._found.items() if n >= 20}
         best = max(shares, key=lambda base: shares[base], default=_LINEAR)
         if shares.get(best, 0.0) >= 0.5:
             return best
@@ -203,5 +203,5 @@ class _ScaleEvidence:
 
     def common_total(self, base: float) -> float | None:
         """Total that all cells share within 1 %, to six digits: the last ones depend on where a block begins."""
-        low, high = self.lowest_total[base], self.highest_total[base]
+        _, _, low, high = self._found[base]
         return float(f"{(low + high) / 2:.6g}") if self.n_cells > 1 and high <= 1.01 * low else None

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
+from scfoundry.data.compiled import compiled
 from scfoundry.data.tokens.radix import DIGIT_BITS, RADIX, sort_digit
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ COUNTED = 1 << 12
 """Whole numbers below are counted instead of sorted."""
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def mixed(key: Any) -> Any:
     """Scramble 64 bits, a number or an array of such (finaliser of SplitMix64)."""
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -36,13 +36,13 @@ def mixed(key: Any) -> Any:
     return key ^ (key >> np.uint64(31))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def draw_bin(lowest: int, highest: int, u: float) -> int:
     """One of the bins from the lowest to the highest, all alike likely for u uniform in [0, 1)."""
     return max(lowest, math.ceil(highest - u * (highest - lowest + 1)))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _edge(before: float, after: float, share: float) -> float:
     """Between two neighbours in order, rounded as numpy's quantiles are: what is equal there is equal here."""
     if share >= 0.5:
@@ -50,7 +50,7 @@ def _edge(before: float, after: float, share: float) -> float:
     return before + (after - before) * share
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _edges(ordered: Sorted, times: Starts, n: int, edges: Sorted) -> None:
     """Quantiles at equally spaced probabilities of n values: the distinct ones in order, each ``times``."""
     step = 1.0 / (len(edges) - 1)
@@ -65,7 +65,7 @@ def _edges(ordered: Sorted, times: Starts, n: int, edges: Sorted) -> None:
         edges[k] = _edge(ordered[place], after, rank - below)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _count(values: Values, n: int, top: int, buffers: Buffers) -> int:
     """Distinct values, how often each occurs, and the number of each value among them, as `_sort` gives them.
 
@@ -88,7 +88,7 @@ def _count(values: Values, n: int, top: int, buffers: Buffers) -> int:
     return n_distinct
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _sort(values: Values, n: int, buffers: Buffers) -> int:
     """Distinct values in order, how often each occurs, and the number of each value among them; how many there are.
 
@@ -111,7 +111,7 @@ def _sort(values: Values, n: int, buffers: Buffers) -> int:
     return n_distinct
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _bin_cell(
     values: Values, columns: Columns, gene_of_column: Columns, keys: Keys, ties: int, buffers: Buffers, bins: Bins
 ) -> None:
@@ -165,7 +165,7 @@ def _bin_cell(
             bins[j] = draw_bin(ranges[2 * i], ranges[2 * i + 1], u)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def bin_cells(
     first: int,
     last: int,

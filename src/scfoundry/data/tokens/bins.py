@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from scfoundry.data.tokens.pieces import VALUES_PER_PIECE, over_pieces
+from scfoundry.data.pieces import VALUES_PER_PIECE, kernel_arrays, over_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,8 +66,8 @@ def bin_values(
         gene_of_column = np.arange(counts.shape[1], dtype=np.int32)
     codes = {"low": bin_kernel.LOW, "high": bin_kernel.HIGH, "mid": bin_kernel.MID, "random": bin_kernel.RANDOM}
     # One type each, so that the kernel is compiled once.
-    values, indptr = counts.data.astype(np.float32, copy=False), counts.indptr.astype(np.int64)
-    columns, gene_of_column = counts.indices.astype(np.int32, copy=False), gene_of_column.astype(np.int32)
+    values, columns, indptr = kernel_arrays(counts.astype(np.float32, copy=False))
+    gene_of_column = gene_of_column.astype(np.int32)
     bins = np.zeros(len(values), dtype=np.uint16)
 
     def work(first: int, last: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from scfoundry.data.compiled import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +20,7 @@ DIGIT_BITS = 8
 RADIX = 1 << DIGIT_BITS
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def sort_digit(packed: Packed, spare: Packed, n: int, shift: int, starts: Starts) -> bool:
     """Sort by one digit, stable, from the first array into the second; False if all share the digit: nothing to do."""
     right, mask = np.uint64(shift), np.uint64(RADIX - 1)

@@ -1,129 +1,138 @@
-"""The order of every cell's genes by LSD radix sort, compiled by numba when it is first needed."""
+"""The order of every cell's genes by radix sort, compiled by numba when it is first needed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
-from scfoundry.data.tokens.radix import DIGIT_BITS, RADIX, sort_digit
+from scfoundry.data.compiled import compiled
+from scfoundry.data.genes.align_kernel import summed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Values = NDArray[np.float32]
-    Columns = NDArray[np.int32]
+    Genes = NDArray[np.int32]
     Starts = NDArray[np.int64]
-    Divisors = NDArray[np.float64]
-    Packed = NDArray[np.uint64]
-    Buffers = tuple[Columns, Columns, Divisors, Values, Packed, Packed, Starts]
+    Marks = NDArray[np.bool_]
+    Ratios = NDArray[np.float64]
+    Keys = NDArray[np.uint16]
 
-__all__ = ["count_genes", "sort_genes"]
+__all__ = ["sort_genes"]
 
-_KEY_BITS = 3 * DIGIT_BITS
-
-
-@njit(nogil=True, cache=True)
-def count_genes(values: Values, columns: Columns, indptr: Starts, divisors: Divisors) -> Starts:
-    """Number of genes that each cell expresses: values above zero in columns that are not divided by infinity."""
-    lengths = np.zeros(len(indptr) - 1, np.int64)
-    for cell in range(len(lengths)):
-        for j in range(indptr[cell], indptr[cell + 1]):
-            lengths[cell] += values[j] / divisors[columns[j]] > 0
-    return lengths
+_DIGIT_BITS, _RADIX = 8, 256
+_MOVES = 16
+"""Steps of insertion per gene, after which ratios that tie or hardly differ are merged instead."""
 
 
-@njit(nogil=True, cache=True)
-def _sort_cell(
-    values: Values,
-    columns: Columns,
-    gene_of_column: Columns,
-    divisors: Divisors,
-    ranked: Columns,
-    buffers: Buffers,
+@compiled
+def _order(
+    genes: Genes, ratios: Ratios, rounded: Values, n: int, keys: Keys, half: Genes, order: Genes, starts: Genes
 ) -> None:
-    """Write the first ``len(ranked)`` genes of one cell by value / divisor, descending, ties by gene.
+    """Places of n positive ratios in descending order, equal ones by gene.
 
-    Bit patterns of positive floats are ordered as the floats are. The leading 24 bits of their distance to the largest
-    are sorted digit by digit. What is left open then, ratios about 1e-6 apart, a pass of insertion by the exact ratios
-    settles; genes whose ratios tie are sorted last, where columns do not have them in order.
+    Bit patterns of positive floats are ordered as the floats are. The leading 16 bits of their distance to the largest
+    are sorted in two passes. What is left open then, a few ten thousandths, insertion by the exact ratios settles.
     """
-    genes, ordered, ratios, rounded, packed, spare, starts = buffers
-    n = 0
-    for j in range(len(values)):
-        ratio = values[j] / divisors[columns[j]]
-        if ratio > 0:
-            ratios[n] = ratio
-            rounded[n] = ratio
-            genes[n] = gene_of_column[columns[j]]
-            n += 1
-    if n == 0:
-        return
-
     bits = rounded.view(np.uint32)
     smallest, largest = bits[0], bits[0]
     for j in range(1, n):
-        smallest = min(smallest, bits[j])
-        largest = max(largest, bits[j])
-    dropped = np.uint64(0)
-    while (np.uint64(largest - smallest) >> dropped) >> np.uint64(_KEY_BITS):
-        dropped += np.uint64(1)
-    half = np.uint64(32)
+        smallest, largest = min(smallest, bits[j]), max(largest, bits[j])
+    dropped = np.uint32(0)
+    while (largest - smallest) >> dropped >= _RADIX * _RADIX:
+        dropped += np.uint32(1)
+    starts[:] = 0
     for j in range(n):
-        packed[j] = (np.uint64(j) << half) | (np.uint64(largest - bits[j]) >> dropped)
-    for shift in range(0, _KEY_BITS, DIGIT_BITS):
-        if sort_digit(packed, spare, n, shift, starts):
-            packed, spare = spare, packed
-
-    packed[0] >>= half
+        key = np.uint16((largest - bits[j]) >> dropped)
+        keys[j] = key
+        starts[key & 255] += 1
+        starts[_RADIX + (key >> _DIGIT_BITS)] += 1
+    low, high = 0, 0
+    for digit in range(_RADIX):
+        size = starts[digit]
+        starts[digit] = low
+        low += size
+        size = starts[_RADIX + digit]
+        starts[_RADIX + digit] = high
+        high += size
+    for j in range(n):
+        digit = keys[j] & 255
+        half[starts[digit]] = j
+        starts[digit] += 1
+    for j in half[:n]:
+        digit = _RADIX + (keys[j] >> _DIGIT_BITS)
+        order[starts[digit]] = j
+        starts[digit] += 1
+    left = _MOVES * n
     for j in range(1, n):
-        place = packed[j] >> half
-        i = j
-        while i > 0 and ratios[packed[i - 1]] < ratios[place]:
-            packed[i] = packed[i - 1]
+        place, i = order[j], j
+        ratio = ratios[place]
+        while i > 0:
+            before = order[i - 1]
+            if ratios[before] > ratio or (ratios[before] == ratio and genes[before] < genes[place]):
+                break
+            order[i] = before
             i -= 1
-        packed[i] = place
-    tied, in_order = 0, True
-    for j in range(n):
-        ordered[j] = genes[packed[j]]
-        if j and ratios[packed[j]] == ratios[packed[j - 1]]:
-            in_order &= ordered[j - 1] < ordered[j]
-            continue
-        if not in_order:
-            ordered[tied:j].sort()
-        tied, in_order = j, True
-    if not in_order:
-        ordered[tied:n].sort()
-    ranked[:] = ordered[: len(ranked)]
+        order[i] = place
+        left -= j - i
+        if left < 0:
+            by_gene = np.argsort(genes[:n])
+            order[:n] = by_gene[np.argsort(-ratios[by_gene], kind="mergesort")]
+            return
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def sort_genes(
     first: int,
     last: int,
     values: Values,
-    columns: Columns,
+    columns: Genes,
     indptr: Starts,
-    gene_of_column: Columns,
-    divisors: Divisors,
-    ranked: Columns,
-    ranked_indptr: Starts,
+    gene_of_column: Genes,
+    shared: Marks,
+    divisors: Ratios,
+    medians: Ratios,
+    ranked: Genes,
+    starts: Starts,
+    lengths: Starts,
 ) -> None:
     """Genes of every cell from `first` up to `last` by value / divisor, descending, ties by gene.
 
-    ``divisors`` of columns to leave out are infinite. Filled is ``ranked``, where each cell starts at ``ranked_indptr``
-    and takes no more than `count_genes` says. The cells share one set of buffers; threads may sort different cells at
-    once.
+    ``divisors`` are the ``medians`` of genes by column, infinite for columns to leave out. ``shared`` columns have a
+    gene together with others, and their values are summed. Filled are ``ranked``, where each cell starts at ``starts``
+    and has room up to the next, and how many genes it has there. The cells share one set of buffers; threads may sort
+    different cells at once.
     """
-    longest = 0
+    longest = 1
     for cell in range(first, last):
         longest = max(longest, indptr[cell + 1] - indptr[cell])
-    genes, ordered = np.empty(longest, np.int32), np.empty(longest, np.int32)
+    genes, half, order = np.empty(longest, np.int32), np.empty(longest, np.int32), np.empty(longest, np.int32)
     ratios, rounded = np.empty(longest, np.float64), np.empty(longest, np.float32)
-    packed, spare = np.empty(longest, np.uint64), np.empty(longest, np.uint64)
-    buffers = (genes, ordered, ratios, rounded, packed, spare, np.empty(RADIX, np.int64))
+    keys, digits = np.empty(longest, np.uint16), np.empty(2 * _RADIX, np.int32)
+    held, held_genes = np.empty(longest, np.float32), np.empty(longest, np.int32)
+    found, totals = np.empty(longest, np.int32), np.empty(longest, np.float32)
+    sums = np.zeros(len(medians) if shared.any() else 0, np.float64)
     for cell in range(first, last):
-        here = slice(indptr[cell], indptr[cell + 1])
-        kept = ranked[ranked_indptr[cell] : ranked_indptr[cell + 1]]
-        _sort_cell(values[here], columns[here], gene_of_column, divisors, kept, buffers)
+        n, n_held = 0, 0
+        for j in range(indptr[cell], indptr[cell + 1]):
+            column = columns[j]
+            gene = gene_of_column[column]
+            if shared[column]:
+                held[n_held], held_genes[n_held] = values[j], gene
+                n_held += 1
+                continue
+            ratio = values[j] / divisors[column]
+            if ratio > 0:
+                genes[n], ratios[n], rounded[n] = gene, ratio, ratio
+                n += 1
+        if n_held:
+            for i in range(summed(held, held_genes, n_held, sums, found, totals)):
+                ratio = totals[i] / medians[found[i]]
+                genes[n], ratios[n], rounded[n] = found[i], ratio, ratio
+                n += 1
+        lengths[cell] = min(n, starts[cell + 1] - starts[cell])
+        if n:
+            _order(genes, ratios, rounded, n, keys, half, order, digits)
+        for j in range(lengths[cell]):
+            ranked[starts[cell] + j] = genes[order[j]]

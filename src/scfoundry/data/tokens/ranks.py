@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
-from scfoundry.data.tokens.pieces import VALUES_PER_PIECE, over_pieces
+from scfoundry.data.pieces import VALUES_PER_PIECE, canonical, kernel_arrays, over_pieces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from scfoundry.data.genes import GeneVocabulary
 
@@ -49,20 +48,37 @@ def rank_tokens(
     its ratios alike and so plays no part. Where the values of a cell are multiples of its smallest one, up to rounding,
     they are counts that were scaled; they are compared as these multiples, so that what tied in counts ties here.
 
-    ``counts`` are not negative, (n_cells, n_columns) canonical CSR; ``gene_of_column`` is the gene of every column, no
-    gene twice, -1 to leave one out. Returned are where each cell starts among the tokens, (n_cells + 1,), and the
-    tokens.
+    ``counts`` are not negative, (n_cells, n_columns) canonical CSR; ``gene_of_column`` is the gene of every column, -1
+    to leave one out; where columns share a gene, their counts are summed. Returned are where each cell starts among the
+    tokens, (n_cells + 1,), and the tokens.
 
+    >>> from scipy import sparse
     >>> counts = sparse.csr_matrix([[3.0, 1.0, 8.0], [0.0, 0.0, 0.0], [2.0, 0.0, 2.0]])
     >>> rank_tokens(counts, np.array([1.0, 1.0, 4.0]), max_length=2)
     (array([0, 2, 2, 4]), array([2, 4, 2, 4], dtype=int32))
     """
+    from scfoundry.data.genes.align_kernel import close_gaps
+    from scfoundry.data.tokens.rank_sort import sort_genes
+
+    values, columns, indptr = kernel_arrays(_as_counted(counts))
     if gene_of_column is None:
         gene_of_column = np.arange(counts.shape[1], dtype=np.int32)
-    rank = _by_radix_sort if _can_compile() else _by_lexsort
-    starts, tokens = rank(counts, gene_of_column, medians, max_length)
+    gene_of_column = gene_of_column.astype(np.int32)
+    times = np.bincount(gene_of_column[gene_of_column >= 0], minlength=len(medians))
+    shared = (gene_of_column >= 0) & (times[gene_of_column] > 1)
+    medians = np.array(medians, dtype=np.float64)
+    divisors = np.where(gene_of_column < 0, np.inf, medians[gene_of_column])
+    starts = np.concatenate([[0], np.cumsum(np.minimum(np.diff(indptr), max_length))])
+    tokens, lengths = np.empty(starts[-1], dtype=np.int32), np.empty(counts.shape[0], dtype=np.int64)
+
+    def sort(first: int, last: int) -> None:
+        how = (gene_of_column, shared, divisors, medians)
+        sort_genes(first, last, values, columns, indptr, *how, tokens, starts, lengths)
+
+    over_pieces(sort, indptr, VALUES_PER_PIECE)
+    tokens.resize(close_gaps(tokens, starts, lengths), refcheck=False)
     tokens += FIRST_GENE
-    return starts, tokens
+    return np.concatenate([[0], np.cumsum(lengths)]), tokens
 
 
 def ranked_matrix(indptr: NDArray[np.int64], tokens: NDArray[np.int32], max_length: int) -> sparse.csr_matrix:
@@ -73,11 +89,13 @@ def ranked_matrix(indptr: NDArray[np.int64], tokens: NDArray[np.int32], max_leng
     lengths = np.diff(indptr)
     lengths = lengths[lengths > 0]
     # Counted up from cell to cell in place: at a million cells, another array of this size is worth avoiding.
-    ranks = np.ones(len(tokens), dtype=np.int64 if len(tokens) > np.iinfo(np.int32).max else np.int32)
+    ranks: NDArray[np.integer] = np.ones(
+        len(tokens), dtype=np.int64 if len(tokens) > np.iinfo(np.int32).max else np.int32
+    )
     ranks[:1] = 0
     ranks[np.cumsum(lengths[:-1])] = 1 - lengths[:-1]
     np.cumsum(ranks, dtype=ranks.dtype, out=ranks)
-    return sparse.csr_matrix((tokens, ranks, indptr), shape=(len(indptr) - 1, max_length))
+    return canonical(tokens, ranks, indptr, (len(indptr) - 1, max_length))
 
 
 def checksum(genes: GeneVocabulary) -> str:
@@ -90,56 +108,13 @@ def checksum(genes: GeneVocabulary) -> str:
     return digest.hexdigest()
 
 
-@functools.cache
-def _can_compile() -> bool:
-    """Whether numba can be imported."""
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def _by_radix_sort(
-    counts: sparse.csr_matrix, gene_of_column: NDArray[np.int32], medians: NDArray[np.float64], max_length: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """First genes of each cell, by numba."""
-    from scfoundry.data.tokens.rank_sort import count_genes, sort_genes
-
-    # One type each, so that the sort is compiled once.
-    values, indptr = _as_counted(counts), counts.indptr.astype(np.int64)
-    columns, gene_of_column = counts.indices.astype(np.int32, copy=False), gene_of_column.astype(np.int32)
-    divisors = np.where(gene_of_column < 0, np.inf, np.asarray(medians, dtype=np.float64)[gene_of_column])
-    starts = _starts(count_genes(values, columns, indptr, divisors), max_length)
-    genes = np.empty(starts[-1], dtype=np.int32)
-
-    def sort(first: int, last: int) -> None:
-        sort_genes(first, last, values, columns, indptr, gene_of_column, divisors, genes, starts)
-
-    over_pieces(sort, indptr, VALUES_PER_PIECE)
-    return starts, genes
-
-
-def _by_lexsort(
-    counts: sparse.csr_matrix, gene_of_column: NDArray[np.int32], medians: NDArray[np.float64], max_length: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """First genes of each cell, by numpy: an order of magnitude slower."""
-    genes, values = gene_of_column[counts.indices], _as_counted(counts)
-    kept = (genes >= 0) & (values > 0)
-    cells, genes = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))[kept], genes[kept]
-    order = np.lexsort((genes, -(values[kept] / np.asarray(medians, dtype=np.float64)[genes]), cells))
-    lengths = np.bincount(cells, minlength=counts.shape[0])
-    ranks = np.arange(len(cells)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return _starts(lengths, max_length), genes[order[ranks < max_length]].astype(np.int32)
-
-
-def _as_counted(counts: sparse.csr_matrix) -> NDArray[np.float32]:
+def _as_counted(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     """Values as float32; of cells whose counts were scaled, how often they hold the smallest value."""
     values: NDArray[np.float32] = counts.data.astype(np.float32, copy=False)
     # Cells of a data set are counts or scaled counts alike: a look at the first tells, and costs nothing.
     first = values[:_LOOKED_AT]
     if (first == np.rint(first)).all():
-        return values
+        return canonical(values, counts.indices, counts.indptr, counts.shape)
     per_cell = np.diff(counts.indptr)
     starts = counts.indptr[:-1][per_cell > 0]
     per_cell = per_cell[per_cell > 0]
@@ -148,8 +123,5 @@ def _as_counted(counts: sparse.csr_matrix) -> NDArray[np.float32]:
     whole = np.rint(ratios)
     is_fraction = np.abs(ratios - whole) > np.minimum(_ROUNDING * ratios, 0.25)
     was_counted = ~np.logical_or.reduceat(is_fraction, starts)
-    return np.where(np.repeat(was_counted, per_cell), whole, values).astype(np.float32)
-
-
-def _starts(lengths: NDArray[np.int64], max_length: int) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(np.minimum(lengths, max_length))])
+    values = np.where(np.repeat(was_counted, per_cell), whole, values).astype(np.float32)
+    return canonical(values, counts.indices, counts.indptr, counts.shape)

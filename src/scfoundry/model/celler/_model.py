@@ -8,23 +8,19 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 import torch
-from scvi import REGISTRY_KEYS
-from scvi.data import fields
 
 from scfoundry._arguments import checks_arguments
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.tokens.bins import gene_keys
-from scfoundry.model._base import FoundationModel
+from scfoundry.model._base import InferenceModel
 from scfoundry.model._pretrained import REGISTRY
 from scfoundry.model.celler._attention import gene_attention
 from scfoundry.model.celler._checkpoint import from_released, is_release, read_release
 from scfoundry.model.celler._config import CellerConfig
-from scfoundry.model.celler._integration import integration_config, learn_integration
 from scfoundry.model.celler._module import CellerModule, ClassificationHead
 from scfoundry.model.celler._objectives import objective_weights
 from scfoundry.model.celler._tokens import CellTokens
-from scfoundry.model.celler._training import class_probabilities, learn_classes, pretrain
 from scfoundry.nn.attention_factors import attention_of_cls
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.label_loss import PLAIN, LabelLoss
@@ -52,7 +48,7 @@ BATCH = "batch"
 CELLS_PER_PART = 16  # of which gradients are computed at once where a task trains through the embedding
 
 
-class Celler(FoundationModel):
+class Celler(InferenceModel):
     r"""Gene language model of scGPT :cite:p:`cui2024scgpt`, as Celler :cite:p:`zhao2025celler` classifies cells by it.
 
     A cell is a set of genes, each with the bin of its value among those of the cell, and ``<cls>``; a transformer
@@ -114,12 +110,10 @@ class Celler(FoundationModel):
             Column of ``obs`` with batches to be integrated, as published: a new model knows those of these data.
         """
         setup_args = dict(locals())
-        data_fields: list[Any] = [fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)]
-        data_fields += [fields.CategoricalObsField(BATCH, batch_key)] if batch_key is not None else []
         if "source_registry" in kwargs:
             # Cells of other batches are read by the statistics of all.
             kwargs["extend_categories"] = True
-        cls._register(adata, data_fields, setup_args, **kwargs)
+        cls._register(adata, setup_args, {} if batch_key is None else {BATCH: batch_key}, **kwargs)
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
         if "n_batches" in config or BATCH not in self.registry["field_registries"]:
@@ -233,6 +227,8 @@ class Celler(FoundationModel):
         -----
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
         """
+        from scfoundry.model.celler._training import pretrain
+
         weights = objective_weights(self.config, loss_weights)
         cells = self._tokens(self.registered_cells("Celler.train"))
         how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
@@ -292,6 +288,8 @@ class Celler(FoundationModel):
         >>> model.train_classifier(reference, reference.obs["cell_type"])
         >>> model.config.classes, model.predict_classes(adata)
         """
+        from scfoundry.model.celler._training import learn_classes
+
         read = self._cells(adata, layer, "Celler.train_classifier")
         labels = in_obs_order(labels, read.names, "labels")
         classes = sorted(pd.Series(labels).dropna().astype(str).unique())
@@ -347,6 +345,8 @@ class Celler(FoundationModel):
 
     def class_probabilities(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
         """Probabilities of the classes by the head, float32, (n_obs, C)."""
+        from scfoundry.model.celler._training import class_probabilities
+
         if not self.config.n_classes:
             msg = "This model has no classification head yet: model.train_classifier(reference, labels) makes one."
             raise ValueError(msg)
@@ -378,6 +378,8 @@ class Celler(FoundationModel):
 
     def fine_tune_integration(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
         """Copy that knows the batches of the cells, trained by scGPT's recipe; see `FineTunesIntegration`."""
+        from scfoundry.model.celler._integration import integration_config, learn_integration
+
         tuned = self.copy(seed=seed, **integration_config(cells))
         learn_integration(tuned, tuned._tokens(cells), max_epochs=max_epochs, seed=seed, compute=compute)
         return tuned

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from scfoundry.model._base import FoundationModule
+from scfoundry.model._module import FoundationModule
 from scfoundry.model.celler._domains import DomainNorm, reversed_gradient
 from scfoundry.nn.transformer import TransformerLayer
 

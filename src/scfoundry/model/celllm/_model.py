@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from scvi import REGISTRY_KEYS
-from scvi.data import fields
 
 from scfoundry._arguments import checks_arguments
 from scfoundry.data.matrix.reader import CountsInMemory
-from scfoundry.model._base import FoundationModel
+from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import DiscriminatesTumour
 from scfoundry.model.celllm._checkpoint import find_weights, from_released, is_release, read_release
 from scfoundry.model.celllm._config import CellLMConfig
@@ -20,7 +18,6 @@ from scfoundry.model.celllm._gene_vectors import vectors_of_vocabulary
 from scfoundry.model.celllm._module import CellLMModule
 from scfoundry.model.celllm._objectives import UNKNOWN, objective_weights
 from scfoundry.model.celllm._tokens import CellTokens
-from scfoundry.model.celllm._training import pretrain
 from scfoundry.model.celllm._tumour import require_both_kinds, tumour_codes
 from scfoundry.nn.attention_factors import ClsAttention
 from scfoundry.nn.checkpoint import sha256
@@ -47,7 +44,7 @@ __all__ = ["CellLM"]
 CELLS_PER_PART = 16
 
 
-class CellLM(FoundationModel):
+class CellLM(InferenceModel):
     r"""Transformer over genes that tells cells apart by exact contrast with thousands :cite:p:`zhao2023celllm`.
 
     A cell is the set of its expressed genes, each with the whole part of its log expression, and ``<cls>``. Attention
@@ -142,7 +139,7 @@ class CellLM(FoundationModel):
         setup_args = dict(locals())
         if tumour_key is not None:
             tumour_codes(adata, tumour_key)
-        cls._register(adata, [fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)], setup_args, **kwargs)
+        cls._register(adata, setup_args, {}, **kwargs)
 
     # ---- inference ---------------------------------------------------------------------------------------------
 
@@ -262,6 +259,8 @@ class CellLM(FoundationModel):
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation. Random features are
         drawn anew after every ``redraw_interval`` optimiser steps, never between the two passes of a step.
         """
+        from scfoundry.model.celllm._training import pretrain
+
         cells = self.registered_cells("CellLM.train")
         key = self.registry["setup_args"].get("tumour_key")
         tumour = np.full(cells.n_obs, UNKNOWN) if key is None else tumour_codes(self.adata, key)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scfoundry.model._base import FoundationModule
+from scfoundry.model._module import FoundationModule
 from scfoundry.model.celllm._tokens import N_TOKENS
 from scfoundry.nn.divide_and_conquer import encode_in_parts
 from scfoundry.nn.favor import exact_attention, favor_attention, favor_weights, orthogonal_features

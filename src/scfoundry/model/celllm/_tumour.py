@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfoundry._compat import obs_column
 from scfoundry.model.celllm._objectives import UNKNOWN
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def tumour_codes(adata: AnnData, key: str) -> NDArray[np.int64]:
     if key not in adata.obs:
         msg = f"obs has no column {key!r}; it has {', '.join(map(repr, adata.obs.columns)) or 'none'}."
         raise KeyError(msg)
-    column = adata.obs[key].astype(object)
+    column = obs_column(adata, key).astype(object)
     codes = column.map(
         lambda value: int(value) if isinstance(value, bool | np.bool_) else KINDS.get(str(value).lower())
     )

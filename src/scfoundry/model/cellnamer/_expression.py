@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from scfoundry.nn.counts import SparseCounts
 
-__all__ = ["ExpressionMLP", "GeneMoments", "GeneScale"]
+__all__ = ["ExpressionMLP", "GeneMoments", "GeneScale", "SparseScores"]
 
 MIN_SD = 0.05
 Z_RANGE = (-3.0, 8.0)
@@ -59,6 +59,26 @@ class GeneMoments:
         return (self._squares / max(self.n_cells, 1) - mean.square()).clamp(min=0).sqrt().float()
 
 
+class SparseScores(NamedTuple):
+    """Z-scores of n cells, never dense: those of absent genes, and by how much the genes of a cell differ from them."""
+
+    absent: Tensor  # (G,)
+    shown: SparseCounts
+
+    def through(self, layer: nn.Linear) -> Tensor:
+        """What the layer makes of the scores, (n, H)."""
+        weights = layer.weight.T.contiguous()
+        shown = F.embedding_bag(
+            self.shown.genes,
+            weights,
+            self.shown.indptr,
+            mode="sum",
+            per_sample_weights=self.shown.values.to(weights.dtype),
+            include_last_offset=True,
+        )
+        return shown + layer(self.absent)
+
+
 class GeneScale(nn.Module):
     r"""Counts to log expression to z-scores, comparable over panels of genes and over data sets.
 
@@ -89,10 +109,20 @@ class GeneScale(nn.Module):
 
     def forward(self, expression: SparseCounts, measured: Tensor, moments: GeneMoments | None = None) -> Tensor:
         """Z-scores of log expression, (n, G), by the training data alone if there are no ``moments``."""
-        stored = _blended(self, moments, expression.values, expression.genes)
-        absent = _blended(self, moments, self.mean.new_zeros(()), slice(None)) * measured
+        absent, stored = self._scores(expression, measured, moments)
         z = absent.repeat(expression.n_cells, 1)
-        return z.index_put_((expression.rows, expression.genes), stored * measured[expression.genes])
+        return z.index_put_((expression.rows, expression.genes), stored)
+
+    def sparse(self, expression: SparseCounts, measured: Tensor, moments: GeneMoments | None = None) -> SparseScores:
+        """The same z-scores, for a network whose first layer is linear in them."""
+        absent, stored = self._scores(expression, measured, moments)
+        return SparseScores(absent, replace(expression, values=stored - absent[expression.genes]))
+
+    def _scores(self, expression: SparseCounts, measured: Tensor, moments: GeneMoments | None) -> tuple[Tensor, Tensor]:
+        """Z-scores of absent genes, (G,), and of stored values, (nnz,)."""
+        stored = _blended(self, moments, expression.values, expression.genes)
+        absent = _blended(self, moments, self.mean.new_zeros(()), slice(None))
+        return absent * measured, stored * measured[expression.genes]
 
 
 def standardise(expression: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
@@ -121,10 +151,11 @@ class ExpressionMLP(nn.Module):
         self.members: Any = nn.ModuleList(_Member(n_genes, n_hidden, dropout) for _ in range(n_members))
         self.projections = nn.ModuleList(nn.Linear(n_hidden, n_output) for _ in range(n_members))
 
-    def forward(self, z: Tensor, shown: Sequence[Tensor] | None = None) -> Tensor:
-        """States of n cells, (S, n, H); ``shown``: genes that each network is shown in training, drawn here if `None`.
+    def forward(self, z: Tensor | SparseScores, shown: Sequence[Tensor] | None = None) -> Tensor:
+        """States of n cells, (S, n, H); of sparse scores not in training.
 
-        Cells of one batch are shown the same genes, as if the others had not been measured.
+        ``shown``: genes that each network is shown in training, drawn here if `None`. Cells of one batch are shown the
+        same genes, as if the others had not been measured.
         """
         drawn = [None] * len(self.members) if shown is None else shown
         return torch.stack([member(z, genes) for member, genes in zip(self.members, drawn, strict=True)])
@@ -152,7 +183,9 @@ class _Member(nn.Module):
         """Which genes a batch is shown in training."""
         return torch.rand(like.shape[-1], device=like.device) < 1 - self.gene_dropout
 
-    def forward(self, z: Tensor, shown: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor | SparseScores, shown: Tensor | None = None) -> Tensor:
+        if isinstance(z, SparseScores):
+            return self.dropout(F.gelu(self.norm(z.through(self.genes))))
         if self.training:
             z = z * (self.draw_genes(z) if shown is None else shown) / (1 - self.gene_dropout)
         return self.dropout(F.gelu(self.norm(self.genes(z))))

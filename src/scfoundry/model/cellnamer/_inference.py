@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfoundry.data.matrix.reader import Reader
+    from scfoundry.model.cellnamer._expression import SparseScores
     from scfoundry.model.cellnamer._module import CellNamerModule, LabelPlan
 
 __all__ = ["DataMoments", "ExpressionStream", "embed_expression", "score_expression"]
@@ -58,13 +59,22 @@ class ExpressionStream:
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Rows of the AnnData and their z-scores, (n, G)."""
+        for rows, expression in self._blocks():
+            yield rows, self.module.scale(expression, self.measured, self.moments.expression)
+
+    def sparse_scores(self) -> Iterator[tuple[slice, SparseScores]]:
+        """The same, never dense."""
+        for rows, expression in self._blocks():
+            yield rows, self.module.scale.sparse(expression, self.measured, self.moments.expression)
+
+    def _blocks(self) -> Iterator[tuple[slice, SparseCounts]]:
         bar = tqdm(desc="cellnamer", total=self.reader.n_obs, unit="cell", disable=not settings.show_progress)
         start = 0
         with bar:
             for counts in self._counts():
                 expression = self._expression(counts)
                 rows = slice(start, start + expression.n_cells)
-                yield rows, self.module.scale(expression, self.measured, self.moments.expression)
+                yield rows, expression
                 bar.update(expression.n_cells)
                 start = rows.stop
 
@@ -88,7 +98,7 @@ class ExpressionStream:
 def embed_expression(module: CellNamerModule, cells: ExpressionStream) -> np.ndarray:
     """Cell embeddings of length 1, (n_obs, Z) float32."""
     latent = np.empty((cells.reader.n_obs, module.config.n_latent), dtype=np.float32)
-    for rows, z in cells:
+    for rows, z in cells.sparse_scores():
         latent[rows] = mean_direction(module, z).float().cpu().numpy()
     return latent
 
@@ -109,6 +119,6 @@ def score_expression(
     return logits, similarity, outside
 
 
-def mean_direction(module: CellNamerModule, z: Tensor) -> Tensor:
+def mean_direction(module: CellNamerModule, z: Tensor | SparseScores) -> Tensor:
     """Embeddings of cells, (n, Z) of length 1: the mean direction of the members' embeddings."""
     return F.normalize(module.cells.embed(module.cells(z)).mean(0), dim=-1)

@@ -8,21 +8,18 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.special import softmax
-from scvi import REGISTRY_KEYS
-from scvi.data import fields
 
 from scfoundry._arguments import checks_arguments
 from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.data.labels.ontology import CellOntology
-from scfoundry.model._base import FoundationModel
+from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import TextScores
 from scfoundry.model.cellnamer._calibration import calibrate
 from scfoundry.model.cellnamer._config import CellNamerConfig
 from scfoundry.model.cellnamer._corpus import UNION, RegisteredCells, known_from, labels_of, require_labels
 from scfoundry.model.cellnamer._inference import ExpressionStream, embed_expression, score_expression
 from scfoundry.model.cellnamer._module import CellNamerModule, OfferedLabel
-from scfoundry.model.cellnamer._training import check_arguments, check_types, train
 from scfoundry.stats.splits import stratified_split
 
 if TYPE_CHECKING:
@@ -43,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["CellNamer"]
 
 
-class CellNamer(FoundationModel):
+class CellNamer(InferenceModel):
     """A model of our own, inspired by LangCell :cite:p:`zhao2024langcell`; it is not LangCell.
 
     It names cells from texts, and is made for corpora of some thousand cells. Small networks read log expression,
@@ -132,12 +129,7 @@ class CellNamer(FoundationModel):
         if "source_registry" in kwargs:
             # No weight depends on the names of labels and studies: other data may have others.
             kwargs["extend_categories"] = True
-        data_fields = [
-            fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            fields.CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
-            fields.CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-        ]
-        cls._register(adata, data_fields, setup_args, **kwargs)
+        cls._register(adata, setup_args, {"labels": labels_key, "batch": batch_key}, **kwargs)
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
         if config.get("types") or self.adata is None:
@@ -303,6 +295,8 @@ class CellNamer(FoundationModel):
         -----
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
         """
+        from scfoundry.model.cellnamer._training import check_arguments, check_types, train
+
         part_size = check_arguments(stage, contrast, batch_size, part_size)
         registered = self._registered("CellNamer.train")
         check_types(self.config, registered, self.provenance["weights"])

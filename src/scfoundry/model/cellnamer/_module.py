@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from scfoundry.data.labels.hierarchy import claims, lineages, nearest, related
-from scfoundry.model._base import FoundationModule
+from scfoundry.model._module import FoundationModule
 from scfoundry.model.cellnamer._expression import ExpressionMLP, GeneScale
 from scfoundry.model.cellnamer._markers import MarkerProfiles, match, showing
 from scfoundry.model.cellnamer._text import HashedText

@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from scvi import REGISTRY_KEYS
-from scvi.data import fields
 from tqdm.auto import tqdm
 
 from scfoundry._arguments import checks_arguments
 from scfoundry._settings import settings
-from scfoundry.model._base import FoundationModel
+from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
 from scfoundry.model.cellplm._cell_attention import stream_factors
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
-from scfoundry.model.cellplm._fine_tune_expression import KL_WARMUP_STEPS, fine_tune_on_expression
-from scfoundry.model.cellplm._fine_tune_imputation import fine_tune_on_both
-from scfoundry.model.cellplm._fine_tune_perturbation import fine_tune_perturbations, replaced_gene_changes
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
 from scfoundry.model.cellplm._replaced_genes import replaced_gene_shifts
@@ -28,7 +23,6 @@ from scfoundry.model.cellplm._samples import ContextBatch, ContextReader, check_
 from scfoundry.model.cellplm._streaming import stream_embeddings
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.counts import SparseCounts
-from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, Schedule, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,11 +39,12 @@ if TYPE_CHECKING:
     from scfoundry.model.cellplm._decoder import Decoder
     from scfoundry.model.cellplm._fine_tune_perturbation import Head
     from scfoundry.nn.attention_factors import AttentionFactors
+    from scfoundry.train.plan import Schedule
 
 __all__ = ["CellPLM"]
 
 
-class CellPLM(FoundationModel):
+class CellPLM(InferenceModel):
     r"""Cells are tokens, a tissue is a sentence :cite:p:`wen2024cellplm`.
 
     A cell enters as the sum of its genes' vectors weighted by log expression. A transformer whose attention is linear
@@ -121,15 +116,8 @@ class CellPLM(FoundationModel):
             Column of ``obs`` with cell types, for supervised fine-tuning.
         """
         setup_args = dict(locals())
-        data_fields = [
-            # `train` checks the whole matrix; scvi-tools would look at 20 values drawn from numpy's global generator.
-            fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            fields.CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            fields.CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
-        ]
-        if spatial_key is not None:
-            data_fields.append(fields.ObsmField("spatial", spatial_key))
-        cls._register(adata, data_fields, setup_args, **kwargs)
+        columns = {"batch": batch_key, "labels": labels_key}
+        cls._register(adata, setup_args, columns, spatial_key=spatial_key, **kwargs)
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
         # Weights from elsewhere bring their own tables, whose rows mean other batches than those of this data. Saved
@@ -275,6 +263,8 @@ class CellPLM(FoundationModel):
         -----
         ``model.history`` holds ``loss``, ``reconstruction`` and ``latent`` per epoch, training and validation.
         """
+        from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, fit
+
         cells = self.registered_cells("CellPLM.train")
         groups = cells.contexts
         check_training(self.module, groups, measured_genes, panel_sizes, part_lrs)
@@ -302,7 +292,7 @@ class CellPLM(FoundationModel):
         """Loss of a context of the registered data."""
         batches = None
         if self.knows_batches_:
-            batches = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+            batches = np.asarray(self.adata_manager.get_from_registry("batch")).ravel()
         reader = ContextReader(cells.reader, cells.coordinates, batches=batches, measured=measured, genes=self.genes)
 
         def loss(context: Context, step: int) -> dict[str, Tensor]:
@@ -319,6 +309,8 @@ class CellPLM(FoundationModel):
 
     def fine_tune_expression(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
         """Copy that went on learning masked expression, from these cells; see `FineTunesExpression`."""
+        from scfoundry.model.cellplm._fine_tune_expression import fine_tune_on_expression
+
         n_batches = len(cells.contexts)
         model = self.copy(n_batches=n_batches) if n_batches > 1 else self.copy()
         model.module.to(compute.device)
@@ -327,6 +319,8 @@ class CellPLM(FoundationModel):
 
     def fine_tune_integration(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
         """Copy whose decoder is told the batch, so that the latent need not tell it; see `FineTunesIntegration`."""
+        from scfoundry.model.cellplm._fine_tune_expression import KL_WARMUP_STEPS, fine_tune_on_expression
+
         model = self.copy(n_batches=len(cells.contexts), kl_warmup_steps=KL_WARMUP_STEPS)
         model.module.to(compute.device)
         fine_tune_on_expression(model, cells, together=True, max_epochs=max_epochs, seed=seed, compute=compute)
@@ -348,6 +342,8 @@ class CellPLM(FoundationModel):
         compute: Compute,
     ) -> Self:
         """Copy that learned from spots and cells together, as published; see `FineTunesImputation`."""
+        from scfoundry.model.cellplm._fine_tune_imputation import fine_tune_on_both
+
         model = self.copy()
         model.module.to(compute.device)
         fine_tune_on_both(
@@ -374,6 +370,8 @@ class CellPLM(FoundationModel):
         compute: Compute,
     ) -> tuple[CellPLM, Head]:
         """Copy, and weights of an expression head by name, that turn controls into profiles (section 4.5)."""
+        from scfoundry.model.cellplm._fine_tune_perturbation import fine_tune_perturbations
+
         how: dict[str, Any] = {"value": value, "max_epochs": max_epochs, "seed": seed, "compute": compute}
         model = self.copy()
         return model, fine_tune_perturbations(model, controls, conditions, profiles, genes, **how)
@@ -382,6 +380,8 @@ class CellPLM(FoundationModel):
         self, controls: Cells, head: Head, conditions: Sequence[Sequence[int]], value: float, compute: Compute
     ) -> NDArray[np.float64]:
         """Mean change that the head predicts for controls of one context with genes replaced, (n, n_genes)."""
+        from scfoundry.model.cellplm._fine_tune_perturbation import replaced_gene_changes
+
         return replaced_gene_changes(self.module, controls, head, conditions, value, compute)
 
     # ---- official files ----------------------------------------------------------------------------------------

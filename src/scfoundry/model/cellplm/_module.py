@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scfoundry.model._base import FoundationModule
+from scfoundry.model._module import FoundationModule
 from scfoundry.model.cellplm._attention import FlowAttention, Projection, attend
 from scfoundry.model.cellplm._decoder import N_GROUPS, Decoder
 from scfoundry.model.cellplm._latent import build_latent

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from scvi import REGISTRY_KEYS
-from scvi.data import fields
 
 from scfoundry._arguments import checks_arguments
 from scfoundry._device import Compute
@@ -127,11 +125,7 @@ class LangCell(TrainableLangCell):
         if "source_registry" in kwargs:
             # No weight depends on texts: other data may have others.
             kwargs["extend_categories"] = True
-        data_fields = [
-            fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            *(fields.CategoricalObsField(f"text_{i}", column) for i, column in enumerate(columns)),
-        ]
-        cls._register(adata, data_fields, setup_args, **kwargs)
+        cls._register(adata, setup_args, {f"text_{i}": column for i, column in enumerate(columns)}, **kwargs)
 
     def _complete_genes(self, genes: GeneVocabulary) -> GeneVocabulary:
         if genes.medians is not None or self.adata is None:

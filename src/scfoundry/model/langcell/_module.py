@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from scfoundry.data.tokens.ranks import cls_token
-from scfoundry.model._base import FoundationModule
+from scfoundry.model._module import FoundationModule
 from scfoundry.model.langcell._encoders import CellEncoder, TextEncoder, unit
 
 if TYPE_CHECKING:

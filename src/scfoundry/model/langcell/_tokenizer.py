@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from transformers import BertTokenizer
-
 from scfoundry.model.langcell._word_pieces import learn_pieces
 from scfoundry.nn.sequences import TokenLists
 
@@ -31,6 +29,8 @@ class Tokenizer:
         if missing:
             msg = f"The text vocabulary lacks {', '.join(missing)}; it starts with {list(vocabulary[:5])}."
             raise ValueError(msg)
+        from transformers import BertTokenizer
+
         self._tokenizer, self._max_length = BertTokenizer(vocab=ids), max_length
 
     def __call__(self, texts: Sequence[str]) -> TokenLists:
@@ -44,6 +44,8 @@ def learn_vocabulary(texts: Iterable[str], size: int) -> tuple[str, ...]:
 
     ``size``: most pieces.
     """
+    from transformers import BertTokenizer
+
     bert = BertTokenizer(vocab={piece: i for i, piece in enumerate(SPECIAL)}).backend_tokenizer
     words: Counter[str] = Counter()
     for text, number in Counter(texts).items():

@@ -13,14 +13,11 @@ from torch.nn import functional as F
 from scfoundry._arguments import checks_arguments
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
-from scfoundry.model._base import FoundationModel
-from scfoundry.model.langcell._classifier import class_logits, class_probabilities, labels_of_cells, learn
-from scfoundry.model.langcell._few_shot import LabelTextLosses, learn_texts
+from scfoundry.model._base import InferenceModel
 from scfoundry.model.langcell._inference import CellStream
 from scfoundry.model.langcell._module import ClassificationHead
 from scfoundry.model.langcell._objectives import focal_loss
 from scfoundry.model.langcell._tokenizer import Tokenizer
-from scfoundry.model.langcell._training import check_stage, objective_weights, pretrain
 from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
 from scfoundry.nn.label_loss import PLAIN, LabelLoss
 from scfoundry.stats.splits import stratified_split
@@ -51,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainableLangCell"]
 
 
-class TrainableLangCell(FoundationModel):
+class TrainableLangCell(InferenceModel):
     """Base of `LangCell`: cells and texts as tokens, pre-training, and the published fine-tunings."""
 
     config: LangCellConfig
@@ -146,6 +143,8 @@ class TrainableLangCell(FoundationModel):
         -----
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
         """
+        from scfoundry.model.langcell._training import check_stage, objective_weights, pretrain
+
         check_stage(stage)
         weights = objective_weights(stage, loss_weights)
         cells = self._training_cells(self.registered_cells("LangCell.train"))
@@ -216,6 +215,8 @@ class TrainableLangCell(FoundationModel):
         >>> texts = {"B cell": "cell type: B cell.", "monocyte": "cell type: monocyte."}
         >>> model.fine_tune_texts(reference, reference.obs["cell_type"], texts, n_shots=5)
         """
+        from scfoundry.model.langcell._few_shot import LabelTextLosses, learn_texts
+
         read = self._cells(adata, layer, "LangCell.fine_tune_texts")
         coded, rows = labelled_cells(in_obs_order(labels, read.names, "labels"), list(texts), read.names, n_shots, seed)
         cells = self._training_cells(read)
@@ -281,6 +282,8 @@ class TrainableLangCell(FoundationModel):
         >>> model.train_classifier(reference, reference.obs["cell_type"], n_shots=9, train="head")
         >>> model.config.classes, model.predict_classes(adata)
         """
+        from scfoundry.model.langcell._classifier import class_logits, learn
+
         read = self._cells(adata, layer, "LangCell.train_classifier")
         labels = in_obs_order(labels, read.names, "labels")
         classes = sorted(pd.Series(labels).dropna().astype(str).unique())
@@ -334,6 +337,8 @@ class TrainableLangCell(FoundationModel):
         --------
         >>> model.train_multilabel(reference, reference.obsm["active_pathways"])
         """
+        from scfoundry.model.langcell._classifier import class_logits, labels_of_cells, learn
+
         read = self._cells(adata, layer, "LangCell.train_multilabel")
         values, names = labels_of_cells(in_obs_order(targets, read.names, "targets"), read.n_obs)
         self._attach_head(names, multilabel=True, seed=seed)
@@ -379,6 +384,8 @@ class TrainableLangCell(FoundationModel):
 
     def class_probabilities(self, cells: Cells, compute: Compute) -> np.ndarray:
         """Probabilities of the classes by the head, float32, (n_obs, C)."""
+        from scfoundry.model.langcell._classifier import class_probabilities
+
         if not self.config.n_classes:
             msg = "This model has no classification head yet: model.train_classifier(reference, labels) makes one."
             raise ValueError(msg)

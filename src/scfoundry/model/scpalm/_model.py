@@ -6,23 +6,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
-from scvi import REGISTRY_KEYS
-from scvi.data import fields
 
 from scfoundry._arguments import checks_arguments
 from scfoundry._settings import logger
-from scfoundry.model._base import FoundationModel
+from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import TokenisesPathways
 from scfoundry.model.scpalm._batch import Expression, batches
 from scfoundry.model.scpalm._config import ScPaLMConfig
 from scfoundry.model.scpalm._module import ScPaLMModule
-from scfoundry.model.scpalm._training import (
-    WARMUP_SHARE,
-    fine_tune,
-    split_cells,
-    train_cell_token,
-    train_pathway_tokens,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +36,7 @@ __all__ = ["ScPaLM"]
 RATES = {1: 1e-3, 2: 5e-4}
 
 
-class ScPaLM(FoundationModel):
+class ScPaLM(InferenceModel):
     r"""A cell is a text of pathway tokens, which are learned :cite:p:`scpalm2024`.
 
     In whatever order genes come, they become N tokens, each of which is replaced by the nearest of a codebook of C,
@@ -126,11 +117,7 @@ class ScPaLM(FoundationModel):
             Column of ``obs`` with studies or samples, whose means tokens need not tell. All one if `None`.
         """
         setup_args = dict(locals())
-        registered = [
-            fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            fields.CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-        ]
-        cls._register(adata, registered, setup_args, **kwargs)
+        cls._register(adata, setup_args, {"batch": batch_key}, **kwargs)
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
         n_batches = self.summary_stats.get("n_batch", 1)
@@ -207,6 +194,8 @@ class ScPaLM(FoundationModel):
 
     def fine_tune_expression(self, cells: Cells, *, max_epochs: int | None, seed: int, compute: Compute) -> Self:
         """Copy whose tokens, and then its cell token, went on learning from these cells; see `FineTunesExpression`."""
+        from scfoundry.model.scpalm._training import fine_tune
+
         model = self.copy(n_batches=len(cells.contexts))
         model.module.to(compute.device)
         fine_tune(model, cells.ordered(), max_epochs=max_epochs, rates=RATES, seed=seed, compute=compute)
@@ -265,6 +254,8 @@ class ScPaLM(FoundationModel):
         ``quantiser``, the share of the variance among the cells of a batch that is explained, and the ``perplexity`` of
         its codes; of stage 2 ``contrastive``.
         """
+        from scfoundry.model.scpalm._training import WARMUP_SHARE, split_cells, train_cell_token, train_pathway_tokens
+
         if stage not in (None, 1, 2):
             msg = f"stage is 1 (pathway tokens), 2 (the cell token) or None for both; got {stage!r}."
             raise ValueError(msg)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from scfoundry.model._base import FoundationModule
+from scfoundry.model._module import FoundationModule
 from scfoundry.model.scpalm._embedding import PathwayEmbedding
 from scfoundry.nn.quantiser import Quantised, VectorQuantiser
 from scfoundry.nn.transformer import TransformerLayer

@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from scfoundry._settings import logger, without_progress
-from scfoundry.train.contexts import fine_tune
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,6 +109,8 @@ def fine_tune_encoder(
     def read(latent: Tensor, rows: NDArray[np.int64], counting: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
         logits = head(latent[torch.from_numpy(counting).to(latent.device)])
         return logits.float(), torch.from_numpy(targets[rows[counting]]).to(latent.device)
+
+    from scfoundry.train.contexts import fine_tune
 
     fine_tune(
         tuned,

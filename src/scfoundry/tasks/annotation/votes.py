@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
 
+from scfoundry._compat import obs_column
 from scfoundry.stats.groups import membership
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ ALONE = -1
 
 def groups_of(adata: AnnData, key: str) -> NDArray[np.int64]:
     """Group of every cell as a number, -1 where the column has no value, (n_obs,)."""
-    return pd.factorize(np.asarray(adata.obs[key]))[0].astype(np.int64)
+    return pd.factorize(np.asarray(obs_column(adata, key)))[0].astype(np.int64)
 
 
 def over_cluster(latent: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -33,6 +33,8 @@ def over_cluster(latent: NDArray[np.float32]) -> NDArray[np.int64]:
     n_neighbors = min(N_NEIGHBORS, len(latent) - 1)
     if n_neighbors < 2:
         return np.arange(len(latent))
+    import scanpy as sc
+
     cells = AnnData(obsm={"X": latent})
     sc.pp.neighbors(cells, n_neighbors=n_neighbors, use_rep="X")
     resolution = next((r for n_cells, r in RESOLUTIONS.items() if len(latent) < n_cells), HIGHEST_RESOLUTION)

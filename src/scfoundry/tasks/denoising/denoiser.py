@@ -18,7 +18,6 @@ from scfoundry.tasks.denoising.expectation import (
     reconstructed_rates,
 )
 from scfoundry.tasks.denoising.recovery import HiddenCounts, Recovery
-from scfoundry.train.contexts import fine_tune
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,6 +139,8 @@ class Denoiser(Fitted):
         size = min(MAX_CELLS_PER_STEP, max(MIN_CELLS_PER_STEP, counts.visible.n_obs // MIN_STEPS_PER_EPOCH))
         steps_per_epoch = sum(math.ceil(len(context.rows) / size) for context in contexts)
         decoder = [name for name, part in model.module.named_modules() if part is model.decoder]
+        from scfoundry.train.contexts import fine_tune
+
         fine_tune(
             model,
             contexts,
