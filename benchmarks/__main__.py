@@ -8,6 +8,7 @@ import sys
 BENCHMARKS = {
     "embed": "embed.run",
     "cluster": "cluster.run",
+    "scpalm_ablation": "scpalm_ablation.run",
     "integrate": "integrate.run",
     "annotate": "annotate.run",
     "annotate_long_tail": "annotate_long_tail.run",
@@ -15,6 +16,7 @@ BENCHMARKS = {
     "zero_shot_annotate": "zero_shot_annotate.run",
     "impute_spatial": "impute_spatial.run",
     "denoise": "denoise.run",
+    "denoise_log": "denoise.log_values",
     "predict_perturbation": "predict_perturbation.run",
     "drug_response": "drug_response.run",
     "drug_sensitivity": "drug_response.sensitivity",

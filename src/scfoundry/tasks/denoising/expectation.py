@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 
 from scfoundry.data.matrix.log_normalisation import log_cp10k
-from scfoundry.stats.dropout import MIN_GENES, log_dropout_weights
+from scfoundry.stats.dropout import MIN_GENES, SCALE, log_dropout_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,16 +38,17 @@ SMALLEST_RATE = 1e-6
 
 
 def hold_out(
-    counts: sparse.csr_matrix, share: float, rng: np.random.Generator
+    counts: sparse.csr_matrix, share: float, rng: np.random.Generator, scale: float = SCALE
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     r"""Hide a share of every cell's non-zero counts (rounded down), low ones more often: what stays and what is hidden.
 
-    Entries are drawn without replacement with probability proportional to :math:`\exp(-x / 20)`, by the largest of
-    these weights' Gumbel-perturbed logarithms: the distribution of `sf.pp.simulate_dropout`, for all cells at once.
+    Entries are drawn without replacement with probability proportional to :math:`\exp(-x / \text{scale})`, by the
+    largest of these weights' Gumbel-perturbed logarithms: the distribution of `sf.pp.simulate_dropout`, for all cells
+    at once.
     """
     n_expressed = np.diff(counts.indptr)
     rows = np.repeat(np.arange(counts.shape[0]), n_expressed)
-    keys = rng.gumbel(size=counts.nnz) + log_dropout_weights(counts.data)
+    keys = rng.gumbel(size=counts.nnz) + log_dropout_weights(counts.data, scale)
     rank = np.empty(counts.nnz, dtype=np.int64)
     rank[np.lexsort((-keys, rows))] = np.arange(counts.nnz) - np.repeat(counts.indptr[:-1], n_expressed)
     n_hidden = np.where(n_expressed >= MIN_GENES, (share * n_expressed).astype(np.int64), 0)

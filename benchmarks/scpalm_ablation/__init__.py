@@ -1,0 +1,1 @@
+"""What does each part of scPaLM, and each reading of what its paper leaves open, add?"""
