@@ -76,12 +76,18 @@ def test_files_give_the_same_blocks(stored: AnnData, counts: np.ndarray, block_s
     np.testing.assert_array_equal(_joined(stored, block_size=block_size), counts)
 
 
-@pytest.mark.parametrize("dtype", ["uint16", "int64", "float32", "float64", "bool"])
+@pytest.mark.parametrize("dtype", ["uint16", "int64", "float32", "float64"])
 def test_values_keep_their_type(as_array: AsArray, counts: np.ndarray, dtype: str) -> None:
     adata = AnnData(as_array(counts.astype(dtype)))
     assert {block.dtype for _, block in row_blocks(adata, block_size=20)} == {np.dtype(dtype)}
     assert read_rows(adata, np.array([], dtype=int)).dtype == dtype
     np.testing.assert_array_equal(read_rows(adata, np.arange(N_OBS)).toarray(), counts.astype(dtype))
+
+
+def test_truths_become_small_integers(as_array: AsArray, counts: np.ndarray) -> None:
+    block = read_rows(AnnData(as_array(counts > 0)), np.arange(N_OBS))
+    assert block.dtype == np.uint8
+    np.testing.assert_array_equal(block.toarray(), counts > 0)
 
 
 def test_half_precision_becomes_float32(counts: np.ndarray) -> None:

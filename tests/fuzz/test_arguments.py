@@ -19,7 +19,8 @@ import scfoundry as sf
 from scfoundry._arguments import RULES, Count, Share, Size, fits, hints_of, shown
 from scfoundry.tl._opening import quoted
 
-FACE = {f"{room.__name__}.{name}": getattr(room, name) for room in (sf.tl, sf.pp) for name in room.__all__}
+PUBLIC = {f"{room.__name__}.{name}": getattr(room, name) for room in (sf.tl, sf.pp) for name in room.__all__}
+FACE = {name: function for name, function in PUBLIC.items() if inspect.isfunction(function)}
 WRONG = {
     "None": None,
     "a truth": True,
@@ -80,7 +81,9 @@ def test_wrong_types_are_refused_with_what_was_found_and_expected(caller):
     for key, (_, name, value) in ARGUMENTS.items():
         if not key.startswith(f"{caller}("):
             continue
-        with pytest.raises(ValueError, match=rf"^{short}: {name} must be .+; got .+\. (Default: {name}=|See help)"):
+        with pytest.raises(
+            ValueError, match=rf"^{short}: {name} must be .+; got .+\. (Default: {name}=|Pass a list: |See help)"
+        ):
             verb(**required(verb) | {name: value})
 
 

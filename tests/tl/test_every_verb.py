@@ -385,9 +385,9 @@ def test_a_model_that_cannot_is_refused_by_naming_weights_that_can(models, data,
 
 
 def test_every_data_set_is_inspected_once(case, monkeypatch):
-    inspected, inspect = [], checks.inspect_matrix
+    inspected, judge = [], checks._require_usable
     monkeypatch.setattr(
-        checks, "inspect_matrix", lambda *args, **how: (inspected.append(args), inspect(*args, **how))[1]
+        checks, "_require_usable", lambda *args, **how: (inspected.append(args), judge(*args, **how))[1]
     )
     case.call(case.query.copy())
     assert len(inspected) == 1 + case.verb.reference
