@@ -15,8 +15,6 @@ import scfoundry as sf
 from scfoundry.data.matrix.loaders import row_blocks
 from scfoundry.data.matrix.numbers import as_real_numbers
 
-sf.settings.verbosity = "error"
-
 DTYPES = (
     "<f4",
     "<f8",
@@ -34,6 +32,14 @@ DTYPES = (
     "object",
     "?",
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet():
+    """A line in the log for every case would be thousands."""
+    sf.settings.verbosity = "error"
+    yield
+    sf.settings.verbosity = "info"
 
 
 def read_only(matrix):
