@@ -321,7 +321,7 @@ def without(column: str, values: object) -> ad.AnnData:
         (lambda: built(without("cell_type", "B cell")), "at least two must be labelled; .* names only 'CL:0000236'"),
         (lambda: built(without("cell_type", "unknown")), r"obs\['cell_type'\] names none"),
         (lambda: built(without("cell_type", [None] * 3 + ["NK"] * 157)), r"no label for 3 of 160 cells.*fillna"),
-        (lambda: built(corpus()).train(stage=3), "stage must be 1"),
+        (lambda: built(corpus()).train(stage=3), "stage must be one of 1, 2; got 3"),
         (lambda: built(corpus()).train(loss_weights={"matching": 2}), "no 'matching'; name objectives of stage 2"),
         (lambda: built(corpus()).train(batch_size=0), "batch_size must be at least 1 cell; got 0"),
         (lambda: accuracy(built(corpus()), corpus(20)), r"has learned no cell types yet.*stage=2"),

@@ -1,6 +1,7 @@
 """LangCell computes what the released code computed: every array of the fixtures, from the official files."""
 
 import json
+import shutil
 
 import anndata as ad
 import numpy as np
@@ -25,7 +26,8 @@ def folder(parity_folder, tmp_path_factory):
     """The official layout in one folder: checkpoint, dictionaries and tokenizer side by side."""
     source, merged = parity_folder("langcell"), tmp_path_factory.mktemp("langcell")
     for path in [*(source / "ckpt").iterdir(), source / "geneformer", source / "text_tokenizer"]:
-        (merged / path.name).symlink_to(path)
+        copy = shutil.copytree if path.is_dir() else shutil.copyfile
+        copy(path, merged / path.name)
     return merged
 
 

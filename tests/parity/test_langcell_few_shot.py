@@ -1,6 +1,7 @@
 """Few-shot fine-tuning computes what the released code computed: both losses, step by step, dropout off."""
 
 import json
+import shutil
 
 import anndata as ad
 import numpy as np
@@ -14,7 +15,8 @@ import scfoundry as sf
 def model(parity_folder, tmp_path):
     source = parity_folder("langcell")
     for path in [*(source / "ckpt").iterdir(), source / "geneformer", source / "text_tokenizer"]:
-        (tmp_path / path.name).symlink_to(path)
+        copy = shutil.copytree if path.is_dir() else shutil.copyfile
+        copy(path, tmp_path / path.name)
     return sf.model.LangCell.from_pretrained(tmp_path, dropout=0.0, text_dropout=0.0)
 
 

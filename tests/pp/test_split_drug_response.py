@@ -71,5 +71,5 @@ def test_tables_that_say_nothing_are_refused(response: pd.DataFrame) -> None:
         sf.pp.split_drug_response(response * np.nan)
     with pytest.raises(ValueError, match="'line0' occurs twice"):
         sf.pp.split_drug_response(pd.concat([response, response[:1]]))
-    with pytest.raises(ValueError, match="got ndarray"):
+    with pytest.raises(ValueError, match="response must be a DataFrame; got a ndarray"):
         sf.pp.split_drug_response(response.to_numpy())

@@ -93,9 +93,9 @@ def test_unused_categories_are_left_out():
     ("labels", "message"),
     [
         ([], "no label to describe"),
-        ("NK", r"sf\.tl\.describe\(\['NK'\]\)"),
+        ("NK", r"Pass a list: labels=\['NK'\]"),
         (["NK", " "], "Every label must be a string"),
-        ([1, 2], "Every label must be a string that says something; got 1"),
+        ([1, 2], r"labels must be a list \(of each: text\).*; got \[1, 2\]"),
         ({"NK": ""}, "Every text must be a string"),
     ],
 )

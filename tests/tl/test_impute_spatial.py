@@ -280,7 +280,11 @@ def missing_coordinates(spots: AnnData, cells: AnnData) -> None:
         (None, {"genes": "elsewhere"}, r"1 of the 1 genes to impute is not in the reference"),
         (None, {"genes": "twice"}, r"2 of the 2 genes to impute are named more than once"),
         (None, {"evidence": ("hearsay",)}, r"evidence must be some of 'library', .*; got \('hearsay',\)"),
-        (None, {"evidence": "decoder"}, r"evidence is a list of kinds; got .* Pass evidence=\['decoder'\]"),
+        (
+            None,
+            {"evidence": "decoder"},
+            r"evidence must be a list .*; got 'decoder'. Pass a list: evidence=\['decoder'\]",
+        ),
         (None, {"max_epochs": 5, "fine_tune": False}, r"max_epochs=5 is of fine-tuning: fine_tune=True"),
         (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
         (None, {"genes_per_block": 0}, r"genes_per_block must be at least 1; got 0"),

@@ -134,7 +134,7 @@ def test_common_parents_cover_each_label_once_and_none_lies_under_another():
         (PARENTS | {"Treg": "T cell"}, "no such label"),
         (PARENTS | {"B cell": "T/NK", "T/NK": "B cell"}, "in a circle: 'B cell' -> 'T/NK' -> 'B cell'"),
         (PARENTS | {"T cell": "lymphocyte"}, "'T cell', the parent of 'CD4 T cell', has the parent 'lymphocyte'"),
-        (PARENTS | {"B cell": None}, "got None for 'B cell'"),
+        (PARENTS | {"B cell": None}, r"parents must be a dictionary \(of each: text\)"),
         (dict.fromkeys(KINDS, "lymphocyte"), "all labels lie under 'lymphocyte'"),
         ("cell ontology", "got 'cell ontology'"),
         ("cell_ontology", "no term for 'T/NK'"),

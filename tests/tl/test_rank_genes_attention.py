@@ -142,7 +142,7 @@ REFUSED = {
         {"groupby": "organ"},
         r"no column 'organ'; its columns: .*'site'\. Pass one of them as groupby\.",
     ),
-    "no key": (None, {"groupby": None}, r"no column None; .*Pass one of them as groupby\."),
+    "no key": (None, {"groupby": None}, "groupby must be text; got None"),
     "empty": (empty, {}, r"No cell has a group in adata.obs\['site'\]\. Fill the column, or pass another as groupby\."),
     "one group": (single, {}, r"obs\['site'\] has a single group, 'gut', .*two groups or more as groupby"),
     "one cell": (

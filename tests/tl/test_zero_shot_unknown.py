@@ -123,7 +123,8 @@ def test_leiden_over_clusters_the_embedding_and_leaves_no_trace(reads_texts, mak
 def test_the_order_of_cells_does_not_matter_to_clusters(says, make_adata):
     cells = make_adata(80)
     place = pd.Series(np.arange(80), cells.obs_names)
-    latent, probabilities = np.random.default_rng(0).normal(size=(80, 4)), np.random.default_rng(1).random((80, 2))
+    latent, first = np.random.default_rng(0).normal(size=(80, 4)), np.random.default_rng(1).random(80)
+    probabilities = np.column_stack([first, 1 - first])
     scores = {}
     for name, order in {"as given": place.to_numpy(), "turned": np.random.default_rng(2).permutation(80)}.items():
         model = says(probabilities[order])

@@ -22,15 +22,18 @@ __all__ = ["refuse_meaningless", "refuse_not_finite", "write"]
 FEWEST, DIFFERENT = 10, 0.01
 
 
-def write(adata: AnnData, results: Mapping[str, Any], *, caller: str) -> None:
+def write(
+    adata: AnnData, results: Mapping[str, Any], *, caller: str, undefined: NDArray[np.bool_] | None = None
+) -> None:
     """Write results by address (``"obsm/X_pca"``); `None` takes away what an earlier call left there.
 
     Whatever ends this before all is written, an interruption too, leaves everything as it was. ValueError: if a result
-    holds NaN or infinite values; then nothing is written.
+    holds NaN or infinite values, of other cells than those ``undefined`` (n_obs,); then nothing is written.
     """
     for address, value in results.items():
         if not address.startswith("uns/"):
-            refuse_not_finite(value, f"adata.{address.replace('/', '[', 1)}]", caller=caller)
+            defined = value if undefined is None else np.asarray(value)[~undefined]
+            refuse_not_finite(defined, f"adata.{address.replace('/', '[', 1)}]", caller=caller)
     before = {address: _value(adata, address) for address in results}
     try:
         for address, value in results.items():

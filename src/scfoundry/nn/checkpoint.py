@@ -102,10 +102,7 @@ def check_archive(path: Path) -> None:
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:
-    """Read a file of `torch.save` on the CPU; a CheckpointError for anything but tensors and plain containers.
-
-    Tensors stay in the file until they are used.
-    """
+    """Read a file of `torch.save` on the CPU; a CheckpointError for anything but tensors and plain containers."""
     plain_file(path)
     try:
         if is_zip := zipfile.is_zipfile(path):
@@ -123,7 +120,17 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         msg = f"{path} holds a {type(content).__name__}, not a dictionary of tensors: it is not a model checkpoint."
         raise CheckpointError(msg)
-    return content
+    return _in_memory(content)
+
+
+def _in_memory(content: Any) -> Any:
+    """Copies of tensors: a file that is written anew would end the process that still reads it.
+
+    What is no plain tensor, and could grow when it is copied, stays as it is, to be refused.
+    """
+    if isinstance(content, dict):
+        return {name: _in_memory(value) for name, value in content.items()}
+    return content.clone() if _is_plain(content) else content
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

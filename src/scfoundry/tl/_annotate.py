@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["annotate"]
 
 CALLER = "sf.tl.annotate"
+# From so many labels on, one for every cell are names of cells; a few are shots.
+NAMES_OF_CELLS = 50
 
 
 @checks_arguments
@@ -242,7 +244,7 @@ class _Labelled(NamedTuple):
                 "at least two. Without a reference: sf.tl.zero_shot_annotate(adata, texts)."
             )
             raise ValueError(msg)
-        if len(classes) == labels.notna().sum() > 2:
+        if len(classes) == labels.notna().sum() >= NAMES_OF_CELLS:
             msg = (
                 f"Every labelled cell of the reference has a label of its own in obs[{key!r}], such as {classes[0]!r}: "
                 "nothing can be learned from one cell of each. Pass a column that groups cells: labels_key=..."

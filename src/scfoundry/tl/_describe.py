@@ -24,7 +24,9 @@ FREE_TEXT, GIVEN = "free text", "given"
 
 
 @checks_arguments
-def describe(labels: Iterable[str] | Mapping[str, str], *, kind: str = "cell type") -> pd.DataFrame:
+def describe(
+    labels: Iterable[str] | Mapping[str, str] | pd.Series | pd.Categorical, *, kind: str = "cell type"
+) -> pd.DataFrame:
     """Resolve labels to ontology terms and to the texts that models read.
 
     The text of a cell type is ``cell type: {name}. {definition}``. Labels are recognised in any case, number, word

@@ -115,5 +115,6 @@ def discriminate_tumour(
     probabilities = tumour_probabilities(discriminating, cells, compute=compute)
 
     origin = record(discriminating, cells, {"layer": layer, "precision": precision}) | {Keys.WARNING: CONFOUNDED}
-    write(target, {f"obs/{key_added}": probabilities, f"uns/{key_added}": origin}, caller=CALLER)
+    slots = {f"obs/{key_added}": probabilities, f"uns/{key_added}": origin}
+    write(target, slots, caller=CALLER, undefined=cells.empty)
     return adata if copy else None

@@ -182,5 +182,6 @@ def pathway_tokens(
         origin[Keys.ENRICHMENT] = enrichment(top, genes, known, group="code", names=names, max_q=max_q)
     columns = pd.DataFrame(frequencies, index=target.obs_names, columns=codes)
     obsm = f"obsm/{key_added or Keys.embedding(Keys.PATHWAY_TOKENS)}"
-    write(target, {obsm: columns, f"uns/{key_added or Keys.PATHWAY_TOKENS}": origin}, caller=CALLER)
+    slots = {obsm: columns, f"uns/{key_added or Keys.PATHWAY_TOKENS}": origin}
+    write(target, slots, caller=CALLER, undefined=cells.empty)
     return adata if copy else None

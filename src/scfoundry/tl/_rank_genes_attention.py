@@ -35,7 +35,7 @@ def rank_genes_attention(
     groupby: str,
     *,
     model: str | Path | FoundationModel = "celllm",
-    groups: Sequence[str] | Literal["all"] = "all",
+    groups: str | Sequence[str] | Literal["all"] = "all",
     n_genes: int | None = None,
     rank_by: RankBy = "attention",
     min_cells: int = 10,

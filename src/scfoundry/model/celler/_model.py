@@ -384,8 +384,6 @@ class Celler(InferenceModel):
         learn_integration(tuned, tuned._tokens(cells), max_epochs=max_epochs, seed=seed, compute=compute)
         return tuned
 
-    # ---- official files ----------------------------------------------------------------------------------------
-
     @classmethod
     def _is_release(cls, folder: Path) -> bool:
         return is_release(folder)

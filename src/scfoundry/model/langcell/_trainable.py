@@ -143,9 +143,8 @@ class TrainableLangCell(InferenceModel):
         -----
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
         """
-        from scfoundry.model.langcell._training import check_stage, objective_weights, pretrain
+        from scfoundry.model.langcell._training import objective_weights, pretrain
 
-        check_stage(stage)
         weights = objective_weights(stage, loss_weights)
         cells = self._training_cells(self.registered_cells("LangCell.train"))
         texts = None

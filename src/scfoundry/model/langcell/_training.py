@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
     from scfoundry.train.plan import Trainable
 
-__all__ = ["Contrast", "Stage", "check_stage", "objective_weights", "pretrain"]
+__all__ = ["Contrast", "Stage", "objective_weights", "pretrain"]
 
 Stage = Literal[1, 2]
 Contrast = Literal["momentum", "divide_and_conquer"]
@@ -72,13 +72,6 @@ def pretrain(
         plan = PretrainingPlan(momentum, model.module, data, loss, **plan_kwargs)
     with training_only(model.module, LEARNING[stage]):
         fit(model, plan, data, **fit_kwargs)
-
-
-def check_stage(stage: int) -> None:
-    """Refuse a stage that there is not."""
-    if stage not in get_args(Stage):
-        msg = f"stage must be 1 (cells alone) or 2 (cells and texts); got {stage!r}."
-        raise ValueError(msg)
 
 
 def objective_weights(stage: Stage, given: Mapping[str, float] | None) -> dict[str, float]:
