@@ -283,7 +283,7 @@ def missing_coordinates(spots: AnnData, cells: AnnData) -> None:
         (
             None,
             {"evidence": "decoder"},
-            r"evidence must be a list .*; got 'decoder'. Pass a list: evidence=\['decoder'\]",
+            r"evidence must be a list .*; got 'decoder'. Pass .*: evidence=\['decoder'\]",
         ),
         (None, {"max_epochs": 5, "fine_tune": False}, r"max_epochs=5 is of fine-tuning: fine_tune=True"),
         (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
