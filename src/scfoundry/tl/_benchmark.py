@@ -115,7 +115,7 @@ def benchmark(
     batches = _batches(target, batch_key)
     if "harmony" in chosen and batches is None:
         chosen.remove("harmony")
-    _require_installed(chosen)
+    scib_version = _require_installed(chosen)
     if missing := [key for key in use_reps if key not in target.obsm]:
         msg = f"adata.obsm has no {quoted(missing)}; its keys: {quoted(target.obsm)}. Pass some of them as use_reps."
         raise ValueError(msg)
@@ -146,7 +146,8 @@ def benchmark(
     target.uns[key_added] = {
         Keys.PARAMS: given(params),
         "scores": scores,
-        "versions": {name: version(name) for name in ("scfoundry", "scib-metrics", "scanpy", "scvi-tools")},
+        "versions": {name: version(name) for name in ("scfoundry", "scanpy", "scvi-tools")}
+        | {"scib-metrics": scib_version},
     }
     return scores
 
@@ -214,10 +215,11 @@ def _batches(adata: AnnData, batch_key: str | None) -> NDArray[np.str_] | None:
     return np.array([*names, "no batch"])[codes]
 
 
-def _require_installed(baselines: Sequence[str]) -> None:
+def _require_installed(baselines: Sequence[str]) -> str:
+    """Version of scib-metrics; an ImportError where a package is missing."""
     from scfoundry.tasks.benchmarking.scib import require_scib
 
-    require_scib(caller=CALLER)
+    found = require_scib(caller=CALLER)
     if "harmony" in baselines:
         try:
             import harmonypy  # noqa: F401
@@ -225,3 +227,4 @@ def _require_installed(baselines: Sequence[str]) -> None:
             others = tuple(name for name in baselines if name != "harmony")
             msg = f'The baseline "harmony" needs harmonypy: pip install harmonypy. Or leave it out: baselines={others}.'
             raise ImportError(msg) from error
+    return found

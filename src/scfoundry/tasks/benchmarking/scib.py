@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,11 +27,11 @@ AGGREGATES = ("bio conservation", "batch correction", "total")
 N_LISI, N_KBET, N_CONNECTED = 90, 50, 15
 
 
-def require_scib(*, caller: str) -> None:
-    """Refuse without the extra, before anything is computed."""
+def require_scib(*, caller: str) -> str:
+    """Version of scib-metrics, on which scores depend; an ImportError without it, before anything is computed."""
     try:
-        import scib_metrics  # noqa: F401
-    except ImportError as error:
+        return version("scib-metrics")
+    except PackageNotFoundError as error:
         msg = f'{caller} needs scib-metrics: pip install "scfoundry[scib]".'
         raise ImportError(msg) from error
 
