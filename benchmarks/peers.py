@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import scanpy as sc
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from scfoundry.tasks.benchmarking.baselines import (
+    TARGET_SUM,
+    log_normalised,
+    own_threads,
+    principal_components,
+    variable_genes,
+)
 
+if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -30,7 +34,6 @@ __all__ = [
     "variable_genes",
 ]
 
-TARGET_SUM = 1e4
 # Early stopping may act once the KL term has its full weight. scvi-tools takes 400 epochs to get there, by which time
 # the validation loss of sets as small as these has long been rising.
 SCVI_TRAINING: dict[str, Any] = {
@@ -41,40 +44,6 @@ SCVI_TRAINING: dict[str, Any] = {
     "plan_kwargs": {"n_epochs_kl_warmup": 50},
     "batch_size": 256,
 }
-
-
-@contextmanager
-def own_threads() -> Iterator[None]:
-    """Keep the threads of torch while scanpy runs, whose numba sets them anew: small steps become 50 times slower."""
-    n_threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-
-
-def log_normalised(adata: AnnData) -> AnnData:
-    """Copy with log1p of counts per 10,000."""
-    cells = adata.copy()
-    with own_threads():
-        sc.pp.normalize_total(cells, target_sum=TARGET_SUM)
-        sc.pp.log1p(cells)
-    return cells
-
-
-def variable_genes(adata: AnnData, n_genes: int, batch_key: str | None = None) -> NDArray[np.bool_]:
-    """Most variable genes of counts, over batches; all genes where there are fewer."""
-    if adata.n_vars <= n_genes:
-        return np.ones(adata.n_vars, dtype=bool)
-    logged = log_normalised(adata)
-    sc.pp.highly_variable_genes(logged, n_top_genes=n_genes, batch_key=batch_key)
-    return logged.var["highly_variable"].to_numpy()
-
-
-def principal_components(logged: AnnData, n_components: int) -> NDArray[np.float32]:
-    """Of log expression, which is not changed, (n_obs, n_components)."""
-    found = sc.pp.pca(logged, n_comps=n_components, random_state=0, copy=True).obsm["X_pca"]
-    return found.astype(np.float32)
 
 
 def logistic_regression(

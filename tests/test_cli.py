@@ -154,6 +154,23 @@ def test_exit_codes(
     assert not file.with_name("new.h5ad").exists()
 
 
+def test_scores_are_written_as_a_table_and_a_picture(
+    file: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    scores = pd.DataFrame({"bio conservation": [0.75, 0.5], "total": [0.625, 0.25]}, index=["celler-mini", "PCA"])
+    monkeypatch.setattr(sf.tl, "benchmark", lambda adata, models, **how: (asked.update(how, models=models), scores)[1])
+    target = file.with_name("scores.csv")
+    words = ("--label-key", "cell_type", "--models", "celler", "--models", "cellplm", "--baselines", "pca")
+    assert call("benchmark", file, target, *words) == 0
+    assert "0.625" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(pd.read_csv(target, index_col=0), scores)
+    assert target.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert (asked["models"], asked["label_key"], asked["baselines"]) == (["celler", "cellplm"], "cell_type", ["pca"])
+    assert call("benchmark", file, file.with_name("scores.txt"), *words) == 1
+    assert "Name it scores.csv" in capsys.readouterr().err
+
+
 def test_models_and_conversion(file: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert call("models") == 0
     assert "scpalm-mini" in capsys.readouterr().out

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+import threading
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -58,6 +61,24 @@ def is_the_same(case, loaded):
     assert loaded.config == case.model.config
     assert loaded.genes == case.model.genes
     np.testing.assert_array_equal(case.embed(model=loaded), case.expected)
+
+
+def test_copies_and_pickles_are_the_same_model(case):
+    for twin in (copy.deepcopy(case.model), pickle.loads(pickle.dumps(case.model))):  # noqa: S301
+        assert type(twin) is type(case.model)
+        np.testing.assert_array_equal(case.embed(model=twin), case.expected)
+
+
+def test_threads_of_one_process_may_share_a_model(case):
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(case.embed())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(found) == 2
+    for embedding in found:
+        np.testing.assert_array_equal(embedding, case.expected)
 
 
 def test_a_folder_gives_back_the_model_to_the_bit(case, tmp_path):

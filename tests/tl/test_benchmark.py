@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from cases import MODELS
 from scipy import sparse
 
 import scfoundry as sf
 from scfoundry.tasks.benchmarking import scib
+from scfoundry.tasks.benchmarking.baselines import harmony, scvi
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -84,10 +87,20 @@ def test_random_weights_stand_beside_every_model(adata: AnnData) -> None:
     assert sorted(found.index) == ["untrained", "untrained, random weights"]
 
 
+def test_scvi_is_the_same_for_a_seed_and_leaves_random_states_alone(adata: AnnData) -> None:
+    def states() -> tuple[Any, ...]:
+        return np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.get_num_threads()  # noqa: NPY002
+
+    importlib.import_module("scvi.model")  # which draws numbers when it is loaded
+    before = states()
+    first, second = (scvi(adata, "batch", 0, max_epochs=2) for _ in range(2))
+    assert states() == before
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (150, 10)
+
+
 def test_harmony_takes_out_batches() -> None:
     pytest.importorskip("harmonypy")
-    from scfoundry.tasks.benchmarking.baselines import harmony
-
     rng, batches = np.random.default_rng(0), np.repeat(["one", "two"], 100)
     points = rng.normal(size=(200, 5)).astype(np.float32)
     points[100:, 0] += 5
@@ -155,3 +168,5 @@ def test_the_plot_shows_every_score() -> None:
     plt.close(axes.figure)
     with pytest.raises(ValueError, match=r"Run sf\.tl\.benchmark"):
         sf.pl.benchmark(ad.AnnData(np.zeros((2, 2))))
+    with pytest.raises(ValueError, match="The table has none of the scores"):
+        sf.pl.benchmark(scores.rename(columns=str.upper))

@@ -101,6 +101,15 @@ def test_a_few_labelled_cells_suffice_for_what_is_plain(lines: AnnData) -> None:
     assert lines.uns["drug_sensitivity"]["n_learned"] == {"sensitive": 4, "resistant": 4}
 
 
+def test_the_only_learned_cell_of_a_label_has_no_probability(lines: AnnData) -> None:
+    lines.X[:20] += 2
+    lines.obs["response"] = ["yes"] * 20 + ["no"] * 20
+    sf.tl.drug_sensitivity(lines, response_key="response", positive="yes", n_shots=1)
+    found = lines.obs["drug_sensitivity"]
+    assert found.isna().sum() == 2
+    assert found[:20].min() > found[20:].max()
+
+
 def two(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(drug1=table["drug1"].where(np.arange(len(table)) < 2))
 

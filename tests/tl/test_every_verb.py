@@ -7,7 +7,6 @@ import logging
 import random
 import signal
 import warnings
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,6 @@ from cases import MODELS, STORES, at_every_step, contents, leaves, log_normalise
 from verbs import GENES, USERS, VERBS, Case, added
 
 from scfoundry.data.matrix import checks
-
-# What does not hold yet, by the name of the test. Where it holds all the same the test fails, so that the line goes.
-NOT_YET: dict[str, str] = {
-    "test_where_*[drug_response-*-lazy]": "tables of a lazily opened store are no pandas table",
-    "test_where_*[drug_sensitivity-*-lazy]": "labels of a lazily opened store are no pandas column",
-}
 
 
 @pytest.fixture(scope="session")
@@ -54,13 +47,6 @@ def models(data):
 def folders(tmp_path_factory):
     """Where the cells rest in files."""
     return {name: tmp_path_factory.mktemp(name) for name in ("query", "reference")}
-
-
-@pytest.fixture(autouse=True)
-def _not_yet(request):
-    for pattern, reason in NOT_YET.items():
-        if fnmatch(request.node.name.replace("[", "<"), pattern.replace("[", "<")):
-            request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
 
 
 HAS_NO = {

@@ -88,7 +88,7 @@ class FoundationModel(InferenceModel, SavesPlainly):
 
 @cache
 def registered(model: type[InferenceModel]) -> type[Any]:
-    """The model of the same name that scvi-tools knows."""
-    own = {"__doc__": model.__doc__, "__module__": model.__module__, "__qualname__": model.__qualname__}
+    """The model of the same name that scvi-tools knows, to be a name of ``_classes.py``: pickles find it there."""
+    own = {"__doc__": model.__doc__, "__module__": "scfoundry.model._classes", "__qualname__": model.__qualname__}
     make: Any = type(FoundationModel)
     return make(model.__name__, (model, FoundationModel), own)

@@ -107,12 +107,12 @@ def benchmark(
 
 def _scores(adata: AnnData | pd.DataFrame, key: str) -> pd.DataFrame:
     """The table, best first."""
-    if not hasattr(adata, "uns"):
-        return adata
-    if key not in adata.uns:
-        msg = f"adata.uns has no {key!r}. Run sf.tl.benchmark(adata, models, label_key=...) first."
+    found = adata if not hasattr(adata, "uns") else adata.uns.get(key, {}).get("scores")
+    if found is None or not {*BIO, *BATCH, *AGGREGATES}.intersection(found):
+        where = f"adata.uns has no {key!r}" if found is None else "The table has none of the scores"
+        msg = f"{where}. Run sf.tl.benchmark(adata, models, label_key=...) first."
         raise ValueError(msg)
-    return adata.uns[key]["scores"]
+    return found
 
 
 def _rescaled(values: np.ndarray) -> np.ndarray:

@@ -171,7 +171,7 @@ def _embeddings(
     counts = AnnData(own.own_columns(np.arange(len(own.alignment.names))))
     if batches is not None:
         counts.obs["batch"] = pd.Categorical(batches)
-    variable = peers.variable_genes(counts, key)
+    variable = counts[:, peers.variable_genes(counts, batch_key=key)].copy()
     components = peers.pca(variable)
     yield PCA, components
     if "harmony" in baselines and batches is not None:

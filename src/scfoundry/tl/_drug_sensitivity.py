@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
+from scfoundry._compat import obs_column
 from scfoundry._keys import Keys
 from scfoundry.data.modality import to_write
 from scfoundry.data.slots import write
@@ -166,14 +167,16 @@ def drug_sensitivity(
         "n_learned": n_learned,
     }
     slots = {f"obs/{key_added}": probability.astype(np.float32), f"uns/{key_added}": origin}
-    write(target, slots, caller=CALLER)
+    # No fit can leave out the only learned cell of a label.
+    undefined = np.isin(np.arange(target.n_obs), learned) & np.isnan(probability)
+    write(target, slots, caller=CALLER, undefined=undefined)
     return adata if copy else None
 
 
 def _labels(target: AnnData, key: Any, positive: str | None) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Whether a cell is sensitive, and the rows that say so."""
     require_column(target.obs, key, fix="response_key.")
-    column = target.obs[key]
+    column = obs_column(target, key)
     present = sorted({str(label) for label in column.dropna()})
     if len(present) != 2:
         msg = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfoundry._compat import data_frame, obs_column
 from scfoundry.tl._opening import quoted
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def table_of(adata: AnnData, key: str, what: str) -> pd.DataFrame:
     if key not in adata.obsm:
         msg = f"adata.obsm has no {key!r}; it has {quoted(adata.obsm.keys())}. Pass one of them, or a table, as {what}."
         raise ValueError(msg)
-    values = adata.obsm[key]
+    values = data_frame(adata.obsm[key])
     if isinstance(values, pd.DataFrame):
         return values.rename(columns=str).set_axis(adata.obs_names)
     array = np.asarray(values.todense() if hasattr(values, "todense") else values)
@@ -131,7 +132,8 @@ def tissues_of(adata: AnnData, key: str | None, split: str) -> pd.Series | None:
             "tissue_key."
         )
         raise ValueError(msg)
-    if adata.obs[key].isna().any():
+    tissues = obs_column(adata, key)
+    if tissues.isna().any():
         msg = f"Some lines have no tissue in adata.obs[{key!r}]. Drop them: adata = adata[adata.obs[{key!r}].notna()]."
         raise ValueError(msg)
-    return adata.obs[key].set_axis(adata.obs_names.astype(str))
+    return tissues.set_axis(adata.obs_names.astype(str))

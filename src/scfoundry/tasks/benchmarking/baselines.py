@@ -2,39 +2,79 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import scanpy as sc
 import torch
+from scipy import sparse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["Baseline", "harmony", "pca", "scvi", "variable_genes"]
+__all__ = [
+    "TARGET_SUM",
+    "Baseline",
+    "harmony",
+    "log_normalised",
+    "own_threads",
+    "pca",
+    "principal_components",
+    "scvi",
+    "variable_genes",
+]
 
 Baseline = Literal["pca", "harmony", "scvi", "random"]
 
 N_GENES, N_COMPONENTS, TARGET_SUM, MAX_VALUE = 2000, 50, 1e4, 10
 
 
-def variable_genes(counts: AnnData, batch_key: str | None) -> AnnData:
-    """Counts of the 2,000 most variable genes, chosen over batches; all where there are no more."""
-    if counts.n_vars <= N_GENES:
-        return counts
-    logged = _log_normalised(counts)
-    sc.pp.highly_variable_genes(logged, n_top_genes=N_GENES, batch_key=batch_key)
-    return counts[:, logged.var["highly_variable"].to_numpy()].copy()
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """Keep the threads of torch while scanpy runs, whose numba sets them anew: small steps become 50 times slower."""
+    n_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def log_normalised(counts: AnnData) -> AnnData:
+    """Copy with log1p of counts per 10,000."""
+    cells = counts.copy()
+    with own_threads():
+        sc.pp.normalize_total(cells, target_sum=TARGET_SUM)
+        sc.pp.log1p(cells)
+    return cells
+
+
+def variable_genes(counts: AnnData, n_genes: int = N_GENES, batch_key: str | None = None) -> NDArray[np.bool_]:
+    """Most variable genes of counts, chosen over batches; all where there are no more, (n_vars,)."""
+    if counts.n_vars <= n_genes:
+        return np.ones(counts.n_vars, dtype=bool)
+    logged = log_normalised(counts)
+    sc.pp.highly_variable_genes(logged, n_top_genes=n_genes, batch_key=batch_key)
+    return logged.var["highly_variable"].to_numpy()
+
+
+def principal_components(logged: AnnData, n_components: int) -> NDArray[np.float32]:
+    """Of log expression, which is not changed, (n_obs, n_components)."""
+    found = sc.pp.pca(logged, n_comps=n_components, random_state=0, copy=True).obsm["X_pca"]
+    return found.astype(np.float32)
 
 
 def pca(counts: AnnData) -> NDArray[np.float32]:
     """Principal components as in scanpy's tutorials: normalise, log, scale, (n_obs, 50)."""
-    logged = _log_normalised(counts)
+    logged = log_normalised(counts)
+    if sparse.issparse(logged.X):
+        logged.X = logged.X.toarray()  # which it will be once it is centred
     sc.pp.scale(logged, max_value=MAX_VALUE)
-    n_components = min(N_COMPONENTS, min(logged.shape) - 1)
-    return sc.pp.pca(logged, n_comps=n_components, random_state=0, copy=True).obsm["X_pca"].astype(np.float32)
+    return principal_components(logged, min(N_COMPONENTS, min(logged.shape) - 1))
 
 
 def harmony(components: NDArray[np.float32], batches: NDArray[np.str_], seed: int) -> NDArray[np.float32]:
@@ -49,24 +89,17 @@ def harmony(components: NDArray[np.float32], batches: NDArray[np.str_], seed: in
 
 
 def scvi(counts: AnnData, batch_key: str | None, seed: int, **train: Any) -> NDArray[np.float32]:
-    """Latent mean of scVI with its defaults, trained on the counts; nothing global differs afterwards."""
+    """Latent mean of scVI with its defaults, trained on the counts; random states are left as they were."""
     from scvi.model import SCVI
 
-    cells = counts.copy()
+    from scfoundry.train.plan import quiet_lightning, seeded
+
+    # What it validates on scvi-tools draws by a seed of the whole process, or takes from the end.
+    order = np.random.default_rng(seed).permutation(counts.n_obs)
+    cells = counts[order].copy()
+    how = {"early_stopping": True, "enable_progress_bar": False, "accelerator": "cpu"} | train
     SCVI.setup_anndata(cells, batch_key=batch_key)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, torch.device("cpu")), quiet_lightning():
         model = SCVI(cells)
-        model.train(**{"early_stopping": True, "enable_progress_bar": False, "accelerator": "cpu"} | train)
-        return model.get_latent_representation().astype(np.float32)
-
-
-def _log_normalised(counts: AnnData) -> AnnData:
-    cells = counts.copy()
-    n_threads = torch.get_num_threads()
-    try:
-        sc.pp.normalize_total(cells, target_sum=TARGET_SUM)
-        sc.pp.log1p(cells)
-    finally:
-        torch.set_num_threads(n_threads)  # numba sets them anew
-    return cells
+        model.train(**how, shuffle_set_split=False)
+        return model.get_latent_representation()[np.argsort(order)].astype(np.float32)
