@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["PEERS"]
 
 ALPHAS = np.logspace(0, 5, 11)
-N_NEIGHBOURS, N_COMPONENTS, N_PAIRS = 15, 50, 20_000
+N_NEIGHBOURS, N_COMPONENTS = 15, 50
 
 
 def features(task: Task) -> Array:
@@ -89,9 +89,6 @@ def on_pairs(task: Task, regression: object) -> Array:
     lines = components(features(task), task.train.notna().any(axis=1).to_numpy())
     drugs = components(fingerprints(task).astype(float), task.train.notna().any().to_numpy())
     rows, columns = np.nonzero(task.train.notna().to_numpy())
-    rng = np.random.default_rng(task.seed)
-    drawn = np.sort(rng.permutation(len(rows))[:N_PAIRS])
-    rows, columns = rows[drawn], columns[drawn]
     pairs = np.hstack([lines[rows], drugs[columns]]).astype(np.float32)
     regression.fit(pairs, task.train.to_numpy()[rows, columns])  # type: ignore[attr-defined]
     found = np.full(task.train.shape, np.nan)

@@ -3,8 +3,7 @@
     python -m benchmarks drug_response DATA_FOLDER --model expression
 
 ``--model`` names weights whose latent is read beside expression; ``expression`` reads none. What a model adds is the
-difference of the two, on the same draws. Peers are computed once, whatever the model, forests and boosting on 20,000
-drawn pairs where lines or drugs are new; parts are kept in ``--cache``.
+difference of the two, on the same draws. Peers are computed once, whatever the model; parts are kept in ``--cache``.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ PAIRS_PER_STEP = 256
 OURS = "sf.tl.drug_response"
 NETWORK = 'the same, drug_encoder="gin"'
 PER_DRUG = ("per-drug ridge", "per-drug kNN")
-COSTLY = ("random forest on expression x fingerprint", "gradient boosting on expression x fingerprint")
 
 
 def of_peers(lines: AnnData, split: str, seed: int) -> list[Row]:
@@ -42,8 +40,7 @@ def of_peers(lines: AnnData, split: str, seed: int) -> list[Row]:
     task, rows = tasks(lines, split, seed), []
     for name, predict in PEERS.items():
         new_drugs = split == "cold_drug"
-        costly = name in COSTLY and split in ("warm", "cold_tissue")
-        if (name in PER_DRUG and new_drugs) or (name == "mean of similar drugs" and not new_drugs) or costly:
+        if (name in PER_DRUG and new_drugs) or (name == "mean of similar drugs" and not new_drugs):
             continue
         begin = time.perf_counter()
         found = pd.DataFrame(predict(task), index=task.train.index, columns=task.train.columns)

@@ -23,6 +23,7 @@ class Compute:
     device: torch.device
     precision: Precision = "auto"  # "auto": bfloat16 matrix products on CUDA, float32 elsewhere
     batch_size: int | None = None  # cells on the device at a time; never changes a result
+    chosen: bool = False  # whether the device is what was found, not what was asked for
 
     @classmethod
     def resolve(
@@ -42,7 +43,8 @@ class Compute:
             msg = f"batch_size must be at least 1 cell; got {batch_size}. What suits the device: batch_size=None."
             raise ValueError(msg)
         available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        if device == "auto":
+        chosen = device == "auto"
+        if chosen:
             device = next((name for name, found in available.items() if found), "cpu")
         try:
             resolved = torch.device(device)
@@ -54,7 +56,11 @@ class Compute:
                 'Use device="cpu" or device="auto", or install a torch build for your GPU.'
             )
             raise ValueError(msg)
-        return cls(resolved, precision, batch_size)
+        return cls(resolved, precision, batch_size, chosen)
+
+    def elsewhere(self) -> Self:
+        """The same on the machine of a worker, which has devices of its own."""
+        return self.resolve("auto" if self.chosen else self.device, self.precision, self.batch_size)
 
     @property
     def cells_at_once(self) -> int:

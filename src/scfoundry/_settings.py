@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -18,6 +19,9 @@ __all__ = ["logger", "settings", "without_progress"]
 Verbosity = Literal["error", "warning", "info", "debug"]
 
 logger = logging.getLogger("scfoundry")
+
+# Whether work that is going on in this thread is a step of longer work.
+_hidden: ContextVar[bool] = ContextVar("hidden", default=False)
 
 
 class Settings:
@@ -74,7 +78,7 @@ class Settings:
     @property
     def show_progress(self) -> bool:
         """Whether long work shows a progress bar."""
-        return self._progress and logger.isEnabledFor(logging.INFO)
+        return self._progress and not _hidden.get() and logger.isEnabledFor(logging.INFO)
 
     @show_progress.setter
     def show_progress(self, value: bool) -> None:
@@ -90,8 +94,8 @@ settings = Settings()
 @contextmanager
 def without_progress() -> Iterator[None]:
     """Work that is a step of longer work shows no bar of its own."""
-    shown, settings._progress = settings._progress, False
+    token = _hidden.set(True)
     try:
         yield
     finally:
-        settings._progress = shown
+        _hidden.reset(token)

@@ -15,7 +15,8 @@ from scipy import sparse
 
 from scfoundry.data.matrix import loaders
 from scfoundry.data.matrix import row_blocks as _row_blocks
-from scfoundry.data.matrix.loaders import matrix_of, read_rows, row_blocks
+from scfoundry.data.matrix.loaders import read_rows, row_blocks
+from scfoundry.data.matrix.located import matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
 from scfoundry.data.matrix.checks import MatrixState, Taker, inspect_matrix, read_checked, require_counts
-from scfoundry.data.matrix.loaders import locate, matrix_of, row_blocks
+from scfoundry.data.matrix.loaders import row_blocks
+from scfoundry.data.matrix.located import LocatedMatrix, locate, matrix_of
 from scfoundry.data.matrix.state import LOG_CEILING
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def encoded(
         name = caller.rpartition(".")[2]
         with tqdm(desc=name, total=adata.n_obs, unit="cell", disable=not settings.show_progress) as bar:
             how: dict[str, Any] = {"layer": layer, "caller": caller, "allow_log1p": True}
-            report, encoder = read_checked(adata, begin, **how, progress=bar.update)
+            located = LocatedMatrix.of(adata, layer)
+            report, encoder = read_checked(adata, located, begin, **how, progress=bar.update)
         return report.state, encoder.result()
     import dask.array as da
 

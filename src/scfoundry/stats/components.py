@@ -9,6 +9,7 @@ import numpy as np
 from scipy import linalg
 
 from scfoundry.data.matrix.log_normalisation import log_cp10k
+from scfoundry.data.matrix.parts import over_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -84,10 +85,7 @@ class LogMoments:
 
 def gathered(reader: Reader) -> LogMoments:
     """Moments of all cells of a data set, in one pass."""
-    moments = LogMoments(reader.n_vocabulary)
-    for counts in _blocks(reader):
-        moments.update(counts)
-    return moments
+    return LogMoments.pooled(over_parts(_gathered, reader))
 
 
 def principal_components(
@@ -138,8 +136,8 @@ class PrincipalAxes:
             return axes
         squares = np.zeros((len(genes), len(genes)))
         for reader, moments in data.items():
-            for z, empty in axes._standardised(reader, axes.scale(moments)):
-                squares += z[~empty].T @ z[~empty]
+            for part in over_parts(_products, reader, axes, axes.scale(moments)):
+                squares += part
         lengths, loadings = linalg.eigh(squares, subset_by_index=(len(genes) - k, len(genes) - 1))
         loadings = loadings[:, ::-1]
         loadings *= np.sign(loadings[np.abs(loadings).argmax(0), np.arange(k)])
@@ -159,13 +157,9 @@ class PrincipalAxes:
 
     def project_by(self, reader: Reader, scale: tuple[NDArray[np.float64], NDArray[np.float64]]) -> NDArray[np.float64]:
         """Scores of cells standardised by the `scale` of a data set, (n_obs, k), NaN for cells without counts."""
-        scores, start = np.empty((reader.n_obs, self.loadings.shape[1])), 0
-        for z, empty in self._standardised(reader, scale):
-            scores[start : start + len(z)] = np.where(empty[:, None], np.nan, z @ self.loadings)
-            start += len(z)
-        return scores
+        return np.concatenate([np.empty((0, self.loadings.shape[1])), *over_parts(_scores, reader, self, scale)])
 
-    def _standardised(
+    def standardised(
         self, reader: Reader, scale: tuple[NDArray[np.float64], NDArray[np.float64]]
     ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
         """Z-scores of blocks of cells, (n, g), and which of the cells have no counts, (n,)."""
@@ -184,6 +178,33 @@ class PrincipalAxes:
         """Axes that were stored."""
         axes = cls(**arrays)  # type: ignore[arg-type]
         return replace(axes, spread=float(axes.spread))
+
+
+def _gathered(reader: Reader) -> LogMoments:
+    moments = LogMoments(reader.n_vocabulary)
+    for counts in _blocks(reader):
+        moments.update(counts)
+    return moments
+
+
+def _products(
+    reader: Reader, axes: PrincipalAxes, scale: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Sums over cells of products of two z-scores, (g, g)."""
+    products = np.zeros((len(axes.genes), len(axes.genes)))
+    for z, empty in axes.standardised(reader, scale):
+        products += z[~empty].T @ z[~empty]
+    return products
+
+
+def _scores(
+    reader: Reader, axes: PrincipalAxes, scale: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    scores, start = np.empty((reader.n_obs, axes.loadings.shape[1])), 0
+    for z, empty in axes.standardised(reader, scale):
+        scores[start : start + len(z)] = np.where(empty[:, None], np.nan, z @ axes.loadings)
+        start += len(z)
+    return scores
 
 
 def _blocks(reader: Reader) -> Iterator[sparse.csr_matrix]:

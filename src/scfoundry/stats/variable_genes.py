@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfoundry.data.matrix.log_normalisation import log_cp10k
+from scfoundry.data.matrix.parts import over_parts
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,13 +35,9 @@ def variable_genes(batches: Collection[Reader], n_genes: int = N_GENES) -> NDArr
     n_vocabulary = max((reader.n_vocabulary for reader in batches), default=0)
     n_cells, (total, squares, within) = 0, np.zeros((3, n_vocabulary))
     for reader in batches:
-        n, of_batch, squares_of_batch = 0, np.zeros(reader.n_vocabulary), np.zeros(reader.n_vocabulary)
-        for counts in reader.blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK):
-            shares = log_cp10k(counts)
-            shares.data = np.expm1(shares.data)
-            n += int(np.count_nonzero(counts.sum(1)))
-            of_batch += np.asarray(shares.sum(0)).ravel()
-            squares_of_batch += np.asarray(shares.multiply(shares).sum(0)).ravel()
+        n, (of_batch, squares_of_batch) = 0, np.zeros((2, n_vocabulary))
+        for cells, *sums in over_parts(_sums, reader):
+            n, of_batch, squares_of_batch = n + cells, of_batch + sums[0], squares_of_batch + sums[1]
         n_cells, total, squares = n_cells + n, total + of_batch, squares + squares_of_batch
         within = within + squares_of_batch - of_batch**2 / max(n, 1)
     varying = np.flatnonzero(within > ROUNDING * squares)
@@ -56,3 +53,15 @@ def variable_genes(batches: Collection[Reader], n_genes: int = N_GENES) -> NDArr
         if len(own) > 1:
             standardised[bins == number] = (own - own.mean()) / max(own.std(), ROUNDING)
     return np.sort(varying[np.argsort(-standardised, kind="stable")[:n_genes]])
+
+
+def _sums(reader: Reader) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+    """Cells with counts, and sums of counts per 10,000 and of their squares over them, (G,) each."""
+    n, (total, squares) = 0, np.zeros((2, reader.n_vocabulary))
+    for counts in reader.blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK):
+        shares = log_cp10k(counts)
+        shares.data = np.expm1(shares.data)
+        n += int(np.count_nonzero(counts.sum(1)))
+        total += np.asarray(shares.sum(0)).ravel()
+        squares += np.asarray(shares.multiply(shares).sum(0)).ravel()
+    return n, total, squares

@@ -52,6 +52,7 @@ def embed(
     device: str = "auto",
     precision: Precision = "auto",
     batch_size: int | None = None,
+    distribute: bool = False,
     copy: bool = False,
     return_fitted: bool = False,
 ) -> AnnData | MuData | Embedder | None:
@@ -101,6 +102,9 @@ def embed(
         Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
         for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
         device).
+    distribute
+        Let the workers of the active `dask.distributed` client read and embed the cells, each with one core or GPU. The
+        result is the same. Fine-tuning stays in this process.
     copy, return_fitted
         Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 
@@ -142,6 +146,7 @@ def embed(
     >>> sc.pp.neighbors(adata, use_rep="X_cellplm")
     """
     from scfoundry._device import Compute
+    from scfoundry._workers import Workers
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import FineTunesExpression, require
     from scfoundry.tasks.embedding.embedder import Embedder
@@ -159,7 +164,8 @@ def embed(
     elif fine_tune:
         require(loaded, FineTunesExpression, caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
-    cells = Cells.of(target, loaded.genes, **keys, caller=CALLER, allow_log1p=not fine_tune)
+    workers = Workers.active(caller=CALLER) if distribute else None
+    cells = Cells.of(target, loaded.genes, **keys, caller=CALLER, allow_log1p=not fine_tune, workers=workers)
 
     if embedder:
         embedder.require_known_batches(cells)

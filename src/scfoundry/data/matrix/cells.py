@@ -10,6 +10,7 @@ import numpy as np
 
 from scfoundry.data.matrix.contexts import Context, contexts, coordinates
 from scfoundry.data.matrix.joint_reader import JointReader
+from scfoundry.data.matrix.parts import over_parts
 from scfoundry.data.matrix.reader import CountsInMemory, CountsReader
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
+    from scfoundry._workers import Workers
     from scfoundry.data.genes import GeneVocabulary
     from scfoundry.data.matrix.reader import Reader
 
@@ -49,21 +51,28 @@ class Cells:
         caller: str,
         called: tuple[str, str] = ("adata", "batch_key"),
         allow_log1p: bool = True,
+        workers: Workers | None = None,
     ) -> Self:
         """Check an AnnData and align it; it is only read.
 
         ``caller`` is the user's function, and ``called`` what it calls ``adata`` and ``batch_key``, for messages: a
         ValueError where a key does not exist, the values are unusable, or too few genes are in the vocabulary.
+        ``workers``: who reads the cells wherever that is possible part by part.
         """
         groups = contexts(adata, batch_key, name=called[0], argument=called[1])
         xy = coordinates(adata, spatial_key, groups, name=called[0])
-        reader = CountsReader(adata, vocabulary, layer=layer, caller=caller, allow_log1p=allow_log1p)
+        reader = CountsReader(adata, vocabulary, layer=layer, caller=caller, allow_log1p=allow_log1p, workers=workers)
         return cls(reader, groups, xy, adata.obs_names.to_numpy().astype(str), reader)
 
     @property
     def n_obs(self) -> int:
         """Number of cells."""
         return len(self.names)
+
+    @property
+    def workers(self) -> Workers | None:
+        """Who reads the cells part by part; this process if `None`."""
+        return self.reader.workers
 
     @property
     def measured(self) -> NDArray[np.int64]:
@@ -78,7 +87,7 @@ class Cells:
     @cached_property
     def empty(self) -> NDArray[np.bool_]:
         """Which cells express none of the measured genes, (n_obs,)."""
-        return np.concatenate([np.zeros(0, dtype=bool), *(np.diff(block.indptr) == 0 for block in self.blocks())])
+        return np.concatenate([np.zeros(0, dtype=bool), *over_parts(_empty, self.reader)])
 
     @property
     def own(self) -> CountsReader:
@@ -116,6 +125,10 @@ class Cells:
     def blocks(self, size: int = CELLS_PER_BLOCK, rows: NDArray[np.int64] | None = None) -> Iterator[sparse.csr_matrix]:
         """Counts of consecutive blocks of cells."""
         return self.reader.blocks(np.arange(self.n_obs) if rows is None else rows, size)
+
+    def apart(self, rows: NDArray[np.int64]) -> Self:
+        """Some of the cells, as they are sent to a worker."""
+        return replace(self.take(rows), reader=self.reader.apart(rows), source=None)
 
     def only(self, genes: NDArray[np.integer]) -> Self:
         """The same cells on a smaller panel, given by vocabulary positions; other genes read as 0."""
@@ -179,3 +192,8 @@ class Cells:
             names=np.concatenate([self.names, other.names]),
             source=None,
         )
+
+
+def _empty(reader: Reader) -> NDArray[np.bool_]:
+    blocks = reader.blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK)
+    return np.concatenate([np.diff(block.indptr) == 0 for block in blocks])

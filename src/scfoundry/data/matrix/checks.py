@@ -12,13 +12,24 @@ from scipy import sparse
 
 from scfoundry._compat import layer_names
 from scfoundry._settings import logger
-from scfoundry.data.matrix.loaders import locate, row_blocks
+from scfoundry.data.matrix.located import LocatedMatrix, locate
 from scfoundry.data.matrix.state import Inspection, MatrixReport, MatrixState, inspect_matrix, to_linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["MatrixReport", "MatrixState", "Taker", "inspect_matrix", "read_checked", "require_counts", "to_linear"]
+    from scfoundry._workers import Workers
+
+__all__ = [
+    "MatrixReport",
+    "MatrixState",
+    "Taker",
+    "inspect_matrix",
+    "read_checked",
+    "report_by_workers",
+    "require_counts",
+    "to_linear",
+]
 
 T = TypeVar("T", bound="Taker")
 
@@ -47,6 +58,7 @@ class Taker(Protocol):
 
 def read_checked(
     adata: AnnData,
+    located: LocatedMatrix,
     begin: Callable[[MatrixState], T],
     *,
     layer: str | None = None,
@@ -56,14 +68,14 @@ def read_checked(
 ) -> tuple[MatrixReport, T]:
     """Check as `require_counts` does, and hand all cells on in the same pass.
 
-    ``begin`` makes what takes them in, given what the first cells hold. Where later ones show that the matrix holds
+    ``located``: the values of ``layer``. ``begin`` makes what takes them in, given what the first cells hold. Where later ones show that the matrix holds
     something else, it is begun again, and the cells are read a second time. ``progress`` is told how many were read.
     """
     _require_cells(adata, caller)
     inspection = Inspection(adata.n_obs, adata.n_vars)
     state: MatrixState | None = None
     taker: T | None = None
-    for _, block in row_blocks(adata, layer=layer):
+    for block in located.blocks():
         inspection.add(block)
         found, _ = inspection.found
         if state is None and found in (MatrixState.COUNTS, MatrixState.LOG1P):
@@ -77,9 +89,28 @@ def read_checked(
     _require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
     if taker is None:
         taker = begin(report.state)
-        for _, block in row_blocks(adata, layer=layer):
+        for block in located.blocks():
             taker.add(block)
     return report, taker
+
+
+def report_by_workers(
+    adata: AnnData, located: LocatedMatrix, workers: Workers, *, layer: str | None, caller: str, allow_log1p: bool
+) -> MatrixReport:
+    """Check as `require_counts` does, part by part."""
+    _require_cells(adata, caller)
+    parts = (located.apart(rows) for rows in workers.spans(located.n_obs))
+    report = Inspection.merged(workers.map(inspected, parts)).report()
+    _require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
+    return report
+
+
+def inspected(located: LocatedMatrix) -> Inspection:
+    """What the values of some cells are, in one pass."""
+    inspection = Inspection(located.n_obs, located.n_vars)
+    for block in located.blocks():
+        inspection.add(block)
+    return inspection
 
 
 def _require_cells(adata: AnnData, caller: str) -> None:

@@ -26,6 +26,8 @@ class JointReader:
     All other genes count as not measured.
     """
 
+    workers = None  # the cells of two data sets are read here
+
     def __init__(self, readers: Sequence[Reader], genes: NDArray[np.int64]) -> None:
         self.readers = readers
         self.starts = np.cumsum([0, *(reader.n_obs for reader in readers)])
@@ -46,6 +48,10 @@ class JointReader:
         fewer._rows = rows if self._rows is None else self._rows[rows]
         fewer.n_obs = len(rows)
         return fewer
+
+    def apart(self, rows: NDArray[np.int64]) -> Self:
+        """See `Reader`."""
+        return self.take(rows)
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
         """See `Reader`."""

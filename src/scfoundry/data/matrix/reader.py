@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
-from anndata import AnnData
 from scipy import sparse
 
 from scfoundry.data.genes.overlap import warn_of_orthologs
 from scfoundry.data.growing import Growing
-from scfoundry.data.matrix.checks import read_checked, to_linear
-from scfoundry.data.matrix.loaders import locate, read_rows, row_blocks
+from scfoundry.data.matrix.checks import read_checked, report_by_workers, to_linear
+from scfoundry.data.matrix.located import LocatedMatrix
 from scfoundry.data.matrix.row_blocks import rows_of
 from scfoundry.data.pieces import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfoundry._workers import Workers
     from scfoundry.data.genes import GeneAlignment, GeneVocabulary
     from scfoundry.data.matrix.checks import MatrixState
 
@@ -45,6 +47,13 @@ class Reader(Protocol):
     @property
     def measured(self) -> NDArray[np.int64]:
         """Vocabulary positions of the genes that are read, ascending."""
+
+    @property
+    def workers(self) -> Workers | None:
+        """Who reads the cells part by part; this process if `None`."""
+
+    def apart(self, rows: NDArray[np.int64]) -> Reader:
+        """Some of the cells, as they are sent to a worker."""
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
         """Counts of some cells, (len(rows), G) float32, not to be changed."""
@@ -74,20 +83,19 @@ class CountsReader:
         layer: str | None = None,
         caller: str,
         allow_log1p: bool = True,
+        workers: Workers | None = None,
     ) -> None:
-        self.alignment = vocabulary.align(adata)
+        self.alignment, self.n_obs, self.workers = vocabulary.align(adata), adata.n_obs, workers
+        self._located = LocatedMatrix.of(adata, layer)
         how: dict[str, Any] = {"layer": layer, "caller": caller, "allow_log1p": allow_log1p}
-        self.report, taken = read_checked(adata, lambda state: _Held(self.alignment, state), **how)
-        self.n_obs = adata.n_obs
-        # What fits in memory once it is aligned is read and aligned no second time.
-        self._held = taken.result()
-        matrix, cells, genes = locate(adata, layer)
-        if self._held is None and sparse.issparse(matrix) and matrix.format == "csc":
-            # Contexts are read one after the other; by rows, CSC would be converted anew for each of them.
-            matrix = matrix if genes is None else matrix[:, genes]
-            self._adata, self._layer = AnnData(matrix.tocsr()[cells]), None
+        self._held: sparse.csr_matrix | None = None
+        if workers is not None:
+            self.report = report_by_workers(adata, self._located, workers, **how)
         else:
-            self._adata, self._layer = adata, layer
+            held = partial(_Held, self.alignment)
+            self.report, taken = read_checked(adata, self._located, held, **how)
+            # What fits in memory once it is aligned is read and aligned no second time.
+            self._held = taken.result()
         self._shown: NDArray[np.bool_] | None = None
         self._rows: NDArray[np.int64] | None = None
         if vocabulary.species == "human" and self.alignment.scheme.startswith("mouse"):
@@ -124,12 +132,19 @@ class CountsReader:
         fewer.n_obs = len(rows)
         return fewer
 
+    def apart(self, rows: NDArray[np.int64]) -> Self:
+        """See `Reader`."""
+        part = copy.copy(self)
+        part._located, part.n_obs = self._located.apart(self._stored(rows)), len(rows)
+        part._rows = part._held = part.workers = None
+        return part
+
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
         """See `Reader`."""
         stored = self._stored(rows)
         if self._held is not None:
             return self._only_shown(rows_of(self._held, stored))
-        return self._aligned(read_rows(self._adata, stored, layer=self._layer))
+        return self._aligned(self._located.take(stored).read())
 
     def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
         """See `Reader`."""
@@ -138,13 +153,13 @@ class CountsReader:
             for start in range(0, len(stored), block_size):
                 yield self._only_shown(rows_of(self._held, stored[start : start + block_size]))
             return
-        for _, block in row_blocks(self._adata, layer=self._layer, rows=stored, block_size=block_size):
+        for block in self._located.take(stored).blocks(block_size):
             yield self._aligned(block)
 
     def own_blocks(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], sparse.csr_matrix]]:
         """Row numbers and counts of blocks of cells over the data set's own genes, (n, n_vars)."""
         start = 0
-        for _, block in row_blocks(self._adata, layer=self._layer, rows=self._stored(rows)):
+        for block in self._located.take(self._stored(rows)).blocks():
             here = rows[start : start + block.shape[0]]
             yield here, to_linear(block, self.report.state)
             start += len(here)
@@ -203,6 +218,7 @@ class CountsInMemory:
 
     counts: sparse.csr_matrix
     measured: NDArray[np.int64]  # vocabulary positions, ascending
+    workers: Workers | None = None
 
     @property
     def n_obs(self) -> int:
@@ -232,6 +248,10 @@ class CountsInMemory:
     def take(self, rows: NDArray[np.int64]) -> Self:
         """See `Reader`."""
         return replace(self, counts=self.counts[rows])
+
+    def apart(self, rows: NDArray[np.int64]) -> Self:
+        """See `Reader`."""
+        return replace(self, counts=self.counts[rows], workers=None)
 
 
 def keep_genes(counts: sparse.csr_matrix, shown: NDArray[np.bool_]) -> sparse.csr_matrix:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from scfoundry.data.matrix.loaders import row_blocks
 from scfoundry.data.pieces import canonical, kernel_arrays
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy import sparse
@@ -117,6 +119,20 @@ class Inspection:
         if self._counts[FRACTION] and self._maximum <= LOG_CEILING and not self._counts[NEGATIVE] and fractional.any():
             self._scale.add(values, indptr, fractional)
 
+    @classmethod
+    def merged(cls, parts: Iterable[Inspection]) -> Self:
+        """What was found out about consecutive parts of a matrix, as of the whole."""
+        parts = list(parts)
+        whole = cls(sum(part.n_cells for part in parts), parts[0].n_genes)
+        whole._n_seen = whole.n_cells
+        whole._totals = np.concatenate([part._totals for part in parts])
+        whole._empty = np.concatenate([part._empty for part in parts])
+        whole._maximum = max(part._maximum for part in parts)
+        for part in parts:
+            whole._counts += part._counts
+            whole._scale.take_in(part._scale)
+        return whole
+
     @property
     def found(self) -> tuple[MatrixState, float | None]:
         """What the cells seen so far hold, and the base of their logarithms where the values prove it."""
@@ -191,6 +207,13 @@ class _ScaleEvidence:
             for base, found in self._found.items():
                 linear = logged if base == _LINEAR else np.expm1(logged * math.log(base))
                 near_integers(linear, ends - ends[0], fractional[part], found)
+
+    def take_in(self, other: _ScaleEvidence) -> None:
+        """Take in what was found in further cells."""
+        self.n_cells += other.n_cells
+        for base, (n, near, low, high) in other._found.items():
+            found = self._found[base]
+            found[:] = found[0] + n, found[1] + near, min(found[2], low), max(found[3], high)
 
     def proven(self) -> float | None:
         """Base that the values prove, `_LINEAR` for no logarithm, `None` if they prove nothing."""

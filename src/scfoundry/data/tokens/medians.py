@@ -10,7 +10,8 @@ import numpy as np
 from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.checks import require_counts
-from scfoundry.data.matrix.loaders import locate, row_blocks
+from scfoundry.data.matrix.loaders import row_blocks
+from scfoundry.data.matrix.located import locate
 from scfoundry.data.matrix.row_blocks import default_block_size
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.tokens.bins import gene_keys
 from scfoundry.model._base import InferenceModel
+from scfoundry.model._parts import by_cell
 from scfoundry.model._pretrained import REGISTRY
 from scfoundry.model.celler._attention import gene_attention
 from scfoundry.model.celler._checkpoint import from_released, is_release, read_release
@@ -135,6 +136,7 @@ class Celler(InferenceModel):
     # ---- inference ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    @by_cell()
     def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
         """Embed cells, each by itself: states of ``<cls>``, scaled to length 1, float32, (n_obs, n_hidden)."""
         self.module.to(compute.device).eval()

@@ -12,6 +12,7 @@ from scfoundry._arguments import checks_arguments
 from scfoundry.data.matrix.reader import CountsInMemory
 from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import DiscriminatesTumour
+from scfoundry.model._parts import by_cell
 from scfoundry.model.celllm._checkpoint import find_weights, from_released, is_release, read_release
 from scfoundry.model.celllm._config import CellLMConfig
 from scfoundry.model.celllm._gene_vectors import vectors_of_vocabulary
@@ -144,6 +145,7 @@ class CellLM(InferenceModel):
     # ---- inference ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    @by_cell()
     def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
         """Embed cells, each by itself: states of ``<cls>`` (see ``pooling``), float32, (n_obs, n_hidden)."""
         self.module.to(compute.device).eval()
@@ -163,6 +165,7 @@ class CellLM(InferenceModel):
             weights = self.module.cls_attention(batch).mean((1, 2))
             yield ClsAttention.of(batch.rows.cpu().numpy(), genes, weights)
 
+    @by_cell()
     @torch.no_grad()
     def tumour_probabilities(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
         """Probability that a cell comes from a tumour, by the head on ``<cls>``, float32, (n_obs,)."""

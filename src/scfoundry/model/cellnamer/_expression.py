@@ -47,6 +47,16 @@ class GeneMoments:
         self._sum.index_add_(0, genes, values)
         self._squares.index_add_(0, genes, values.square())
 
+    @classmethod
+    def pooled(cls, parts: Sequence[GeneMoments]) -> GeneMoments:
+        """Moments of the cells of all parts."""
+        pooled = cls(len(parts[0]._sum))
+        for part in parts:
+            pooled.n_cells += part.n_cells
+            pooled._sum += part._sum
+            pooled._squares += part._squares
+        return pooled
+
     @property
     def mean(self) -> Tensor:
         """Mean, (G,) float32."""

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
+from scfoundry.data.matrix.parts import over_parts
 from scfoundry.model.cellnamer._expression import GeneMoments
 from scfoundry.nn.counts import SparseCounts
 from scfoundry.stats.components import LogMoments
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from scfoundry.model.cellnamer._expression import SparseScores
     from scfoundry.model.cellnamer._module import CellNamerModule, LabelPlan
 
-__all__ = ["DataMoments", "ExpressionStream", "embed_expression", "score_expression"]
+__all__ = ["DataMoments", "ExpressionStream", "data_moments", "embed_expression", "score_expression"]
 
 CELLS_PER_STEP = 1024
 
@@ -38,24 +39,14 @@ class DataMoments(NamedTuple):
 
 
 class ExpressionStream:
-    """The cells of an AnnData as z-scores, by the moments of the training data and by their own.
-
-    ``moments``: moments of the same data, if they are known from an earlier pass.
-    """
+    """Cells as z-scores, by the moments of the training data and by those of the data set they are of."""
 
     def __init__(
-        self,
-        module: CellNamerModule,
-        reader: Reader,
-        batch_size: int | None = None,
-        moments: DataMoments | None = None,
+        self, module: CellNamerModule, reader: Reader, moments: DataMoments, batch_size: int | None = None
     ) -> None:
-        self.module, self.reader = module, reader
+        self.module, self.reader, self.moments = module, reader, moments
         self.size = batch_size or CELLS_PER_STEP
-        device = module.device
-        self.measured = torch.zeros(len(module.scale.mean), dtype=torch.bool, device=device)
-        self.measured[torch.from_numpy(reader.measured).to(device)] = True
-        self.moments = self._gathered() if moments is None else moments
+        self.measured = measured_genes(module, reader)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Rows of the AnnData and their z-scores, (n, G)."""
@@ -71,27 +62,41 @@ class ExpressionStream:
         bar = tqdm(desc="cellnamer", total=self.reader.n_obs, unit="cell", disable=not settings.show_progress)
         start = 0
         with bar:
-            for counts in self._counts():
-                expression = self._expression(counts)
+            for counts in self.reader.blocks(np.arange(self.reader.n_obs), self.size):
+                expression = log_expression(self.module, counts, self.measured)
                 rows = slice(start, start + expression.n_cells)
                 yield rows, expression
                 bar.update(expression.n_cells)
                 start = rows.stop
 
-    def _gathered(self) -> DataMoments:
-        n_genes = len(self.module.scale.mean)
-        moments = DataMoments(GeneMoments(n_genes), LogMoments(n_genes))
-        for counts in self._counts():
-            moments.expression.update(self._expression(counts))
-            moments.normalised.update(counts)
-        return moments
 
-    def _counts(self) -> Iterator[sparse.csr_matrix]:
-        return self.reader.blocks(np.arange(self.reader.n_obs), self.size)
+def data_moments(module: CellNamerModule, reader: Reader) -> DataMoments:
+    """Moments of a data set, in one pass."""
+    parts = list(over_parts(_gathered, reader, module))
+    return DataMoments(
+        GeneMoments.pooled([part.expression for part in parts]), LogMoments.pooled(part.normalised for part in parts)
+    )
 
-    def _expression(self, counts: sparse.csr_matrix) -> SparseCounts:
-        cells = SparseCounts.from_csr(counts).to(self.module.device)
-        return self.module.scale.log_expression(cells, self.measured)
+
+def _gathered(reader: Reader, module: CellNamerModule) -> DataMoments:
+    n_genes, measured = len(module.scale.mean), measured_genes(module, reader)
+    moments = DataMoments(GeneMoments(n_genes), LogMoments(n_genes))
+    for counts in reader.blocks(np.arange(reader.n_obs), CELLS_PER_STEP):
+        moments.expression.update(log_expression(module, counts, measured))
+        moments.normalised.update(counts)
+    return moments
+
+
+def measured_genes(module: CellNamerModule, reader: Reader) -> Tensor:
+    """Which genes of the vocabulary the data have, (G,) bool."""
+    measured = torch.zeros(len(module.scale.mean), dtype=torch.bool, device=module.device)
+    measured[torch.from_numpy(reader.measured).to(module.device)] = True
+    return measured
+
+
+def log_expression(module: CellNamerModule, counts: sparse.csr_matrix, measured: Tensor) -> SparseCounts:
+    """Log expression that the networks read."""
+    return module.scale.log_expression(SparseCounts.from_csr(counts).to(module.device), measured)
 
 
 @torch.no_grad()

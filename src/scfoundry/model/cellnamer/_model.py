@@ -15,10 +15,16 @@ from scfoundry._settings import logger
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import TextScores
+from scfoundry.model._parts import by_cell
 from scfoundry.model.cellnamer._calibration import calibrate
 from scfoundry.model.cellnamer._config import CellNamerConfig
 from scfoundry.model.cellnamer._corpus import UNION, RegisteredCells, known_from, labels_of, require_labels
-from scfoundry.model.cellnamer._inference import ExpressionStream, embed_expression, score_expression
+from scfoundry.model.cellnamer._inference import (
+    ExpressionStream,
+    data_moments,
+    embed_expression,
+    score_expression,
+)
 from scfoundry.model.cellnamer._module import CellNamerModule, OfferedLabel
 from scfoundry.stats.splits import stratified_split
 
@@ -89,6 +95,9 @@ class CellNamer(InferenceModel):
         """Moments of data sets that were read, so that the next pass need not gather them again."""
         return WeakKeyDictionary()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_moments"}
+
     @classmethod
     @checks_arguments
     def setup_anndata(
@@ -145,10 +154,14 @@ class CellNamer(InferenceModel):
 
     # ---- inference ---------------------------------------------------------------------------------------------
 
-    def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
-        """Embed cells in the space they share with texts: unit vectors, (n_obs, n_latent)."""
+    @by_cell(moments="data_moments")
+    def embed(self, cells: Cells, compute: Compute, *, moments: DataMoments | None = None) -> NDArray[np.float32]:
+        """Embed cells in the space they share with texts: unit vectors, (n_obs, n_latent).
+
+        ``moments``: those of the data set that the cells are part of, if they are not all of it.
+        """
         with compute.autocast():
-            return embed_expression(self.module, self._stream(cells, compute))
+            return embed_expression(self.module, self._stream(cells, compute, moments))
 
     def embed_texts(self, texts: Sequence[str], compute: Compute | None = None) -> NDArray[np.float32]:
         """Embed texts in the space they share with cells: unit vectors, float32, (n_texts, n_latent).
@@ -165,7 +178,10 @@ class CellNamer(InferenceModel):
         with compute.autocast():
             return self.module.embed_texts([[text] for text in texts]).detach().float().cpu().numpy()
 
-    def score_texts(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> TextScores:
+    @by_cell(moments="data_moments")
+    def score_texts(
+        self, cells: Cells, labels: Sequence[Label], compute: Compute, *, moments: DataMoments | None = None
+    ) -> TextScores:
         """Probability of every label for every cell by its texts, its markers and the known types it covers.
 
         Each cell is judged by itself, but for the z-scores: these use mean and standard deviation of every gene in the
@@ -173,7 +189,7 @@ class CellNamer(InferenceModel):
         """
         with compute.autocast():
             plan = self._plan(labels)
-            stream = self._stream(cells, compute)
+            stream = self._stream(cells, compute, moments)
             logits, similarity, outside = score_expression(self.module, stream, plan)
         probabilities = softmax(logits, axis=1)
         fit = (1 - outside) * probabilities.max(1)
@@ -217,12 +233,15 @@ class CellNamer(InferenceModel):
         ]
         return self.module.plan(offered, CellOntology.load())
 
-    def _stream(self, cells: Cells, compute: Compute) -> ExpressionStream:
-        """Blocks of cells; those that are read again are not gone through for their moments again."""
-        module = self.module.to(compute.device).eval()
-        stream = ExpressionStream(module, cells.reader, compute.batch_size, self._moments.get(cells.reader))
-        self._moments[cells.reader] = stream.moments
-        return stream
+    def data_moments(self, cells: Cells, compute: Compute) -> DataMoments:
+        """Moments of a data set; one that is read again is not gone through for them again."""
+        if cells.reader not in self._moments:
+            self._moments[cells.reader] = data_moments(self.module.to(compute.device), cells.reader)
+        return self._moments[cells.reader]
+
+    def _stream(self, cells: Cells, compute: Compute, moments: DataMoments | None) -> ExpressionStream:
+        moments = moments or self.data_moments(cells, compute)
+        return ExpressionStream(self.module.to(compute.device).eval(), cells.reader, moments, compute.batch_size)
 
     # ---- training ----------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ are gathered in three sweeps; a sweep may see the context at once or chunk by ch
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FlowAttention", "FlowContext", "Projection", "attend", "flow_context"]
+__all__ = ["FlowAttention", "FlowContext", "Projection", "attend", "flow_context", "flow_context_by", "total"]
 
 EPS = 1e-6
 OUTPUT_DROPOUT = 0.01
@@ -24,6 +24,7 @@ OUTPUT_DROPOUT = 0.01
 T = TypeVar("T")
 Projection = tuple["Tensor", ...]  # some of q, k, v of n cells, each (n, H, d)
 Sweep = Callable[[str], Iterable[Projection]]
+Gather = Callable[..., "list[Tensor]"]
 
 
 def full_precision(function: Callable[..., T]) -> Callable[..., T]:
@@ -51,14 +52,14 @@ def flow(x: Tensor, total: Tensor) -> Tensor:
     return (x * total).sum(-1) + EPS * total.sum(-1)
 
 
-def total(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Sum each entry over the chunks."""
+def total(parts: Iterable[Sequence[Tensor]], dtype: torch.dtype | None = None) -> list[Tensor]:
+    """Sum each entry over the chunks; in the type of the chunks if ``dtype`` is `None`."""
     sums: list[Tensor] = []
     for part in parts:
         # Double precision keeps the sums independent of the chunking; Apple's GPUs have none.
         wide = [x if x.device.type == "mps" else x.double() for x in part]
         sums = [a + b for a, b in zip(sums, wide, strict=True)] if sums else wide
-        dtype = part[0].dtype
+        dtype = dtype or part[0].dtype
     return [x.to(dtype) for x in sums]
 
 
@@ -67,26 +68,38 @@ def flow_context(sweep: Sweep) -> FlowContext:
 
     ``sweep``: gives those projections of all chunks that a string such as ``"qk"`` names, anew at each of three calls.
     """
-    queries, keys = total((q.sum(0), k.sum(0)) for q, k in sweep("qk"))
+    return flow_context_by(lambda names, term, *sums: total(term(*projection, *sums) for projection in sweep(names)))
 
-    @full_precision
-    def conserved(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        incoming = flow(q, keys).reciprocal()  # I, (n, H)
-        outgoing = flow(k, queries).reciprocal()  # O, (n, H)
-        # As a product with one row per head, either of these sums would take ten times as long.
-        return (q * incoming[..., None]).sum(0), (k * outgoing[..., None]).sum(0)
 
-    conserved_queries, conserved_keys = total(conserved(q, k) for q, k in sweep("qk"))
-
-    @full_precision
-    def competing(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # O' lies in [-1, 1], so the softmax over cells needs no maximum to be subtracted.
-        competition = flow(k, conserved_queries).clamp(-1, 1).exp()  # (n, H)
-        weighted = torch.einsum("nhd,nhe->hde", k, v * competition[..., None])
-        return weighted, competition.sum(0), competition.new_tensor(len(k))
-
-    summary, norm, n_cells = total(competing(k, v) for k, v in sweep("kv"))
+def flow_context_by(gather: Gather) -> FlowContext:
+    """The same, where ``gather(names, term, *sums)`` sums ``term(*projections, *sums)`` over all cells."""
+    queries, keys = gather("qk", sums_of)
+    conserved_queries, conserved_keys = gather("qk", conserved, queries, keys)
+    summary, norm, n_cells = gather("kv", competing, conserved_queries)
     return FlowContext(keys, conserved_keys, summary * (n_cells / norm)[:, None, None])
+
+
+def sums_of(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over cells."""
+    return q.sum(0), k.sum(0)
+
+
+@full_precision
+def conserved(q: Tensor, k: Tensor, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_i q_i I_i and sum_j k_j O_j, given the sums of queries and keys, (H, d) each."""
+    incoming = flow(q, keys).reciprocal()  # I, (n, H)
+    outgoing = flow(k, queries).reciprocal()  # O, (n, H)
+    # As a product with one row per head, either of these sums would take ten times as long.
+    return (q * incoming[..., None]).sum(0), (k * outgoing[..., None]).sum(0)
+
+
+@full_precision
+def competing(k: Tensor, v: Tensor, conserved_queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """sum_j k_j^T c_j v_j before c is normalised, the sum of c, and how many cells it is of."""
+    # O' lies in [-1, 1], so the softmax over cells needs no maximum to be subtracted.
+    competition = flow(k, conserved_queries).clamp(-1, 1).exp()  # (n, H)
+    weighted = torch.einsum("nhd,nhe->hde", k, v * competition[..., None])
+    return weighted, competition.sum(0), competition.new_tensor(len(k))
 
 
 @full_precision

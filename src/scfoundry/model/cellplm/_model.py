@@ -13,6 +13,7 @@ from scfoundry._arguments import checks_arguments
 from scfoundry._settings import settings
 from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
+from scfoundry.model.cellplm._by_workers import embed_by_workers
 from scfoundry.model.cellplm._cell_attention import stream_factors
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
@@ -130,8 +131,10 @@ class CellPLM(InferenceModel):
     def embed(self, cells: Cells, compute: Compute, *, rng: int | np.random.Generator | None = 0) -> np.ndarray:
         """Embed cells: the posterior mean, in the context of all cells of their sample, float32, (n_obs, n_latent).
 
-        ``rng`` is the seed of the noise, which only ``latent_embedding="gumbel"`` has.
+        ``rng`` is the seed of the noise, which only ``latent_embedding="gumbel"`` has; then workers are left alone.
         """
+        if cells.workers is not None and self.config.latent_embedding != "gumbel":
+            return embed_by_workers(self, cells, compute)
         generator = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
         latent = np.empty((cells.n_obs, self.config.n_latent), dtype=np.float32)
         self.module.to(compute.device).eval()

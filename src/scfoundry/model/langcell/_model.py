@@ -13,6 +13,7 @@ from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.data.tokens.medians import nonzero_medians
 from scfoundry.model._capabilities import TextScores
+from scfoundry.model._parts import by_cell
 from scfoundry.model.langcell._checkpoint import from_released, read_release
 from scfoundry.model.langcell._config import LangCellConfig
 from scfoundry.model.langcell._inference import LabelTexts, embed_cells, gene_attention, match_cells
@@ -143,6 +144,7 @@ class LangCell(TrainableLangCell):
 
     # ---- inference ---------------------------------------------------------------------------------------------
 
+    @by_cell()
     def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
         """Embed cells in the space they share with texts: unit vectors, (n_obs, n_latent)."""
         with compute.autocast():
@@ -174,6 +176,7 @@ class LangCell(TrainableLangCell):
         with compute.autocast():
             return LabelTexts(self.module, self.tokenizer, [[text] for text in texts]).embedding.cpu().numpy()
 
+    @by_cell()
     def score_texts(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> TextScores:
         r"""Probability of every label for every cell, each cell judged by itself.
 

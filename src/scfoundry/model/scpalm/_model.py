@@ -11,6 +11,7 @@ from scfoundry._arguments import checks_arguments
 from scfoundry._settings import logger
 from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import TokenisesPathways
+from scfoundry.model._parts import by_cell
 from scfoundry.model.scpalm._batch import Expression, batches
 from scfoundry.model.scpalm._config import ScPaLMConfig
 from scfoundry.model.scpalm._module import ScPaLMModule
@@ -126,6 +127,7 @@ class ScPaLM(InferenceModel):
     # ---- inference ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    @by_cell()
     def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
         """Embed cells, each by itself: states of the cell token (see ``pooling``), float32, (n_obs, n_hidden)."""
         width = self.config.n_hidden * (self.config.n_tokens if self.config.pooling == "concatenated" else 1)
