@@ -83,7 +83,8 @@ class Workers:
                     waiting.append(self._submit(_on_one_core, function, item, *shared))
                 yield found
         finally:
-            self.client.cancel(list(waiting))
+            if waiting:
+                self.client.cancel(list(waiting))
 
     def hold(self, function: Callable[..., Any], items: Iterable[Any], *shared: Any) -> list[Any]:
         """The same, but what is found stays with the workers, to be the items of further work."""

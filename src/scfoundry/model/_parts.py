@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from tqdm.auto import tqdm
 
+from scfoundry._device import Compute
 from scfoundry._settings import settings
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
 
     Rows = NDArray[np.int64]
@@ -52,7 +52,9 @@ def computed(
     """What a method of a model says of cells, computed by workers for the rows of each part."""
     workers: Any = cells.workers
     found = []
-    with tqdm(desc=model.name, total=cells.n_obs, unit="cell", disable=not settings.show_progress) as bar:
+    with tqdm(
+        desc=getattr(model, "name", method.__name__), total=cells.n_obs, unit="cell", disable=not settings.show_progress
+    ) as bar:
         work = workers.map(_said, (cells.apart(rows) for rows in parts), model, method.__name__, arguments, given)
         for rows, said in zip(parts, work, strict=True):
             found.append((rows, said))
@@ -77,6 +79,9 @@ def joined(parts: Iterable[tuple[Rows, Any]], n_cells: int) -> Any:
 
 def _said(cells: Cells, model: Any, method: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> Any:
     """In a worker."""
-    *others, compute = arguments
-    of_worker: Compute = compute.elsewhere()
-    return getattr(model, method)(cells, *others, of_worker, **given)
+    arguments = tuple(map(_of_worker, arguments))
+    return getattr(model, method)(cells, *arguments, **{name: _of_worker(value) for name, value in given.items()})
+
+
+def _of_worker(argument: Any) -> Any:
+    return argument.elsewhere() if isinstance(argument, Compute) else argument

@@ -40,6 +40,7 @@ def bin_expression(
     genes: GeneVocabulary | str | Path | None = None,
     layer: str | None = None,
     key_added: str = Keys.BINNED,
+    distribute: bool = False,
     copy: bool = False,
 ) -> AnnData | None:
     r"""Turn values into bins: where each stands among those of its cell.
@@ -74,6 +75,9 @@ def bin_expression(
         Layer with the values, ``X`` if `None`.
     key_added
         Where to write.
+    distribute
+        Let the workers of the active `dask.distributed` client do it, each with one core. The result is the same, and
+        in memory.
     copy
         Return a changed copy instead of changing ``adata``.
 
@@ -115,7 +119,7 @@ def bin_expression(
     def begin(state: MatrixState) -> _Binner:
         return _Binner(state, alignment, keys, n_bins, ties)
 
-    state, bins = encoded(adata, layer, begin, width=len(keys), dtype=np.uint16, caller=_CALLER)
+    state, bins = encoded(adata, layer, begin, width=len(keys), dtype=np.uint16, caller=_CALLER, distribute=distribute)
     matched = f"{adata.n_vars:,} genes" if alignment is None else alignment.summary()
     logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {state}; {matched}")
     slot = adata.layers if alignment is None else adata.obsm

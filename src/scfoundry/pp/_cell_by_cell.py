@@ -10,7 +10,15 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
-from scfoundry.data.matrix.checks import MatrixState, Taker, inspect_matrix, read_checked, require_counts
+from scfoundry._workers import Workers
+from scfoundry.data.matrix.checks import (
+    MatrixState,
+    Taker,
+    inspect_matrix,
+    read_checked,
+    report_by_workers,
+    require_counts,
+)
 from scfoundry.data.matrix.loaders import row_blocks
 from scfoundry.data.matrix.located import LocatedMatrix, locate, matrix_of
 from scfoundry.data.matrix.state import LOG_CEILING
@@ -38,12 +46,19 @@ def encoded(
     width: int,
     dtype: DTypeLike,
     caller: str,
+    distribute: bool = False,
 ) -> tuple[MatrixState, Any]:
     """What a matrix holds and what is made of its cells, (n_obs, width) CSR; a dask array of such where it is one.
 
-    ``begin`` makes an encoder of values of a kind. Chunks that turn out to hold something else than the first one are a
-    ValueError when they are read, everything else that is neither counts nor log1p-normalised values at once.
+    ``begin`` makes an encoder of values of a kind. ``distribute``: by the workers of the active client. Chunks that
+    turn out to hold something else than the first one are a ValueError when they are read, everything else that is
+    neither counts nor log1p-normalised values at once.
     """
+    if distribute:
+        workers, located = Workers.active(caller=caller), LocatedMatrix.of(adata, layer)
+        report = report_by_workers(adata, located, workers, layer=layer, caller=caller, allow_log1p=True)
+        parts = (located.apart(rows) for rows in workers.spans(located.n_obs))
+        return report.state, sparse.vstack(list(workers.map(_encoded, parts, begin, report.state)), format="csr")
     if not is_lazy(adata, layer):
         name = caller.rpartition(".")[2]
         with tqdm(desc=name, total=adata.n_obs, unit="cell", disable=not settings.show_progress) as bar:
@@ -69,6 +84,14 @@ def encoded(
     return state, da.blockwise(
         encode_chunk, "cr", matrix, "cg", new_axes={"r": width}, concatenate=False, dtype=dtype, meta=meta
     )
+
+
+def _encoded(located: LocatedMatrix, begin: Callable[[MatrixState], Encoder], state: MatrixState) -> sparse.csr_matrix:
+    """In a worker."""
+    encoder = begin(state)
+    for block in located.blocks():
+        encoder.add(block)
+    return encoder.result()
 
 
 def is_lazy(adata: AnnData, layer: str | None) -> bool:

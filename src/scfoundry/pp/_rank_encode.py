@@ -38,6 +38,7 @@ def rank_encode(
     max_length: int = 2048,
     layer: str | None = None,
     key_added: str = Keys.RANKS,
+    distribute: bool = False,
     copy: bool = False,
 ) -> AnnData | None:
     r"""Turn every cell into the tokens of its genes, most telling first.
@@ -70,6 +71,9 @@ def rank_encode(
         Layer with the values, ``X`` if `None`.
     key_added
         Where to write.
+    distribute
+        Let the workers of the active `dask.distributed` client do it, each with one core. The result is the same, and
+        in memory.
     copy
         Return a changed copy instead of changing ``adata``.
 
@@ -111,7 +115,7 @@ def rank_encode(
     def begin(state: MatrixState) -> _Encoder:
         return _Encoder(state, alignment, medians, max_length)
 
-    state, ranks = encoded(adata, layer, begin, width=max_length, dtype=np.int32, caller=_CALLER)
+    state, ranks = encoded(adata, layer, begin, width=max_length, dtype=np.int32, caller=_CALLER, distribute=distribute)
     logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {state}; {alignment.summary()}")
     adata.obsm[key_added] = ranks
     params = {"layer": layer, "max_length": max_length}

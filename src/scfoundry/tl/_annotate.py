@@ -65,6 +65,7 @@ def annotate(
     device: str = "auto",
     precision: Precision = "auto",
     batch_size: int | None = None,
+    distribute: bool = False,
     copy: bool = False,
     return_fitted: bool = False,
 ) -> AnnData | MuData | Annotator | None:
@@ -124,6 +125,9 @@ def annotate(
         Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
         for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
         device).
+    distribute
+        Let the workers of the active `dask.distributed` client read and label ``adata``, each with one core or
+        GPU. The result is the same. What is learned is learned in this process.
     copy, return_fitted
         Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 
@@ -176,6 +180,7 @@ def annotate(
     >>> adata.obs[["annotation_parent", "annotation"]].value_counts()
     """
     from scfoundry._device import Compute
+    from scfoundry._workers import Workers
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.nn.label_loss import LabelLoss
     from scfoundry.tasks.annotation.annotator import Annotator, recipe_of
@@ -192,10 +197,11 @@ def annotate(
     learning |= {"reference_layer": reference_layer, "reference_batch_key": reference_batch_key}
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
+    workers = Workers.active(caller=CALLER) if distribute else None
     given = {"reference": reference} | learning
     annotator, weights = open_learned(model, Annotator, given, "labels_key", caller=CALLER)
     labelled = None if reference is None else _Labelled.of(modality_of(reference, modality), labels_key)
-    cells = Cells.of(target, weights.genes, layer=layer, batch_key=batch_key, caller=CALLER)
+    cells = Cells.of(target, weights.genes, layer=layer, batch_key=batch_key, caller=CALLER, workers=workers)
 
     params = learning | {"transductive": transductive}
     if labelled is None:

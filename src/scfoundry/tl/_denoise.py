@@ -60,6 +60,7 @@ def denoise(
     device: str = "auto",
     precision: Precision = "auto",
     batch_size: int | None = None,
+    distribute: bool = False,
     copy: bool = False,
     return_fitted: bool = False,
 ) -> AnnData | MuData | Denoiser | None:
@@ -105,6 +106,9 @@ def denoise(
         Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
         for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
         device).
+    distribute
+        Let the workers of the active `dask.distributed` client read and denoise the contexts, one at a time,
+        each with one core or GPU. The result is the same. What is learned is learned in this process.
     copy, return_fitted
         Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 
@@ -142,6 +146,7 @@ def denoise(
     >>> adata.layers["denoised"]  # doctest: +SKIP
     """
     from scfoundry._device import Compute
+    from scfoundry._workers import Workers
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.tasks.denoising.denoiser import Denoiser
 
@@ -150,13 +155,14 @@ def denoise(
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
+    workers = Workers.active(caller=CALLER) if distribute else None
     denoiser, loaded = open_fitted(model, Denoiser, caller=CALLER)
     how = "as fitted" if denoiser else "to be fitted" if fine_tune else "as pretrained"
     if denoiser:
         given = {"max_epochs": max_epochs is not None, "patience": patience != PATIENCE, "rng": rng not in (0, None)}
         refuse_learning([name for name, is_given in given.items() if is_given], caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
-    cells = Cells.of(target, loaded.genes, **keys, caller=CALLER, allow_log1p=False)
+    cells = Cells.of(target, loaded.genes, **keys, caller=CALLER, workers=workers, allow_log1p=False)
     columns = None if genes is None else _columns(target, genes)
 
     announce(loaded, compute, cells, what=how)

@@ -49,6 +49,7 @@ def zero_shot_annotate(
     device: str = "auto",
     precision: Precision = "auto",
     batch_size: int | None = None,
+    distribute: bool = False,
     copy: bool = False,
 ) -> AnnData | MuData | None:
     """Name the type of every cell, from texts alone.
@@ -89,6 +90,9 @@ def zero_shot_annotate(
         Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
         for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
         device).
+    distribute
+        Let the workers of the active `dask.distributed` client read and name the cells, each with one core or
+        GPU. The result is the same.
     copy
         Return a changed copy, in memory, instead of changing ``adata``.
 
@@ -138,6 +142,7 @@ def zero_shot_annotate(
     >>> adata.obs["zero_shot"].value_counts()
     """
     from scfoundry._device import Compute
+    from scfoundry._workers import Workers
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import ReadsTexts
     from scfoundry.tasks.annotation.votes import ALONE, group_means, groups_of
@@ -150,8 +155,9 @@ def zero_shot_annotate(
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     by_column = _has_column(target, group_by)
     compute = Compute.resolve(device, precision, batch_size)
+    workers = Workers.active(caller=CALLER) if distribute else None
     reading = open_model(model, ReadsTexts, caller=CALLER)
-    cells = Cells.of(target, reading.genes, layer=layer, caller=CALLER)
+    cells = Cells.of(target, reading.genes, layer=layer, caller=CALLER, workers=workers)
     markers = markers_of(texts, markers)
     labels = with_markers(labels, markers, genes=reading.genes, measured=cells.measured, caller=CALLER)
     labels = with_prompts(labels, reading)

@@ -128,7 +128,9 @@ class Cells:
 
     def apart(self, rows: NDArray[np.int64]) -> Self:
         """Some of the cells, as they are sent to a worker."""
-        return replace(self.take(rows), reader=self.reader.apart(rows), source=None)
+        reader = self.reader.apart(rows)
+        source: Any = reader if self.source is self.reader or self.source is None else self.source.apart(rows)
+        return replace(self.take(rows), reader=reader, source=None if self.source is None else source)
 
     def only(self, genes: NDArray[np.integer]) -> Self:
         """The same cells on a smaller panel, given by vocabulary positions; other genes read as 0."""

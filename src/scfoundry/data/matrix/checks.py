@@ -68,8 +68,9 @@ def read_checked(
 ) -> tuple[MatrixReport, T]:
     """Check as `require_counts` does, and hand all cells on in the same pass.
 
-    ``located``: the values of ``layer``. ``begin`` makes what takes them in, given what the first cells hold. Where later ones show that the matrix holds
-    something else, it is begun again, and the cells are read a second time. ``progress`` is told how many were read.
+    ``located``: the values of ``layer``. ``begin`` makes what takes them in, given what the first cells hold. Where
+    later ones show that the matrix holds something else, it is begun again, and the cells are read a second time.
+    ``progress`` is told how many were read.
     """
     _require_cells(adata, caller)
     inspection = Inspection(adata.n_obs, adata.n_vars)

@@ -15,7 +15,7 @@ from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.tokens.bins import gene_keys
 from scfoundry.model._base import InferenceModel
 from scfoundry.model._parts import by_cell
-from scfoundry.model._pretrained import REGISTRY
+from scfoundry.model._pretrained import CELLER_PAPER, REGISTRY
 from scfoundry.model.celler._attention import gene_attention
 from scfoundry.model.celler._checkpoint import from_released, is_release, read_release
 from scfoundry.model.celler._config import CellerConfig
@@ -71,13 +71,11 @@ class Celler(InferenceModel):
 
     Examples
     --------
-    Official folders of scGPT and Celler:
-
     >>> import scfoundry as sf
     >>> model = sf.model.Celler.from_pretrained("folder with args.json, vocab.json and best_model.pt")
     >>> sf.tl.embed(adata, model=model)
 
-    Train one on your own cells:
+    Or train one on your own cells:
 
     >>> sf.model.Celler.setup_anndata(adata, layer="counts")
     >>> model = sf.model.Celler(adata, n_layers=2, n_hidden=128)
@@ -85,9 +83,7 @@ class Celler(InferenceModel):
     """
 
     name = "celler"
-    citation = (
-        "Zhao et al. 2025, Celler: A Genomic Language Model for Long-Tailed Single-Cell Annotation, arXiv:2504.00020"
-    )
+    citation = CELLER_PAPER
     _config_cls = CellerConfig
     _module_cls = CellerModule
 
@@ -126,23 +122,26 @@ class Celler(InferenceModel):
     def _keys(self) -> NDArray[np.uint64]:
         return gene_keys(self.genes.ids)
 
-    def _tokens(self, cells: Cells) -> CellTokens:
-        return CellTokens.of(cells, self._keys, self.config)
+    def _tokens(self, cells: Cells, variable: NDArray[np.int64] | None = None) -> CellTokens:
+        return CellTokens.of(cells, self._keys, self.config, variable)
+
+    def _kept_genes(self, cells: Cells, compute: Compute) -> NDArray[np.int64] | None:
+        """Genes that cells too long to be read keep first, where that follows from all cells."""
+        return self._tokens(cells).variable
 
     def _cells(self, adata: AnnData | Cells, layer: str | None, caller: str) -> Cells:
-        """Cells as they are, or those of an AnnData, checked and aligned."""
         return adata if isinstance(adata, Cells) else Cells.of(adata, self.genes, layer=layer, caller=caller)
 
     # ---- inference ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    @by_cell()
-    def embed(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+    @by_cell(variable="_kept_genes")
+    def embed(self, cells: Cells, compute: Compute, *, variable: Any = None) -> NDArray[np.float32]:
         """Embed cells, each by itself: states of ``<cls>``, scaled to length 1, float32, (n_obs, n_hidden)."""
         self.module.to(compute.device).eval()
         latent = np.empty((cells.n_obs, self.config.n_hidden), dtype=np.float32)
         with compute.autocast():
-            for batch in self._tokens(cells).stream(compute.device, compute.batch_size):
+            for batch in self._tokens(cells, variable).stream(compute.device, compute.batch_size):
                 latent[batch.rows.sort().values.cpu()] = self.module.embed([batch]).float().cpu().numpy()
         return latent
 
@@ -256,8 +255,7 @@ class Celler(InferenceModel):
     ) -> None:
         """Learn cell types from labelled cells, all weights with a classification head.
 
-        A head that is already there is replaced. The head, the names of its classes and their numbers of cells are
-        saved with the model.
+        It replaces one that is there. Saved with the model: the head, names of its classes, their numbers of cells.
 
         Parameters
         ----------
@@ -268,8 +266,7 @@ class Celler(InferenceModel):
         max_epochs, lr, batch_size
             Passes over the cells, rate of AdamW without weight decay, falling linearly, and cells per step.
         validation_size
-            Share of every class held out (rounded down) to keep the best weights. Where nothing is held out, the last
-            weights stay.
+            Share of every class held out (rounded down) to keep the best weights; else the last ones stay.
         patience
             Epochs without improvement before training stops.
         loss
@@ -307,7 +304,7 @@ class Celler(InferenceModel):
         warn_of_one_class(self.class_probabilities(read.take(looked_at), Compute.resolve()), coded[looked_at], classes)
 
     def _attach_head(self, classes: Sequence[str], counts: NDArray[np.int64], *, seed: int) -> None:
-        """Give the model a new classification head; its classes become part of the configuration."""
+        """Give the model a new classification head, which the configuration names."""
         named = {"n_classes": len(classes), "classes": tuple(classes), "class_counts": tuple(counts.tolist())}
         self._change_config(**named, cls_value=0)
         with torch.random.fork_rng(devices=[]):
@@ -342,10 +339,11 @@ class Celler(InferenceModel):
         ValueError
             If the model has no classification head.
         """
-        cells = self._cells(adata, layer, "Celler.predict_classes")
-        return self.class_probabilities(cells, Compute.resolve(device, precision, batch_size))
+        compute = Compute.resolve(device, precision, batch_size)
+        return self.class_probabilities(self._cells(adata, layer, "Celler.predict_classes"), compute)
 
-    def class_probabilities(self, cells: Cells, compute: Compute) -> NDArray[np.float32]:
+    @by_cell(variable="_kept_genes")
+    def class_probabilities(self, cells: Cells, compute: Compute, *, variable: Any = None) -> NDArray[np.float32]:
         """Probabilities of the classes by the head, float32, (n_obs, C)."""
         from scfoundry.model.celler._training import class_probabilities
 
@@ -354,7 +352,7 @@ class Celler(InferenceModel):
             raise ValueError(msg)
         self.module.to(compute.device).eval()
         with compute.autocast():
-            return class_probabilities(self.module, self._tokens(cells), compute.device, compute.batch_size)
+            return class_probabilities(self.module, self._tokens(cells, variable), compute.device, compute.batch_size)
 
     def fine_tune_labels(
         self,

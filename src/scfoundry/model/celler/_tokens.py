@@ -69,10 +69,16 @@ class CellTokens:
         self.variable, self.batches = variable, batches
 
     @classmethod
-    def of(cls, cells: Cells, keys: NDArray[np.uint64], config: CellerConfig) -> CellTokens:
-        """Cells of one AnnData; contexts are their batches, by name."""
-        variable, batches = None, None
-        if config.truncation == "hvg":
+    def of(
+        cls,
+        cells: Cells,
+        keys: NDArray[np.uint64],
+        config: CellerConfig,
+        variable: NDArray[np.int64] | None = None,
+    ) -> CellTokens:
+        """Cells of one AnnData, or some of them and the ``variable`` genes of all; contexts are their batches."""
+        batches = None
+        if config.truncation == "hvg" and variable is None:
             samples = [cells.take(context.rows).reader for context in cells.contexts]
             variable = variable_genes(samples, config.max_length - 1)
         if config.n_batches:

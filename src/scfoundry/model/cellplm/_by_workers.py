@@ -7,7 +7,7 @@ over theirs, and get those of the context.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -119,7 +119,7 @@ def _sums(
     """Sums over the cells of one worker, in double precision, on the CPU."""
     device = states.values.device
     with states.compute.autocast():
-        layer = module.to(device).layers[depth]
+        layer = cast("EncoderLayer", module.to(device).layers[depth])
         found = term(*states.projections(layer, names), *(x.to(device) for x in sums))
     return [x.cpu() for x in total([found], WIDE)]
 
@@ -129,7 +129,7 @@ def _updated(states: States, module: CellPLMModule, depth: int, context: FlowCon
     """States after a layer; the old ones stay as they are, as this may have to be done again."""
     device = states.values.device
     with states.compute.autocast():
-        layer = module.to(device).layers[depth]
+        layer = cast("EncoderLayer", module.to(device).layers[depth])
         (q,) = states.projections(layer, "q")
         there = type(context)(*(x.to(device) for x in context))
         return States(layer.update(states.values.clone(), q, there), states.compute)
@@ -139,4 +139,4 @@ def _updated(states: States, module: CellPLMModule, depth: int, context: FlowCon
 def _latent(states: States, module: CellPLMModule) -> NDArray[np.float32]:
     with states.compute.autocast():
         module.to(states.values.device)
-        return module.latent.embedding(module.norm(states.values), None).float().cpu().numpy()
+        return module.latent.embedding(module.norm(states.values)).float().cpu().numpy()

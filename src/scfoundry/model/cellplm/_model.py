@@ -74,7 +74,7 @@ class CellPLM(InferenceModel):
     >>> model = sf.model.CellPLM.from_pretrained("cellplm-mini")
     >>> latent = model.get_latent_representation(adata)
 
-    Train on your own samples:
+    Or on your own samples:
 
     >>> sf.model.CellPLM.setup_anndata(adata, layer="counts", batch_key="sample")
     >>> model = sf.model.CellPLM(adata, n_hidden=128, n_latent=32)
@@ -109,8 +109,7 @@ class CellPLM(InferenceModel):
         layer
             Layer with the counts, ``X`` if `None`.
         batch_key
-            Column of ``obs`` that names the sample, section or field of view: one context each. Without it all cells
-            are one context.
+            Column of ``obs`` with the sample, section or field of view, each a context; one of all cells if `None`.
         spatial_key
             Key of ``obsm`` with coordinates.
         labels_key
@@ -121,8 +120,7 @@ class CellPLM(InferenceModel):
         cls._register(adata, setup_args, columns, spatial_key=spatial_key, **kwargs)
 
     def _complete_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        # Weights from elsewhere bring their own tables, whose rows mean other batches than those of this data. Saved
-        # with the model: a loaded one is given its number of batches, too.
+        # Weights from elsewhere bring their own tables. Saved: a loaded model is given its number of batches, too.
         self.knows_batches_ = "n_batches" not in config and self.summary_stats.get("n_batch", 1) > 1
         return config | {"n_batches": self.summary_stats["n_batch"]} if self.knows_batches_ else config
 
@@ -135,7 +133,8 @@ class CellPLM(InferenceModel):
         """
         if cells.workers is not None and self.config.latent_embedding != "gumbel":
             return embed_by_workers(self, cells, compute)
-        generator = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
+        noise = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
+        how: dict[str, Any] = {"device": compute.device, "generator": noise}
         latent = np.empty((cells.n_obs, self.config.n_latent), dtype=np.float32)
         self.module.to(compute.device).eval()
         bar = tqdm(desc=self.name, total=cells.n_obs, unit="cell", disable=not settings.show_progress)
@@ -143,11 +142,8 @@ class CellPLM(InferenceModel):
         with bar, compute.autocast():
             for context in cells.contexts:
                 chunks = reader.chunks(context, compute.cells_at_once)
-                embedded = stream_embeddings(
-                    self.module, chunks, len(context.rows), device=compute.device, generator=generator
-                )
                 start = 0
-                for chunk in embedded:
+                for chunk in stream_embeddings(self.module, chunks, len(context.rows), **how):
                     latent[context.rows[start : start + len(chunk)]] = chunk.numpy()
                     start += len(chunk)
                     bar.update(len(chunk))

@@ -250,6 +250,7 @@ class LangCell(TrainableLangCell):
             tuned.train_classifier(cells.take(order), names, **how, **compute.trainer_arguments())
         return tuned
 
+    @by_cell()
     def label_probabilities(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
         """Probability of every label that was learned, (n_obs, L)."""
         if not self.config.n_classes:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from scfoundry.data.matrix.log_normalisation import log_cp10k
+from scfoundry.data.matrix.parts import over_parts
 from scfoundry.stats.splits import at_most
 from scfoundry.tasks.annotation.head_fit import fit_head
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.data.matrix.reader import Reader
     from scfoundry.nn.label_loss import LabelLoss
 
 __all__ = ["EmbeddingHead", "GeneHead"]
@@ -25,8 +27,8 @@ EMBEDDING_RIDGE, GENE_RIDGE = 10.0, 0.001
 MIN_LATENT_SCALE, MIN_GENE_VARIANCE = 1e-3, 1.0
 # What rounding leaves of the variance of a gene that does not vary.
 ROUNDING = 1e-9
-# Cells that a head is fitted to at most.
-MAX_CELLS = 50_000
+# Cells that a head is fitted to at most, and that are read at a time.
+MAX_CELLS, CELLS_PER_BLOCK = 50_000, 4096
 
 
 class EmbeddingHead(NamedTuple):
@@ -95,8 +97,14 @@ class GeneHead(NamedTuple):
     def logits(self, cells: Cells) -> NDArray[np.float64]:
         """Logits of the labels, (n_obs, L). A gene that was not measured counts as one at its mean."""
         absent = ~np.isin(self.genes, cells.measured)
-        by_block = [log_cp10k(block)[:, self.genes] @ self.weights for block in cells.blocks()]
-        return np.concatenate(by_block) + (self.bias + self.mean[absent] @ self.weights[absent])
+        of_cells = over_parts(_weighted, cells.reader, self.genes, self.weights)
+        return np.concatenate(list(of_cells)) + (self.bias + self.mean[absent] @ self.weights[absent])
+
+
+def _weighted(reader: Reader, genes: NDArray[np.int64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log expression of genes times their weights, (n, L)."""
+    blocks = reader.blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK)
+    return np.concatenate([log_cp10k(block)[:, genes] @ weights for block in blocks])
 
 
 def frequency_lost(

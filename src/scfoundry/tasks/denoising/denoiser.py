@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from scfoundry.model._capabilities import PredictsRates, ReconstructsExpression, Tunable, can
+from scfoundry.model._parts import computed
 from scfoundry.tasks._fitted import Fitted
 from scfoundry.tasks.denoising.expectation import (
     Expectation,
@@ -196,6 +197,10 @@ class Denoiser(Fitted):
         ValueError
             If the cells are those of several AnnData, whose columns differ.
         """
+        if cells.workers is not None:
+            contexts = [context.rows for context in cells.contexts]
+            how: dict[str, Any] = {"columns": columns, "given_detected": given_detected, "compute": compute}
+            return computed(self, type(self).predict, cells, contexts, **how)
         target = cells.own.alignment.target
         wanted = np.arange(len(target)) if columns is None else np.asarray(columns, dtype=np.int64)
         is_known = np.isin(target[wanted], cells.measured)

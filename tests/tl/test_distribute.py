@@ -1,0 +1,137 @@
+"""Work sent to the processes of a dask cluster gives what one process gives."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import scfoundry as sf
+
+distributed = pytest.importorskip("distributed", reason="dask.distributed is an extra: pip install scfoundry[scale]")
+
+N_CELLS = 3000
+LABELS = ["B cell", "T cell", "monocyte"]
+VERBS = {
+    "embed": lambda adata, **how: sf.tl.embed(adata, "cellplm", **how),
+    "embed in contexts": lambda adata, **how: sf.tl.embed(adata, "cellplm", batch_key="sample", **how),
+    "embed latent": lambda adata, **how: sf.tl.embed(adata, "cellplm", adapt=None, **how),
+    "embed by moments": lambda adata, **how: sf.tl.embed(adata, "cellnamer", adapt=None, **how),
+    "zero-shot": lambda adata, **how: sf.tl.zero_shot_annotate(adata, LABELS, **how),
+    "denoise": lambda adata, **how: sf.tl.denoise(adata, "cellplm", fine_tune=False, batch_key="sample", **how),
+    "rank_encode": sf.pp.rank_encode,
+    "bin_expression": sf.pp.bin_expression,
+}
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Two worker processes of one thread each."""
+    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**settings) as cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Counts of more cells than make one piece of work, in files of both kinds."""
+    rng = np.random.default_rng(0)
+    genes = sf.datasets.human_genes()["symbol"].dropna().drop_duplicates().iloc[:600]
+    profiles = rng.gamma(0.3, 1.0, size=(3, len(genes)))
+    counts = rng.poisson(profiles[rng.integers(3, size=N_CELLS)])
+    adata = ad.AnnData(sparse.csr_matrix(counts.astype(np.float32)), var=pd.DataFrame(index=genes.tolist()))
+    # Two contexts are small, the third is larger than a piece of work.
+    adata.obs["sample"] = np.repeat(["a", "b", "c"], [400, 900, 1700])
+    folder = tmp_path_factory.mktemp("stored")
+    adata.write_h5ad(folder / "cells.h5ad")
+    adata.write_zarr(folder / "cells.zarr")
+    return folder
+
+
+def written(adata: ad.AnnData, before: set[str]) -> dict[str, np.ndarray]:
+    """Numbers that a verb wrote."""
+    slots = {"obs": adata.obs.select_dtypes("number")} | dict(adata.obsm) | dict(adata.layers)
+    found = {name: value for name, value in slots.items() if name not in before}
+    dense = {name: value.toarray() if sparse.issparse(value) else np.asarray(value) for name, value in found.items()}
+    return {name: value.astype(np.float64) for name, value in dense.items() if value.size}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("source", ["memory", "h5ad", "zarr"])
+def test_result_is_that_of_one_process(client, stored, verb, source):
+    def opened() -> ad.AnnData:
+        if source == "zarr":
+            return ad.experimental.read_lazy(stored / "cells.zarr")
+        return ad.read_h5ad(stored / "cells.h5ad", backed="r" if source == "h5ad" else None)
+
+    alone, together = opened(), opened()
+    VERBS[verb](alone)
+    VERBS[verb](together, distribute=True)
+    expected, found = (written(adata, {"sample"}) for adata in (alone, together))
+    assert expected.keys() == found.keys()
+    assert expected
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=1e-6)
+
+
+def test_annotation_is_that_of_one_process(client, stored):
+    reference = ad.read_h5ad(stored / "cells.h5ad")[:600].copy()
+    reference.obs["cell_type"] = np.where(np.arange(600) % 2 == 0, "B cell", "T cell")
+    fitted = sf.tl.annotate(reference.copy(), reference, labels_key="cell_type", max_epochs=1, return_fitted=True)
+    alone, together = (ad.read_h5ad(stored / "cells.h5ad", backed="r") for _ in range(2))
+    sf.tl.annotate(alone, model=fitted)
+    sf.tl.annotate(together, model=fitted, distribute=True)
+    key = next(name for name in alone.obsm)
+    np.testing.assert_allclose(np.asarray(together.obsm[key]), np.asarray(alone.obsm[key]), rtol=1e-6, atol=1e-6)
+
+
+def test_a_worker_that_dies_is_replaced(client, stored):
+    from scfoundry._workers import Workers
+
+    workers = Workers.active(caller="test")
+    victim = next(iter(client.run(os.getpid).values()))
+    found = list(workers.map(_square, range(40), victim, str(stored / "died")))
+    assert found == [i**2 for i in range(40)]
+    assert (stored / "died").exists()
+
+
+def _square(number: int, victim: int, died: str) -> int:
+    if os.getpid() == victim and not os.path.exists(died):
+        with open(died, "w"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return number**2
+
+
+def test_an_error_in_a_worker_reaches_the_user_and_takes_back_the_rest(client, stored):
+    from scfoundry._workers import Workers
+
+    workers = Workers.active(caller="test")
+    with pytest.raises(ZeroDivisionError):
+        list(workers.map(_inverse, [1, 1, 0, 1] * 10))
+    assert list(workers.map(_inverse, [1, 2])) == [1, 0.5]
+
+
+def _inverse(number: int) -> float:
+    return 1 / number
+
+
+def test_wrong_values_are_refused_as_usual(client, stored):
+    adata = ad.read_h5ad(stored / "cells.h5ad")
+    adata.X = adata.X - 1
+    with pytest.raises(ValueError, match="looks scaled"):
+        sf.tl.embed(adata, "cellplm", distribute=True)
+
+
+def test_without_a_client_the_error_says_how_to_start_one(stored, monkeypatch):
+    def none(*_):
+        msg = "No clients found"
+        raise ValueError(msg)
+
+    monkeypatch.setattr(distributed, "default_client", none)
+    with pytest.raises(ValueError, match="Client\\(n_workers=4"):
+        sf.tl.embed(ad.read_h5ad(stored / "cells.h5ad"), "cellplm", distribute=True)
