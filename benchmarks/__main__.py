@@ -34,6 +34,8 @@ BENCHMARKS = {
     "speed_celllm": "speed.celllm",
     "speed_scpalm": "speed.scpalm",
     "speed_rank_encode": "speed.rank_encode",
+    "scaling": "speed.scaling",
+    "distribute": "speed.distribute",
     "summary": "summary",
 }
 

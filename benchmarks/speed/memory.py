@@ -16,7 +16,7 @@ from scfoundry.model.cellplm._streaming import stream_embeddings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["embedding_memory", "in_fresh_process", "peak_above_start"]
+__all__ = ["embedding_memory", "in_fresh_process", "peak_above_start", "status_bytes"]
 
 # Input chunks that take turns: no input of the size of the data is ever in memory.
 N_DISTINCT_CHUNKS = 4
@@ -31,12 +31,13 @@ def in_fresh_process(work: Callable[..., Any], *arguments: object) -> Any:
 def peak_above_start(work: Callable[[], object]) -> int:
     """Peak resident bytes while working, above what is resident before."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     work()
-    return _status_bytes("VmHWM") - before
+    return status_bytes("VmHWM") - before
 
 
-def _status_bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
+    """A number of this process by the name that Linux has for it."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     if found is None:
         msg = f"/proc/self/status has no {field}: peak memory can only be measured on Linux."
