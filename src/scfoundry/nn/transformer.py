@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from torch import nn
 from torch.nn import functional as F
 
+from scfoundry.nn.checkpointed import CheckpointedLayer
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
@@ -60,7 +62,7 @@ class Attention(nn.Module):
         return x.view(*x.shape[:2], self.n_heads, -1).transpose(1, 2).contiguous()
 
 
-class TransformerLayer(nn.Module):
+class TransformerLayer(CheckpointedLayer):
     """Self-attention, attention to a context where ``n_context`` gives its width, and a network on each position.
 
     Every part is ``x <- LayerNorm(x + part(x))``, or ``x <- x + part(LayerNorm(x))`` with ``pre_norm``; ``"gelu"`` is

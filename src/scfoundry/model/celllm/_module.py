@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from scfoundry.model._module import FoundationModule
 from scfoundry.model.celllm._tokens import N_TOKENS
+from scfoundry.nn.checkpointed import CheckpointedLayer
 from scfoundry.nn.divide_and_conquer import encode_in_parts
 from scfoundry.nn.favor import exact_attention, favor_attention, favor_weights, orthogonal_features
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CellLMModule", "Layer"]
 
 
-class Layer(nn.Module):
+class Layer(CheckpointedLayer):
     """Pre-norm: ``x <- x + part(LayerNorm(x))``, attention and then a network on each position."""
 
     omega: Tensor

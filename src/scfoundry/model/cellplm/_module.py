@@ -13,6 +13,7 @@ from scfoundry.model.cellplm._attention import FlowAttention, Projection, attend
 from scfoundry.model.cellplm._decoder import N_GROUPS, Decoder
 from scfoundry.model.cellplm._latent import build_latent
 from scfoundry.model.cellplm._positions import PositionCode
+from scfoundry.nn.checkpointed import CheckpointedLayer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ class GeneEmbedder(nn.Module):
         return self.norm(self.dropout(self.linear(e).relu()))
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(CheckpointedLayer):
     """Pre-norm transformer layer whose tokens are the cells of a context."""
 
     def __init__(self, config: CellPLMConfig) -> None:

@@ -1,0 +1,32 @@
+"""A layer that is computed again in the backward pass keeps its input alone."""
+
+from __future__ import annotations
+
+import torch
+
+from scfoundry.nn.transformer import TransformerLayer
+
+
+def test_the_input_alone_is_kept_and_nothing_without_gradients():
+    layer = TransformerLayer(16, 2, 64, activation="gelu", dropout=0.2)
+    x, present = torch.randn(3, 5, 16, requires_grad=True), torch.ones(3, 5, dtype=torch.bool)
+    kept: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        torch.manual_seed(0)
+        layer(x, present).sum().backward()
+        expected, x.grad, usual = x.grad, None, sum(kept)
+        kept.clear()
+        layer.gradient_checkpointing = True
+        torch.manual_seed(0)
+        output = layer(x, present)
+        assert sum(kept) <= x.numel() + present.numel()
+        assert usual > 10 * sum(kept)
+        output.sum().backward()
+    torch.testing.assert_close(x.grad, expected, rtol=0, atol=0)
+    with torch.no_grad():
+        assert not layer(x, present).requires_grad
