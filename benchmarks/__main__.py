@@ -36,6 +36,7 @@ BENCHMARKS = {
     "speed_rank_encode": "speed.rank_encode",
     "scaling": "speed.scaling",
     "distribute": "speed.distribute",
+    "gpu": "gpu",
     "summary": "summary",
 }
 
