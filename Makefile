@@ -1,10 +1,10 @@
 # `make quickstart` and `make test` do all set-up on a fresh machine; everything lands in .venv.
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The tested environment is for Python 3.11; newer Pythons take the newest releases that pyproject.toml allows.
+# Both ends of the stack are tested, on Python 3.11 and 3.13; others take the newest releases that pyproject.toml allows.
 CONSTRAINTS := $(wildcard constraints/$(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])')-cpu.txt)
 PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
 
