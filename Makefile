@@ -44,7 +44,7 @@ docs: $(VENV)/.doc
 	@echo "docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/api/generated docs/models/generated docs/jupyter_execute docs/tutorials
+	rm -rf .venv* build dist docs/_build docs/api/generated docs/models/generated docs/jupyter_execute docs/tutorials
 	rm -rf .mypy_cache .pytest_cache .ruff_cache quickstart_umap.png
 
 # A stamp per set of packages: a second run starts at once, a changed requirement installs again.
