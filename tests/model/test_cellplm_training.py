@@ -321,3 +321,8 @@ def test_masks_follow_the_published_rates():
 def test_wrong_config_values_say_what_is_right(tiny_model, values, message):
     with pytest.raises(ValueError, match=message):
         tiny_model(**values)
+
+
+def test_more_genes_than_there_are_make_no_panel(trainable, quick):
+    with pytest.raises(ValueError, match=r"panel_sizes=\(1000, 2000\) is more genes than the model has"):
+        trainable().train(**quick, panel_sizes=(1000, 2000))

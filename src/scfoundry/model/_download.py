@@ -58,7 +58,9 @@ def download(url: str, target: Path, sha256: str, size: int) -> Path:
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(target.name + ".lock")):  # jobs that share a cache fetch a file once
+        lock = target.with_name(target.name + ".lock")
+        lock.touch()  # says what is wrong with a folder; FileLock may wait for ever
+        with FileLock(lock):  # jobs that share a cache fetch a file once
             if _is_whole(target, sha256, size):
                 return target
             _fetch(url, part, size)
