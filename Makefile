@@ -1,10 +1,10 @@
 # `make quickstart` and `make test` do all set-up on a fresh machine; everything lands in .venv.
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The tested environment is for Python 3.11; newer Pythons take the newest releases that pyproject.toml allows.
+# Both ends of the stack are tested, on Python 3.11 and 3.13; others take the newest releases that pyproject.toml allows.
 CONSTRAINTS := $(wildcard constraints/$(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])')-cpu.txt)
 PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
 
@@ -44,7 +44,7 @@ docs: $(VENV)/.doc
 	@echo "docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/api/generated docs/models/generated docs/jupyter_execute docs/tutorials
+	rm -rf .venv* build dist docs/_build docs/api/generated docs/models/generated docs/jupyter_execute docs/tutorials
 	rm -rf .mypy_cache .pytest_cache .ruff_cache quickstart_umap.png
 
 # A stamp per set of packages: a second run starts at once, a changed requirement installs again.

@@ -4,7 +4,7 @@
 
 Five minutes at most. Weights that ship embed the same cells on both devices; CellPLM at its published size embeds as
 many cells as the paper timed (0.85 s on an A100); the transformer of Celler at its published size is held against the
-rate of matrix products in bfloat16 on the same card, with the memory that a batch takes. With ``--device cpu`` and small
+rate of matrix products in bfloat16 on the same card, with the memory of a batch. With ``--device cpu`` and small
 sizes it runs anywhere.
 """
 

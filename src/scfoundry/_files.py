@@ -25,7 +25,7 @@ def read(path: Path) -> AnnData | MuData:
     import scanpy as sc
 
     if not path.exists():
-        msg = f"There is no {path}."
+        msg = f"There is no file {path}, seen from {Path.cwd()}. Give the path of cells that exist."
         raise FileNotFoundError(msg)
     if path.suffix == ".h5ad":
         return anndata.read_h5ad(path)

@@ -8,6 +8,7 @@ from cases import SmallModel, contents, same
 from scipy import sparse
 
 import scfoundry as sf
+from scfoundry._compat import layer_names
 from scfoundry.data import slots
 from scfoundry.data.slots import write
 
@@ -31,7 +32,7 @@ def adata():
 def test_all_is_written_and_what_is_none_taken_away(adata):
     write(adata, RESULTS, caller="sf.tl.verb")
     assert set(adata.obs) == {"label", "score"}
-    assert (list(adata.obsm), list(adata.layers), adata.uns["label"]) == (["scores"], ["denoised"], {"params": {}})
+    assert (list(adata.obsm), layer_names(adata), adata.uns["label"]) == (["scores"], ["denoised"], {"params": {}})
 
 
 @pytest.mark.parametrize("at", range(len(RESULTS)))

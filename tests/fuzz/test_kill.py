@@ -6,7 +6,7 @@ import pytest
 from cases import same, state_of
 
 import scfoundry as sf
-from scfoundry.train.plan import Resumable
+from scfoundry.train.resuming import Resumable
 
 SIZES = {"n_hidden": 16, "n_layers": 1, "n_heads": 4, "n_latent": 4, "n_decoder_hidden": 16, "max_cells": 20}
 QUICK = {"max_epochs": 3, "accelerator": "cpu", "devices": 1, "enable_progress_bar": False}

@@ -510,7 +510,7 @@ def test_gene_vectors_are_found_by_name_and_others_get_their_mean(make_adata, lo
     vectors = pd.DataFrame(rng.normal(size=(22, 16)), [*symbols[::-1], adata.var_names[3], "nonsense"])
     model = trainable(adata, tumour_key=None, gene_vectors=vectors)
     found = model.gene_vectors()
-    expected = vectors.iloc[:20][::-1].to_numpy()
+    expected = vectors.iloc[:20][::-1].to_numpy(copy=True)
     expected[3] = (expected[3] + vectors.iloc[20]) / 2  # by symbol and by id
     np.testing.assert_allclose(found[:20], expected, rtol=1e-6)
     np.testing.assert_allclose(found[20:], np.tile(expected.mean(0), (40, 1)), rtol=1e-5)

@@ -140,6 +140,42 @@ def test_a_damaged_checkpoint_is_not_silently_restarted(trainable, quick, tmp_pa
         trainable().train(**quick, checkpoint_dir=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"lr": 5e-3}, "lr 0.001, not 0.005"),
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"schedule": "cosine"}, "schedule 'constant', not 'cosine'"),
+        ({"part_lrs": {"embedder": 1e-4}}, "part_lrs '', not '0.0001'"),
+        ({"max_epochs": 1}, "after 2 epochs, but the training is to end after 1"),
+        ("cells", "cells '.*', not"),
+        ("genes", "genes '.*', not"),
+        ("size", "parameters '.*', not"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_training_is_refused(trainable, quick, make_adata, tmp_path, other, message):
+    trainable().train(**quick, checkpoint_dir=tmp_path)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    adata = make_adata(80, n_batches=4)
+    adata.obs_names = [f"{'new' if other == 'cells' else ''}{name}" for name in adata.obs_names]
+    if other == "genes":
+        adata = adata[:, ::-1].copy()
+    model = trainable(adata, **({"n_latent": 16} if other == "size" else {}))
+    with pytest.raises(ValueError, match=rf"{message}.*checkpoint_dir='.*_2'"):
+        model.train(**(quick | (other if isinstance(other, dict) else {})), checkpoint_dir=tmp_path)
+    assert not model.is_trained
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_a_checkpoint_lies_in_the_home_folder_that_is_meant(trainable, quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    trainable().train(**quick, checkpoint_dir="~/run")
+    assert (tmp_path / "home" / "run" / "last.ckpt").exists()
+    assert not (tmp_path / "~").exists()
+
+
 def test_pretrained_weights_are_fine_tuned_without_their_batches(trainable, quick, make_adata, tmp_path):
     source = trainable()
     source.train(**quick)
@@ -285,3 +321,8 @@ def test_masks_follow_the_published_rates():
 def test_wrong_config_values_say_what_is_right(tiny_model, values, message):
     with pytest.raises(ValueError, match=message):
         tiny_model(**values)
+
+
+def test_more_genes_than_there_are_make_no_panel(trainable, quick):
+    with pytest.raises(ValueError, match=r"panel_sizes=\(1000, 2000\) is more genes than the model has"):
+        trainable().train(**quick, panel_sizes=(1000, 2000))

@@ -1,20 +1,14 @@
 """Weights in and out: folders of ours, official files, the registry, downloads."""
 
-import hashlib
-import http.server
 import json
 import shutil
-import threading
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import scfoundry as sf
-from scfoundry.model import _download, _pretrained
-from scfoundry.model._download import download
+from scfoundry.model import _pretrained
 from scfoundry.model.cellplm._checkpoint import from_released, to_released
 from scfoundry.nn.checkpoint import CheckpointError
 
@@ -162,97 +156,3 @@ def test_manually_placed_files_are_found(cache):
     for suffix in ("config.json", "best.ckpt"):
         shutil.copy(OFFICIAL / "vae" / f"tiny_vae.{suffix}", folder / f"20231027_85M.{suffix}")
     assert sf.model.load_pretrained("cellplm-20231027-85m").config.latent == "vae"
-
-
-# ---- downloads -----------------------------------------------------------------------------------------------------
-
-CONTENT = np.random.default_rng(0).bytes(300_000)
-
-
-class RangeServer(http.server.BaseHTTPRequestHandler):
-    """A file server on loopback that knows ranges and can break off."""
-
-    break_after = None
-    requests: list = []  # noqa: RUF012
-
-    def do_GET(self):
-        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
-        type(self).requests.append(start)
-        if self.path != "/weights.bin" or start >= len(CONTENT):
-            self.send_error(404 if self.path != "/weights.bin" else 416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
-        self.end_headers()
-        self.wfile.write(CONTENT[start : self.break_after])
-
-    def log_message(self, *args):
-        """Keep the test's output clean."""
-
-
-@pytest.fixture
-def server(monkeypatch):
-    handler = type("Handler", (RangeServer,), {"requests": []})
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=partial(httpd.serve_forever, poll_interval=0.01))
-    thread.start()
-    monkeypatch.setattr(_download, "TIMEOUT_SECONDS", 5)
-    handler.url = f"http://127.0.0.1:{httpd.server_port}/weights.bin"
-    yield handler
-    httpd.shutdown()
-    thread.join()
-
-
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-def test_a_download_is_checked_and_kept(server, tmp_path):
-    target = tmp_path / "cache" / "weights.bin"
-    assert download(server.url, target, SHA256).read_bytes() == CONTENT
-    download(server.url, target, SHA256)
-    assert server.requests == [0]
-
-
-def test_a_broken_download_resumes(server, tmp_path):
-    target = tmp_path / "weights.bin"
-    server.break_after = 100_000
-    with pytest.raises(ConnectionError, match=r"failed after 100,000 bytes.*again to resume"):
-        download(server.url, target, SHA256)
-    assert not target.exists()
-    server.break_after = None
-    assert download(server.url, target, SHA256).read_bytes() == CONTENT
-    assert server.requests == [0, 100_000]
-
-
-def test_a_complete_part_is_used(server, tmp_path):
-    (tmp_path / "weights.bin.part").write_bytes(CONTENT)
-    assert download(server.url, tmp_path / "weights.bin", SHA256).read_bytes() == CONTENT
-
-
-def test_a_wrong_checksum_is_refused(server, tmp_path):
-    with pytest.raises(ValueError, match=r"has sha256 .* expected 0000"):
-        download(server.url, tmp_path / "weights.bin", "0000")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_unreachable_server_says_how_to_go_on(tmp_path):
-    with pytest.raises(ConnectionError, match=r"by hand"):
-        download("http://127.0.0.1:9/weights.bin", tmp_path / "weights.bin", SHA256)
-
-
-def test_registered_downloads_arrive_in_the_cache(server, tiny_model, cache, tmp_path, monkeypatch):
-    entry = _pretrained.Weights(
-        name="remote",
-        model="cellplm",
-        parameters=0,
-        megabytes=0.3,
-        licence="MIT",
-        citation="",
-        trained_on="",
-        source="download",
-        files={"weights.bin": (server.url, SHA256)},
-    )
-    monkeypatch.setitem(_pretrained.REGISTRY, "remote", entry)
-    assert not sf.model.list_pretrained().loc["remote", "available"]
-    assert (_pretrained.locate("remote") / "weights.bin").read_bytes() == CONTENT
-    assert sf.model.list_pretrained().loc["remote", "available"]

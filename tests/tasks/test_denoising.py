@@ -129,7 +129,8 @@ def test_nothing_to_hide_is_refused(model: sf.model.CellPLM, adata: AnnData) -> 
 def test_nearest_cells_leave_out_the_cell_itself_and_empty_cells() -> None:
     latent = torch.tensor([[0.0], [0.1], [0.2], [9.0]])
     counts = sparse.csr_matrix(np.array([[4, 0], [1, 3], [0, 0], [0, 5]], dtype=np.float32))
-    shares = Expectation(latent, counts, 1.0, None).shares(np.array([0, 2]))
+    totals = counts.sum(1).A1
+    shares = Expectation(latent, totals, counts.__getitem__, 2, 1.0, None).shares(np.array([0, 2]))
     np.testing.assert_allclose(shares[0], [0.125, 0.875])
     # Three cells are left and two of them may be neighbours: of cell 2 the nearest ones.
     np.testing.assert_allclose(shares[1], [0.625, 0.375])

@@ -249,6 +249,22 @@ def test_a_failure_at_the_last_moment_leaves_the_data_as_they_were(case, monkeyp
     same(contents(adata), contents(case.query))
 
 
+def test_weights_that_are_not_numbers_are_refused_in_words_of_ours(case):
+    if not hasattr(case.model, "module"):
+        pytest.skip("has no weights")
+    before = [parameter.detach().clone() for parameter in case.model.module.parameters()]
+    adata = case.query.copy()
+    try:
+        for parameter in case.model.module.parameters():
+            parameter.data.fill_(np.nan)
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            case.call(adata)
+    finally:
+        for parameter, value in zip(case.model.module.parameters(), before, strict=True):
+            parameter.data.copy_(value)
+    same(contents(adata), contents(case.query))
+
+
 @pytest.mark.parametrize("share", [0, 0.5, 1], ids=["at once", "midway", "at the end"])
 def test_an_interruption_reaches_the_caller_and_leaves_data_and_model_as_they_were(case, share):
     left = itertools.count(round(share * (case.n_steps - 1)), -1)

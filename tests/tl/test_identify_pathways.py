@@ -55,6 +55,14 @@ def test_every_pathway_is_told_on_its_own(by_expression, cells, tmp_path):
     pd.testing.assert_frame_equal(ad.read_h5ad(tmp_path / "cells.h5ad").obsm["pathways"], told)
 
 
+def test_a_table_may_be_sparse(by_expression, cells):
+    reference = cells[1]
+    reference.obsm["sparse"] = sparse.csr_matrix(reference.obsm["active"].to_numpy().astype(int))
+    expected = identified(cells, by_expression).obsm["pathways"]
+    found = identified(cells, by_expression, pathways_key="sparse").obsm["pathways"]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_a_transformer_learns_by_the_focal_loss_and_stays_as_it_was(reads_texts, cells):
     before = {name: tensor.clone() for name, tensor in reads_texts.module.state_dict().items()}
     found = identified(cells, reads_texts, max_epochs=1).obsm["pathways"]

@@ -165,7 +165,7 @@ def _neighborhoods(positions: np.ndarray, sections: np.ndarray | pd.Series | Non
         raise ValueError(msg)
     names = np.zeros(n_cells, dtype=int) if sections is None else np.asarray(sections)
     if len(names) != n_cells:
-        msg = f"sections has {len(names)} values, but truth has {n_cells} cells."
+        msg = f"sections has {len(names)} values, but truth has {n_cells} cells. Pass one per cell, in their order."
         raise ValueError(msg)
     codes = pd.factorize(names)[0]
     groups = [Context(str(code), np.flatnonzero(codes == code)) for code in np.unique(codes)]

@@ -346,7 +346,10 @@ class InferenceModel(HubMixin, ABC):
     @classmethod
     def _read_release(cls, folder: Path, version: str | None, adata: AnnData | None, config: dict[str, Any]) -> Self:
         """Load official files; models whose authors released weights say how."""
-        msg = f"{folder} holds no {CONFIG_FILE}: it was not written by {cls.__name__}.save_pretrained."
+        msg = (
+            f"{folder} holds no {CONFIG_FILE}: it was not written by {cls.__name__}.save_pretrained. Name the "
+            "folder that was."
+        )
         raise FileNotFoundError(msg)
 
     def save_pretrained(

@@ -53,7 +53,10 @@ def read_folder(folder: Path, model: str) -> Saved:
         raise CheckpointError(msg)
     weights = folder / WEIGHTS_FILE
     if missing := [name for name in (WEIGHTS_FILE, GENES_FILE) if not (folder / name).exists()]:
-        msg = f"{folder / missing[0]} is missing: a model folder holds {CONFIG_FILE}, {WEIGHTS_FILE} and {GENES_FILE}."
+        msg = (
+            f"{folder / missing[0]} is missing: a model folder holds {CONFIG_FILE}, {WEIGHTS_FILE} and {GENES_FILE}. "
+            "Download or save the model again."
+        )
         raise FileNotFoundError(msg)
     description = {key: saved[key] for key in DESCRIPTION if key in saved}
     if not isinstance(saved.get("config"), dict) or not all(map(_is_said, description.values())):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -20,6 +21,14 @@ PACKAGE = Path(__file__).parent
 DEFAULTS = {name: f"{name}-mini" for name in ("cellplm", "langcell", "cellnamer", "celler", "celllm", "scpalm")}
 
 
+class Remote(NamedTuple):
+    """A file that can be downloaded."""
+
+    url: str
+    sha256: str
+    size: int  # bytes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Weights:
     """One set of weights in the registry."""
@@ -32,7 +41,7 @@ class Weights:
     citation: str
     trained_on: str
     source: str  # "shipped" with the package, "download", or the page where the files have to be fetched by hand
-    files: dict[str, tuple[str, str] | None] = field(default_factory=dict)  # -> (URL, sha256); None: fetched by hand
+    files: dict[str, Remote | None] = field(default_factory=dict)  # None: fetched by hand
 
 
 CELLPLM_PAPER = "Wen et al. 2024, CellPLM: Pre-training of Cell Language Model Beyond Single Cells, ICLR"
@@ -227,7 +236,7 @@ def locate(source: str | Path) -> Path:
     folder = folder_of(weights)
     for file, remote in weights.files.items():
         if remote is not None:
-            download(remote[0], folder / file, remote[1])
+            download(remote.url, folder / file, remote.sha256, remote.size)
         elif not (folder / file).exists():
             msg = (
                 f"The weights {name!r} cannot be downloaded automatically. Open {weights.source}, download "

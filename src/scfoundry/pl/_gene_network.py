@@ -253,5 +253,5 @@ def _colours(adata: AnnData, names: list[str], color: str | None, palette: Any) 
     cycle = plt.get_cmap("tab10" if len(groups.categories) <= 10 else "tab20").colors if palette is None else palette  # type: ignore[attr-defined]
     label = [str(groups.categories[code]) if code >= 0 else "none" for code in groups.codes]
     colour = [cycle[code % len(cycle)] if code >= 0 else "0.7" for code in groups.codes]
-    table = pd.DataFrame({"label": label, "colour": colour, "code": np.where(groups.codes < 0, 10**6, groups.codes)})
+    table = pd.DataFrame({"label": label, "colour": colour, "code": np.where(groups.codes < 0, np.inf, groups.codes)})
     return table.sort_values("code", kind="stable")

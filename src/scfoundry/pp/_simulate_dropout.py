@@ -12,6 +12,7 @@ from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.matrix.checks import require_counts
 from scfoundry.data.matrix.loaders import row_blocks
+from scfoundry.data.modality import to_write
 from scfoundry.data.slots import write
 from scfoundry.stats.dropout import MIN_GENES, SCALE, log_dropout_weights
 
@@ -97,8 +98,7 @@ def simulate_dropout(
     """
     _check_arguments(test, valid, scale, min_genes)
     require_counts(adata, layer=layer, caller="sf.pp.simulate_dropout")
-    if copy:
-        adata = adata.to_memory() if adata.isbacked else adata.copy()
+    adata, _ = to_write(adata, "rna", copy=copy, caller="sf.pp.simulate_dropout")
     generator = np.random.default_rng(rng)
     parts = [
         _hide(block, (test, valid), kernel, scale, min_genes, generator) for _, block in row_blocks(adata, layer=layer)

@@ -30,6 +30,8 @@ Z_RANGE = (-5.0, 8.0)
 PRIOR_CELLS = 200
 # What rounding leaves of the variance of a gene that does not vary.
 ROUNDING = 1e-9
+# Of the most that genes vary together, and of loadings: what is told apart, well above what order and blocks move.
+DECIMALS = 8
 
 
 class LogMoments:
@@ -138,9 +140,13 @@ class PrincipalAxes:
         for reader, moments in data.items():
             for part in over_parts(_products, reader, axes, axes.scale(moments)):
                 squares += part
+        # Rounded, so that axes of the same length, which rare genes of few cells have, turn the same way in any order.
+        unit = 2.0 ** np.ceil(np.log2(squares.max(initial=1.0)))  # dividing by it rounds nothing
+        squares = (squares / unit).round(DECIMALS) * unit
         lengths, loadings = linalg.eigh(squares, subset_by_index=(len(genes) - k, len(genes) - 1))
         loadings = loadings[:, ::-1]
-        loadings *= np.sign(loadings[np.abs(loadings).argmax(0), np.arange(k)])
+        largest = np.abs(loadings).round(DECIMALS).argmax(0)  # of genes that are alike the first
+        loadings *= np.sign(loadings[largest, np.arange(k)])
         return replace(axes, loadings=loadings, spread=float(np.sqrt(lengths.sum() / together.n_cells)))
 
     def scale(self, moments: LogMoments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -102,7 +102,10 @@ def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray],
         msg = f"{folder} is damaged ({error}). Save the {kind} again."
         raise CheckpointError(msg) from error
     if values.pop("kind", None) != kind:
-        msg = f"{folder} holds a fitted object of another kind than {kind}: {path.read_text()[:60]!r}."
+        msg = (
+            f"{folder} holds a fitted object of another kind than {kind}: {path.read_text()[:60]!r}. Pass it to the "
+            "verb that fitted it."
+        )
         raise CheckpointError(msg)
     model = load_weights(folder / MODEL_FOLDER) if values.pop("has_model", True) else None
     return model, arrays, values

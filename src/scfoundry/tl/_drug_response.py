@@ -17,7 +17,7 @@ from scfoundry.tl._opening import (
     at_least_one,
     check_return,
     new_seed,
-    open_model,
+    open_fitted,
     quoted,
     refuse_learning,
 )
@@ -257,15 +257,11 @@ def source_of(target: AnnData, model: Any, *, layer: str | None, compute: Any, c
 
 def _opened(model: Any) -> tuple[DrugResponse | None, Any]:
     """What was fitted before, and the model; `None` for expression alone."""
-    from pathlib import Path
-
-    from scfoundry.tasks._fitted import is_fitted
     from scfoundry.tasks.drug_response.drug_response import DrugResponse
 
     if model is None or (isinstance(model, str) and model == ALONE):
         return None, None
-    opened = DrugResponse.load(model) if isinstance(model, str | Path) and is_fitted(model) else model
-    return (opened, opened.model) if isinstance(opened, DrugResponse) else (None, open_model(opened, caller=CALLER))
+    return open_fitted(model, DrugResponse, caller=CALLER)
 
 
 def _refuse(**given: bool) -> None:

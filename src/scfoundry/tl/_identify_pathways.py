@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from scfoundry._arguments import checks_arguments
 from scfoundry._compat import data_frame
@@ -173,6 +174,7 @@ def _active(reference: AnnData, key: str | None) -> pd.DataFrame:
         )
         raise ValueError(msg)
     values = data_frame(reference.obsm[key])
+    values = values.toarray() if sparse.issparse(values) else values
     table = values if isinstance(values, pd.DataFrame) else pd.DataFrame(np.asarray(values), reference.obs_names)
     table = table.set_axis(table.columns.map(str), axis=1)
     if not table.columns.is_unique:

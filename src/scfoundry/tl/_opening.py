@@ -33,6 +33,7 @@ __all__ = [
     "open_model",
     "quoted",
     "record",
+    "refuse_damaged",
     "refuse_learning",
     "require_column",
 ]
@@ -115,12 +116,13 @@ def open_model(model: str | Path | Any, capability: type | None = None, *, calle
     FileNotFoundError
         If there are no such weights.
     ValueError
-        If it is no model, or not one that can.
+        If it is no model, or not one that can, or its weights hold NaN or infinite values.
     """
     from scfoundry.model._capabilities import Embeds, require
     from scfoundry.model._load import load_weights
 
     loaded = require(load_weights(model) if isinstance(model, str | Path) else model, Embeds, caller=caller)
+    refuse_damaged(loaded, caller=caller)
     return loaded if capability is None else require(loaded, capability, caller=caller)
 
 
@@ -137,7 +139,21 @@ def open_fitted(model: str | Path | Any, kind: type[Any], *, caller: str) -> tup
     from scfoundry.tasks._fitted import is_fitted
 
     opened = kind.load(model) if isinstance(model, str | Path) and is_fitted(model) else model
-    return (opened, opened.model) if isinstance(opened, kind) else (None, open_model(opened, caller=caller))
+    if not isinstance(opened, kind):
+        return None, open_model(opened, caller=caller)
+    refuse_damaged(opened.model, caller=caller)
+    return opened, opened.model
+
+
+def refuse_damaged(model: Any, *, caller: str) -> None:
+    """Refuse weights that are not numbers: what is read from files has been checked, what was changed since has not."""
+    module = getattr(model, "module", None)
+    if module is not None and not all(parameter.isfinite().all() for parameter in module.parameters()):
+        msg = (
+            f"{caller}: the weights of {type(model).__name__} hold NaN or infinite values; they changed after they "
+            "were loaded or trained. Load them again: sf.model.load_pretrained(...)."
+        )
+        raise ValueError(msg)
 
 
 def announce(

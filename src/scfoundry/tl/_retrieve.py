@@ -136,7 +136,9 @@ def retrieve(
         msg = f"None of the {cells.n_obs:,} cells has a count of any gene of the model. Pass the layer with counts."
         raise ValueError(msg)
     if find == "cells":
-        hits = best_cells(reading.embed(cells, compute), text_directions(reading, labels, compute), present, k)
+        latent = reading.embed(cells, compute)
+        refuse_not_finite(latent, "the embedding", caller=CALLER)
+        hits = best_cells(latent, text_directions(reading, labels, compute), present, k)
     else:
         if len(labels) == 1:
             logger.warning(

@@ -81,17 +81,17 @@ def labelled_cells(
     coded = np.full(len(given), -1)
     coded[~missing] = [numbers[str(label)] for label in given[~missing]]
     if missing.all():
-        msg = "None of the cells has a label: there is nothing to learn from."
+        msg = "None of the cells has a label, so that there is nothing to learn from. Fill the column, or name another."
         raise ValueError(msg)
     if n_shots is None:
         return coded, np.flatnonzero(coded >= 0)
     if n_shots < 1:
-        msg = f"n_shots must be at least 1 cell per class; got {n_shots}."
+        msg = f"n_shots must be at least 1 cell per class; got {n_shots}. For all cells: n_shots=None."
         raise ValueError(msg)
     rows = draw_shots(coded, n_shots, seed)
     counts = np.bincount(coded[rows], minlength=len(classes))
     if short := [f"{name!r} ({n})" for name, n in zip(classes, counts, strict=True) if 0 < n < n_shots]:
-        logger.warning("Fewer than %d cells to learn from: %s.", n_shots, ", ".join(short))
+        logger.warning("Fewer than %d cells to learn from, all are taken: %s.", n_shots, ", ".join(short))
     return coded, rows
 
 

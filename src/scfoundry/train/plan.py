@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import signal
@@ -9,7 +10,6 @@ import threading
 from abc import abstractmethod
 from contextlib import contextmanager
 from inspect import signature
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 import lightning.pytorch as pl
@@ -21,10 +21,11 @@ from scvi.train import Trainer, TrainRunner
 from torch.utils.data import DataLoader
 
 from scfoundry._settings import logger, settings
-from scfoundry.nn.checkpoint import read_torch_file
+from scfoundry.train.resuming import Resumable, frame_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import Tensor, nn
@@ -48,8 +49,6 @@ __all__ = [
 Schedule = Literal["constant", "linear", "cosine"]
 
 VALIDATION_SEED = 1 << 32
-# Key of a checkpoint.
-HISTORY = "history"
 # What scvi-tools' runner takes beside the arguments of its trainer.
 RUNNER_ARGUMENTS = {"devices", "ckpt_path"}
 
@@ -263,44 +262,6 @@ def positions(numbers: Sequence[int]) -> DataLoader:
     return DataLoader(numbers, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
 
 
-class Resumable(pl.Callback):
-    """Write the state of the training after every epoch, so that the same call can go on from it, with its history.
-
-    ``past``: losses of earlier trainings of the model, by name; after resuming, those that the checkpoint knows.
-    """
-
-    def __init__(self, folder: str | Path, past: dict[str, list[float]]) -> None:
-        self.path = Path(folder) / "last.ckpt"
-        self.past = past
-        self.epochs: list[dict[str, float]] = []
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        """Keep the history beside the state."""
-        checkpoint[HISTORY] = {"past": self.past, "epochs": self.epochs}
-
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        """Go on with the history."""
-        self.past, self.epochs = checkpoint[HISTORY]["past"], checkpoint[HISTORY]["epochs"]
-
-    @property
-    def history(self) -> dict[str, pd.DataFrame]:
-        """Losses of all epochs of this training, those before it was resumed included, as scvi-tools keeps them."""
-        names = dict.fromkeys(name for losses in self.epochs for name in losses)
-        return {name: _frame(name, [losses.get(name, math.nan) for losses in self.epochs]) for name in names}
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Replace the checkpoint in one move: an interruption leaves the old one whole."""
-        self.epochs.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-        unfinished = self.path.with_suffix(".part")
-        trainer.save_checkpoint(unfinished)
-        if trainer.is_global_zero:
-            unfinished.replace(self.path)
-
-
-def _frame(name: str, values: Sequence[float]) -> pd.DataFrame:
-    return pd.DataFrame({name: values}).rename_axis("epoch")
-
-
 def fit(
     model: Trainable,
     plan: TrainingPlan,
@@ -330,12 +291,10 @@ def fit(
     resumable = None
     if checkpoint_dir is not None:
         past = {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in (model.history_ or {}).items()}
-        resumable = Resumable(checkpoint_dir, past)
+        identity = _identity_of(model, plan, data, max_epochs=max_epochs)
+        resumable = Resumable(checkpoint_dir, past, identity)
         trainer_kwargs["callbacks"].append(resumable)
-        if resumable.path.exists():
-            read_torch_file(resumable.path)  # refuses a damaged checkpoint before the training is set up
-            logger.info("Resuming the training from %s.", resumable.path)
-            trainer_kwargs["ckpt_path"] = resumable.path
+        trainer_kwargs |= {"ckpt_path": path} if (path := resumable.found(max_epochs)) else {}
         try:
             resumable.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -360,8 +319,35 @@ def fit(
         raise ValueError(msg)
     new = model.history_ or {}
     if resumable is not None:
-        earlier, new = {name: _frame(name, values) for name, values in resumable.past.items()}, resumable.history
+        earlier, new = {name: frame_of(name, values) for name, values in resumable.past.items()}, resumable.history
     model.history_ = earlier | {
         name: pd.concat([earlier[name], frame], ignore_index=True).rename_axis("epoch") if name in earlier else frame
         for name, frame in new.items()
     }
+
+
+def _identity_of(
+    model: object, plan: TrainingPlan, data: pl.LightningDataModule, *, max_epochs: int
+) -> dict[str, str | int | float]:
+    """What makes a training the one that it is, as far as it does not lie within the loss, each by its name."""
+    identity: dict[str, str | int | float] = {
+        "model": type(model).__name__,
+        "parameters": _digest(f"{name} {tuple(value.shape)}" for name, value in plan.module.named_parameters()),
+        "steps per epoch": len(data.train_dataloader()),
+        "seed": plan.seed,
+        "lr": plan.lr,
+        "part_lrs": ", ".join(f"{rate:g}" for _, rate in plan.other_rates),
+        "weight_decay": plan.weight_decay,
+        "warmup_steps": plan.warmup_steps,
+        "schedule": plan.schedule,
+    }
+    if plan.schedule != "constant":  # it falls towards the end
+        identity["max_epochs"] = max_epochs
+    adata = getattr(model, "adata", None)
+    if adata is not None:
+        identity |= {"cells": _digest(adata.obs_names), "genes": _digest(adata.var_names)}
+    return identity
+
+
+def _digest(names: Iterable[object]) -> str:
+    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()[:16]

@@ -49,4 +49,4 @@ def tumour_codes(adata: AnnData, key: str) -> NDArray[np.int64]:
             f"adata.obs[{key!r}].isin([{strange.iloc[0]!r}])."
         )
         raise ValueError(msg)
-    return codes.where(column.notna(), UNKNOWN).to_numpy(dtype=np.int64)
+    return codes.where(column.notna(), UNKNOWN).to_numpy(dtype=np.int64, copy=True)

@@ -246,8 +246,8 @@ class CellPLM(InferenceModel):
             Context -> identifiers of the genes measured there. Unmeasured genes enter neither likelihood nor total.
             By default the genes detected in at least one cell of the context.
         panel_sizes
-            Show at each training step only a random panel of the measured genes, its size drawn between these two. The
-            model meets panels of all kinds, and a step costs less.
+            Show at each training step only a random panel of the measured genes, its size drawn between these two, or
+            all where there are fewer. The model meets panels of all kinds, and a step costs less.
         seed
             Seed of everything random in training. The same seed gives the same weights.
         checkpoint_dir
@@ -266,7 +266,7 @@ class CellPLM(InferenceModel):
 
         cells = self.registered_cells("CellPLM.train")
         groups = cells.contexts
-        check_training(self.module, groups, measured_genes, panel_sizes, part_lrs)
+        check_training(self.module, groups, measured_genes, panel_sizes, len(self.genes), part_lrs)
         data = ContextDataModule.split(
             groups, cells_per_step=self.config.max_cells, validation_size=validation_size, seed=seed
         )

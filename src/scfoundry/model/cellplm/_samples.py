@@ -119,6 +119,7 @@ def check_training(
     contexts: Sequence[Context],
     measured: Mapping[str, Sequence[str]] | None,
     panel_sizes: tuple[int, int] | None,
+    n_genes: int,
     part_lrs: Mapping[str, float] | None,
 ) -> None:
     """Refuse parts that the module does not have, panels without genes, and measured genes of some contexts only."""
@@ -129,6 +130,9 @@ def check_training(
         raise ValueError(msg)
     if panel_sizes is not None and not 1 <= panel_sizes[0] <= panel_sizes[1]:
         msg = f"panel_sizes must be (fewest, most) genes, of at least 1; got {panel_sizes}. For all: panel_sizes=None."
+        raise ValueError(msg)
+    if panel_sizes is not None and panel_sizes[0] > n_genes:
+        msg = f"panel_sizes={panel_sizes} is more genes than the model has, {n_genes:,}. For all: panel_sizes=None."
         raise ValueError(msg)
     names = {context.name for context in contexts}
     if measured is not None and (missing := sorted(names - measured.keys())):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from scfoundry.data.slots import refuse_not_finite
 from scfoundry.model._capabilities import ReadsTexts, can
 from scfoundry.stats.components import PrincipalAxes, gathered
 from scfoundry.tasks._fitted import prefixed, under
@@ -60,6 +61,7 @@ class CellFeatures:
 
     def _scaled(self, latent: NDArray[np.float32], components: NDArray[np.float64]) -> NDArray[np.float32]:
         """Both on their scales; cells without a place among others have the mean one."""
+        refuse_not_finite(latent, "the embedding", caller="annotate")
         embedded = LATENT_LENGTH * ((latent - self.center) / max(self.length, TINY))
         placed = np.nan_to_num(components) / max(self.axes.spread, TINY)
         return np.c_[embedded, COMPONENTS_LENGTH * placed].astype(np.float32)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfoundry.data.slots import refuse_not_finite
 from scfoundry.stats.adaptation import adapted
 from scfoundry.stats.components import principal_components
 from scfoundry.tasks.annotation.votes import ALONE, over_cluster
@@ -34,6 +35,7 @@ def name_cells(
     """
     scores = model.score_texts(cells, labels, compute)
     agreed = scores.probabilities
+    refuse_not_finite(agreed, "the scores of the labels", caller="zero_shot_annotate")
     if model.adapts if adapt is None else adapt:
         components = principal_components(cells.reader, moments=scores.moments)
         agreed = adapted(scores.probabilities, components, model.adapted_temperature)
@@ -44,6 +46,7 @@ def name_cells(
 def clusters(model: Embeds, cells: Cells, compute: Compute) -> NDArray[np.int64]:
     """Small clusters of the model's embedding, by number, `ALONE` for cells without counts, (n_obs,)."""
     latent = model.embed(cells, compute)
+    refuse_not_finite(latent, "the embedding", caller="zero_shot_annotate")
     groups = np.full(cells.n_obs, ALONE)
     # In the order of names, so that the order of cells plays no part.
     present = cells.by_name[~cells.empty[cells.by_name]]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from scfoundry.model._capabilities import PredictsRates, ReconstructsExpression, Tunable, can
 from scfoundry.model._parts import computed
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from scipy import sparse
     from torch import Tensor
 
     from scfoundry._device import Compute
@@ -213,7 +214,7 @@ class Denoiser(Fitted):
         others = cells.own.own_columns(unknown) if len(unknown) else None
 
         out = np.empty((cells.n_obs, len(wanted)), dtype=np.float32)
-        for context, expectation in self._expectations(cells.in_memory().ordered(), compute, others):
+        for context, expectation in self._expectations(cells.ordered(), compute, others):
             for start in range(0, len(context.rows), CELLS_PER_BLOCK):
                 some = np.arange(start, min(start + CELLS_PER_BLOCK, len(context.rows)))
                 depth = torch.from_numpy(expectation.totals[some]).to(compute.device)[:, None]
@@ -226,25 +227,27 @@ class Denoiser(Fitted):
         self, cells: Cells, compute: Compute, others: sparse.csr_matrix | None = None
     ) -> Iterator[tuple[Context, Expectation]]:
         """What is expected of the cells of every context; ``others`` are counts of genes not known to the model."""
-        latent = self.model.embed(cells, compute)
+        latent, totals = self.model.embed(cells, compute), _totals(cells)
+        n_others = 0 if others is None else others.shape[1]
         for context in cells.contexts:
-            counts = cells.read(context.rows)
             of_context = torch.from_numpy(latent[context.rows]).to(compute.device)
-            rates = self._rates(of_context, counts, cells.measured, compute)
-            beside = None if others is None else others[context.rows]
-            yield context, Expectation(of_context, counts[:, cells.measured], self.neighbor_weight, rates, beside)
+            rates = self._rates(of_context, cells, context.rows, compute)
+            read = partial(_read, cells, context.rows, others)
+            how = (len(cells.measured), self.neighbor_weight, rates)
+            yield context, Expectation(of_context, totals[context.rows], read, *how, n_others=n_others)
 
     def _rates(
-        self, latent: Tensor, counts: sparse.csr_matrix, measured: NDArray[np.int64], compute: Compute
+        self, latent: Tensor, cells: Cells, rows: NDArray[np.int64], compute: Compute
     ) -> Callable[[NDArray[np.int64]], Tensor] | None:
         """What gives rates of the measured genes for some cells of a context, by their embedding or by their counts."""
+        measured = cells.measured
         if can(self.model, PredictsRates):
             genes = torch.from_numpy(measured)
             how = {"genes": genes.to(compute.device), "log_offset": torch.from_numpy(self.log_offset)[genes]}
             how["log_offset"] = how["log_offset"].to(compute.device)
             return lambda some: gene_rates(self.model, latent[torch.from_numpy(some)], **how)
         if can(self.model, ReconstructsExpression):
-            return lambda some: reconstructed_rates(self.model, counts[some], measured, compute)
+            return lambda some: reconstructed_rates(self.model, cells.read(rows[some]), measured, compute)
         return None
 
     def _stored(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -259,3 +262,17 @@ class Denoiser(Fitted):
 def _decodes(model: Any) -> bool:
     """Whether a model says itself what is expected of a cell."""
     return can(model, PredictsRates) or can(model, ReconstructsExpression)
+
+
+def _totals(cells: Cells) -> NDArray[np.float32]:
+    """Counts of every cell, (n_obs,), read block by block."""
+    blocks = [np.asarray(counts.sum(1), dtype=np.float32).ravel() for counts in cells.blocks()]
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+
+
+def _read(
+    cells: Cells, rows: NDArray[np.int64], others: sparse.csr_matrix | None, some: NDArray[np.int64]
+) -> sparse.csr_matrix:
+    """Counts of some cells of a context, (m,) of its rows, over measured genes and ``others``, (m, g + h)."""
+    counts = cells.read(rows[some])[:, cells.measured]
+    return counts if others is None else sparse.hstack([counts, others[rows[some]]], format="csr")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,35 +87,42 @@ def reconstructed_rates(
 class Expectation:
     """Expected shares of genes in the counts of the cells of one context.
 
-    Embedding (n, Z) and counts over the measured genes (n, g) of the cells. ``rates`` gives rates of these genes for
-    some of the cells, (m,) to (m, g), as a decoder does; `None` where there is none. ``totals`` are the counts of every
-    cell, (n,). ``others`` are counts of genes that the model does not know, (n, h): the nearest cells alone tell of
-    them, per count of the g others.
+    Embedding (n, Z) of the cells, ``totals`` of their counts over the ``n_genes`` measured genes, (n,), and what reads
+    these counts for some of the cells, (m,) to (m, g + h): those of h genes follow that the model does not know, of
+    which the nearest cells alone tell, per count of the g others. No more cells are read than are neighbours of others.
+    ``rates`` gives rates of the g genes for some of the cells, (m,) to (m, g), as a decoder does; `None` where there is
+    none.
     """
 
     def __init__(
         self,
         latent: Tensor,
-        counts: sparse.csr_matrix,
+        totals: NDArray[np.float32],
+        read: Callable[[NDArray[np.int64]], sparse.csr_matrix],
+        n_genes: int,
         neighbor_weight: float,
         rates: Callable[[NDArray[np.int64]], Tensor] | None,
-        others: sparse.csr_matrix | None = None,
+        *,
+        n_others: int = 0,
     ) -> None:
-        self.latent, self.neighbor_weight, self.rates = latent, neighbor_weight, rates
-        self.n_genes = counts.shape[1]
-        self.totals = np.asarray(counts.sum(1)).ravel()
+        self.latent, self.totals, self.read, self.rates = latent, totals, read, rates
+        self.n_genes, self.n_others, self.neighbor_weight = n_genes, n_others, neighbor_weight
         self.pool = np.flatnonzero(self.totals)
         if len(self.pool) > MAX_POOL:
             self.pool = np.sort(np.random.default_rng(0).choice(self.pool, MAX_POOL, replace=False))
-        counts = counts if others is None else sparse.hstack([counts, others], format="csr")
-        self.profiles = counts[self.pool].astype(np.float32)
-        self.profiles.data /= np.repeat(self.totals[self.pool], np.diff(self.profiles.indptr)).astype(np.float32)
         self.n_neighbors = min(N_NEIGHBORS, max(0, len(self.pool) - 1))
+
+    @cached_property
+    def profiles(self) -> sparse.csr_matrix:
+        """Counts of the cells that may be neighbours, as shares of the g genes', (p, g + h)."""
+        profiles = self.read(self.pool).astype(np.float32)
+        profiles.data /= np.repeat(self.totals[self.pool], np.diff(profiles.indptr)).astype(np.float32)
+        return profiles
 
     @torch.no_grad()
     def shares(self, cells: NDArray[np.int64]) -> Tensor:
         """Shares of some cells, (m, g + h): those of the g genes sum to 1."""
-        if self.neighbor_weight == 0 and self.n_genes == self.profiles.shape[1]:
+        if self.neighbor_weight == 0 and not self.n_others:
             return self.by_decoder(cells)
         shares = self.by_neighbors(cells)
         if self.neighbor_weight < 1 and self.rates is not None:

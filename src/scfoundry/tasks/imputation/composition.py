@@ -16,6 +16,7 @@ from sklearn.cluster import MiniBatchKMeans
 from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
+from scfoundry.data.slots import refuse_not_finite
 from scfoundry.model._capabilities import PredictsRates, can
 from scfoundry.stats.groups import membership
 
@@ -77,6 +78,7 @@ def find_states(
     """
     genes = reference.measured
     latent = model.embed(reference, compute)
+    refuse_not_finite(latent, "the embedding", caller="impute_spatial")
     n_states = min(max(MIN_STATES, round(np.sqrt(len(latent)))), MAX_STATES, len(latent))
     division = MiniBatchKMeans(n_states, batch_size=4096, n_init=3, random_state=seed).fit(latent[reference.by_name])
     state = division.predict(latent)

@@ -1,0 +1,90 @@
+"""Checkpoints that a training goes on from: its own and no other's."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import pandas as pd
+
+from scfoundry._settings import logger
+from scfoundry.nn.checkpoint import read_torch_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Resumable", "frame_of"]
+
+# Keys of a checkpoint.
+HISTORY = "history"
+IDENTITY = "identity"
+
+
+class Resumable(pl.Callback):
+    """Write the state of the training after every epoch, so that the same call can go on from it, with its history.
+
+    ``past``: losses of earlier trainings of the model, by name; after resuming, those that the checkpoint knows.
+    ``identity``: what has to be alike for a checkpoint to be gone on from.
+    """
+
+    def __init__(self, folder: str | Path, past: dict[str, list[float]], identity: dict[str, Any]) -> None:
+        self.path = Path(folder).expanduser() / "last.ckpt"
+        self.past, self.identity = past, identity
+        self.epochs: list[dict[str, float]] = []
+
+    def found(self, max_epochs: int) -> Path | None:
+        """The checkpoint, if there is one; ValueError: if it is damaged, or of another or a longer training."""
+        if not self.path.exists():
+            return None
+        content = read_torch_file(self.path)
+        theirs = content.get(IDENTITY) or {}
+        other = [
+            f"{name} {theirs.get(name)!r}, not {own!r}"
+            for name, own in self.identity.items()
+            if theirs.get(name) != own
+        ]
+        if other:
+            msg = (
+                f"{self.path} is the checkpoint of another training: {'; '.join(other)}. To go on with that one, "
+                "train as it was; for a new one, pass another folder: checkpoint_dir="
+                f"{str(self.path.parent) + '_2'!r}."
+            )
+            raise ValueError(msg)
+        done = len(content[HISTORY]["epochs"])
+        if done > max_epochs:
+            msg = (
+                f"{self.path} is a checkpoint after {done} epochs, but the training is to end after {max_epochs}. Pass "
+                f"max_epochs={done}, or another folder: checkpoint_dir={str(self.path.parent) + '_2'!r}."
+            )
+            raise ValueError(msg)
+        logger.info("Resuming the training from %s.", self.path)
+        return self.path
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Keep the history, and whose it is, beside the state."""
+        checkpoint |= {HISTORY: {"past": self.past, "epochs": self.epochs}, IDENTITY: self.identity}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Go on with the history."""
+        self.past, self.epochs = checkpoint[HISTORY]["past"], checkpoint[HISTORY]["epochs"]
+
+    @property
+    def history(self) -> dict[str, pd.DataFrame]:
+        """Losses of all epochs of this training, those before it was resumed included, as scvi-tools keeps them."""
+        names = dict.fromkeys(name for losses in self.epochs for name in losses)
+        return {name: frame_of(name, [losses.get(name, math.nan) for losses in self.epochs]) for name in names}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Replace the checkpoint in one move: an interruption leaves the old one whole."""
+        self.epochs.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        unfinished = self.path.with_suffix(".part")
+        trainer.save_checkpoint(unfinished)
+        if trainer.is_global_zero:
+            unfinished.replace(self.path)
+
+
+def frame_of(name: str, values: Sequence[float]) -> pd.DataFrame:
+    """A history as scvi-tools keeps it: one row per epoch."""
+    return pd.DataFrame({name: values}).rename_axis("epoch")
