@@ -193,6 +193,23 @@ def test_the_record_names_arguments_weights_and_how_genes_were_matched(case):
     assert {name: found[name] for name in expected} == expected
 
 
+def test_the_record_and_the_log_say_what_the_values_are(case, caplog):
+    scfoundry = logging.getLogger("scfoundry")
+    scfoundry.addHandler(caplog.handler)
+    result = case.run(case.query.copy())
+    scfoundry.removeHandler(caplog.handler)
+    where = case.verb.slots[-1].format(model=case.model.provenance["model"]) if case.verb.slots else "attrs"
+    assert result[f"{where}/units"] == case.verb.units
+    assert result[f"{where}/verb"] == f"sf.tl.{case.verb.name}"
+    if case.verb.slots:
+        last = caplog.messages[-1]
+        assert last.startswith(f"sf.tl.{case.verb.name} wrote ")
+        assert last.endswith(f": {case.verb.units}.")
+        assert {name.split("['")[0] for name in last.split(": ")[0].split(" wrote ")[1].split(", ")} == {
+            slot.split("/")[0] for slot in case.verb.slots
+        }
+
+
 def test_a_copy_gets_what_the_data_would_have_got(case):
     if not case.verb.slots:
         pytest.skip("changes nothing in place")

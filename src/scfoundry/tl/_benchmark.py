@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of
 from scfoundry.tl._opening import given, group_codes, new_seed, open_model, quoted
@@ -144,6 +144,8 @@ def benchmark(
     scores["seconds"] = pd.Series(seconds)
     params = keys | {"label_key": label_key, "adapt": adapt, "baselines": chosen, "rng": rng}
     target.uns[key_added] = {
+        Keys.VERB: CALLER,
+        Keys.UNITS: Units.SCORE,
         Keys.PARAMS: given(params),
         "scores": scores,
         "versions": {name: version(name) for name in ("scfoundry", "scanpy", "scvi-tools")}
