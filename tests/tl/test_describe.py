@@ -27,7 +27,7 @@ def without_extra(monkeypatch):
 
 @pytest.fixture
 def with_extra():
-    pytest.importorskip("cellxgene_ontology_guide", reason="needs the extra scfoundry[ontology]")
+    pytest.importorskip("cellxgene_ontology_guide", reason="needs the extra scfoundry-models[ontology]")
 
 
 def cells(**obs: list[object]) -> AnnData:
@@ -110,7 +110,7 @@ def test_unknown_kind_is_refused_with_the_known_ones():
 
 
 def test_other_kinds_name_the_extra(without_extra):
-    with pytest.raises(ImportError, match=r"scfoundry\[ontology\]"):
+    with pytest.raises(ImportError, match=r"scfoundry-models\[ontology\]"):
         sf.tl.describe(["lung"], kind="tissue")
 
 
@@ -155,7 +155,7 @@ def test_what_the_missing_extra_leaves_out_is_told(without_extra, logged):
     sf.tl.describe_cells(cells(cell_type=["NK"]))
     assert not logged
     sf.tl.describe_cells(cells(cell_type=["NK"], disease=["normal"], tissue=["blood"]))
-    assert "without the extra scfoundry[ontology], disease, tissue stay as written" in logged[0]
+    assert "without the extra scfoundry-models[ontology], disease, tissue stay as written" in logged[0]
 
 
 def test_missing_and_unknown_are_left_out(without_extra):

@@ -14,6 +14,7 @@ import torch
 
 from scfoundry._arguments import checks_arguments, fits, shown
 from scfoundry._device import Compute
+from scfoundry._version import __version__
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.slots import refuse_meaningless
@@ -168,9 +169,9 @@ class InferenceModel(HubMixin, ABC):
     @property
     def provenance(self) -> dict[str, Any]:
         """Model, weights, licence, citation and versions, as `sf.tl` functions write it to ``uns``."""
-        packages = ("scfoundry", "torch", "scvi-tools", "anndata")
+        versions = {"scfoundry": __version__} | {name: version(name) for name in ("torch", "scvi-tools", "anndata")}
         own = {"weights": OWN_TRAINING} if self.is_trained_ and self.description_["weights"] == UNTRAINED else {}
-        return {"model": self.name} | self.description_ | own | {"versions": {p: version(p) for p in packages}}
+        return {"model": self.name} | self.description_ | own | {"versions": versions}
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray:
         """Genes of the training data, or the vocabulary where there was none."""

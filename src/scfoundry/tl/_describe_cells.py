@@ -41,8 +41,8 @@ def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, 
     out.
 
     Cell types are found in the Cell Ontology, which ships with the package. The terms of the other identities are those
-    of the extra ``scfoundry[ontology]``; without it they stay as written and have no definition, so that the same data
-    give other texts on another machine. Train and annotate with the extra, or without it.
+    of the extra ``scfoundry-models[ontology]``; without it they stay as written and have no definition, so that the same
+    data give other texts on another machine. Train and annotate with the extra, or without it.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, 
     columns = _checked(adata, columns)
     if (others := [identity for identity in columns if identity != "cell type"]) and not has_ontologies():
         logger.info(
-            "sf.tl.describe_cells: without the extra scfoundry[ontology], %s stay as written and undefined; with "
-            "it, the texts differ. For all terms: pip install 'scfoundry[ontology]'.",
+            "sf.tl.describe_cells: without the extra scfoundry-models[ontology], %s stay as written and undefined; "
+            "with it, the texts differ. For all terms: pip install 'scfoundry-models[ontology]'.",
             ", ".join(others),
         )
     parts = {identity: _parts(adata, identity, column, definitions) for identity, column in columns.items()}

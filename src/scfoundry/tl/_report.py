@@ -230,7 +230,7 @@ def _credits(results: list[Result]) -> dict[str, Any]:
         versions |= origin.get("versions", {})
     return {
         "citations": sorted(citations),
-        "versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
+        "versions": ", ".join(f"{package} {version}" for package, version in sorted(versions.items())),
         "checksums": {o["weights"]: o["sha256"] for o in origins if o.get("weights") and o.get("sha256")},
     }
 
