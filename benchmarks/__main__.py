@@ -35,6 +35,7 @@ BENCHMARKS = {
     "speed_scpalm": "speed.scpalm",
     "speed_rank_encode": "speed.rank_encode",
     "summary": "summary",
+    "leaderboard": "leaderboard",
 }
 
 

@@ -40,9 +40,9 @@ def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, 
     cell type, development stage, disease, ethnicity, sex, tissue, tissue general. What is missing or unknown is left
     out.
 
-    Cell types are found in the Cell Ontology, which ships with the package. The terms of the other identities are those
-    of the extra ``scfoundry-models[ontology]``; without it they stay as written and have no definition, so that the same
-    data give other texts on another machine. Train and annotate with the extra, or without it.
+    Cell types are found in the Cell Ontology, which ships with the package. The terms of the other identities need the
+    extra ``scfoundry-models[ontology]``; without it they stay as written and have no definition, so that the same data
+    give other texts on another machine. Train and annotate with the extra, or without it.
 
     Parameters
     ----------
