@@ -18,6 +18,7 @@ from cases import MODELS, STORES, at_every_step, contents, leaves, log_normalise
 from verbs import GENES, USERS, VERBS, Case, added
 
 from scfoundry.data.matrix import checks
+from scfoundry.model._capabilities import verbs_of
 
 
 @pytest.fixture(scope="session")
@@ -385,6 +386,13 @@ def test_a_model_that_cannot_is_refused_by_naming_weights_that_can(models, data,
     with pytest.raises(ValueError, match=rf"sf.tl.{verb.name} cannot use {type(case.model).__name__}.* model=\"\w+\""):
         case.call(adata)
     same(contents(adata), contents(case.query))
+
+
+def test_a_model_says_which_verbs_it_serves(models):
+    """What the verbs accept or refuse, see above."""
+    tested = {verb.name for verb in VERBS}
+    accepted = {name: {verb.name for verb in VERBS if name in f"{verb.models} {verb.takes}".split()} for name in USERS}
+    assert {name: set(verbs_of(models[name])) & tested for name in USERS} == accepted
 
 
 def test_every_data_set_is_inspected_once(case, monkeypatch):
