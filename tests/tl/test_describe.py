@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from mudata import MuData
 
 import scfoundry as sf
 from scfoundry.data.labels import identities as _labels_identities
@@ -220,3 +221,12 @@ def test_no_column_is_told_with_the_line_that_names_one():
 def test_wrong_columns_are_refused(columns, message):
     with pytest.raises(ValueError, match=message):
         sf.tl.describe_cells(cells(leiden=["0"]), columns)
+
+
+def test_cells_of_a_modality_are_described():
+    adata = cells(cell_type=["NK", "B"])
+    mdata = MuData({"rna": adata, "protein": cells(organ=["blood", "blood"])})
+    described = sf.tl.describe_cells(mdata, definitions=False)
+    assert described.tolist() == sf.tl.describe_cells(adata, definitions=False).tolist()
+    with pytest.raises(ValueError, match="no modality 'atac'; it has 'rna', 'protein'"):
+        sf.tl.describe_cells(mdata, modality="atac")
