@@ -10,6 +10,7 @@ from typing import Any
 from scfoundry.model import _capabilities as capabilities
 from scfoundry.model import list_pretrained, load_pretrained
 from scfoundry.model._pretrained import DEFAULTS
+from scfoundry.model._verbs import VERBS
 
 __all__ = ["write_tables"]
 
@@ -54,7 +55,7 @@ def _scores(models: dict[str, Any]) -> str:
     rows = json.loads(SUMMARY.read_text())["rows"] if SUMMARY.exists() else []
     lines = [f"| verb | score | {' | '.join(f'`{weights}`' for weights in DEFAULTS.values())} |"]
     lines.append("|---" * (len(models) + 2) + "|")
-    for benchmark in [*capabilities.VERBS, *MEASURES]:
+    for benchmark in [*VERBS, *MEASURES]:
         verb = MEASURES.get(benchmark, benchmark)
         of_verb = [row for row in rows if row["verb"] == benchmark]
         # Where data sets differ in what they can be measured by, the first measure.
@@ -62,7 +63,7 @@ def _scores(models: dict[str, Any]) -> str:
         of_verb = [row for row in of_verb if row["measure"] == measure]
         cells = [
             _cell([row for row in of_verb if row["model"] == DEFAULTS[name]])
-            if capabilities.can(model, capabilities.VERBS[verb])
+            if capabilities.can(model, VERBS[verb])
             else "-"
             for name, model in models.items()
         ]

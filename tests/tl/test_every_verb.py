@@ -18,7 +18,7 @@ from cases import MODELS, STORES, at_every_step, contents, leaves, log_normalise
 from verbs import GENES, USERS, VERBS, Case, added
 
 from scfoundry.data.matrix import checks
-from scfoundry.model._capabilities import verbs_of
+from scfoundry.model._verbs import verbs_of
 
 
 @pytest.fixture(scope="session")

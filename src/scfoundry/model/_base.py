@@ -22,7 +22,7 @@ from scfoundry.model._capabilities import warn_of_idle_positions
 from scfoundry.model._folder import CONFIG_FILE, checked_sha256, read_folder, write_folder
 from scfoundry.model._hub import HubMixin
 from scfoundry.model._pretrained import locate
-from scfoundry.model._repr_html import html_of
+from scfoundry.model._repr_html import NotebookMixin
 from scfoundry.nn.checkpoint import CheckpointError, account_for, built_within
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ __all__ = ["InferenceModel"]
 UNTRAINED, OWN_TRAINING = "untrained", "own training"
 
 
-class InferenceModel(HubMixin, ABC):
+class InferenceModel(HubMixin, NotebookMixin, ABC):
     """A model as far as its weights make it one: it embeds any cells, and has no training data.
 
     A subclass names its configuration and module, registers training data in ``setup_anndata``, and implements
@@ -173,10 +173,6 @@ class InferenceModel(HubMixin, ABC):
         versions = {"scfoundry": __version__} | {name: version(name) for name in ("torch", "scvi-tools", "anndata")}
         own = {"weights": OWN_TRAINING} if self.is_trained_ and self.description_["weights"] == UNTRAINED else {}
         return {"model": self.name} | self.description_ | own | {"versions": versions}
-
-    def _repr_html_(self) -> str:
-        """Table of a notebook."""
-        return html_of(self)
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray:
         """Genes of the training data, or the vocabulary where there was none."""

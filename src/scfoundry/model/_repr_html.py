@@ -5,12 +5,19 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from scfoundry.model._capabilities import verbs_of
+from scfoundry.model._verbs import verbs_of
 
-__all__ = ["html_of"]
+__all__ = ["NotebookMixin"]
 
 
-def html_of(model: Any) -> str:
+class NotebookMixin:
+    """A model that notebooks show as a table."""
+
+    def _repr_html_(self) -> str:
+        return _html_of(self)
+
+
+def _html_of(model: Any) -> str:
     """HTML of name, weights, genes, parameters, licence, whether it is trained, and verbs; all texts escaped."""
     described = model.provenance
     n_parameters = sum(values.numel() for values in model.module.parameters())

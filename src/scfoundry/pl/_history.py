@@ -58,6 +58,7 @@ def history(
     >>> sf.pl.history(model)  # doctest: +SKIP
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     values = model if isinstance(model, Mapping) else getattr(model, "history", None)
     if not values:
@@ -76,7 +77,7 @@ def history(
         ax.plot(series.index, series, style, marker="o" if len(series) < 20 else None, markersize=4, label=name)
     ax.set(xlabel="epoch", ylabel="loss" if all("loss" in name for name in wanted) else "value")
     ax.set_yscale("log" if logy else "linear")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     return shown(ax, show, save)
