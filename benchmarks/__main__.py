@@ -38,6 +38,7 @@ BENCHMARKS = {
     "distribute": "speed.distribute",
     "gpu": "gpu",
     "summary": "summary",
+    "leaderboard": "leaderboard",
 }
 
 

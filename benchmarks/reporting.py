@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+import scfoundry as sf
 from benchmarks.command import load_model
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def surroundings(*packages: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("scfoundry", "torch", "numpy", "scipy", *packages)},
+        "versions": {"scfoundry": sf.__version__}
+        | {name: version(name) for name in ("torch", "numpy", "scipy", *packages)},
     }
 
 

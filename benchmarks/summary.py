@@ -18,7 +18,7 @@ from benchmarks.command import RESULTS, arguments, parse
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
-__all__ = ["Headline", "headlines"]
+__all__ = ["Headline", "Measured", "headlines", "measured"]
 
 Results = dict[str, Any]
 # Weights of the recipe with the scored data held out, by what their folder was called.
@@ -38,90 +38,102 @@ class Headline(NamedTuple):
     peer_score: float | None
 
 
-def annotate(results: Results) -> Iterator[Headline]:
+class Measured(NamedTuple):
+    """What a result file says of a verb: scores of our method, its peers and others, by data set and seed."""
+
+    verb: str
+    measure: str
+    model: str
+    rows: pd.DataFrame  # ``data``, ``method``, ``score``; ``seed`` and ``seconds`` where known
+    ours: str
+    peers: tuple[str, ...]
+    lower_is_better: bool
+
+
+def annotate(results: Results) -> Iterator[Measured]:
     """Macro F1 by a reference, per split."""
     peers = ("logistic regression", "CellTypist", "CellTypist, feature selection")
     rows = pd.DataFrame(results["scores"]).rename(columns={"split": "data"})
-    return _beside("annotate", "macro F1", results, rows, "macro_f1", ours=rows["method"].iloc[0], peers=peers)
+    yield _measured("annotate", "macro F1", results, rows, "macro_f1", ours=rows["method"].iloc[0], peers=peers)
 
 
-def few_shot(results: Results) -> Iterator[Headline]:
+def few_shot(results: Results) -> Iterator[Measured]:
     """Macro F1 after five labelled cells per type."""
     runs = [run for run in results["scores"] if run["shots"] == SHOTS]
     rows = _by_method(runs, lambda found: found["macro_f1"])
     ours, peers = rows["method"].iloc[0], ("logistic regression on PCA",)
-    return _beside("few_shot", f"macro F1, {SHOTS} shots", results, rows, "score", ours=ours, peers=peers)
+    yield _measured("few_shot", f"macro F1, {SHOTS} shots", results, rows, "score", ours=ours, peers=peers)
 
 
-def zero_shot_annotate(results: Results) -> Iterator[Headline]:
+def zero_shot_annotate(results: Results) -> Iterator[Measured]:
     """Macro F1 on studies that were left out, per data set and granularity."""
     rows = _by_method(results["scores"], lambda found: found["all"]["macro_f1"])
     ours, *others = rows["method"].unique()
     peers = [name for name in others if name == "logistic regression" or name.startswith("markers")]
-    return _beside("zero_shot_annotate", "macro F1", results, rows, "score", ours=ours, peers=peers)
+    yield _measured("zero_shot_annotate", "macro F1", results, rows, "score", ours=ours, peers=peers)
 
 
-def embed(results: Results) -> Iterator[Headline]:
+def embed(results: Results) -> Iterator[Measured]:
     """The total of scib-metrics; bio conservation where there is one batch."""
     for measure, needs_batches in (("total", True), ("bio conservation", False)):
         rows = pd.DataFrame(
-            {"data": data, "method": method, "score": value}
+            {"data": data, "method": method, "score": value, "seed": seed}
             for data, found in results["data"].items()
             if bool(found["batch_key"]) == needs_batches
             for method, scores in found["scores"].items()
-            for value in scores[measure]
+            for seed, value in enumerate(scores[measure])
         )
         if len(rows):
             ours, peers = rows["method"].iloc[0], ("PCA", "scVI")
-            yield from _beside("embed", f"scib {measure}", results, rows, "score", ours=ours, peers=peers)
+            yield _measured("embed", f"scib {measure}", results, rows, "score", ours=ours, peers=peers)
 
 
-def integrate(results: Results) -> Iterator[Headline]:
+def integrate(results: Results) -> Iterator[Measured]:
     """The total of scib-metrics of the model fine-tuned on batches, beside what was not."""
     rows = pd.DataFrame(
-        {"data": data, "method": method, "score": value}
+        {"data": data, "method": method, "score": value, "seed": seed}
         for data, found in results["data"].items()
         for method, scores in found["scores"].items()
-        for value in scores["total"]
+        for seed, value in enumerate(scores["total"])
     )
     ours = next(name for name in rows["method"] if name.startswith("sf.tl.integrate"))
     peers = [name for name in rows["method"].unique() if name in ("PCA", "Harmony", "scVI") or "sf.tl.embed" in name]
-    return _beside("integrate", "scib total", results, rows, "score", ours=ours, peers=peers)
+    yield _measured("integrate", "scib total", results, rows, "score", ours=ours, peers=peers)
 
 
-def impute_spatial(results: Results) -> Iterator[Headline]:
+def impute_spatial(results: Results) -> Iterator[Measured]:
     """Correlation given library size, per pair of spots and reference."""
     peers = ("ridge", "kNN on aligned PCA", "Tangram", "gimVI")
     rows, ours = pd.DataFrame(results["rows"]).rename(columns={"pair": "data"}), "sf.tl.impute_spatial"
-    return _beside("impute_spatial", "partial Pearson", results, rows, "partial_pearson", ours=ours, peers=peers)
+    yield _measured("impute_spatial", "partial Pearson", results, rows, "partial_pearson", ours=ours, peers=peers)
 
 
-def denoise(results: Results) -> Iterator[Headline]:
+def denoise(results: Results) -> Iterator[Measured]:
     """Error on hidden counts, plain expectation, per data set."""
     peers, rows = ("kNN, k = 50", "kNN of logs, k = 50", "scVI"), pd.DataFrame(results["scores"])
     rows, measure = rows[rows["reading"] == "plain"], "RMSE, lower is better"
     ours = next(name for name in rows["method"].unique() if name.endswith("fine-tuned"))
-    return _beside("denoise", measure, results, rows, "rmse", ours=ours, peers=peers, lower_is_better=True)
+    yield _measured("denoise", measure, results, rows, "rmse", ours=ours, peers=peers, lower_is_better=True)
 
 
-def predict_perturbation(results: Results) -> Iterator[Headline]:
+def predict_perturbation(results: Results) -> Iterator[Measured]:
     """Correlation of predicted and measured change; a constant change counts as 0."""
     rows = pd.DataFrame(results["scores"]).fillna({"pearson_delta": 0.0})
     rows["data"] += ": " + rows["kind"]
     ours = "sf.tl.predict_perturbation"
     peers = [name for name in rows["method"].unique() if not name.startswith((ours, "the same"))]
-    return _beside("predict_perturbation", "Pearson of change", results, rows, "pearson_delta", ours=ours, peers=peers)
+    yield _measured("predict_perturbation", "Pearson of change", results, rows, "pearson_delta", ours=ours, peers=peers)
 
 
-def drug_response(results: Results) -> Iterator[Headline]:
+def drug_response(results: Results) -> Iterator[Measured]:
     """Correlation within drugs on lines that were left out."""
     rows = pd.DataFrame(results["scores"])
     rows, ours = rows[rows["split"] == "cold_cell"], "sf.tl.drug_response"
     peers, score = [name for name in rows["method"].unique() if name != ours], "pearson_per_drug"
-    return _beside("drug_response", "Pearson per drug", results, rows, score, ours=ours, peers=peers)
+    yield _measured("drug_response", "Pearson per drug", results, rows, score, ours=ours, peers=peers)
 
 
-HEADLINES: dict[str, Callable[[Results], Iterator[Headline]]] = {
+VERBS: dict[str, Callable[[Results], Iterator[Measured]]] = {
     of_verb.__name__: of_verb
     for of_verb in (
         embed,
@@ -137,12 +149,17 @@ HEADLINES: dict[str, Callable[[Results], Iterator[Headline]]] = {
 }
 
 
-def headlines() -> list[Headline]:
+def measured() -> Iterator[Measured]:
     """Of all result files, verb by verb; the default model of a verb first."""
-    found: list[Headline] = []
-    for verb, of_verb in HEADLINES.items():
+    for verb, of_verb in VERBS.items():
         for path in [RESULTS / f"{verb}.json", *sorted(RESULTS.glob(f"{verb}.*.json"))]:
-            found += of_verb(json.loads(path.read_text())) if path.exists() else []
+            if path.exists():
+                yield from of_verb(json.loads(path.read_text()))
+
+
+def headlines() -> list[Headline]:
+    """Our method beside the best peer, per file and data set."""
+    found = [headline for of_file in measured() for headline in _beside(of_file)]
     # Peers of a data set are run once, with the default model.
     peers = {(row.verb, row.data): row[-2:] for row in found if row.peer is not None}
     return [Headline(*row[:-2], *peers.get((row.verb, row.data), row[-2:])) for row in found]
@@ -150,13 +167,13 @@ def headlines() -> list[Headline]:
 
 def _by_method(runs: Sequence[dict[str, Any]], score: Callable[[dict[str, Any]], float]) -> pd.DataFrame:
     return pd.DataFrame(
-        {"data": run["task"], "method": method, "score": score(found)}
+        {"data": run["task"], "method": method, "score": score(found), "seed": run["seed"]}
         for run in runs
         for method, found in run["methods"].items()
     )
 
 
-def _beside(
+def _measured(
     verb: str,
     measure: str,
     results: Results,
@@ -166,18 +183,23 @@ def _beside(
     ours: str,
     peers: Collection[str],
     lower_is_better: bool = False,
-) -> Iterator[Headline]:
-    """Means over seeds, per data set; peers that were not run leave no trace."""
+) -> Measured:
     words = shlex.split(results["command"])
     model = words[words.index("--model") + 1]
-    for data, part in rows.groupby("data", sort=False):
-        means = part.groupby("method")[score].mean()
-        if ours not in means:
+    scored = rows.assign(score=rows[score])
+    return Measured(verb, measure, RECIPE_OF.get(model, model), scored, ours, tuple(peers), lower_is_better)
+
+
+def _beside(of_file: Measured) -> Iterator[Headline]:
+    """Means over seeds, per data set; peers that were not run leave no trace."""
+    for data, part in of_file.rows.groupby("data", sort=False):
+        means = part.groupby("method")["score"].mean()
+        if of_file.ours not in means:
             continue
-        others = means[[name for name in peers if name in means]].sort_values(ascending=lower_is_better)
+        others = means[[name for name in of_file.peers if name in means]].sort_values(ascending=of_file.lower_is_better)
         peer, peer_score = (others.index[0], round(float(others.iloc[0]), 4)) if len(others) else (None, None)
-        own = round(float(means[ours]), 4)
-        yield Headline(verb, RECIPE_OF.get(model, model), str(data), measure, own, peer, peer_score)
+        own = round(float(means[of_file.ours]), 4)
+        yield Headline(of_file.verb, of_file.model, str(data), of_file.measure, own, peer, peer_score)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

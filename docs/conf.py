@@ -6,11 +6,12 @@ import importlib
 import os
 import sys
 import warnings
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sphinx.ext.napoleon import NumpyDocstring
+
+import scfoundry
 
 if TYPE_CHECKING:
     from docutils.nodes import Element, TextElement, reference
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 project = "scfoundry"
 author = "The scfoundry developers"
 copyright = f"2026, {author}"
-version = release = version_of(project)
+version = release = scfoundry.__version__
 
 extensions = [
     "myst_nb",

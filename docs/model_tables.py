@@ -10,31 +10,14 @@ from typing import Any
 from scfoundry.model import _capabilities as capabilities
 from scfoundry.model import list_pretrained, load_pretrained
 from scfoundry.model._pretrained import DEFAULTS
+from scfoundry.model._verbs import VERBS
 
 __all__ = ["write_tables"]
 
 # A row per verb, weights and data set: score and measure, the best peer and its score.
 SUMMARY = Path(__file__).parents[1] / "benchmarks" / "results" / "summary.json"
-# Benchmark -> verb that it measures, and what that needs of a model.
-VERBS: dict[str, tuple[str, type]] = {
-    "embed": ("embed", capabilities.Embeds),
-    "integrate": ("integrate", capabilities.FineTunesIntegration),
-    "zero_shot_annotate": ("zero_shot_annotate", capabilities.ReadsTexts),
-    "annotate": ("annotate", capabilities.Embeds),
-    "few_shot": ("annotate", capabilities.Embeds),
-    "impute_spatial": ("impute_spatial", capabilities.Embeds),
-    "denoise": ("denoise", capabilities.Embeds),
-    "predict_perturbation": ("predict_perturbation", capabilities.Embeds),
-    "drug_response": ("drug_response", capabilities.Embeds),
-    "retrieve": ("retrieve", capabilities.ReadsTexts),
-    "identify_pathways": ("identify_pathways", capabilities.Embeds),
-    "cell_attention": ("cell_attention", capabilities.AttendsToCells),
-    "gene_network": ("gene_network", capabilities.AttendsToGenes),
-    "gene_programmes": ("gene_programmes", capabilities.HasGeneVectors),
-    "rank_genes_attention": ("rank_genes_attention", capabilities.AttendsFromCls),
-    "pathway_tokens": ("pathway_tokens", capabilities.TokenisesPathways),
-    "discriminate_tumour": ("discriminate_tumour", capabilities.DiscriminatesTumour),
-}
+# Benchmarks by the verb that they measure, where the names differ; of those without a benchmark, nothing was measured.
+MEASURES = {"few_shot": "annotate"}
 ABILITIES = {
     capabilities.Embeds: "embeddings",
     capabilities.ReadsTexts: "texts",
@@ -72,14 +55,15 @@ def _scores(models: dict[str, Any]) -> str:
     rows = json.loads(SUMMARY.read_text())["rows"] if SUMMARY.exists() else []
     lines = [f"| verb | score | {' | '.join(f'`{weights}`' for weights in DEFAULTS.values())} |"]
     lines.append("|---" * (len(models) + 2) + "|")
-    for benchmark, (verb, capability) in VERBS.items():
+    for benchmark in [*VERBS, *MEASURES]:
+        verb = MEASURES.get(benchmark, benchmark)
         of_verb = [row for row in rows if row["verb"] == benchmark]
         # Where data sets differ in what they can be measured by, the first measure.
         measure = of_verb[0]["measure"] if of_verb else ""
         of_verb = [row for row in of_verb if row["measure"] == measure]
         cells = [
             _cell([row for row in of_verb if row["model"] == DEFAULTS[name]])
-            if capabilities.can(model, capability)
+            if capabilities.can(model, VERBS[verb])
             else "-"
             for name, model in models.items()
         ]

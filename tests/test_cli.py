@@ -178,3 +178,11 @@ def test_models_and_conversion(file: Path, call: Callable[..., int], capsys: pyt
     assert call("convert", "celler-mini", folder) == 0
     assert sf.model.load_pretrained(folder).provenance["weights"] == "celler-mini"
     assert call("convert", "celler-mini", folder) == 1
+
+
+def test_a_page_is_written_with_the_name_of_the_file(file: Path, call: Callable[..., int]) -> None:
+    target, before = file.with_name("report.html"), file.read_bytes()
+    assert call("report", file, target) == 0
+    assert "<h1>cells</h1>" in target.read_text()
+    assert call("report", file, file) == 1
+    assert file.read_bytes() == before

@@ -9,6 +9,8 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
 import scfoundry
 
 PACKAGE = Path(scfoundry.__file__).parent
@@ -36,3 +38,25 @@ def test_every_import_is_declared() -> None:
     assert undeclared == set()
     # Read by LangCell's text encoder, and required for it alone.
     assert "transformers" in others & declared
+
+
+RECIPE = PROJECT.parent / "packaging" / "conda" / "recipe.yaml"
+# What conda-forge calls them.
+CONDA = {
+    "torch": "pytorch",
+    "igraph": "python-igraph",
+    "matplotlib": "matplotlib-base",
+    "huggingface-hub": "huggingface_hub",
+}
+
+
+@pytest.mark.skipif(not RECIPE.exists(), reason="an sdist has no recipe")
+def test_the_conda_recipe_asks_for_the_same_packages_and_versions() -> None:
+    project = tomllib.loads(PROJECT.read_text())["project"]
+    asked = {re.split(r"[<>=!~]", text)[0]: text.replace(" ", "") for text in project["dependencies"]}
+    expected = {CONDA.get(name, name) + text.removeprefix(name) for name, text in asked.items()}
+    recipe = RECIPE.read_text()
+    run = recipe.partition("  run:\n")[2].partition("\n\n")[0]
+    found = {line.strip().removeprefix("- ").replace(" ", "") for line in run.splitlines()}
+    assert found == expected | {"python>=${{python_min}}"}
+    assert f'version: "{scfoundry.__version__}"' in recipe

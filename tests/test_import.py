@@ -3,10 +3,13 @@
 import json
 import subprocess
 import sys
+import timeit
+from pathlib import Path
 
 import pytest
 
 import scfoundry as sf
+from scfoundry._distribution import refuse_mixed_files
 
 NAMESPACES = {"pp", "tl", "pl", "model", "tasks", "metrics", "datasets"}
 
@@ -112,3 +115,38 @@ def test_models_are_those_of_scvi_tools():
             assert public.__name__ == name
     model = sf.model.load_pretrained("cellplm")
     assert type(model) is sf.model.CellPLM
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A folder of installed packages, ours among them; a function that imports it from there."""
+    (tmp_path / "scfoundry").symlink_to(Path(sf.__file__).parent, target_is_directory=True)
+    (tmp_path / "scfoundry_models-0.1.0.dist-info").mkdir()
+    (tmp_path / "scfoundry_models-0.1.0.dist-info" / "RECORD").write_text("scfoundry/__init__.py,,\n")
+
+    def load():
+        code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import scfoundry; print(scfoundry.__version__)"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603
+
+    return tmp_path, load
+
+
+def test_files_of_the_other_project_of_that_name_among_ours_are_refused(installed):
+    folder, load = installed
+    assert load().stdout.strip() == sf.__version__
+    other = folder / "scfoundry-0.4.2.dist-info"
+    other.mkdir()
+    (other / "RECORD").write_text("__editable__.scfoundry.pth,,\nscfoundry-0.4.2.dist-info/METADATA,,\n")
+    assert load().stdout.strip() == sf.__version__
+    (other / "RECORD").write_text("scfoundry-0.4.2.dist-info/METADATA,,\nscfoundry/cli.py,,\n")
+    failed = load()
+    assert failed.returncode != 0
+    assert "PyPI's scfoundry 0.4.2, an unrelated project" in failed.stderr
+    assert "pip uninstall -y scfoundry scfoundry-models; pip install scfoundry-models" in failed.stderr
+
+
+def test_the_look_for_them_takes_no_time(tmp_path):
+    for i in range(500):
+        (tmp_path / f"package_{i}-1.0.dist-info").mkdir()
+    seconds = min(timeit.repeat(lambda: refuse_mixed_files(tmp_path), number=1, repeat=10))
+    assert seconds < 0.002

@@ -7,9 +7,12 @@ import runpy
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# Of two seeds each, but the twin; "an ablation" is in no leaderboard.
+SCORES = {"ours": [0.5, 0.7], "PCA": [0.4, 0.4], "random weights, adapted": [0.5], "an ablation": [0.9, 0.9]}
 # Peers that are no dependency of the package.
 OPTIONAL = {"scib_metrics", "celltypist", "tangram"}
 
@@ -43,6 +46,28 @@ def test_every_benchmark_explains_itself(capsys: pytest.CaptureFixture[str]) -> 
             importlib.import_module(f"benchmarks.{module}").main(["--help"])
         assert ended.value.code == 0
         assert f"python -m benchmarks {name}" in capsys.readouterr().out
+
+
+def test_the_leaderboard_is_that_of_the_result_files() -> None:
+    board = importlib.import_module("benchmarks.leaderboard")
+    assert (ROOT / "benchmarks" / "leaderboard.md").read_text() == board.leaderboard(), (
+        "The result files changed: python -m benchmarks leaderboard"
+    )
+
+
+def test_a_standing_has_means_over_seeds_of_our_method_peers_and_twins() -> None:
+    board, summary = (importlib.import_module(f"benchmarks.{name}") for name in ("leaderboard", "summary"))
+    rows = pd.DataFrame(
+        [("set", method, seed, value) for method, values in SCORES.items() for seed, value in enumerate(values)],
+        columns=["data", "method", "seed", "score"],
+    )
+    table = board.standing(summary.Measured("embed", "total", "cellplm-mini", rows, "ours", ("PCA",), False))
+    table = table.set_index("method")
+    assert list(table.index) == ["**cellplm-mini**", "PCA", "random weights, adapted"]
+    assert table["mean"].tolist() == pytest.approx([0.6, 0.4, 0.5])
+    assert table["sd"].tolist()[:2] == pytest.approx([0.1 * 2**0.5, 0.0])
+    assert table["seeds"].tolist() == [2, 2, 1]
+    assert table["seconds"].isna().all()
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ class Verb:
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     # What sets a second way of calling the verb apart.
     variant: str = ""
+    # What its values are, as the record and the log say.
+    units: str = "probability"
 
     @property
     def label(self) -> str:
@@ -51,7 +53,7 @@ SMILES = {"A": "CCO", "B": "CCN", "C": "c1ccccc1O", "D": "CC(=O)O"}
 PLACES = {"batch_key": "batch", "spatial_key": "spatial"}
 SECTIONS = {"context_key": "batch", "reference_context_key": "batch"}
 VERBS = [
-    Verb("embed", ("obsm/X_{model}", "uns/{model}"), PLACES),
+    Verb("embed", ("obsm/X_{model}", "uns/{model}"), PLACES, units="coordinates without unit"),
     Verb(
         "embed",
         ("obsm/X_{model}", "uns/{model}"),
@@ -59,6 +61,7 @@ VERBS = [
         models="cellplm scpalm",
         log1p="refused",
         variant="_fine_tuned",
+        units="coordinates without unit",
     ),
     Verb(
         "integrate",
@@ -66,6 +69,7 @@ VERBS = [
         {"batch_key": "batch", "n_genes": 30} | ONE_EPOCH,
         models="cellplm celler",
         log1p="refused",
+        units="coordinates without unit",
     ),
     Verb(
         "annotate",
@@ -99,13 +103,21 @@ VERBS = [
         # By trained weights all stays the same: test_default_weights.
         tolerance=1e-4,
     ),
-    Verb("retrieve", (), {"query": TEXTS, "k": 99}, models="langcell cellnamer"),
-    Verb("impute_spatial", ("obsm/imputed", "uns/imputed"), SECTIONS, reference=True, log1p="runs"),
-    Verb("denoise", ("layers/denoised", "uns/denoised"), PLACES, log1p="refused", steps={"cellplm": ONE_EPOCH}),
+    Verb("retrieve", (), {"query": TEXTS, "k": 99}, models="langcell cellnamer", units="cosine similarity"),
+    Verb("impute_spatial", ("obsm/imputed", "uns/imputed"), SECTIONS, reference=True, log1p="runs", units="counts"),
+    Verb(
+        "denoise",
+        ("layers/denoised", "uns/denoised"),
+        PLACES,
+        log1p="refused",
+        steps={"cellplm": ONE_EPOCH},
+        units="counts",
+    ),
     Verb(
         "predict_perturbation",
         ("uns/perturbation",),
         {"perturbation_key": "guide", "control": "ctrl", "perturbations": ["ENSG00000000938+ENSG00000008517"]},
+        units="log1p per 10k, and change of log1p",
     ),
     Verb(
         "drug_response",
@@ -115,6 +127,7 @@ VERBS = [
         takes=ANY,
         # Penalties are chosen from a list, by what rounding may decide.
         tolerance=1e-3,
+        units="ln IC50, or what else was learned from",
     ),
     Verb(
         "drug_sensitivity",
@@ -129,24 +142,28 @@ VERBS = [
         ("obsp/cell_attention", "uns/cell_attention"),
         PLACES | {"group_by": "cell_type"},
         models="cellplm",
+        units="share of attention",
     ),
     Verb(
         "gene_network",
         ("uns/gene_network",),
         {"groupby": "cell_type", "n_genes": 30, "min_cells": 3, "top_k": 40},
         models="langcell celler",
+        units="mean rank of attention, 0 to 1",
     ),
     Verb(
         "rank_genes_attention",
         ("uns/rank_genes_attention",),
         {"groupby": "cell_type", "n_genes": 10, "min_cells": 5},
         models="langcell celler celllm",
+        units="attention",
     ),
     Verb(
         "pathway_tokens",
         ("obsm/X_pathway_tokens", "uns/pathway_tokens"),
         {"gene_sets": SETS, "n_top_genes": 20, "min_cells": 5, "max_q": 1.0},
         models="scpalm",
+        units="frequency of codes",
     ),
     Verb(
         "discriminate_tumour",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["Keys"]
+__all__ = ["Keys", "Units"]
 
 
 class Keys:
@@ -76,6 +76,12 @@ class Keys:
 
     PARAMS: Final = "params"
     """``uns[key]``: the arguments of the call."""
+
+    VERB: Final = "verb"
+    """``uns[key]``: the function that wrote it."""
+
+    UNITS: Final = "units"
+    """``uns[key]``: what the values of the result are, one of `Units`."""
 
     PROVENANCE: Final = "provenance"
     """``uns[key]``: model, weights, licence, citation, versions and gene coverage."""
@@ -159,3 +165,23 @@ class Keys:
     def integrated(model: str) -> str:
         """``uns`` slot of an integration; behind ``X_`` its ``obsm`` slot."""
         return f"{model}_integrated"
+
+
+class Units:
+    """What the values of results are: in ``uns[key]["units"]`` and in the line of the log that ends a verb."""
+
+    LATENT: Final = "coordinates without unit"
+    PROBABILITY: Final = "probability"
+    COUNTS: Final = "counts"
+    NORMALISED: Final = "normalised counts, before log1p"
+    LOG1P: Final = "log1p per 10k, and change of log1p"
+    RESPONSE: Final = "ln IC50, or what else was learned from"
+    ATTENTION: Final = "attention"
+    SHARE: Final = "share of attention"
+    FOLD: Final = "fold of the mean share of attention"
+    RANK: Final = "mean rank of attention, 0 to 1"
+    STATISTIC: Final = "Welch's t of attention"
+    SIMILARITY: Final = "cosine similarity"
+    FREQUENCY: Final = "frequency of codes"
+    GROUP: Final = "groups of genes"
+    SCORE: Final = "score from 0 to 1"

@@ -43,7 +43,7 @@ class Workers:
         try:
             from distributed import default_client
         except ImportError as error:
-            msg = f'{caller}(distribute=True) needs dask.distributed: pip install "scfoundry[scale]".'
+            msg = f'{caller}(distribute=True) needs dask.distributed: pip install "scfoundry-models[scale]".'
             raise ImportError(msg) from error
         try:
             return cls(default_client())

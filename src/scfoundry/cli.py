@@ -105,6 +105,29 @@ def benchmark(
 
 
 @app.command()
+def report(
+    source: Input,
+    target: Annotated[Path, typer.Argument(help="Page to write, .html.")],
+    model: Annotated[
+        str | None, typer.Option(help="Weights to check against, those of the first result by default.")
+    ] = (None),
+    layer: Annotated[str | None, typer.Option(help="Layer to check, that of the first result by default.")] = None,
+    modality: Annotated[str, typer.Option(help="Modality of a .h5mu file.")] = "rna",
+    basis: Annotated[str | None, typer.Option(help="Key of obsm to draw, the UMAP by default.")] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the page, the name of the file by default.")] = None,
+) -> None:
+    """Write a page on what was read, done and found: embedding, names with confidence, unknown cells.
+
+    Example: scfoundry report named.h5ad report.html --title "Breast tumour"
+    """
+    import scfoundry as sf
+
+    how: dict[str, Any] = {"model": model, "layer": layer, "modality": modality, "basis": basis}
+    sf.tl.report(read(source), target, title=title or source.stem, **how)
+    typer.echo(f"wrote {target}", err=True)
+
+
+@app.command()
 def models() -> None:
     """List all weights: their model, size, licence, and whether they are on this machine."""
     import scfoundry as sf

@@ -64,5 +64,5 @@ def test_what_is_no_molecule_is_refused_with_its_drug(text, capfd):
 
 def test_without_the_extra_the_line_that_installs_it_is_given(monkeypatch):
     monkeypatch.setitem(sys.modules, "rdkit", None)
-    with pytest.raises(ImportError, match=r'not installed: pip install "scfoundry\[drug\]"'):
+    with pytest.raises(ImportError, match=r'not installed: pip install "scfoundry-models\[drug\]"'):
         molecule_graphs({"ethanol": "CCO"})

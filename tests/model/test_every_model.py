@@ -9,6 +9,7 @@ import threading
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
 import anndata
 import numpy as np
@@ -50,6 +51,31 @@ class Case:
 def case(request, make_adata):
     genes = make_adata(n_vars=60).var_names
     return Case(request.param, MODELS[request.param](genes), make_adata(30, 50))
+
+
+# ---- in a notebook -------------------------------------------------------------------------------------------------
+
+
+def test_a_notebook_shows_a_table_in_which_texts_are_escaped(case):
+    model = copy.copy(case.model)
+    model.description_ = case.model.description_ | {"weights": "<script>mine</script>", "licence": "A & B"}
+    root = ET.fromstring(model._repr_html_())  # noqa: S314
+    shown = {row.find("th").text: row.find("td").text for row in root.iter("tr")}
+    assert root.find("caption").text == type(model).__name__
+    assert {tag.tag for tag in root.iter()} == {"table", "caption", "tbody", "tr", "th", "td"}
+    assert shown["weights"] == "<script>mine</script>"
+    assert shown["licence"] == "A & B"
+    assert shown["genes"] == f"{len(model.genes)}"
+    assert shown["parameters"] == f"{sum(p.numel() for p in model.module.parameters()):,}"
+    assert shown["trained"] == "no, random weights"
+    assert "sf.tl.embed" in shown["verbs"].split(", ")
+
+
+def test_a_notebook_shows_what_shipped_weights_learned_from():
+    model = sf.model.load_pretrained("celler-mini")
+    shown = model._repr_html_()
+    assert f"on {model.provenance['trained_on']}" in shown
+    assert model.provenance["licence"] in shown
 
 
 # ---- weights in and out --------------------------------------------------------------------------------------------

@@ -49,5 +49,5 @@ def test_every_parameter_gets_a_gradient_and_nothing_but_them_learns(encoder, mo
 
 def test_without_the_extra_the_line_that_installs_it_is_given(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_geometric.nn", None)
-    with pytest.raises(ImportError, match=r'not installed: pip install "scfoundry\[drug\]"'):
+    with pytest.raises(ImportError, match=r'not installed: pip install "scfoundry-models\[drug\]"'):
         MoleculeEncoder(4)

@@ -125,7 +125,7 @@ def test_two_genes_are_a_graph():
 
 def test_without_the_extra_the_line_that_installs_it_is_given(edges, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_geometric.nn", None)
-    with pytest.raises(ImportError, match=r'not installed: pip install "scfoundry\[graph\]"'):
+    with pytest.raises(ImportError, match=r'not installed: pip install "scfoundry-models\[graph\]"'):
         sf.pp.gene_vectors_from_graph(edges, **QUICK)
 
 

@@ -151,7 +151,7 @@ def test_a_missing_package_is_named(adata: AnnData, monkeypatch: pytest.MonkeyPa
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(scib, "version", missing)
-    with pytest.raises(ImportError, match=r'pip install "scfoundry\[scib\]"'):
+    with pytest.raises(ImportError, match=r'pip install "scfoundry-models\[scib\]"'):
         sf.tl.benchmark(adata.copy(), MODELS["small"](GENES), **KEYS)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from mudata import MuData
 
 import scfoundry as sf
 from scfoundry.data.labels import identities as _labels_identities
@@ -27,7 +28,7 @@ def without_extra(monkeypatch):
 
 @pytest.fixture
 def with_extra():
-    pytest.importorskip("cellxgene_ontology_guide", reason="needs the extra scfoundry[ontology]")
+    pytest.importorskip("cellxgene_ontology_guide", reason="needs the extra scfoundry-models[ontology]")
 
 
 def cells(**obs: list[object]) -> AnnData:
@@ -110,7 +111,7 @@ def test_unknown_kind_is_refused_with_the_known_ones():
 
 
 def test_other_kinds_name_the_extra(without_extra):
-    with pytest.raises(ImportError, match=r"scfoundry\[ontology\]"):
+    with pytest.raises(ImportError, match=r"scfoundry-models\[ontology\]"):
         sf.tl.describe(["lung"], kind="tissue")
 
 
@@ -155,7 +156,7 @@ def test_what_the_missing_extra_leaves_out_is_told(without_extra, logged):
     sf.tl.describe_cells(cells(cell_type=["NK"]))
     assert not logged
     sf.tl.describe_cells(cells(cell_type=["NK"], disease=["normal"], tissue=["blood"]))
-    assert "without the extra scfoundry[ontology], disease, tissue stay as written" in logged[0]
+    assert "without the extra scfoundry-models[ontology], disease, tissue stay as written" in logged[0]
 
 
 def test_missing_and_unknown_are_left_out(without_extra):
@@ -220,3 +221,12 @@ def test_no_column_is_told_with_the_line_that_names_one():
 def test_wrong_columns_are_refused(columns, message):
     with pytest.raises(ValueError, match=message):
         sf.tl.describe_cells(cells(leiden=["0"]), columns)
+
+
+def test_cells_of_a_modality_are_described():
+    adata = cells(cell_type=["NK", "B"])
+    mdata = MuData({"rna": adata, "protein": cells(organ=["blood", "blood"])})
+    described = sf.tl.describe_cells(mdata, definitions=False)
+    assert described.tolist() == sf.tl.describe_cells(adata, definitions=False).tolist()
+    with pytest.raises(ValueError, match="no modality 'atac'; it has 'rna', 'protein'"):
+        sf.tl.describe_cells(mdata, modality="atac")

@@ -14,7 +14,7 @@ from scipy import sparse
 import scfoundry as sf
 from scfoundry._compat import data_frame
 
-distributed = pytest.importorskip("distributed", reason="dask.distributed is an extra: pip install scfoundry[scale]")
+distributed = pytest.importorskip("distributed", reason="needs the extra scfoundry-models[scale]")
 
 N_CELLS = 3000
 LABELS = ["B cell", "T cell", "monocyte"]

@@ -18,6 +18,7 @@ from cases import MODELS, STORES, at_every_step, contents, leaves, log_normalise
 from verbs import GENES, USERS, VERBS, Case, added
 
 from scfoundry.data.matrix import checks
+from scfoundry.model._verbs import verbs_of
 
 
 @pytest.fixture(scope="session")
@@ -191,6 +192,23 @@ def test_the_record_names_arguments_weights_and_how_genes_were_matched(case):
     found = {name: value for name, value in result.items() if name.startswith(f"{where}/provenance")}
     expected = leaves(case.model.provenance, f"{where}/provenance")
     assert {name: found[name] for name in expected} == expected
+
+
+def test_the_record_and_the_log_say_what_the_values_are(case, caplog):
+    scfoundry = logging.getLogger("scfoundry")
+    scfoundry.addHandler(caplog.handler)
+    result = case.run(case.query.copy())
+    scfoundry.removeHandler(caplog.handler)
+    where = case.verb.slots[-1].format(model=case.model.provenance["model"]) if case.verb.slots else "attrs"
+    assert result[f"{where}/units"] == case.verb.units
+    assert result[f"{where}/verb"] == f"sf.tl.{case.verb.name}"
+    if case.verb.slots:
+        last = caplog.messages[-1]
+        assert last.startswith(f"sf.tl.{case.verb.name} wrote ")
+        assert last.endswith(f": {case.verb.units}.")
+        assert {name.split("['")[0] for name in last.split(": ")[0].split(" wrote ")[1].split(", ")} == {
+            slot.split("/")[0] for slot in case.verb.slots
+        }
 
 
 def test_a_copy_gets_what_the_data_would_have_got(case):
@@ -384,6 +402,13 @@ def test_a_model_that_cannot_is_refused_by_naming_weights_that_can(models, data,
     with pytest.raises(ValueError, match=rf"sf.tl.{verb.name} cannot use {type(case.model).__name__}.* model=\"\w+\""):
         case.call(adata)
     same(contents(adata), contents(case.query))
+
+
+def test_a_model_says_which_verbs_it_serves(models):
+    """What the verbs accept or refuse, see above."""
+    tested = {verb.name for verb in VERBS}
+    accepted = {name: {verb.name for verb in VERBS if name in f"{verb.models} {verb.takes}".split()} for name in USERS}
+    assert {name: set(verbs_of(models[name])) & tested for name in USERS} == accepted
 
 
 def test_every_data_set_is_inspected_once(case, monkeypatch):

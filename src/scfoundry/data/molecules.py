@@ -52,7 +52,7 @@ def read_molecules(smiles: Mapping[str, str]) -> dict[str, Any]:
     try:
         from rdkit import Chem, rdBase
     except ModuleNotFoundError as error:
-        msg = 'SMILES are read by the package rdkit, which is not installed: pip install "scfoundry[drug]".'
+        msg = 'SMILES are read by the package rdkit, which is not installed: pip install "scfoundry-models[drug]".'
         raise ImportError(msg) from error
     with rdBase.BlockLogs():  # what is wrong is said below, once
         read = {drug: Chem.MolFromSmiles(text) if isinstance(text, str) else None for drug, text in smiles.items()}

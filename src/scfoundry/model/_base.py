@@ -14,6 +14,7 @@ import torch
 
 from scfoundry._arguments import checks_arguments, fits, shown
 from scfoundry._device import Compute
+from scfoundry._version import __version__
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.slots import refuse_meaningless
@@ -21,6 +22,7 @@ from scfoundry.model._capabilities import warn_of_idle_positions
 from scfoundry.model._folder import CONFIG_FILE, checked_sha256, read_folder, write_folder
 from scfoundry.model._hub import HubMixin
 from scfoundry.model._pretrained import locate
+from scfoundry.model._repr_html import NotebookMixin
 from scfoundry.nn.checkpoint import CheckpointError, account_for, built_within
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ __all__ = ["InferenceModel"]
 UNTRAINED, OWN_TRAINING = "untrained", "own training"
 
 
-class InferenceModel(HubMixin, ABC):
+class InferenceModel(HubMixin, NotebookMixin, ABC):
     """A model as far as its weights make it one: it embeds any cells, and has no training data.
 
     A subclass names its configuration and module, registers training data in ``setup_anndata``, and implements
@@ -85,12 +87,8 @@ class InferenceModel(HubMixin, ABC):
                     f"or {type(self).__name__}.setup_anndata(adata) and {type(self).__name__}(adata)."
                 )
                 raise ValueError(msg)
-            registry = {
-                "scvi_version": version("scvi-tools"),
-                "model_name": type(self).__name__,
-                "setup_args": {},
-                "field_registries": {},
-            }
+            about = {"scvi_version": version("scvi-tools"), "model_name": type(self).__name__}
+            registry = about | {"setup_args": {}, "field_registries": {}}
         self._take_data(adata, registry)
         genes = self.get_var_names().tolist() if genes is None else genes
         if not isinstance(genes, GeneVocabulary | Mapping) and not fits(genes, Iterable[str]):
@@ -168,9 +166,9 @@ class InferenceModel(HubMixin, ABC):
     @property
     def provenance(self) -> dict[str, Any]:
         """Model, weights, licence, citation and versions, as `sf.tl` functions write it to ``uns``."""
-        packages = ("scfoundry", "torch", "scvi-tools", "anndata")
+        versions = {"scfoundry": __version__} | {name: version(name) for name in ("torch", "scvi-tools", "anndata")}
         own = {"weights": OWN_TRAINING} if self.is_trained_ and self.description_["weights"] == UNTRAINED else {}
-        return {"model": self.name} | self.description_ | own | {"versions": {p: version(p) for p in packages}}
+        return {"model": self.name} | self.description_ | own | {"versions": versions}
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray:
         """Genes of the training data, or the vocabulary where there was none."""

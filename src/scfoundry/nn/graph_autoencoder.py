@@ -52,7 +52,7 @@ class MaskedGraphAutoencoder(nn.Module):
         except ModuleNotFoundError as error:
             msg = (
                 "Graph convolutions come from the package torch-geometric, which is not installed: "
-                'pip install "scfoundry[graph]".'
+                'pip install "scfoundry-models[graph]".'
             )
             raise ImportError(msg) from error
         widths = [n_features, *[n_hidden] * N_LAYERS]

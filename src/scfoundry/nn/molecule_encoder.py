@@ -37,7 +37,7 @@ class MoleculeEncoder(nn.Module):
         except ModuleNotFoundError as error:
             msg = (
                 "Graph convolutions come from the package torch-geometric, which is not installed: "
-                'pip install "scfoundry[drug]".'
+                'pip install "scfoundry-models[drug]".'
             )
             raise ImportError(msg) from error
         widths = [n_features, *[n_hidden] * (n_layers - 1)]

@@ -11,6 +11,8 @@ from scfoundry.pl._drawing import shown
 from scfoundry.tasks.benchmarking.scib import AGGREGATES, BATCH, BIO
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
@@ -29,6 +31,7 @@ def benchmark(
     *,
     ax: Axes | None = None,
     show: bool | None = None,
+    save: str | Path | None = None,
 ) -> Axes | None:
     """Draw scores of embeddings as scIB does, best first: single scores as dots, what they add up to as bars.
 
@@ -44,6 +47,8 @@ def benchmark(
         Where to draw; a new figure if `None`.
     show
         Show the figure and return nothing.
+    save
+        File to write the figure to, of any kind that matplotlib knows.
 
     Returns
     -------
@@ -102,7 +107,7 @@ def benchmark(
     ax.set_xlim(0, right)
     ax.set_ylim(-ROW * len(scores), 2.1 * ROW)
     ax.axis("off")
-    return shown(ax, show)
+    return shown(ax, show, save)
 
 
 def _scores(adata: AnnData | pd.DataFrame, key: str) -> pd.DataFrame:

@@ -13,6 +13,8 @@ from scfoundry._settings import logger
 from scfoundry.pl._drawing import listed, shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anndata import AnnData
     from matplotlib.axes import Axes
     from mudata import MuData
@@ -44,6 +46,7 @@ def cell_attention(
     modality: str = Keys.RNA,
     ax: Axes | None = None,
     show: bool | None = None,
+    save: str | Path | None = None,
 ) -> Axes | None:
     """Draw where the attention of cells goes.
 
@@ -77,6 +80,8 @@ def cell_attention(
         Where to draw; a new figure if `None`.
     show
         Show the figure and return nothing.
+    save
+        File to write the figure to, of any kind that matplotlib knows.
 
     Returns
     -------
@@ -128,7 +133,7 @@ def cell_attention(
         # Images have their origin at the top.
         axes.set(xlim=(low[0] - edge, high[0] + edge), ylim=(high[1] + edge, low[1] - edge))
         axes.set(xticks=[], yticks=[], xlabel="", ylabel="", title=context or "")
-    return shown(axes, show)
+    return shown(axes, show, save)
 
 
 def _table(adata: AnnData, key: str) -> pd.DataFrame:

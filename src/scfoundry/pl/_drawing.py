@@ -1,13 +1,24 @@
-"""What every plot ends with, and names in messages."""
+"""What plots share: how they end, tables of numbers in colours, and names in messages."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
-__all__ = ["listed", "shown"]
+    import pandas as pd
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+__all__ = ["heatmap", "listed", "require_columns", "shown"]
+
+# Of more columns the numbers would not fit.
+MOST_NUMBERED = 24
+CELL = 0.42  # inches
 
 Drawn = TypeVar("Drawn")
 
@@ -18,10 +29,43 @@ def listed(names: Iterable[object], most: int | None = None) -> str:
     return (", ".join(every[:most]) + (", ..." if most is not None and len(every) > most else "")) or "none"
 
 
-def shown(axes: Drawn, show: bool | None) -> Drawn | None:
-    """Show the figure and return nothing, or return the axes."""
+def require_columns(adata: AnnData, *keys: str, run: str) -> None:
+    """Refuse columns that ``obs`` does not have; ``run`` is the call that would write them."""
+    if missing := [key for key in keys if key not in adata.obs]:
+        msg = f"adata.obs has no column {listed(missing)}; it has {listed(adata.obs.columns, 10)}. Run {run} first."
+        raise ValueError(msg)
+
+
+def heatmap(table: pd.DataFrame, *, ax: Axes | None, label: str, cmap: str) -> Axes:
+    """Shares of a table as colours from 0 to 1, with the numbers where they fit."""
     import matplotlib.pyplot as plt
 
+    n_rows, n_columns = table.shape
+    if ax is None:
+        longest = max((len(str(name)) for name in table.columns), default=0)
+        width, height = 2.6 + CELL * n_columns, 0.9 + CELL * n_rows + 0.07 * longest
+        _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    values = table.to_numpy(dtype=float)
+    drawn = ax.imshow(values, cmap=cmap, vmin=0, vmax=1, aspect="auto")
+    ax.set_xticks(np.arange(n_columns), table.columns, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(np.arange(n_rows), table.index)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    if n_columns <= MOST_NUMBERED:
+        for row, column in np.argwhere(values >= 0.005):
+            share = values[row, column]
+            text = f"{share:.2f}".replace("0.", ".")
+            ax.text(column, row, text, ha="center", va="center", fontsize=7.5, color="white" if share > 0.6 else "0.2")
+    ax.figure.colorbar(drawn, ax=ax, label=label, shrink=min(1.0, 4 / n_rows + 0.3))
+    return ax
+
+
+def shown(axes: Drawn, show: bool | None, save: str | Path | None = None) -> Drawn | None:
+    """Save the figure if there is a file for it; show it and return nothing, or return the axes."""
+    import matplotlib.pyplot as plt
+
+    if save is not None:
+        np.ravel(np.asarray(axes, dtype=object))[0].figure.savefig(save, dpi=150, bbox_inches="tight")
     if not show:
         return axes
     plt.show()

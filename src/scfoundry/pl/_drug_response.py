@@ -12,8 +12,10 @@ from scfoundry.pl._drawing import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from anndata import AnnData
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
 __all__ = ["drug_response"]
@@ -27,8 +29,10 @@ def drug_response(
     *,
     drugs: Sequence[str] | None = None,
     key: str = Keys.DRUG_RESPONSE,
+    axes: Sequence[Axes] | None = None,
     show: bool | None = None,
-) -> NDArray | None:
+    save: str | Path | None = None,
+) -> Sequence[Axes] | NDArray | None:
     """Draw measured against predicted responses, and the correlation within every drug, ranked.
 
     On the left all pairs, drugs differ in level, which makes it look good. On the right what counts: the correlation
@@ -46,8 +50,12 @@ def drug_response(
         Drugs to draw, all that were predicted and measured if `None`.
     key
         Slot of ``obsm`` and ``uns`` that holds the result.
+    axes
+        The two where to draw; a new figure if `None`.
     show
         Show the figure and return nothing.
+    save
+        File to write the figure to, of any kind that matplotlib knows.
 
     Returns
     -------
@@ -86,7 +94,8 @@ def drug_response(
     x, y = truth.to_numpy(dtype=float)[both], guess.to_numpy(dtype=float)[both]
     within = _within(truth, guess).sort_values(ascending=False)
 
-    _, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained", width_ratios=[1, 1.2])
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained", width_ratios=[1, 1.2])
     left, right = axes
     left.scatter(x, y, s=4, alpha=min(1.0, 0.1 + 200 / len(x)), color="0.25", linewidths=0, rasterized=True)
     ends = [min(x.min(), y.min()), max(x.max(), y.max())]
@@ -106,7 +115,7 @@ def drug_response(
     right.legend(frameon=False)
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
-    return shown(axes, show)
+    return shown(axes, show, save)
 
 
 def _within(truth: pd.DataFrame, guess: pd.DataFrame) -> pd.Series:

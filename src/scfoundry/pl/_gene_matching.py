@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfoundry._keys import Keys
+from scfoundry.pl._drawing import shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anndata import AnnData
     from matplotlib.axes import Axes
 
 __all__ = ["gene_matching"]
 
 
-def gene_matching(adata: AnnData, key: str = "cellplm", *, ax: Axes | None = None) -> Axes:
+def gene_matching(
+    adata: AnnData,
+    key: str = "cellplm",
+    *,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+) -> Axes | None:
     """Draw the routes by which genes were matched, and how many were not.
 
     A long grey bar tells that a model saw little of the data: look at the names of the genes before trusting the
@@ -29,10 +39,14 @@ def gene_matching(adata: AnnData, key: str = "cellplm", *, ax: Axes | None = Non
         Slot of ``uns`` that it wrote.
     ax
         Where to draw; a new figure if `None`.
+    show
+        Show the figure and return nothing.
+    save
+        File to write the figure to, of any kind that matplotlib knows.
 
     Returns
     -------
-    The axes.
+    The axes, unless ``show``.
 
     Raises
     ------
@@ -63,4 +77,4 @@ def gene_matching(adata: AnnData, key: str = "cellplm", *, ax: Axes | None = Non
     ax.margins(x=0.15)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel="genes of the data", title=f"{report['n_kept']:,} of {report['n_input']:,} genes known to {key}")
-    return ax
+    return shown(ax, show, save)

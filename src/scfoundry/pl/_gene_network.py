@@ -12,6 +12,7 @@ from scfoundry.pl._drawing import listed, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from matplotlib.axes import Axes
@@ -41,6 +42,7 @@ def gene_network(
     modality: str = Keys.RNA,
     ax: Axes | None = None,
     show: bool | None = None,
+    save: str | Path | None = None,
 ) -> Axes | None:
     """Draw the edges of a gene network that weigh most.
 
@@ -69,6 +71,8 @@ def gene_network(
         Where to draw; a new figure if `None`.
     show
         Show the figure and return nothing.
+    save
+        File to write the figure to, of any kind that matplotlib knows.
 
     Returns
     -------
@@ -107,7 +111,7 @@ def gene_network(
     ax.set(xticks=[], yticks=[], title=str(edges["group"].iloc[0]) if edges["group"].nunique() == 1 else "")
     ax.spines[:].set_visible(False)
     ax.margins(0.08)
-    return shown(ax, show)
+    return shown(ax, show, save)
 
 
 def _edges(

@@ -12,6 +12,7 @@ from scfoundry.pl._drawing import listed, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
@@ -46,6 +47,7 @@ def imputed(
     ncols: int | None = None,
     axes: Axes | Sequence[Axes] | NDArray[Any] | None = None,
     show: bool | None = None,
+    save: str | Path | None = None,
 ) -> NDArray[Any] | None:
     """Draw imputed genes in the tissue, next to what was measured of them if that is known.
 
@@ -82,6 +84,8 @@ def imputed(
         `None`.
     show
         Show the figure and return nothing.
+    save
+        File to write the figure to, of any kind that matplotlib knows.
 
     Returns
     -------
@@ -124,7 +128,7 @@ def imputed(
         _draw(right, place, guess[rows], diameter, cmap, f"{gene}, imputed\n{', '.join(reached)}")
         for ax in [*left, right]:
             _name_sections(ax, place, labels)
-    return shown(panels, show)
+    return shown(panels, show, save)
 
 
 def _result(adata: AnnData, key: str, genes: list[str]) -> tuple[pd.DataFrame, dict[str, Any], pd.Series]:

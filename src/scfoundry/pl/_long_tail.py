@@ -14,6 +14,7 @@ from scfoundry.pl._drawing import listed, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from matplotlib.axes import Axes
@@ -32,6 +33,7 @@ def long_tail(
     n_cells: Mapping[str, int] | pd.Series | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
+    save: str | Path | None = None,
 ) -> Axes | None:
     """Draw the F1 of every label beside the number of cells it was learned from, of one or several predictions.
 
@@ -52,6 +54,8 @@ def long_tail(
         Where to draw; a new figure if `None`.
     show
         Show the figure and return nothing.
+    save
+        File to write the figure to, of any kind that matplotlib knows.
 
     Returns
     -------
@@ -107,7 +111,7 @@ def long_tail(
         axes.spines[["right"]].set_visible(False)
     # Below the name of the axis, however high the axes are.
     ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.55 / (HEIGHT * len(f1))))
-    return shown(ax, show)
+    return shown(ax, show, save)
 
 
 def _sizes(

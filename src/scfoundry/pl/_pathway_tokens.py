@@ -11,6 +11,8 @@ from scfoundry._keys import Keys
 from scfoundry.pl._drawing import listed, shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anndata import AnnData
     from matplotlib.axes import Axes
     from mudata import MuData
@@ -37,6 +39,7 @@ def pathway_tokens(
     modality: str = Keys.RNA,
     ax: Axes | None = None,
     show: bool | None = None,
+    save: str | Path | None = None,
 ) -> Axes | None:
     """Draw how often groups of cells use the codes that tell them apart.
 
@@ -65,6 +68,8 @@ def pathway_tokens(
         Where to draw; a new figure if `None`.
     show
         Show the figure and return nothing.
+    save
+        File to write the figure to, of any kind that matplotlib knows.
 
     Returns
     -------
@@ -119,7 +124,7 @@ def pathway_tokens(
     bar.set_label("frequency less the mean over groups (SD)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
-    return shown(ax, show)
+    return shown(ax, show, save)
 
 
 def _differences(adata: AnnData, groupby: str, key: str, n_codes: int) -> pd.DataFrame:

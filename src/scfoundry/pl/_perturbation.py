@@ -10,6 +10,8 @@ from scfoundry._keys import Keys
 from scfoundry.pl._drawing import listed, shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anndata import AnnData
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -31,6 +33,7 @@ def perturbation(
     n_genes: int = 20,
     ax: Axes | None = None,
     show: bool | None = None,
+    save: str | Path | None = None,
 ) -> Axes | None:
     """Draw the predicted change of genes, and the measured one where there are cells with the perturbation.
 
@@ -54,6 +57,8 @@ def perturbation(
         Where to draw; a new figure if `None`.
     show
         Show the figure and return nothing.
+    save
+        File to write the figure to, of any kind that matplotlib knows.
 
     Returns
     -------
@@ -102,7 +107,7 @@ def perturbation(
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel="change of log1p counts per 10,000", title=title)
     ax.legend(frameon=False, loc="best")
-    return shown(ax, show)
+    return shown(ax, show, save)
 
 
 def _row(profiles: AnnData, params: dict[str, Any], perturbation: str, group: str | None) -> tuple[AnnData, str]:

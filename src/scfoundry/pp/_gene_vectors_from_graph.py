@@ -40,7 +40,7 @@ def gene_vectors_from_graph(
     and a convolution guesses their features from those around them. The features are the leading eigenvectors of the
     graph. It takes seconds for some hundred genes and grows with the number of interactions.
 
-    Needs the extra ``scfoundry[graph]``.
+    Needs the extra ``scfoundry-models[graph]``.
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ from ._integrate import integrate
 from ._pathway_tokens import pathway_tokens
 from ._predict_perturbation import predict_perturbation
 from ._rank_genes_attention import rank_genes_attention
+from ._report import report
 from ._retrieve import retrieve
 from ._zero_shot_annotate import zero_shot_annotate
 
@@ -38,6 +39,7 @@ __all__ = [
     "pathway_tokens",
     "predict_perturbation",
     "rank_genes_attention",
+    "report",
     "retrieve",
     "zero_shot_annotate",
 ]

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
+from scfoundry._version import __version__
 from scfoundry.data.modality import modality_of
 from scfoundry.tl._opening import given, group_codes, new_seed, open_model, quoted
 
@@ -94,7 +95,7 @@ def benchmark(
     Raises
     ------
     ImportError
-        If scib-metrics (``pip install "scfoundry[scib]"``) or, for its baseline, harmonypy is not installed.
+        If scib-metrics (``pip install "scfoundry-models[scib]"``) or, for its baseline, harmonypy is not installed.
     ValueError
         If a column or key does not exist, there are fewer than two types or a hundred labelled cells, an argument is
         unknown, or as in `sf.tl.embed`. Nothing has been computed then.
@@ -144,10 +145,12 @@ def benchmark(
     scores["seconds"] = pd.Series(seconds)
     params = keys | {"label_key": label_key, "adapt": adapt, "baselines": chosen, "rng": rng}
     target.uns[key_added] = {
+        Keys.VERB: CALLER,
+        Keys.UNITS: Units.SCORE,
         Keys.PARAMS: given(params),
         "scores": scores,
-        "versions": {name: version(name) for name in ("scfoundry", "scanpy", "scvi-tools")}
-        | {"scib-metrics": scib_version},
+        "versions": {name: version(name) for name in ("scanpy", "scvi-tools")}
+        | {"scfoundry": __version__, "scib-metrics": scib_version},
     }
     return scores
 

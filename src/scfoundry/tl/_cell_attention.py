@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
-from scfoundry.data.slots import write
-from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, record
+from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, record, write_results
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["cell_attention"]
 
 CALLER = "sf.tl.cell_attention"
+UNITS = {"shares": Units.SHARE, "specific": Units.FOLD, "raw": Units.ATTENTION}
 
 
 @checks_arguments
@@ -139,7 +139,8 @@ def cell_attention(
     arguments = keys | {"group_by": group_by, "k": k, "encoder_layer": encoder_layer, "scale": scale}
     groups = {Keys.GROUPS: _table(found, names)} if group_by is not None else {}
     origin = record(attending, cells, arguments) | groups
-    write(target, {f"obsp/{key_added}": found.weights, f"uns/{key_added}": origin}, caller=CALLER)
+    slots = {f"obsp/{key_added}": found.weights, f"uns/{key_added}": origin}
+    write_results(target, slots, units=UNITS[scale], caller=CALLER)
     return adata if copy else None
 
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
-from scfoundry.data.slots import write
 from scfoundry.tl._opening import (
     announce,
     at_least_one,
@@ -19,6 +18,7 @@ from scfoundry.tl._opening import (
     quoted,
     record,
     refuse_learning,
+    write_results,
 )
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def denoise(
     if columns is not None:
         names = target.var_names[columns].astype(str)
         slots = {f"obsm/{key_added}": pd.DataFrame(expected, target.obs_names, names)}
-    write(target, slots | {f"uns/{key_added}": origin}, caller=CALLER)
+    write_results(target, slots | {f"uns/{key_added}": origin}, units=Units.COUNTS, caller=CALLER)
     return denoiser if return_fitted else adata if copy else None
 
 

@@ -40,7 +40,7 @@ def describe(
         term that such a text names (``"cell type: monocyte. ..."``) counts before that of the label.
     kind
         What the labels name: ``"cell type"``, ``"assay"``, ``"development stage"``, ``"disease"``, ``"ethnicity"``,
-        ``"sex"``, ``"tissue"``, ``"tissue general"``. All but cell types need the extra ``scfoundry[ontology]``.
+        ``"sex"``, ``"tissue"``, ``"tissue general"``. All but cell types need the extra ``scfoundry-models[ontology]``.
 
     Returns
     -------

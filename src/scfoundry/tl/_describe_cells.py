@@ -9,14 +9,17 @@ import pandas as pd
 
 from scfoundry._arguments import checks_arguments
 from scfoundry._compat import obs_column
+from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.labels.identities import IDENTITIES, find_identity, has_ontologies
 from scfoundry.data.labels.ontology import CellOntology
+from scfoundry.data.modality import modality_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anndata import AnnData
+    from mudata import MuData
     from numpy.typing import NDArray
 
 __all__ = ["describe_cells"]
@@ -33,15 +36,21 @@ _UNKNOWN = frozenset(
 
 
 @checks_arguments
-def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, definitions: bool = True) -> pd.Series:
+def describe_cells(
+    adata: AnnData | MuData,
+    columns: Mapping[str, str] | None = None,
+    *,
+    definitions: bool = True,
+    modality: str = Keys.RNA,
+) -> pd.Series:
     """Describe every cell in words, from its metadata.
 
     The description has up to eight parts, ``{identity}: {name}. {definition}``, joined by ``;`` in this order: assay,
     cell type, development stage, disease, ethnicity, sex, tissue, tissue general. What is missing or unknown is left
     out.
 
-    Cell types are found in the Cell Ontology, which ships with the package. The terms of the other identities are those
-    of the extra ``scfoundry[ontology]``; without it they stay as written and have no definition, so that the same data
+    Cell types are found in the Cell Ontology, which ships with the package. The terms of the other identities need the
+    extra ``scfoundry-models[ontology]``; without it they stay as written and have no definition, so that the same data
     give other texts on another machine. Train and annotate with the extra, or without it.
 
     Parameters
@@ -54,6 +63,8 @@ def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, 
         ``sex``, ``tissue``, ``tissue_general``. Ids in ``{column}_ontology_term_id`` count before the labels.
     definitions
         Whether to add definitions: of cell types always, of the others where the extra is installed. Assays have none.
+    modality
+        Modality of a `MuData`, whose own ``obs`` is read.
 
     Returns
     -------
@@ -62,7 +73,7 @@ def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, 
     Raises
     ------
     ValueError
-        If an identity is not one of the eight, or ``obs`` has none of the columns.
+        If an identity is not one of the eight, ``obs`` has none of the columns, or a `MuData` no such modality.
 
     References
     ----------
@@ -79,11 +90,12 @@ def describe_cells(adata: AnnData, columns: Mapping[str, str] | None = None, *, 
     >>> sf.tl.describe_cells(adata, definitions=False).tolist()
     ['cell type: natural killer cell. ; sex: female.', 'sex: male.']
     """
+    adata = modality_of(adata, modality)
     columns = _checked(adata, columns)
     if (others := [identity for identity in columns if identity != "cell type"]) and not has_ontologies():
         logger.info(
-            "sf.tl.describe_cells: without the extra scfoundry[ontology], %s stay as written and undefined; with "
-            "it, the texts differ. For all terms: pip install 'scfoundry[ontology]'.",
+            "sf.tl.describe_cells: without the extra scfoundry-models[ontology], %s stay as written and undefined; "
+            "with it, the texts differ. For all terms: pip install 'scfoundry-models[ontology]'.",
             ", ".join(others),
         )
     parts = {identity: _parts(adata, identity, column, definitions) for identity, column in columns.items()}

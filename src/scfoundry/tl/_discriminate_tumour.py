@@ -6,10 +6,9 @@ import warnings
 from typing import TYPE_CHECKING
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
-from scfoundry.data.slots import write
-from scfoundry.tl._opening import announce, open_model, record
+from scfoundry.tl._opening import announce, open_model, record, write_results
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,5 +115,5 @@ def discriminate_tumour(
 
     origin = record(discriminating, cells, {"layer": layer, "precision": precision}) | {Keys.WARNING: CONFOUNDED}
     slots = {f"obs/{key_added}": probabilities, f"uns/{key_added}": origin}
-    write(target, slots, caller=CALLER, undefined=cells.empty)
+    write_results(target, slots, units=Units.PROBABILITY, caller=CALLER, undefined=cells.empty)
     return adata if copy else None

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.data.slots import write
 from scfoundry.tl._drug_tables import further_tables, responses_of, smiles_of, tissues_of
 from scfoundry.tl._opening import (
     announce,
@@ -20,6 +19,7 @@ from scfoundry.tl._opening import (
     open_fitted,
     quoted,
     refuse_learning,
+    write_results,
 )
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def drug_response(
     if weights := found.block_weights:
         results[Keys.WEIGHTS] = weights
     slots = {f"obsm/{key_added}": predicted.astype(np.float32).set_axis(target.obs_names), f"uns/{key_added}": results}
-    write(target, slots, caller=CALLER)
+    write_results(target, slots, units=Units.RESPONSE, caller=CALLER)
     return found if return_fitted else adata if copy else None
 
 

@@ -10,11 +10,10 @@ import pandas as pd
 
 from scfoundry._arguments import checks_arguments
 from scfoundry._compat import obs_column
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
-from scfoundry.data.slots import write
 from scfoundry.tl._drug_response import ALONE, source_of
-from scfoundry.tl._opening import new_seed, open_model, quoted, require_column
+from scfoundry.tl._opening import new_seed, open_model, quoted, require_column, write_results
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -169,7 +168,7 @@ def drug_sensitivity(
     slots = {f"obs/{key_added}": probability.astype(np.float32), f"uns/{key_added}": origin}
     # No fit can leave out the only learned cell of a label.
     undefined = np.isin(np.arange(target.n_obs), learned) & np.isnan(probability)
-    write(target, slots, caller=CALLER, undefined=undefined)
+    write_results(target, slots, units=Units.PROBABILITY, caller=CALLER, undefined=undefined)
     return adata if copy else None
 
 

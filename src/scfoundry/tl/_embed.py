@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
-from scfoundry.data.slots import refuse_meaningless, write
+from scfoundry.data.slots import refuse_meaningless
 from scfoundry.tl._opening import (
     announce,
     at_least_one,
@@ -16,6 +16,7 @@ from scfoundry.tl._opening import (
     open_fitted,
     record,
     refuse_learning,
+    write_results,
 )
 
 if TYPE_CHECKING:
@@ -187,5 +188,5 @@ def embed(
         origin["adaptation"] = embedder.adaptation
     name = origin[Keys.PROVENANCE]["model"]
     slots = {f"obsm/{key_added or Keys.embedding(name)}": embedding, f"uns/{key_added or name}": origin}
-    write(target, slots, caller=CALLER)
+    write_results(target, slots, units=Units.LATENT, caller=CALLER)
     return embedder if return_fitted else adata if copy else None

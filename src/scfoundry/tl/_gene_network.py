@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, quoted, record
+from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, quoted, record, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,7 +148,7 @@ def gene_network(
     arguments |= {"top_k": top_k, "min_cells": min_cells, "encoder_layer": encoder_layer}
     edges = _edges(found, names, groups, top_k=top_k, min_cells=min_cells)
     origin = record(reading, cells, arguments, network_genes=np.array(names)) | {Keys.EDGES: edges}
-    target.uns[key_added] = origin
+    write_results(target, {f"uns/{key_added}": origin}, units=Units.RANK, caller=CALLER)
     return adata if copy else None
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.data.slots import write
-from scfoundry.tl._opening import at_least_one, new_seed, open_model, record
+from scfoundry.tl._opening import at_least_one, new_seed, open_model, record, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -161,5 +160,6 @@ def gene_programmes(
     number[genes] = programmes
     of_column = number[cells.own.alignment.target]
     groups = pd.Categorical.from_codes(of_column, labels)
-    write(target, {f"var/{key_added}": groups, f"uns/{key_added}": origin}, caller=CALLER)
+    slots = {f"var/{key_added}": groups, f"uns/{key_added}": origin}
+    write_results(target, slots, units=Units.GROUP, caller=CALLER)
     return adata if copy else None

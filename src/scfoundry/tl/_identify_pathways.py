@@ -10,11 +10,10 @@ from scipy import sparse
 
 from scfoundry._arguments import checks_arguments
 from scfoundry._compat import data_frame
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import modality_of, to_write
-from scfoundry.data.slots import write
 from scfoundry.tl._label_slots import column, refuse_shared_columns
-from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, quoted
+from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, quoted, write_results
 from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
 
 if TYPE_CHECKING:
@@ -161,7 +160,8 @@ def identify_pathways(
     names = list(map(column, pathways.names))
     origin = record_learned(weights, pathways, cells, names, params)
     table = pd.DataFrame(scores, index=target.obs_names, columns=names)
-    write(target, {f"obsm/{key_added}": table, f"uns/{key_added}": origin}, caller=CALLER)
+    slots = {f"obsm/{key_added}": table, f"uns/{key_added}": origin}
+    write_results(target, slots, units=Units.PROBABILITY, caller=CALLER)
     return pathways if return_fitted else adata if copy else None
 
 

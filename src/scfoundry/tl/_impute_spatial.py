@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.matrix.state import MatrixState
 from scfoundry.data.modality import modality_of, to_write
-from scfoundry.data.slots import write
-from scfoundry.tl._opening import at_least_one, new_seed, open_model, record
+from scfoundry.tl._opening import at_least_one, new_seed, open_model, record, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +30,7 @@ SCALES: dict[str, str] = {
     MatrixState.COUNTS: "expected counts, on the scale of the library of every spot",
     MatrixState.LOG1P: "expected values before the log1p, on the scale that the spots were normalised to",
 }
+UNITS: dict[str, str] = {MatrixState.COUNTS: Units.COUNTS, MatrixState.LOG1P: Units.NORMALISED}
 
 
 @checks_arguments
@@ -191,7 +191,7 @@ def impute_spatial(
     done = f"{loaded.provenance['weights']}: imputed {len(wanted):,} genes{beside} of {spots.n_obs:,} spots"
     _log_confidence(done, imputed)
     slots = {f"obsm/{key_added}": imputed.counts.set_axis(target.obs_names), f"uns/{key_added}": origin}
-    write(target, slots, caller=CALLER)
+    write_results(target, slots, units=UNITS[spots.provenance["values"]], caller=CALLER)
     return adata if copy else None
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.data.slots import write
 from scfoundry.tl._opening import (
     announce,
     at_least_one,
@@ -19,6 +18,7 @@ from scfoundry.tl._opening import (
     record,
     refuse_learning,
     require_column,
+    write_results,
 )
 
 if TYPE_CHECKING:
@@ -166,5 +166,5 @@ def integrate(
     origin["integration"] = {"batches": list(fitted.batches), "unseen": unseen, "genes": genes.astype(str).tolist()}
     key = Keys.integrated(origin[Keys.PROVENANCE]["model"])
     slots = {f"obsm/{key_added or Keys.embedding(key)}": embedding, f"uns/{key_added or key}": origin}
-    write(target, slots, caller=CALLER)
+    write_results(target, slots, units=Units.LATENT, caller=CALLER)
     return fitted if return_fitted else adata if copy else None

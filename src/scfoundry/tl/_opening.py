@@ -11,6 +11,7 @@ import pandas as pd
 from scfoundry._compat import obs_column
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
+from scfoundry.data.slots import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sized
@@ -36,6 +37,7 @@ __all__ = [
     "refuse_damaged",
     "refuse_learning",
     "require_column",
+    "write_results",
 ]
 
 
@@ -185,3 +187,22 @@ def record(model: Embeds, cells: Cells | None, params: Mapping[str, Any], **furt
     """What stands in ``uns``: arguments but those left at `None` and generators, weights, how the data were read."""
     read = {} if cells is None else cells.provenance
     return {Keys.PARAMS: given(params), Keys.PROVENANCE: model.provenance | read | further}
+
+
+def write_results(
+    adata: AnnData,
+    results: Mapping[str, Any],
+    *,
+    units: str,
+    caller: str,
+    undefined: NDArray[np.bool_] | None = None,
+) -> None:
+    """Write results by address, all or none, as `scfoundry.data.slots.write` does, and log what they are.
+
+    The record among them, of address ``"uns/..."``, is told the verb and the units.
+    """
+    described = {Keys.VERB: caller, Keys.UNITS: units}
+    complete = {name: {**value, **described} if name.startswith("uns/") else value for name, value in results.items()}
+    write(adata, complete, caller=caller, undefined=undefined)
+    slots = ", ".join(address.replace("/", "['", 1) + "']" for address, value in results.items() if value is not None)
+    logger.info("%s wrote %s: %s.", caller, slots, units)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry.data.labels.hierarchy import common_parents
 from scfoundry.data.labels.ontology import CellOntology
-from scfoundry.data.slots import write
 from scfoundry.tl._label_slots import label_slots, refuse_shared_columns
-from scfoundry.tl._opening import quoted
+from scfoundry.tl._opening import quoted, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -135,4 +134,4 @@ def write_both_levels(
         above, sums = annotator.parent_scores(scores)
         origin[Keys.REFERENCE]["parent"] = list(annotator.parents)
         slots |= label_slots(adata, upper, above, scores=sums, decided=sums, **how)
-    write(adata, slots | {f"uns/{key}": origin}, caller=caller)
+    write_results(adata, slots | {f"uns/{key}": origin}, units=Units.PROBABILITY, caller=caller)

@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
-from scfoundry.data.slots import write
-from scfoundry.tl._opening import announce, at_least_one, open_model, quoted, record
+from scfoundry.tl._opening import announce, at_least_one, open_model, quoted, record, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -183,5 +182,5 @@ def pathway_tokens(
     columns = pd.DataFrame(frequencies, index=target.obs_names, columns=codes)
     obsm = f"obsm/{key_added or Keys.embedding(Keys.PATHWAY_TOKENS)}"
     slots = {obsm: columns, f"uns/{key_added or Keys.PATHWAY_TOKENS}": origin}
-    write(target, slots, caller=CALLER, undefined=cells.empty)
+    write_results(target, slots, units=Units.FREQUENCY, caller=CALLER, undefined=cells.empty)
     return adata if copy else None

@@ -9,10 +9,19 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, open_fitted, quoted, record
+from scfoundry.tl._opening import (
+    announce,
+    at_least_one,
+    check_return,
+    new_seed,
+    open_fitted,
+    quoted,
+    record,
+    write_results,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -197,7 +206,8 @@ def predict_perturbation(
     params |= {"fine_tune": responses.fine_tuned, "value": responses.learned.value, "max_epochs": max_epochs}
     params |= {"n_genes": n_genes, "layer": layer, "rng": None if fitted else rng, "precision": precision}
     results = {Keys.PROFILES: profiles, Keys.DIFFERENTIAL_EXPRESSION: _most_changed(profiles, n_genes)}
-    target.uns[key_added] = record(loaded, cells, params, replacement=responses.replacement) | results
+    origin = record(loaded, cells, params, replacement=responses.replacement) | results
+    write_results(target, {f"uns/{key_added}": origin}, units=Units.LOG1P, caller=CALLER)
     return responses if return_fitted else adata if copy else None
 
 

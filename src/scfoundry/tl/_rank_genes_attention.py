@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, quoted, record
+from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, quoted, record, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["rank_genes_attention"]
 
 CALLER = "sf.tl.rank_genes_attention"
+UNITS = {"attention": Units.ATTENTION, "difference": Units.STATISTIC}
 
 
 @checks_arguments
@@ -154,7 +155,7 @@ def rank_genes_attention(
     # What readers of `scanpy.tl.rank_genes_groups` ask for.
     arguments |= {"reference": "rest", "method": "t-test", "use_raw": False, "corr_method": "benjamini-hochberg"}
     origin = record(reading, cells, arguments) | columns
-    target.uns[key_added] = origin
+    write_results(target, {f"uns/{key_added}": origin}, units=UNITS[rank_by], caller=CALLER)
     return adata if copy else None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of
 from scfoundry.data.slots import refuse_not_finite
@@ -85,7 +85,7 @@ def retrieve(
     -------
     One row per hit: ``query`` (label), ``rank`` from 1, ``obs_name`` and ``score``. Ordered by text as given when
     finding cells, by cell in obs order when finding texts; then by rank. ``attrs`` of the table hold ``"params"``, the
-    arguments as they took effect, and ``"provenance"`` of the weights.
+    arguments as they took effect, ``"provenance"`` of the weights, and the ``"units"`` of the scores.
 
     Raises
     ------
@@ -202,5 +202,6 @@ def _table(adata: AnnData, labels: Sequence[Label], hits: Hits, origin: dict[str
             "score": hits.scores.ravel().astype(np.float32),
         }
     )
-    table.attrs = origin
+    units = Units.SIMILARITY if origin[Keys.PARAMS]["find"] == "cells" else Units.PROBABILITY
+    table.attrs = origin | {Keys.VERB: CALLER, Keys.UNITS: units}
     return table

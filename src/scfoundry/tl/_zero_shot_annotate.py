@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._keys import Keys
+from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.data.slots import write
 from scfoundry.tl._label_slots import column, label_slots, refuse_shared_columns, warn_of_collapse
 from scfoundry.tl._labels import as_table, labels_of, markers_of, with_markers, with_prompts
-from scfoundry.tl._opening import announce, open_model, quoted, record, require_column
+from scfoundry.tl._opening import announce, open_model, quoted, record, require_column, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,7 +183,7 @@ def zero_shot_annotate(
     slots[f"obs/{Keys.fit(key_added)}"] = fit.astype(np.float32)
     # An earlier call, with other labels, may have left terms.
     slots[f"obs/{Keys.ontology_id(key_added)}"] = _terms(slots[f"obs/{key_added}"], labels)
-    write(target, slots | {f"uns/{key_added}": origin}, caller=CALLER)
+    write_results(target, slots | {f"uns/{key_added}": origin}, units=Units.PROBABILITY, caller=CALLER)
     return adata if copy else None
 
 

@@ -62,7 +62,7 @@ def _guide() -> Any:
     except ModuleNotFoundError as error:
         msg = (
             "Terms other than cell types come from the ontologies of the package cellxgene-ontology-guide, which is "
-            'not installed: pip install "scfoundry[ontology]".'
+            'not installed: pip install "scfoundry-models[ontology]".'
         )
         raise ImportError(msg) from error
     return OntologyParser()

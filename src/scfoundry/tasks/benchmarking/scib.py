@@ -32,7 +32,7 @@ def require_scib(*, caller: str) -> str:
     try:
         return version("scib-metrics")
     except PackageNotFoundError as error:
-        msg = f'{caller} needs scib-metrics: pip install "scfoundry[scib]".'
+        msg = f'{caller} needs scib-metrics: pip install "scfoundry-models[scib]".'
         raise ImportError(msg) from error
 
 

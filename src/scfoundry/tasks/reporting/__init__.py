@@ -1,0 +1,1 @@
+"""What was read, done and found, as a page."""
