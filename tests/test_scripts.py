@@ -89,3 +89,14 @@ def test_every_script_explains_itself(
         runpy.run_path(str(path), run_name="__main__")
     assert ended.value.code == 0
     assert "usage" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_gpus_runs_anywhere_at_small_size(monkeypatch, tmp_path, capsys) -> None:
+    gpu = importlib.import_module("benchmarks.gpu")
+    monkeypatch.setattr(gpu, "DEFAULTS", {"cellplm": "cellplm-mini"})
+    monkeypatch.setattr(gpu, "PUBLISHED", gpu.PUBLISHED.__class__(n_layers=1, n_hidden=32, n_heads=2))
+    sizes = ["--n-cells", "20", "--batch-sizes", "1", "--positions", "8"]
+    gpu.main(["--device", "cpu", *sizes, "--out", str(tmp_path / "gpu.json")])
+    shown = capsys.readouterr().out
+    assert "cellplm-mini, least cosine to the CPU | 1.00000" in shown
+    assert "1 x 8 positions" in (tmp_path / "gpu.md").read_text()
