@@ -13,7 +13,7 @@ from anndata import AnnData
 from anndata.io import sparse_dataset
 from scipy import sparse
 
-from scfoundry.data.matrix import loaders
+from scfoundry.data.matrix import located
 from scfoundry.data.matrix import row_blocks as _row_blocks
 from scfoundry.data.matrix.loaders import read_rows, row_blocks
 from scfoundry.data.matrix.located import matrix_of
@@ -320,6 +320,6 @@ def test_impossible_block_size(counts: np.ndarray) -> None:
 
 
 def test_unreadable_matrix_says_how_to_convert_it(counts: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaders, "matrix_of", lambda *_: "not a matrix")
+    monkeypatch.setattr(located, "matrix_of", lambda *_: "not a matrix")
     with pytest.raises(TypeError, match=r"adata\.X is a builtins\.str.*adata\.X = scipy\.sparse\.csr_matrix"):
         row_blocks(AnnData(counts))

@@ -64,7 +64,7 @@ def n_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         numbers.append(len(rows))
         return blocks_of(matrix, rows, *how)
 
-    monkeypatch.setattr("scfoundry.data.matrix.loaders.blocks_of", counted)
+    monkeypatch.setattr("scfoundry.data.matrix.located.blocks_of", counted)
     return numbers
 
 
