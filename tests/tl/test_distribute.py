@@ -12,7 +12,7 @@ from remote import inverse, square
 from scipy import sparse
 
 import scfoundry as sf
-from scfoundry._compat import data_frame
+from scfoundry._compat import data_frame, layer_names
 
 distributed = pytest.importorskip("distributed", reason="needs the extra scfoundry-models[scale]")
 
@@ -56,7 +56,8 @@ def stored(tmp_path_factory):
 
 def written(adata: ad.AnnData, before: set[str]) -> dict[str, np.ndarray]:
     """Numbers that a verb wrote."""
-    slots = {"obs": data_frame(adata.obs).select_dtypes("number")} | dict(adata.obsm) | dict(adata.layers)
+    slots = {"obs": data_frame(adata.obs).select_dtypes("number")} | dict(adata.obsm)
+    slots |= {name: adata.layers[name] for name in layer_names(adata)}
     found = {name: value for name, value in slots.items() if name not in before}
     dense = {name: value.toarray() if sparse.issparse(value) else np.asarray(value) for name, value in found.items()}
     return {name: value.astype(np.float64) for name, value in dense.items() if value.size}
