@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import scfoundry as sf
+
 ROOT = Path(__file__).parents[1]
 # Of two seeds each, but the twin; "an ablation" is in no leaderboard.
 SCORES = {"ours": [0.5, 0.7], "PCA": [0.4, 0.4], "random weights, adapted": [0.5], "an ablation": [0.9, 0.9]}
@@ -93,6 +95,7 @@ def test_every_script_explains_itself(
 
 def test_the_benchmark_of_gpus_runs_anywhere_at_small_size(monkeypatch, tmp_path, capsys) -> None:
     gpu = importlib.import_module("benchmarks.gpu")
+    monkeypatch.setattr(sf.settings, "verbosity", sf.settings.verbosity)  # which a benchmark sets
     monkeypatch.setattr(gpu, "DEFAULTS", {"cellplm": "cellplm-mini"})
     monkeypatch.setattr(gpu, "PUBLISHED", gpu.PUBLISHED.__class__(n_layers=1, n_hidden=32, n_heads=2))
     sizes = ["--n-cells", "20", "--batch-sizes", "1", "--positions", "8"]
