@@ -113,6 +113,18 @@ def test_an_error_in_a_worker_reaches_the_user_and_takes_back_the_rest(client, s
     assert list(workers.map(inverse, [1, 2])) == [1, 0.5]
 
 
+def test_a_file_that_is_written_again_is_read_again(client, stored):
+    path = stored / "rewritten.h5ad"
+    for n_cells in (1500, 1200):
+        adata = ad.read_h5ad(stored / "cells.h5ad")[-n_cells:].copy()
+        adata.write_h5ad(path)  # workers hold nothing open
+        sf.pp.rank_encode(adata)
+        together = ad.read_h5ad(path, backed="r")
+        sf.pp.rank_encode(together, distribute=True)
+        together.file.close()
+        assert (together.obsm["X_rank"] != adata.obsm["X_rank"]).nnz == 0
+
+
 def test_wrong_values_are_refused_as_usual(client, stored):
     adata = ad.read_h5ad(stored / "cells.h5ad")
     adata.X = adata.X.toarray() - 1

@@ -38,9 +38,9 @@ def morgan_fingerprints(smiles: Mapping[str, str]) -> NDArray[np.uint8]:
     parts = {drug: Chem.GetMolFrags(molecule, asMols=True) for drug, molecule in molecules.items()}
     salts = [drug for drug, of_drug in parts.items() if len(of_drug) > 1]
     metals = [drug for drug, molecule in molecules.items() if _elements(molecule) - NON_METALS]
-    for drugs, what in ((salts, "salts or mixtures, of which the largest part is read"), (metals, "hold a metal")):
+    for drugs, what in ((salts, "are salts or mixtures, of which the largest part is read"), (metals, "hold a metal")):
         if drugs:
-            logger.info("%d of %d drugs are or have %s: %s.", len(drugs), len(parts), what, ", ".join(drugs[:5]))
+            logger.info("%d of %d drugs %s: %s.", len(drugs), len(parts), what, ", ".join(drugs[:5]))
     largest = [max(of_drug, key=lambda part: part.GetNumHeavyAtoms()) for of_drug in parts.values()]
     if not largest:
         return np.zeros((0, N_BITS), dtype=np.uint8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import h5py
@@ -50,7 +49,7 @@ class LocatedMatrix:
     @property
     def n_vars(self) -> int:
         """Number of genes."""
-        return self.matrix.shape[1] if self.columns is None else len(self.columns)
+        return self._opened().shape[1] if self.columns is None else len(self.columns)
 
     @property
     def in_memory(self) -> bool:
@@ -59,7 +58,8 @@ class LocatedMatrix:
 
     def blocks(self, size: int | None = None) -> Iterator[sparse.csr_matrix]:
         """Values of consecutive cells, about 64 MB at a time if ``size`` is `None`; see `row_blocks`."""
-        return blocks_of(self.matrix, self.rows, self.columns, size or default_block_size(self.matrix))
+        matrix = self._opened()
+        return blocks_of(matrix, self.rows, self.columns, size or default_block_size(matrix))
 
     def read(self) -> sparse.csr_matrix:
         """Values of all cells."""
@@ -67,7 +67,7 @@ class LocatedMatrix:
         wanted, place = np.unique(self.rows, return_inverse=True)
         blocks = list(replace(self, rows=wanted).blocks())
         if not blocks:
-            return sparse.csr_matrix((0, self.n_vars), dtype=self.matrix.dtype)
+            return sparse.csr_matrix((0, self.n_vars), dtype=self._opened().dtype)
         block = stacked(blocks)
         if np.array_equal(place, np.arange(len(wanted))):
             return block if block.data.flags.writeable else block.copy()
@@ -85,9 +85,9 @@ class LocatedMatrix:
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"matrix": _InFile.of(self.matrix)}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        kept = state["matrix"]
-        vars(self).update(state | {"matrix": kept.opened() if isinstance(kept, _InFile) else kept})
+    def _opened(self) -> Any:
+        """The matrix; of one that was sent, opened for as long as it is read."""
+        return self.matrix.opened() if isinstance(self.matrix, _InFile) else self.matrix
 
 
 class _InFile(NamedTuple):
@@ -103,14 +103,9 @@ class _InFile(NamedTuple):
         return cls(node.file.filename, node.name) if isinstance(node, h5py.Group | h5py.Dataset) else matrix
 
     def opened(self) -> Any:
-        """The matrix, opened once per process."""
-        return _opened(self)
-
-
-@lru_cache(maxsize=8)
-def _opened(place: _InFile) -> Any:
-    node = h5py.File(place.path, "r")[place.name]
-    return sparse_dataset(node) if isinstance(node, h5py.Group) else node
+        """The matrix, opened anew: a file that was kept open could not be written again, nor its new values be seen."""
+        node = h5py.File(self.path, "r")[self.name]
+        return sparse_dataset(node) if isinstance(node, h5py.Group) else node
 
 
 def matrix_of(adata: AnnData, layer: str | None = None) -> Any:
