@@ -14,10 +14,13 @@ import scfoundry as sf
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["RESULTS", "arguments", "kept", "load_model", "parse"]
+__all__ = ["NO_ERROR", "RESULTS", "TWIN", "arguments", "kept", "load_model", "parse", "untrained"]
 
 RESULTS = Path(__file__).parent / "results"
 RANDOM = "random:"
+# Rows of tables: our own structure without what training gave it, and the best that noise lets any method reach.
+TWIN = "random weights"
+NO_ERROR = "a prediction without error"
 
 Row = dict[str, Any]
 

@@ -25,7 +25,7 @@ import pandas as pd
 import scfoundry as sf
 from benchmarks.annotate.peers import peers
 from benchmarks.annotate.tasks import LABEL, splits
-from benchmarks.command import arguments, kept, load_model, parse
+from benchmarks.command import TWIN, arguments, kept, load_model, parse, untrained
 from benchmarks.reporting import about, markdown_table, score_table, write_results
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
@@ -64,8 +64,12 @@ def ours(model: Any, *, fine_tuned: bool) -> tuple[dict[str, Method], list[str]]
     }
     if not can(model, ReadsTexts):
         once[f"{name}, embedding alone"] = partial(by_embedding, model=model)
-    tuned: dict[str, Method] = {f"{name}, encoder fine-tuned": partial(annotated, model=model, train="all")}
-    return once | (tuned if fine_tuned else {}), [*once, "logistic regression"]
+    by_chance: dict[str, Method] = {
+        f"{name}, {TWIN}": lambda split, seed: annotated(split, seed, model=untrained(model, seed=seed))
+    }
+    if fine_tuned:
+        by_chance[f"{name}, encoder fine-tuned"] = partial(annotated, model=model, train="all")
+    return once | by_chance, [*once, "logistic regression"]
 
 
 def annotated(split: Split, seed: int, **how: Any) -> NDArray[np.str_]:

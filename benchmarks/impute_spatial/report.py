@@ -27,6 +27,6 @@ def tables(rows: pd.DataFrame) -> list[str]:
     body = [
         [method, runs["seed"].nunique(), *(f"{x:.3f}" for x in runs.groupby("pair")[columns].mean().mean())]
         for method, runs in rows.groupby("method", sort=False)
-        if runs["pair"].nunique() == len(PAIRS)
+        if runs["pair"].nunique() == len(PAIRS) and runs[columns].notna().all(axis=None)
     ]
     return [*pages, markdown_table("All scores, means over the four sets", ["method", "hold-outs", *columns], body)]

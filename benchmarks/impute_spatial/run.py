@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 import scfoundry as sf
-from benchmarks.command import arguments, kept, load_model, parse
+from benchmarks.command import NO_ERROR, TWIN, arguments, kept, load_model, parse, untrained
+from benchmarks.impute_spatial.ceiling import ceiling
 from benchmarks.impute_spatial.peers import PEERS, SETTINGS
 from benchmarks.impute_spatial.report import SCORES, tables
 from benchmarks.impute_spatial.tasks import PAIRS, read_task
@@ -41,7 +42,7 @@ PACKAGE_OF = {"Tangram": "tangram", "gimVI": "scvi"}
 
 
 def ours(model: Any) -> dict[str, Method]:
-    """The verb, each kind of evidence alone, and fine-tuned, as far as the model can."""
+    """The verb, each kind of evidence alone, and fine-tuned, as far as the model can; the verb without training."""
     ways: dict[str, tuple[dict[str, Any], tuple[type, ...]]] = {
         "sf.tl.impute_spatial": ({}, ()),
         "composition alone": ({"evidence": ["library", "composition"]}, ()),
@@ -53,11 +54,12 @@ def ours(model: Any) -> dict[str, Method]:
             (FineTunesImputation, PredictsRates),
         ),
     }
-    return {
+    found: dict[str, Method] = {
         name: partial(impute, model=model, **how)
         for name, (how, needs) in ways.items()
         if all(can(model, capability) for capability in needs)
     }
+    return found | {TWIN: lambda task, seed: impute(task, seed, untrained(model, seed=seed))}
 
 
 def impute(task: Task, seed: int, model: Any, **how: Any) -> tuple[NDArray[np.float32], dict[str, float]]:
@@ -102,6 +104,11 @@ def scored(read: Callable[[], Task], pair: str, seed: int, name: str, method: Me
     return [what | means | {"n_genes": int(varies.sum())} | facts | {"seconds": seconds}]
 
 
+def without_error(read: Callable[[], Task], pair: str, seed: int) -> list[dict[str, Any]]:
+    """What noise leaves to the best of predictions."""
+    return [{"pair": pair, "seed": seed, "method": NO_ERROR} | ceiling(read(), seed)]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is asked for and write the results."""
     parser = arguments(__doc__, "impute_spatial", model="cellplm-mini", seeds=3)
@@ -121,6 +128,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name, method in methods.items():
                 path = args.cache / f"{args.weights}.{PAIRS[pair][0]}.{seed}.{name}.json"
                 rows += kept(path, partial(scored, read, pair, seed, name, method))
+            path = args.cache / f"{args.weights}.{PAIRS[pair][0]}.{seed}.{NO_ERROR}.json"
+            rows += kept(path, partial(without_error, read, pair, seed))
     table = pd.DataFrame(rows)
     head = (
         f"# Imputation of genes in spatial data\n\n`{args.command}`; hold-outs {', '.join(map(str, seeds))}.\n\n"

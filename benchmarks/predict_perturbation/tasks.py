@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import scfoundry as sf
-from benchmarks.command import untrained
+from benchmarks.command import TWIN, untrained
 from benchmarks.predict_perturbation.peers import from_other_groups, from_other_perturbations
 from scfoundry.model._capabilities import FineTunesPerturbations, can
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["OURS", "PUBLISHED", "held_out_groups", "left_out_pairs", "unseen_genes"]
 
 OURS = "sf.tl.predict_perturbation"
-UNTRAINED = "the same, untrained weights"
 PUBLISHED = "the same, fine_tune=True"
 
 
@@ -77,7 +76,7 @@ def held_out_groups(screen: Screen, seed: int, model: Any) -> Iterator[Row]:
 
 def _ours(screen: Screen, group: str, names: list[str], model: Any, seed: int, **how: bool) -> dict[str, Profiles]:
     """With the given weights, and with random ones of the same structure: what pretraining adds."""
-    weights = {OURS: model, UNTRAINED: untrained(model, seed=seed)}
+    weights = {OURS: model, TWIN: untrained(model, seed=seed)}
     return {method: _predicted(screen, group, names, chosen, seed, **how) for method, chosen in weights.items()}
 
 

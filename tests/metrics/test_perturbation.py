@@ -64,8 +64,24 @@ def test_the_ceiling_is_high_where_there_is_an_effect_and_near_zero_where_not(
     seen, unseen = draw(control, rng), draw(control, rng)
     strong = sf.metrics.perturbation(draw(control + effect, rng), unseen, control, seen.mean(0))
     none = sf.metrics.perturbation(draw(control, rng), unseen, control, seen.mean(0))
-    assert strong["ceiling"] > 0.8
-    assert abs(none["ceiling"]) < 0.3
+    assert strong["ceiling"] > 0.9
+    assert none["ceiling"] < 0.6
+
+
+def test_the_ceiling_is_what_a_prediction_without_error_has(control: np.ndarray, rng: np.random.Generator) -> None:
+    effect = rng.normal(0, 0.1, N_GENES)
+    scores = [
+        sf.metrics.perturbation(
+            rng.normal(control + effect, 0.5, (50, N_GENES)),
+            rng.normal(control, 0.5, (50, N_GENES)),
+            control + effect,
+            control,
+        )
+        for _ in range(40)
+    ]
+    found = pd.DataFrame(scores)[["ceiling", "pearson_delta"]].mean()
+    assert 0.5 < found["pearson_delta"] < 0.85, "there is noise to speak of"
+    assert found["ceiling"] == pytest.approx(found["pearson_delta"], abs=0.03)
 
 
 def test_the_ceiling_does_not_depend_on_the_prediction(control: np.ndarray, rng: np.random.Generator) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scfoundry.metrics._matrices import blocks, by_gene, dense, in_memory
-from scfoundry.stats.similarity import pearson
+from scfoundry.stats.similarity import attainable, pearson
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -56,10 +56,11 @@ def perturbation(
     -------
     ``rmse`` over all genes, ``rmse_nonzero`` over those that the perturbed cells express, ``rmse_top`` over the most
     differentially expressed; ``pearson_delta`` and ``pearson_delta_top``, the Pearson correlation of predicted and
-    measured change over the same genes, NaN where one is constant, as that of "no change" is; ``ceiling``, the same
-    over all genes of the change of one half of the perturbed cells from one half of `controls` with that of the other
-    halves, mean over halvings. It is the same whatever is predicted. Near 0 it says that the perturbation did nothing
-    that these cells can show. It is no upper bound: halves are noisier than a good prediction.
+    measured change over the same genes, NaN where one is constant, as that of "no change" is; ``ceiling``, the
+    ``pearson_delta`` that a prediction without error would have, given the noise of so many cells:
+    :math:`\sqrt{2r / (1 + r)}`, where :math:`r` is the correlation over all genes of the change of one half of the
+    perturbed cells from one half of `controls` with that of the other halves, mean over halvings (the formula of
+    Spearman and Brown). It is the same whatever is predicted. Near 0 these cells show no effect.
 
     Raises
     ------
@@ -111,7 +112,7 @@ def perturbation(
             "rmse_top": _root_mean_square(error[top]),
             "pearson_delta": float(pearson(*changes)),
             "pearson_delta_top": float(pearson(*changes[:, top])),
-            "ceiling": float(pearson(of_halves[0], of_halves[1], axis=1).mean()) if n_halves else np.nan,
+            "ceiling": float(attainable(pearson(*of_halves, axis=1).mean())) if n_halves else np.nan,
         }
     )
 

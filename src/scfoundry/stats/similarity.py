@@ -1,4 +1,4 @@
-"""Pearson correlation, plain and beyond library size, and cosine along an axis; NaN where they are not defined."""
+"""Pearson correlation, plain, beyond library size, and what noise leaves of it; cosine. NaN where not defined."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["cosine", "partial_pearson", "pearson"]
+__all__ = ["attainable", "cosine", "partial_pearson", "pearson"]
 
 # Log expression of a constant share of the library is a curve over log library size; this follows any of them.
 POLYNOMIAL_DEGREE = 5
@@ -50,3 +50,13 @@ def partial_pearson(
     only_library = rest_b.std(0) < LEAST_LEFT * b.std(0)
     constant = (np.ptp(a, axis=0) == 0) | (np.ptp(b, axis=0) == 0)
     return np.where(constant, np.nan, np.where(only_library, 0.0, rest))
+
+
+def attainable(halves: NDArray[np.float64]) -> NDArray[np.float64]:
+    r"""Correlation with noisy truth that a prediction without error has, by that of disjoint halves of the truth.
+
+    Halves that correlate with :math:`r` are of a whole of reliability :math:`2r / (1 + r)` (Spearman, Brown); what is
+    measured without error correlates with it with the root of that. 0 where halves do not agree.
+    """
+    agreement = np.maximum(halves, 0.0)
+    return np.sqrt(2 * agreement / (1 + agreement))
