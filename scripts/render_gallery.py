@@ -34,7 +34,10 @@ def main() -> None:
     adata.obs["expert"] = adata.obs["bulk_labels"].astype(str).map(lambda label: TYPES.get(label, "T cell"))
 
     sf.tl.embed(adata, model="cellplm")
-    sf.tl.zero_shot_annotate(adata, adata.obs["expert"].unique())
+    sf.tl.zero_shot_annotate(adata, [*adata.obs["expert"].unique(), "erythrocyte"])
+    hits = sf.tl.retrieve(adata, ["a cell that presents antigen", "a cell that kills other cells"], k=60)
+    sc.pp.neighbors(adata, use_rep="X_cellplm")
+    sc.tl.umap(adata)
     sf.tl.cell_attention(adata, group_by="expert")
     sf.tl.gene_network(adata, groupby="expert", model="celler", n_genes=60, top_k=40)
     sf.tl.pathway_tokens(adata)
@@ -42,6 +45,8 @@ def main() -> None:
         "gene_matching": sf.pl.gene_matching(adata, "cellplm"),
         "confusion": sf.pl.confusion(adata, "expert", "zero_shot"),
         "label_scores": sf.pl.label_scores(adata, "bulk_labels"),
+        "cells_and_texts": sf.pl.cells_and_texts(adata),
+        "retrieval": sf.pl.retrieval(adata, hits)[0],
         "calibration": sf.pl.calibration(adata, "expert"),
         "cell_attention": sf.pl.cell_attention(adata),
         "gene_network": sf.pl.gene_network(adata, group="B cell"),

@@ -237,6 +237,19 @@ def test_no_overlap_points_at_the_column_that_matches():
         GeneVocabulary(IDS).align(adata)
 
 
+@pytest.mark.parametrize(
+    ("names", "fix"),
+    [
+        (["GRCh38_CD3E", "GRCh38_GAPDH", "mm10___Cd3e"], 'split("_").str[-1]'),
+        (["CD3E|1", "GAPDH|2", "p53|3"], 'split("|").str[0]'),
+    ],
+)
+def test_no_overlap_points_at_the_part_of_the_names_that_matches(names, fix):
+    with pytest.raises(ValueError, match="Parts of the names do match") as error:
+        GeneVocabulary(IDS).align(names)
+    assert fix in str(error.value)
+
+
 def test_min_overlap_is_the_callers_choice(warnings):
     names = ["CD3E", *(f"unknown{i}" for i in range(8))]
     vocabulary = GeneVocabulary(IDS)

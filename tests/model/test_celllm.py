@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import scfoundry as sf
 from scfoundry._device import Compute
 from scfoundry.data.matrix.cells import Cells
+from scfoundry.model._verbs import verbs_of
 from scfoundry.model.celllm._checkpoint import from_released, to_released
 from scfoundry.model.celllm._objectives import Pretraining, hide_levels, objective_weights
 from scfoundry.model.celllm._tokens import CLS, PAD, CellTokens, longest_kept
@@ -374,7 +375,9 @@ def rewrite(folder, change):
 
 
 def test_genes_come_as_a_list_or_with_data(release):
-    expected = weights(sf.model.CellLM.from_pretrained(release, genes=GENES))
+    model = sf.model.CellLM.from_pretrained(release, genes=GENES)
+    assert verbs_of(model) == sf.model.list_pretrained().loc["celllm-50m", "verbs"].split(", ")
+    expected = weights(model)
     adata = AnnData(sparse.csr_matrix((1, 120)), var=pd.DataFrame(index=GENES))
     adata.write_h5ad(release / "Zheng68K.h5ad")
     for genes in (adata, release / "Zheng68K.h5ad", str(release / "Zheng68K.h5ad")):

@@ -9,6 +9,7 @@ import torch
 
 import scfoundry as sf
 from scfoundry.model import _pretrained
+from scfoundry.model._verbs import verbs_of
 from scfoundry.model.cellplm._checkpoint import from_released, to_released
 from scfoundry.nn.checkpoint import CheckpointError
 
@@ -131,6 +132,17 @@ def test_the_registry_is_a_table(cache):
     assert table.loc["cellplm-20230926-85m", "parameters"] == 82_402_543
     assert not table.loc["cellplm-20230926-85m", "available"]
     assert table.notna().all(axis=None)
+
+
+def test_the_table_says_which_verbs_weights_serve():
+    verbs = sf.model.list_pretrained()["verbs"].str.split(", ")
+    for weights in _pretrained.DEFAULTS.values():
+        assert verbs[weights] == verbs_of(sf.model.load_pretrained(weights)), weights
+    assert verbs["cellplm-20231027-85m"] == verbs_of(sf.model.CellPLM.from_pretrained(OFFICIAL / "vae"))
+    scgpt = OFFICIAL.parent / "celler" / "pretrained"
+    assert verbs["scgpt-whole-human"] == verbs_of(sf.model.Celler.from_pretrained(scgpt))
+    assert "discriminate_tumour" in verbs["celllm-mini"]
+    assert "discriminate_tumour" not in verbs["celllm-50m"]
 
 
 def test_the_shipped_weights_are_what_the_registry_says():

@@ -111,3 +111,41 @@ def test_manners_are_those_of_scanpy(named, tmp_path, monkeypatch):
         assert image.imread(tmp_path / "drawn.png").ndim == 3
         (tmp_path / "drawn.png").unlink()
     assert len(shown) == 3
+
+
+@pytest.fixture
+def placed(named):
+    """The same, with coordinates: the cells named B at 0, 1, 2 and 9, those named T from 20 on."""
+    x = np.array([0, 1, 2, 20, 21, 22, 40, 50, 23, 9])
+    named.obsm["X_umap"] = np.column_stack([x, np.zeros(10), x])
+    named.obsm["zero_shot_scores"]["stem"] = 0.01 * x  # which names no cell
+    return named
+
+
+def test_texts_stand_among_the_cells_they_name(placed):
+    ax = sf.pl.cells_and_texts(placed)
+    places = {text.get_text(): text.xy[0] for text in ax.texts}
+    assert places["B"] in (1, 2)
+    assert places["T"] in (21, 22)
+    assert places["plasma"] == 40
+    assert "(stem)" in places
+    assert "stem" not in places
+    assert sum(len(points.get_offsets()) for points in ax.collections[1:]) == 9, "all but the unknown cell have colours"
+    with pytest.raises(ValueError, match=r"no coordinates 'tsne'.*'X_umap'"):
+        sf.pl.cells_and_texts(placed, basis="tsne")
+
+
+def test_retrieval_draws_the_cells_that_were_found(placed):
+    names = placed.obs_names
+    hits = pd.DataFrame(
+        {"query": ["kills", "kills", "eats"], "obs_name": names[[3, 0, 6]], "score": [0.9, 0.1, 0.5], "rank": [1, 2, 1]}
+    )
+    axes = sf.pl.retrieval(placed, hits)
+    assert [ax.get_title() for ax in axes] == ["kills (2 cells)", "eats (1 cells)"]
+    found = axes[0].collections[-1]
+    assert found.get_offsets()[:, 0].tolist() == [0, 20], "the best one on top"
+    assert found.get_array().tolist() == [0.1, 0.9]
+    with pytest.raises(ValueError, match="axes are 1, but hits are of 2 texts"):
+        sf.pl.retrieval(placed, hits, axes=axes[:1])
+    with pytest.raises(ValueError, match="1 cells that adata lacks"):
+        sf.pl.retrieval(placed[1:], hits)

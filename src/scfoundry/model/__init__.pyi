@@ -1,7 +1,7 @@
 from ._classes import Celler, CellLM, CellNamer, CellPLM, LangCell, ScPaLM
 from ._foundation import FoundationModel
+from ._list_pretrained import list_pretrained
 from ._load import load_pretrained
-from ._pretrained import list_pretrained
 from .celler import CellerConfig
 from .celllm import CellLMConfig
 from .cellnamer import CellNamerConfig

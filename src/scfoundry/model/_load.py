@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scfoundry.model._base import InferenceModel
     from scfoundry.model._foundation import FoundationModel
 
-__all__ = ["CLASSES", "load_pretrained", "load_weights"]
+__all__ = ["CLASSES", "class_of_model", "load_pretrained", "load_weights"]
 
 # Model, which is also the name of its folder -> class.
 CLASSES = {
@@ -66,10 +66,11 @@ def class_of(source: str | Path) -> type[InferenceModel]:
     folder = locate(source)
     name = DEFAULTS.get(str(source), str(source))
     model = REGISTRY[name].model if name in REGISTRY else _model_of(folder)
-    return _class_of(model)
+    return class_of_model(model)
 
 
-def _class_of(model: str) -> type[InferenceModel]:
+def class_of_model(model: str) -> type[InferenceModel]:
+    """Class of a model, without training data."""
     return getattr(importlib.import_module(f"scfoundry.model.{model}._model"), CLASSES[model])
 
 
@@ -79,7 +80,7 @@ def _model_of(folder: Path) -> str:
     model = read_json(config).get("model") if config.exists() else None
     if isinstance(model, str) and model in CLASSES:
         return model
-    released = [name for name in CLASSES if _class_of(name)._is_release(folder)]
+    released = [name for name in CLASSES if class_of_model(name)._is_release(folder)]
     if not released:
         msg = (
             f"{folder} does not say which model it holds. Name the class: "

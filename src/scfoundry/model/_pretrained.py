@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
 from scfoundry._settings import settings
 from scfoundry.model import _hub as hub
 from scfoundry.model._download import download
 
-__all__ = ["DEFAULTS", "REGISTRY", "Weights", "list_pretrained", "locate"]
+__all__ = ["DEFAULTS", "REGISTRY", "Weights", "is_available", "locate"]
 
 PACKAGE = Path(__file__).parent
 
@@ -42,6 +40,7 @@ class Weights:
     trained_on: str
     source: str  # "shipped" with the package, "download", or the page where the files have to be fetched by hand
     files: dict[str, Remote | None] = field(default_factory=dict)  # None: fetched by hand
+    lacks: tuple[str, ...] = ()  # verbs that other weights of the model serve
 
 
 CELLPLM_PAPER = "Wen et al. 2024, CellPLM: Pre-training of Cell Language Model Beyond Single Cells, ICLR"
@@ -106,6 +105,7 @@ CELLLM_RELEASE = Weights(
     trained_on="1.8 million human cells: PanglaoDB (normal) and CancerSCEM (tumours)",
     source="https://github.com/PharMolix/OpenBioMed",
     files={"ckpt.pth": None},
+    lacks=("discriminate_tumour",),
 )
 
 
@@ -198,27 +198,6 @@ REGISTRY = {
         *map(_celler_release, CELLER_TISSUES),
     )
 }
-
-
-def list_pretrained() -> pd.DataFrame:
-    """All weights that can be loaded by name.
-
-    Returns
-    -------
-    One row per set of weights, indexed by name: model, parameters, megabytes, licence, source, trained_on, citation,
-    and whether the files are on this machine (``available``).
-
-    Examples
-    --------
-    >>> import scfoundry as sf
-    >>> sf.model.list_pretrained()[["model", "parameters", "licence"]]
-    """
-    columns = ["model", "parameters", "megabytes", "licence", "source", "trained_on", "citation"]
-    rows = [
-        {"name": w.name} | {column: getattr(w, column) for column in columns} | {"available": is_available(w)}
-        for w in REGISTRY.values()
-    ]
-    return pd.DataFrame(rows).set_index("name")
 
 
 def locate(source: str | Path) -> Path:

@@ -15,7 +15,7 @@ from scfoundry.model._capabilities import (
     can,
 )
 
-__all__ = ["VERBS", "verbs_of"]
+__all__ = ["VERBS", "verbs_of", "verbs_of_class"]
 
 VERBS: dict[str, type] = {
     "embed": Embeds,
@@ -42,3 +42,13 @@ VERBS: dict[str, type] = {
 def verbs_of(model: object) -> list[str]:
     """Verbs that a model, with the weights it has, serves."""
     return [verb for verb, capability in VERBS.items() if can(model, capability)]
+
+
+def verbs_of_class(model: type) -> list[str]:
+    """Verbs that weights of a class of models serve, unless they lack what the class can have."""
+    return [verb for verb, capability in VERBS.items() if all(hasattr(model, name) for name in _members(capability))]
+
+
+def _members(capability: type) -> set[str]:
+    """Attributes that a protocol asks for; ``issubclass`` refuses to look at those that are no methods."""
+    return {name for base in capability.__mro__ for name in vars(base) if not name.startswith("_")}

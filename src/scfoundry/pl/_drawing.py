@@ -1,8 +1,8 @@
-"""What plots share: how they end, tables of numbers in colours, and names in messages."""
+"""What plots share: how they end, tables of numbers in colours, cells as points, and names in messages."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["heatmap", "listed", "require_columns", "shown"]
+__all__ = ["coordinates", "heatmap", "listed", "require_columns", "scatter", "shown"]
 
 # Of more columns the numbers would not fit.
 MOST_NUMBERED = 24
 CELL = 0.42  # inches
+# Areas of points, in square points: of all cells together, as scanpy has it, and of one among few.
+MOST_INK, LARGEST_POINT = 120_000, 30.0
 
 Drawn = TypeVar("Drawn")
 
@@ -57,6 +60,52 @@ def heatmap(table: pd.DataFrame, *, ax: Axes | None, label: str, cmap: str) -> A
             text = f"{share:.2f}".replace("0.", ".")
             ax.text(column, row, text, ha="center", va="center", fontsize=7.5, color="white" if share > 0.6 else "0.2")
     ax.figure.colorbar(drawn, ax=ax, label=label, shrink=min(1.0, 4 / n_rows + 0.3))
+    return ax
+
+
+def coordinates(adata: AnnData, basis: str) -> NDArray[np.floating]:
+    """Two coordinates of every cell, (n_obs, 2)."""
+    for key in (f"X_{basis}", basis):
+        if key in adata.obsm:
+            places = np.asarray(adata.obsm[key])
+            if places.ndim == 2 and places.shape[1] >= 2:
+                return places[:, :2]
+    msg = (
+        f"adata.obsm has no coordinates {basis!r}; it has {listed(adata.obsm, 10)}. Compute them: "
+        'sc.pp.neighbors(adata, use_rep="X_cellplm"); sc.tl.umap(adata).'
+    )
+    raise ValueError(msg)
+
+
+def scatter(
+    places: NDArray[np.floating],
+    colors: ArrayLike | None,
+    *,
+    ax: Axes | None,
+    size: float | None,
+    n_cells: int | None = None,
+    label: str | None = None,
+    cmap: str | None = None,
+    large: bool = False,
+) -> Axes:
+    """Cells as points, grey without ``colors``; ``n_cells`` of the whole picture decide their size."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.6, 4.8), layout="constrained")
+    area = size if size is not None else MOST_INK / max(n_cells or len(places), MOST_INK / LARGEST_POINT)
+    how: dict[str, Any] = {"c": colors, "cmap": cmap} if cmap else {"color": "0.85" if colors is None else [colors]}
+    ax.scatter(
+        places[:, 0],
+        places[:, 1],
+        s=LARGEST_POINT if large and size is None else area,
+        linewidths=0,
+        rasterized=True,
+        **how,
+    )
+    if label is not None:
+        ax.set(xticks=[], yticks=[], xlabel=f"{label.upper()}1", ylabel=f"{label.upper()}2")
+        ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 

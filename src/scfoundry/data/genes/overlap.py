@@ -37,6 +37,10 @@ _LOOKS_LIKE = {
 }
 
 
+# What genes and genomes, or symbols and ids, are joined with in one name: "GRCh38_CD3E", "CD3E|ENSG00000198851".
+_SEPARATORS = "_|:;"
+
+
 def check_overlap(index: GeneIndex, alignment: GeneAlignment, *, var: pd.DataFrame | None, min_overlap: float) -> None:
     """Raise where too few genes match, warn where they are few."""
     n_matched = len(alignment.measured)
@@ -91,6 +95,13 @@ def _fix(index: GeneIndex, alignment: GeneAlignment, var: pd.DataFrame | None, m
     column = None if var is None else _better_column(index, var, max(alignment.overlap, min_overlap))
     if column is not None:
         return f"The column `{column}` does match: `adata.var_names = adata.var[{column!r}]`."
+    if part := _better_part(index, alignment.names, max(alignment.overlap, min_overlap)):
+        separator, place = part
+        return (
+            "Parts of the names do match: "
+            f'`adata.var_names = adata.var_names.str.split("{separator}").str[{place}]`, then '
+            "`adata.var_names_make_unique()`."
+        )
     for pattern, meaning in _LOOKS_LIKE.items():
         if sum(re.fullmatch(pattern, name) is not None for name in alignment.names) > len(alignment.names) / 2:
             return f"The names look like {meaning}."
@@ -107,4 +118,16 @@ def _better_column(index: GeneIndex, var: pd.DataFrame, overlap: float) -> str |
         if not pd.api.types.is_numeric_dtype(var[column])
     }
     best = max(overlaps, key=lambda column: overlaps[column], default=None)
+    return best if best is not None and overlaps[best] > overlap else None
+
+
+def _better_part(index: GeneIndex, names: Names, overlap: float) -> tuple[str, int] | None:
+    """Separator of the names, and the first or last part between them whose matches are most, if more than given."""
+    overlaps = {
+        (separator, place): match(index, as_names([name.split(separator)[place] for name in names])).overlap
+        for separator in _SEPARATORS
+        if any(separator in name for name in names)
+        for place in (0, -1)
+    }
+    best = max(overlaps, key=lambda part: overlaps[part], default=None)
     return best if best is not None and overlaps[best] > overlap else None
