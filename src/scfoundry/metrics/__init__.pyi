@@ -1,6 +1,7 @@
 from ._annotation import annotation, annotation_by_class
 from ._calibration import calibration
 from ._clustering import clustering
+from ._cz_benchmark import cz_benchmark
 from ._denoising import denoising
 from ._drug_response import drug_response
 from ._imputation import imputation, summarise
@@ -15,6 +16,7 @@ __all__ = [
     "annotation_by_class",
     "calibration",
     "clustering",
+    "cz_benchmark",
     "denoising",
     "drug_response",
     "imputation",
