@@ -14,6 +14,7 @@ BENCHMARKS = {
     "annotate_long_tail": "annotate_long_tail.run",
     "few_shot": "annotate.few_shot",
     "zero_shot_annotate": "zero_shot_annotate.run",
+    "doubtful_labels": "zero_shot_annotate.doubtful",
     "impute_spatial": "impute_spatial.run",
     "denoise": "denoise.run",
     "denoise_log": "denoise.log_values",
