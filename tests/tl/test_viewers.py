@@ -60,3 +60,12 @@ def test_labels_are_categories_with_codes_and_scores_are_numbers(opened, viewed)
 
 def test_no_name_is_one_that_viewers_keep_to_themselves(opened):
     assert not [name for part in ("obs", "var", "obsm", "uns") for name in opened[part] if name.startswith("__")]
+
+
+def test_a_table_of_results_becomes_an_array_in_one_line(viewed, tmp_path):
+    adata = viewed.copy()
+    adata.obsm["annotation_scores"] = adata.obsm["annotation_scores"].to_numpy()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    with h5py.File(tmp_path / "cells.h5ad") as file:
+        assert all(isinstance(part, h5py.Dataset) for part in file["obsm"].values())
+        np.testing.assert_array_equal(file["obsm/annotation_scores"][:], viewed.obsm["annotation_scores"])

@@ -69,12 +69,18 @@ def key_features(keys: Tensor, omega: Tensor, weights: Tensor, stabiliser: Stabi
     The largest exponent is that of a cell, or that of the whole batch as in the released code of Performers, by which
     results depend on what is computed together. Keys without weight, (B, L), play no part.
     """
+    return scaled_features(keys, omega, weights, stabiliser)[0]
+
+
+def scaled_features(keys: Tensor, omega: Tensor, weights: Tensor, stabiliser: Stabiliser) -> tuple[Tensor, Tensor]:
+    """Those features, and the largest exponent that was subtracted, of cells or of the batch, (B or 1, 1, 1, 1)."""
     a, half = exponents(keys, omega)
     largest = a.detach().amax(-1)  # (B, H, L)
     idle = weights[:, None] == 0
     dims = (1, 2) if stabiliser == "cell" else (0, 1, 2)
-    largest = torch.where(idle, largest, largest.masked_fill(idle, -torch.inf).amax(dims, keepdim=True))
-    return a.sub_(half + largest[..., None]).exp_()
+    of_all = largest.masked_fill(idle, -torch.inf).amax(dims, keepdim=True)
+    largest = torch.where(idle, largest, of_all)
+    return a.sub_(half + largest[..., None]).exp_(), of_all[..., None]
 
 
 def favor_attention(
@@ -87,15 +93,35 @@ def favor_attention(
     """
     with torch.autocast(queries.device.type, enabled=False):
         values, weights = values.to(omega.dtype), weights.to(omega.dtype)
-        of_keys = key_features(keys, omega, weights, stabiliser)
-        # Sums over keys of features, without eps and m^(-1/2), which cancels; eps then adds sums of what they multiply.
         valued = values * weights[:, None, :, None]
-        products = of_keys.transpose(-1, -2) @ valued + EPS * valued.sum(-2, keepdim=True)  # (B, H, m, d)
-        totals = weights[:, None, None] @ of_keys + EPS * weights.sum(-1)[:, None, None, None]  # (B, H, 1, m)
-        of_queries = query_features(queries, omega)
-        above = of_queries @ products + EPS * products.sum(-2, keepdim=True)  # (B, H, T, d)
-        below = of_queries @ totals.transpose(-1, -2) + EPS * totals.sum(-1, keepdim=True)  # (B, H, T, 1)
-        return above / below
+        # Features of one head fit into the cache of a processor, those of all do not.
+        n_heads = queries.shape[1]
+        together = 1 if queries.device.type == "cpu" else n_heads
+        heads = [slice(first, first + together) for first in range(0, n_heads, together)]
+        summed = [_sums(keys[:, h], valued[:, h], omega, weights, stabiliser) for h in heads]
+        products, totals, largest = (torch.cat(parts, dim=1) for parts in zip(*summed, strict=True))
+        # Every head subtracted its own largest exponent so far.
+        scale = (largest - largest.amax(1, keepdim=True)).exp()  # (B or 1, H or 1, 1, 1)
+        # Features without eps and m^(-1/2), which cancels; eps then adds sums of what they multiply.
+        products = products * scale + EPS * valued.sum(-2, keepdim=True)  # (B, H, m, d)
+        totals = totals * scale + EPS * weights.sum(-1)[:, None, None, None]  # (B, H, 1, m)
+        return torch.cat([_attended(queries[:, h], products[:, h], totals[:, h], omega) for h in heads], dim=1)
+
+
+def _sums(
+    keys: Tensor, valued: Tensor, omega: Tensor, weights: Tensor, stabiliser: Stabiliser
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over keys of features times values, (B, h, m, d), of features, (B, h, 1, m); the largest exponents."""
+    of_keys, largest = scaled_features(keys, omega, weights, stabiliser)
+    return of_keys.mT @ valued, weights[:, None, None] @ of_keys, largest
+
+
+def _attended(queries: Tensor, products: Tensor, totals: Tensor, omega: Tensor) -> Tensor:
+    """What queries (B, h, T, d) get of the sums over keys."""
+    of_queries = query_features(queries, omega)
+    above = of_queries @ products + EPS * products.sum(-2, keepdim=True)  # (B, h, T, d)
+    below = of_queries @ totals.mT + EPS * totals.sum(-1, keepdim=True)  # (B, h, T, 1)
+    return above / below
 
 
 def favor_weights(
