@@ -73,7 +73,8 @@ def test_symbols_and_the_default_weights(make_adata):
 
 def test_then_scanpy_goes_on_as_usual(model, adata):
     sf.tl.embed(adata, model, device="cpu")
-    sc.pp.neighbors(adata, use_rep="X_cellplm")
+    # Nothing that has to be compiled first; the tutorials have the defaults.
+    sc.pp.neighbors(adata, use_rep="X_cellplm", transformer="sklearn", method="gauss")
     assert adata.obsp["connectivities"].shape == (60, 60)
 
 

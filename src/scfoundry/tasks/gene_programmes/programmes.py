@@ -22,7 +22,9 @@ def gene_programmes(
     Leiden on the graph of the ``n_neighbors`` nearest genes by the cosine of their vectors, (g, D) to (g,).
     """
     genes, n_neighbors = AnnData(obsm={"X": vectors}), min(n_neighbors, len(vectors) - 1)
-    sc.pp.neighbors(genes, n_neighbors=n_neighbors, use_rep="X", metric="cosine", random_state=seed)
+    sc.pp.neighbors(
+        genes, n_neighbors=n_neighbors, use_rep="X", metric="cosine", transformer="sklearn", random_state=seed
+    )
     sc.tl.leiden(genes, resolution=resolution, flavor="igraph", n_iterations=-1, directed=False, random_state=seed)
     clusters = genes.obs["leiden"].cat.codes.to_numpy()
     _, first, sizes = np.unique(clusters, return_index=True, return_counts=True)
