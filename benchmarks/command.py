@@ -14,7 +14,7 @@ import scfoundry as sf
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["NO_ERROR", "RESULTS", "TWIN", "arguments", "kept", "load_model", "parse", "untrained"]
+__all__ = ["NO_ERROR", "RANDOM", "RESULTS", "TWIN", "arguments", "kept", "load_model", "parse", "untrained"]
 
 RESULTS = Path(__file__).parent / "results"
 RANDOM = "random:"

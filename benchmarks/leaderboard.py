@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmarks.command import NO_ERROR, RESULTS, TWIN, arguments, parse
+from benchmarks.command import NO_ERROR, RANDOM, RESULTS, TWIN, arguments, parse
 from benchmarks.summary import Measured, measured
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def standing(found: Measured) -> pd.DataFrame:
     kept = [found.ours, *found.peers, NO_ERROR]
     shown = found.rows["method"].map(lambda name: name in kept or name.startswith(TWINS) or name.endswith(TWINS))
     rows = found.rows[shown.astype(bool)]
-    rows = rows.assign(method=rows["method"].where(rows["method"] != found.ours, f"**{found.model}**"))
+    ours = f"{TWIN}, {found.model.removeprefix(RANDOM)}" if found.model.startswith(RANDOM) else f"**{found.model}**"
+    rows = rows.assign(method=rows["method"].where(rows["method"] != found.ours, ours))
     if "seed" not in rows:
         rows = rows.assign(seed=0)
     if "seconds" not in rows:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from benchmarks.command import NO_ERROR, RESULTS, TWIN, arguments, parse
+from benchmarks.command import NO_ERROR, RANDOM, RESULTS, TWIN, arguments, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -162,7 +162,8 @@ def measured() -> Iterator[Measured]:
 
 def headlines() -> list[Headline]:
     """Our method beside the best peer, per file and data set."""
-    found = [headline for of_file in measured() for headline in _beside(of_file)]
+    trained = (of_file for of_file in measured() if not of_file.model.startswith(RANDOM))
+    found = [headline for of_file in trained for headline in _beside(of_file)]
     # Peers of a data set are run once, with the default model.
     peers = {(row.verb, row.data): row[-2:] for row in found if row.peer is not None}
     return [Headline(*row[:-2], *peers.get((row.verb, row.data), row[-2:])) for row in found]
