@@ -15,6 +15,7 @@ import typer
 
 from scfoundry._files import check_target, read, write
 from scfoundry._settings import settings
+from scfoundry._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,8 +51,18 @@ VERBS = {
 SLOW = ("integrate", "denoise")
 
 
+def say_version(asked: bool) -> None:
+    """Print the version and end."""
+    if asked:
+        typer.echo(f"scfoundry {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def main(verbosity: Annotated[str, typer.Option(help="error, warning, info or debug.")] = "info") -> None:
+def main(
+    verbosity: Annotated[str, typer.Option(help="error, warning, info or debug.")] = "info",
+    version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="Say which.")] = False,
+) -> None:
     """Single-cell foundation models: embed, name, impute and denoise cells from files."""
     settings.verbosity = verbosity  # type: ignore[assignment]
 
