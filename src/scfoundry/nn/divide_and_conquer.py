@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["encode_in_parts", "gather_rows"]
+__all__ = ["encode_in_parts", "gather_rows", "share"]
 
 Part = TypeVar("Part")
 
@@ -210,6 +210,14 @@ def gather_rows(rows: Tensor) -> Tensor:
     all_rows = [part[:size] for part, size in zip(gathered, sizes, strict=True)]
     all_rows[rank] = ScaledGradient.apply(rows, n_ranks)
     return torch.cat(all_rows)
+
+
+@torch.no_grad()
+def share(*values: Tensor) -> None:
+    """Give all processes the values of the first, in place."""
+    if distributed.is_available() and distributed.is_initialized():
+        for value in values:
+            distributed.broadcast(value, 0)
 
 
 class ScaledGradient(torch.autograd.Function):

@@ -104,6 +104,10 @@ class BestWeights(pl.Callback):
     def __init__(self, module: nn.Module, patience: int) -> None:
         self.module, self.patience = module, patience
         self.lowest, self.epoch = math.inf, -1
+        self.weights: dict[str, Tensor] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin with the weights as they are."""
         self._keep()
 
     def _keep(self) -> None:
