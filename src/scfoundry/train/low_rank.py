@@ -40,8 +40,8 @@ def with_lora(module: nn.Module, rank: int) -> Iterator[None]:
     """Let attention learn by matrices of low rank alone, and what the module calls its heads as before.
 
     Which projections are adapted, a layer says (``lora_targets``), and which parts are heads, the module that has them
-    (``lora_heads``); what is around that module learns as before, and what was frozen stays so. At the end projections are
-    the sums, under their old names.
+    (``lora_heads``); what is around that module learns as before, and what was frozen stays so. At the end projections
+    are the sums, under their old names.
 
     ValueError: if no attention is to learn, or the rank is not positive.
     """

@@ -187,7 +187,7 @@ class TrainingPlan(pl.LightningModule):
         with seeded(self.seed + step * self.trainer.world_size + self.global_rank, self.device):
             losses = self.loss(self.example(position), self.global_step)
         for name, value in losses.items():
-            how = {"batch_size": 1, "prog_bar": name == "loss", "sync_dist": True}
+            how: dict[str, Any] = {"batch_size": 1, "prog_bar": name == "loss", "sync_dist": True}
             self.log(f"{name}_train", value, on_step=False, on_epoch=True, **how)
         return losses["loss"]
 
@@ -287,7 +287,7 @@ def positions(numbers: Sequence[int]) -> DataLoader:
     """
     data: Any = numbers
     # Lightning's own sampler would shuffle them, alike in all epochs.
-    by_rank = DistributedSampler(data, shuffle=False) if distributed.is_initialized() else None
+    by_rank: Any = DistributedSampler(data, shuffle=False) if distributed.is_initialized() else None
     # A loader without a generator of its own draws from torch's global one.
     return DataLoader(data, batch_size=None, sampler=by_rank, generator=torch.Generator())
 

@@ -238,16 +238,18 @@ class LangCell(TrainableLangCell):
         loss: LabelLoss,
         seed: int,
         compute: Compute,
+        lora: bool = False,
     ) -> Self:
         """Copy that learned the labels: of few cells per label through their texts, of many by a head (LangCell-CE)."""
         tuned, order = self.copy(n_classes=0, classes=(), multilabel=False), cells.by_name
         names = np.array([label.name for label in labels], dtype=object)[codes[order]]
         how: dict[str, Any] = ({} if max_epochs is None else {"max_epochs": max_epochs}) | {"loss": loss, "seed": seed}
+        how |= compute.trainer_arguments() | {"lora": lora}
         if np.bincount(codes).max() <= FEW_CELLS:
             texts = {label.name: label.texts[0] for label in labels}
-            tuned.fine_tune_texts(cells.take(order), names, texts, **how, **compute.trainer_arguments())
+            tuned.fine_tune_texts(cells.take(order), names, texts, **how)
         else:
-            tuned.train_classifier(cells.take(order), names, **how, **compute.trainer_arguments())
+            tuned.train_classifier(cells.take(order), names, **how)
         return tuned
 
     @by_cell()

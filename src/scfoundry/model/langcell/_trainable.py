@@ -131,8 +131,8 @@ class TrainableLangCell(InferenceModel):
         checkpoint_dir
             Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
         **trainer_kwargs
-            ``accelerator``, ``devices``, ``strategy``, ``precision`` and further arguments of scvi-tools'
-            `~scvi.train.Trainer`.
+            ``lora``, ``gradient_checkpointing``, ``strategy``, ``devices``, ``precision`` (:doc:`/guide/large`), and
+            further arguments of scvi-tools' `~scvi.train.Trainer`.
 
         Raises
         ------
@@ -207,7 +207,7 @@ class TrainableLangCell(InferenceModel):
         seed
             Of the draw of cells and everything random in training.
         **trainer_kwargs
-            ``accelerator``, ``devices``, ``precision`` and further arguments of scvi-tools' `~scvi.train.Trainer`.
+            ``lora``, ``gradient_checkpointing`` (:doc:`/guide/large`), and others of scvi-tools' `~scvi.train.Trainer`.
 
         Examples
         --------
@@ -274,7 +274,7 @@ class TrainableLangCell(InferenceModel):
         seed
             Of the head, the draw of cells, the split and everything random in training.
         **trainer_kwargs
-            ``accelerator``, ``devices``, ``precision`` and further arguments of scvi-tools' `~scvi.train.Trainer`.
+            ``lora``, ``gradient_checkpointing`` (:doc:`/guide/large`), and others of scvi-tools' `~scvi.train.Trainer`.
 
         Examples
         --------
