@@ -60,7 +60,7 @@ def pretrain(
         logger.warning("%d cells without a gene of the vocabulary are left out.", len(lengths) - len(rows))
     n_held_out = min(round(validation_size * len(rows)), len(rows) - 1)
     split = np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out])
-    data = CellDataModule(*split, lengths=lengths, batch_size=batch_size)
+    data = CellDataModule(*split, lengths=lengths, batch_size=batch_size, blocks=cells.reader.by_blocks())
     loss = MaskedValues(model.module, cells, weights, part_size)
     plan = CellTrainingPlan(model.module, data, loss, **with_warmup(plan_kwargs, data, max_epochs))
     trainer_kwargs.setdefault("gradient_clip_val", MAX_GRADIENT_NORM)
@@ -98,7 +98,8 @@ def learn_classes(
 
     Whatever is minimised, cross-entropy says which are best.
     """
-    data = CellDataModule(*split, lengths=cells.lengths(), batch_size=batch_size)
+    sizes: dict[str, Any] = {"lengths": cells.lengths(), "batch_size": batch_size}
+    data = CellDataModule(*split, **sizes, blocks=cells.reader.by_blocks())
     how: dict[str, Any] = {"lr": lr, "weight_decay": 0.0, "warmup_steps": 0, "schedule": "linear", "seed": seed}
     sized = loss_of_sizes(loss, codes[split[0]], model.module.config.n_classes)
     learns = ClassificationLoss(

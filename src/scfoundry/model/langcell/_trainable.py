@@ -297,7 +297,7 @@ class TrainableLangCell(InferenceModel):
         logits = partial(class_logits, self.module, cells)
         learns = ClassificationLoss(self.module, logits, coded, sized, F.cross_entropy)
         how: dict[str, Any] = {"batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
-        how |= {"lengths": cells.lengths(), "plan_kwargs": {"lr": lr, "seed": seed}}
+        how |= {"cells": cells, "plan_kwargs": {"lr": lr, "seed": seed}}
         learn(self, learns, split, train=train, **how, **trainer_kwargs)
         looked_at = np.intersect1d(draw_shots(coded, max(1, N_LOOKED_AT // len(classes)), seed), rows)
         warn_of_one_class(self.class_probabilities(read.take(looked_at), Compute.resolve()), coded[looked_at], classes)
@@ -347,7 +347,7 @@ class TrainableLangCell(InferenceModel):
         alike, rows = np.zeros(read.n_obs, dtype=np.int64), np.arange(read.n_obs)
         split = stratified_split(alike, validation_size, rows, np.random.default_rng(seed))
         how: dict[str, Any] = {"batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
-        how |= {"lengths": cells.lengths(), "plan_kwargs": {"lr": lr, "seed": seed}}
+        how |= {"cells": cells, "plan_kwargs": {"lr": lr, "seed": seed}}
         learn(self, loss, split, train=train, **how, **trainer_kwargs)
 
     def predict_classes(
