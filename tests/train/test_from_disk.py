@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_an_epoch_has_every_cell_once_and_mixes_some_blocks_at_a_time(monkeypatc
         assert sorted(np.concatenate(batches)) == train.tolist()
         assert len(batches) == len(data.train_dataloader())
         # A batch is of one part, or of the end of one and the beginning of the next.
-        for first, second in zip(batches, batches[1:], strict=False):
+        for first, second in pairwise(batches):
             assert len(np.unique(blocks[first])) <= 2 * data.blocks_per_part
             assert len(np.unique(blocks[np.concatenate([first, second])])) <= 3 * data.blocks_per_part
         assert np.mean([len(np.unique(blocks[batch])) for batch in batches]) > 2
@@ -72,6 +73,25 @@ def test_an_epoch_has_every_cell_once_and_mixes_some_blocks_at_a_time(monkeypatc
     assert order[0] != order[1]
     held_out = blocks[np.concatenate(data.validation_batches)] // data.blocks_per_part
     assert (np.diff(held_out) >= 0).all()
+
+
+def test_ways_of_others_to_read_from_disk_name_ours():
+    model = registered("celler")
+    with pytest.raises(ValueError, match=r"Celler is not set up by setup_annbatch.*Celler\.setup_anndata\(.*read_lazy"):
+        type(model).setup_annbatch(None)
+    with pytest.raises(TypeError, match=r"no argument 'datamodule'.*Celler\.setup_anndata\(.*read_lazy"):
+        model.train(datamodule=None, **HOW)
+
+
+@pytest.mark.parametrize("name", ["cellplm", "langcell", "cellnamer"])
+def test_of_a_lazily_opened_store_columns_are_read_and_counts_stay(name: str, tmp_path: Path, run_fix: Any):
+    training_cells().write_zarr(tmp_path / "cells.zarr")
+    adata = read_lazy(tmp_path / "cells.zarr")
+    with pytest.raises(ValueError, match="obs was opened lazily") as refused:
+        registered(name, adata)
+    line = "adata = anndata.AnnData(adata.X, obs=adata.obs.to_memory(), var=adata.var.to_memory())"
+    mended = run_fix(line, refused.value, adata)
+    registered(name, mended).train(**HOW)
 
 
 @pytest.mark.usefixtures("from_disk")

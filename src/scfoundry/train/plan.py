@@ -332,6 +332,13 @@ def run(
 ) -> None:
     """Run a training; see `fit`."""
     known = signature(Trainer).parameters.keys() | signature(pl.Trainer).parameters.keys() | RUNNER_ARGUMENTS
+    if "datamodule" in trainer_kwargs:
+        name = type(model).__name__
+        msg = (
+            "train() has no argument 'datamodule': it reads registered cells from the file or store where they lie, in "
+            f'blocks that are mixed. {name}.setup_anndata(anndata.experimental.read_lazy("atlas.zarr"), ...).'
+        )
+        raise TypeError(msg)
     if unknown := [name for name in trainer_kwargs if name not in known]:
         msg = (
             f"train() has no argument {', '.join(map(repr, unknown))}, nor has the trainer: {', '.join(sorted(known))}."

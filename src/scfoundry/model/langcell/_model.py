@@ -14,6 +14,7 @@ from scfoundry._settings import logger
 from scfoundry.data.tokens.medians import nonzero_medians
 from scfoundry.model._capabilities import TextScores
 from scfoundry.model._parts import by_cell
+from scfoundry.model._registration import refuse_lazy_columns
 from scfoundry.model.langcell._checkpoint import from_released, read_release
 from scfoundry.model.langcell._config import LangCellConfig
 from scfoundry.model.langcell._inference import LabelTexts, embed_cells, gene_attention, match_cells
@@ -121,6 +122,8 @@ class LangCell(TrainableLangCell):
         """
         setup_args = dict(locals())
         columns = [text_keys] if isinstance(text_keys, str) else list(text_keys or ())
+        if columns:
+            refuse_lazy_columns(adata)
         for column in columns:
             require_texts(adata, column)
         if "source_registry" in kwargs:
