@@ -62,6 +62,9 @@ def on_a_rank() -> None:
     torch.set_num_threads(1)
     for name, (_, how, _) in RUNS.items():
         torch.save(trained(name, how | {"strategy": "ddp", "devices": N_RANKS}), f"{name}.{os.environ['LOCAL_RANK']}")
+    # One of them alone, although they still know each other.
+    if os.environ["LOCAL_RANK"] == "0":
+        torch.save(trained("langcell", RUNS["langcell"][2] | {"devices": 1}), "alone")
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +96,9 @@ def test_two_processes_learn_what_one_does(name: str, folder: Path) -> None:
     assert first["history"].keys() == one["history"].keys()
     for key, values in one["history"].items():
         np.testing.assert_allclose(first["history"][key], values, rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+def test_the_next_training_may_be_of_one_process(folder: Path) -> None:
+    found, expected = torch.load(folder / "alone"), trained("langcell", RUNS["langcell"][2])
+    for key, value in expected["weights"].items():
+        torch.testing.assert_close(found["weights"][key], value, rtol=0, atol=0, msg=key)

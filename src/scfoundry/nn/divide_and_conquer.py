@@ -19,12 +19,14 @@ import torch
 from torch import distributed
 from torch.autograd.function import once_differentiable
 
+from scfoundry.nn.processes import together
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import Tensor
 
-__all__ = ["encode_in_parts", "gather_rows", "share"]
+__all__ = ["encode_in_parts", "gather_rows"]
 
 Part = TypeVar("Part")
 
@@ -197,7 +199,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     Every process then computes the same loss of all T rows, and takes its gradient with respect to its own ones, times
     the number of processes: what `DistributedDataParallel` averages is then the gradient of one process with all rows.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not together():
         return rows
     n_ranks, rank = distributed.get_world_size(), distributed.get_rank()
     sizes = [torch.zeros((), dtype=torch.int64, device=rows.device) for _ in range(n_ranks)]
@@ -210,14 +212,6 @@ def gather_rows(rows: Tensor) -> Tensor:
     all_rows = [part[:size] for part, size in zip(gathered, sizes, strict=True)]
     all_rows[rank] = ScaledGradient.apply(rows, n_ranks)
     return torch.cat(all_rows)
-
-
-@torch.no_grad()
-def share(*values: Tensor) -> None:
-    """Give all processes the values of the first, in place."""
-    if distributed.is_available() and distributed.is_initialized():
-        for value in values:
-            distributed.broadcast(value, 0)
 
 
 class ScaledGradient(torch.autograd.Function):

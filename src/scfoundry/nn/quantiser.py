@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import distributed, nn
 
-from scfoundry.nn.divide_and_conquer import share
+from scfoundry.nn.processes import share, together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,7 +95,7 @@ class VectorQuantiser(nn.Module):
     def count_use(self, codes: Tensor) -> None:
         """Count a training batch in which these codes were used, (...), by any process."""
         used = torch.bincount(codes.flatten(), minlength=len(self.stored))
-        if distributed.is_initialized():
+        if together():
             distributed.all_reduce(used)
         self.unused_for += 1
         self.unused_for[used > 0] = 0

@@ -80,11 +80,11 @@ class CellDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Positions in the order of an epoch, which the training plan draws."""
         sizes = np.unique(self.groups[self.train_idx], return_counts=True)[1]
-        return positions(range(int(np.ceil(sizes / self.batch_size).sum())))
+        return positions(range(int(np.ceil(sizes / self.batch_size).sum())), self.trainer)
 
     def val_dataloader(self) -> DataLoader | list:
         """Numbers of the held-out batches."""
-        return positions(range(len(self.validation_batches))) if self.validation_batches else []
+        return positions(range(len(self.validation_batches)), self.trainer) if self.validation_batches else []
 
 
 class CellTrainingPlan(TrainingPlan):

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 from abc import abstractmethod
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from inspect import signature
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
@@ -19,11 +19,11 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from scvi.model._utils import use_distributed_sampler
 from scvi.train import Trainer, TrainRunner
-from torch import distributed
 from torch.utils.data import DataLoader, DistributedSampler
 
 from scfoundry._settings import logger, settings
 from scfoundry.nn.checkpointed import CheckpointedLayer
+from scfoundry.nn.processes import alone
 from scfoundry.train.low_rank import RANK, with_lora
 from scfoundry.train.resuming import Resumable, frame_of, identity_of
 
@@ -272,22 +272,24 @@ class ContextDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Positions in the order of an epoch, which the training plan draws."""
-        return positions(range(len(self.visits)))
+        return positions(range(len(self.visits)), self.trainer)
 
     def val_dataloader(self) -> DataLoader | list:
         """Numbers of the held-out contexts."""
-        return positions(self.held_out) if self.held_out else []
+        return positions(self.held_out, self.trainer) if self.held_out else []
 
 
-def positions(numbers: Sequence[int]) -> DataLoader:
+def positions(numbers: Sequence[int], trainer: pl.Trainer | None) -> DataLoader:
     """A loader of plain numbers: what they stand for is read by the step itself.
 
     Of W processes the one of rank r gets every W-th number from the r-th on; the first ones come again at the end, so
     that all get as many.
     """
     data: Any = numbers
-    # Lightning's own sampler would shuffle them, alike in all epochs.
-    by_rank: Any = DistributedSampler(data, shuffle=False) if distributed.is_initialized() else None
+    by_rank: Any = None
+    if trainer is not None and trainer.world_size > 1:
+        # Lightning's own sampler would shuffle them, alike in all epochs.
+        by_rank = DistributedSampler(data, trainer.world_size, trainer.global_rank, shuffle=False)
     # A loader without a generator of its own draws from torch's global one.
     return DataLoader(data, batch_size=None, sampler=by_rank, generator=torch.Generator())
 
@@ -375,7 +377,9 @@ def run(
         except (ValueError, TypeError, MisconfigurationException) as error:
             msg = f"The trainer refuses an argument: {error} For a CPU: accelerator='cpu', devices=1."
             raise ValueError(msg) from error
-        runner()
+        with alone() if runner.trainer.world_size == 1 else nullcontext():
+            runner()
+        data.trainer = None  # of whose processes loaders are else
     if not all(parameter.isfinite().all() for parameter in plan.module.parameters()):
         model.is_trained_ = False
         msg = (

@@ -16,8 +16,6 @@ from scfoundry.nn.checkpoint import read_torch_file
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from scfoundry.train.plan import TrainingPlan
-
 __all__ = ["Resumable", "frame_of", "identity_of"]
 
 # Keys of a checkpoint.
@@ -100,7 +98,7 @@ def frame_of(name: str, values: Sequence[float]) -> pd.DataFrame:
 
 
 def identity_of(
-    model: object, plan: TrainingPlan, data: pl.LightningDataModule, *, max_epochs: int
+    model: object, plan: Any, data: pl.LightningDataModule, *, max_epochs: int
 ) -> dict[str, str | int | float]:
     """What makes a training the one that it is, as far as it does not lie within the loss, each by its name."""
     identity: dict[str, str | int | float] = {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocatedMatrix", "locate", "matrix_of"]
 
-ROWS_TOGETHER = 128
+ROWS_TOGETHER = 256
 
 
 @dataclass(frozen=True, eq=False)

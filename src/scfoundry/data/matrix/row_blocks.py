@@ -28,7 +28,7 @@ _BLOCK_VALUES = 2**24
 _PASS_VALUES = 4 * _BLOCK_VALUES
 """Values turned into rows in one pass over a CSC matrix on disk: 0.5 GB as float32 with their column indices."""
 
-_ROWS_BETWEEN = 16
+_ROWS_BETWEEN = 256
 """Rows on disk that cost less to read than a second request."""
 
 _ARRAYS = (np.ndarray, h5py.Dataset, zarr.Array, CSRDataset, CSCDataset)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scfoundry.nn.divide_and_conquer import share
+from scfoundry.nn.processes import share
 
 if TYPE_CHECKING:
     from torch import Tensor
