@@ -36,6 +36,8 @@ BENCHMARKS = {
     "speed_scpalm": "speed.scpalm",
     "speed_rank_encode": "speed.rank_encode",
     "scaling": "speed.scaling",
+    "training_from_disk": "speed.training_from_disk",
+    "training_memory": "speed.training_memory",
     "distribute": "speed.distribute",
     "gpu": "gpu",
     "summary": "summary",

@@ -110,6 +110,36 @@ MODELS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+# What a model learns from beside counts, by its name.
+TRAINING_KEYS = {
+    "cellplm": {"batch_key": "sample"},
+    "langcell": {"text_keys": "text"},
+    "cellnamer": {"labels_key": "label"},
+    "celllm": {"tumour_key": "tissue"},
+}
+
+
+def training_cells(n_cells: int = 24, n_genes: int = 60) -> AnnData:
+    """Cells of two kinds, which all models can learn from."""
+    rng, kind = np.random.default_rng(0), np.arange(n_cells) % 2
+    counts = rng.poisson(np.where(np.arange(n_genes) % 2 == kind[:, None], 4.0, 0.5)).astype(np.float32)
+    label = np.array(["B cell", "monocyte"])[kind]
+    columns = {"label": label, "tissue": np.array(["tumour", "normal"])[kind]}
+    columns |= {"text": [f"cell type: {name}" for name in label], "sample": [f"s{i % 7}" for i in range(n_cells)]}
+    obs = pd.DataFrame(columns, index=[f"cell{i}" for i in range(n_cells)])
+    var = pd.DataFrame(index=[f"ENSG{number:011d}" for number in range(n_genes)])
+    return AnnData(sparse.csr_matrix(counts), obs=obs, var=var)
+
+
+def registered(name: str, adata: AnnData | None = None, **config: Any) -> Any:
+    """A small model with cells to learn from."""
+    adata = training_cells() if adata is None else adata
+    small = MODELS[name](adata.var_names)
+    cls = type(small)
+    cls.setup_anndata(adata, **TRAINING_KEYS.get(cls.name, {}))
+    return cls(adata, genes=small.genes, **(small.config.as_dict() | config))
+
+
 def log_normalised(adata: AnnData) -> AnnData:
     return AnnData(log_cp10k(adata.X).astype(np.float32), obs=adata.obs, var=adata.var, obsm=dict(adata.obsm))
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -152,7 +153,7 @@ def run_fix() -> Callable[..., AnnData]:
 
     def run(line: str, message: object, adata: AnnData) -> AnnData:
         assert line in str(message)
-        scope = {"adata": adata, "np": np, "sc": pytest.importorskip("scanpy")}
+        scope = {"adata": adata, "anndata": anndata, "np": np, "sc": pytest.importorskip("scanpy")}
         exec(line, scope)  # noqa: S102
         return scope["adata"]
 

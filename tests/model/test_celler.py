@@ -198,9 +198,33 @@ def test_every_objective_has_its_weight_and_what_has_none_is_left_out(adata):
     model.module.train()
     for kept in ("gep", "gepc", "nonzero", "ecs", "dab"):
         only = dict.fromkeys(("gep", "gepc", "nonzero", "ecs", "dab"), 0.0) | {kept: 2.0}
-        losses = MaskedValues(model.module, tokens, only).losses(shown, cells.values, hidden)
+        losses = MaskedValues(model.module, tokens, only).losses([(shown, hidden, cells.values)])
         assert set(losses) == {kept}
         assert losses[kept].isfinite()
+
+
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(adata):
+    model = trainable(adata.copy(), batch_key="batch", explicit_zeros=True, domain_norm=False, dropout=0.0)
+    rows, found = np.arange(12), []
+    tokens, whole = a_batch(model, adata, len(rows))
+    model.module.train()
+    torch.manual_seed(0)
+    shown, hidden = hide_values(whole._replace(present=torch.ones_like(whole.genes, dtype=torch.bool)), 0.3)
+    for sizes in ([12], [5, 4, 3]):
+        ways = zip(*(part.split(sizes) for part in (*shown, hidden, whole.values)), strict=True)
+        drawn = [(type(shown)(*parts), of_part, values) for *parts, of_part, values in ways]
+        losses = MaskedValues(model.module, tokens, objective_weights(model.config, None)).losses(drawn)
+        assert set(losses) == {"gep", "gepc", "nonzero", "ecs", "dab"}
+        model.module.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        found.append({name: p.grad.clone() for name, p in model.module.named_parameters() if p.grad is not None})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+    parts = MaskedValues(model.module, tokens, {"gep": 1.0, "ecs": 0.0}, part_size=5)
+    sizes = [len(part.rows) for part in tokens.parts(rows, torch.device("cpu"), parts.part_size)]
+    assert sizes == [4, 4, 4]
+    with pytest.raises(ValueError, match=r"part_size=2 divides a batch.*accumulate_grad_batches"):
+        trainable(adata.copy(), batch_key="batch").train(part_size=2, max_epochs=1)
 
 
 def test_the_gradient_is_reversed():

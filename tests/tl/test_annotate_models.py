@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 import scfoundry as sf
@@ -63,6 +64,17 @@ def test_what_was_learned_is_kept_bit_for_bit(cells, who, how, request, tmp_path
     annotator.save(tmp_path)
     sf.tl.annotate(adata, model=tmp_path, device="cpu")
     np.testing.assert_array_equal(adata.obsm["annotation_scores"], expected)
+
+
+@pytest.mark.parametrize(("who", "how"), [("cellplm", {}), ("reads_texts", {"n_shots": 2}), ("reads_texts", {})])
+def test_by_low_rank_attention_and_heads_learn_in_the_copy_and_nothing_else(cells, who, how, request):
+    model = request.getfixturevalue(who)
+    tuned = fitted(cells, model, train="lora", max_epochs=1, **how).model
+    before, after = model.module.state_dict(), tuned.module.state_dict()
+    changed = {name for name, value in before.items() if name in after and not torch.equal(value, after[name])}
+    attention = {name for name in changed if name.endswith(("query.weight", "value.weight"))}
+    assert attention
+    assert all(name.startswith(model.module.lora_heads) for name in changed - attention)
 
 
 # ---- LangCell ------------------------------------------------------------------------------------------------------

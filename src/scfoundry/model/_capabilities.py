@@ -270,8 +270,9 @@ class FineTunesLabels(Protocol):
         loss: LabelLoss,
         seed: int,
         compute: Compute,
+        lora: bool = False,
     ) -> Self:
-        """Copy that learned the label of every cell, numbered by ``codes`` (n_obs,), by a loss."""
+        """Copy that learned the label of every cell, numbered by ``codes`` (n_obs,), by a loss (and by ``lora``)."""
 
     def label_probabilities(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:
         """Probability of every label that was learned, (n_obs, L)."""

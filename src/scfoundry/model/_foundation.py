@@ -9,7 +9,7 @@ from scvi.data import AnnDataManager, fields
 from scvi.model.base import BaseModelClass
 
 from scfoundry.model._base import InferenceModel
-from scfoundry.model._registration import refuse_missing_keys
+from scfoundry.model._registration import refuse_lazy_columns, refuse_missing_keys
 from scfoundry.model._saving import SavesPlainly
 
 if TYPE_CHECKING:
@@ -61,6 +61,16 @@ class FoundationModel(InferenceModel, SavesPlainly):
         return self._genes.ids
 
     @classmethod
+    def setup_annbatch(cls, *args: Any, **kwargs: Any) -> None:
+        """Refuse scvi-tools' way to train from disk; a ValueError says ours, which needs no collection of its own."""
+        msg = (
+            f"{cls.__name__} is not set up by setup_annbatch: train reads cells from the file or store where "
+            f"they lie, in blocks that are mixed. {cls.__name__}.setup_anndata(anndata.experimental.read_lazy("
+            '"atlas.zarr")), or sc.read_h5ad("atlas.h5ad", backed="r").'
+        )
+        raise ValueError(msg)
+
+    @classmethod
     def _register(
         cls,
         adata: AnnData,
@@ -72,8 +82,10 @@ class FoundationModel(InferenceModel, SavesPlainly):
     ) -> None:
         """Finish ``setup_anndata``: register the layer, columns of ``obs`` by what they are, and coordinates.
 
-        ValueError: where the data lack what a key names.
+        ValueError: where the data lack what a key names, or their columns were opened lazily.
         """
+        if columns:
+            refuse_lazy_columns(adata)
         refuse_missing_keys(adata, setup_args, kwargs, caller=f"sf.model.{cls.__name__}.setup_anndata")
         data_fields: list[Any] = [
             # `train` checks the whole matrix; scvi-tools would look at 20 values drawn from numpy's global generator.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ class FoundationModule(nn.Module):
     """A torch module with its configuration and the two members that scvi-tools expects of one."""
 
     config: Any
+    lora_heads: ClassVar[tuple[str, ...]] = ()
+    """Parts that learn as a whole where attention learns by matrices of low rank and all others are frozen."""
 
     @property
     def device(self) -> torch.device:

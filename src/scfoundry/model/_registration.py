@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from scfoundry._compat import layer_names
 
 if TYPE_CHECKING:
@@ -11,10 +13,20 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["refuse_missing_keys"]
+__all__ = ["refuse_lazy_columns", "refuse_missing_keys"]
 
 # What scvi-tools passes beside the arguments of a model.
 FURTHER = {"source_registry", "extend_categories", "allow_missing_fields"}
+
+
+def refuse_lazy_columns(adata: AnnData) -> None:
+    """Refuse a table of cells that was opened lazily where columns of it are to be registered; counts may stay so."""
+    if not isinstance(adata.obs, pd.DataFrame):
+        msg = (
+            "Columns of obs are registered, and obs was opened lazily. Read it, and leave the counts where they are: "
+            "adata = anndata.AnnData(adata.X, obs=adata.obs.to_memory(), var=adata.var.to_memory())."
+        )
+        raise ValueError(msg)
 
 
 def refuse_missing_keys(

@@ -19,6 +19,8 @@ import torch
 from torch import distributed
 from torch.autograd.function import once_differentiable
 
+from scfoundry.nn.processes import together
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -197,7 +199,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     Every process then computes the same loss of all T rows, and takes its gradient with respect to its own ones, times
     the number of processes: what `DistributedDataParallel` averages is then the gradient of one process with all rows.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not together():
         return rows
     n_ranks, rank = distributed.get_world_size(), distributed.get_rank()
     sizes = [torch.zeros((), dtype=torch.int64, device=rows.device) for _ in range(n_ranks)]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import distributed, nn
 
+from scfoundry.nn.processes import share, together
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -87,13 +89,13 @@ class VectorQuantiser(nn.Module):
         centres = KMeans(n_clusters, n_init=1, random_state=seed).fit(vectors.cpu().numpy()).cluster_centers_
         self.stored[:n_clusters] = self._as_stored(torch.from_numpy(centres).to(self.stored))
         self.started.fill_(True)
-        self._share(self.stored)
+        share(self.stored)
 
     @torch.no_grad()
     def count_use(self, codes: Tensor) -> None:
         """Count a training batch in which these codes were used, (...), by any process."""
         used = torch.bincount(codes.flatten(), minlength=len(self.stored))
-        if distributed.is_initialized():
+        if together():
             distributed.all_reduce(used)
         self.unused_for += 1
         self.unused_for[used > 0] = 0
@@ -113,7 +115,7 @@ class VectorQuantiser(nn.Module):
         noise *= NOISE * chosen.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
         self.stored[rows] = self._as_stored(chosen + noise)
         self.unused_for[rows] = 0
-        self._share(self.stored)
+        share(self.stored)
         if optimizer is not None:
             for moment in optimizer.state.get(self.stored, {}).values():
                 if torch.is_tensor(moment) and moment.shape == self.stored.shape:
@@ -123,11 +125,6 @@ class VectorQuantiser(nn.Module):
     def _as_stored(self, codes: Tensor) -> Tensor:
         """What has to be stored for codes to be compared as these."""
         return (codes - self.affine_rate * self.shift) / (1 + self.affine_rate * self.scale)
-
-    def _share(self, values: Tensor) -> None:
-        """Give all processes the values of the first."""
-        if distributed.is_initialized():
-            distributed.broadcast(values, 0)
 
 
 def perplexity(codes: Tensor, n_codes: int) -> Tensor:

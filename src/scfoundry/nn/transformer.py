@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from scfoundry.nn.checkpointed import CheckpointedLayer
+from scfoundry.nn.dropped_attention import dropped_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -29,7 +30,9 @@ class KeysValues(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Multi-head attention, the softmax never materialised; ``n_context`` is the width of the sequence that answers."""
+    """Multi-head attention; ``n_context`` is the width of the sequence that answers."""
+
+    lora_targets = ("query", "value")
 
     def __init__(self, n_hidden: int, n_heads: int, *, n_context: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
@@ -47,9 +50,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, answers: KeysValues, present: Tensor | None = None) -> Tensor:
         """Attend from x, (B, T, D), to a context whose real positions are marked in ``present``, (B, L): (B, T, D)."""
         mask = None if present is None else present[:, None, None, :]
-        attended = F.scaled_dot_product_attention(
-            self._heads(self.query(x)), *answers, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-        )
+        dropout = self.dropout if self.training else 0.0
+        attended = dropped_attention(self._heads(self.query(x)), *answers, mask, dropout)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def queries_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,10 +92,11 @@ def annotate(
         Learn from this many cells per label, drawn at random; from all if `None`.
     train
         A ``"head"`` on the weights as they are, or ``"all"`` of them in a copy: as published, or until held-out cells
-        of the reference are named no better. If `None`, ``"all"`` for models with a published way (LangCell), else a
-        ``"head"``.
+        of the reference are named no better. ``"lora"`` does the same with a fraction of the memory: attention learns
+        by matrices of low rank (Hu et al. 2022), which are added to the weights in the end, and the rest stays. If
+        `None`, ``"all"`` for models with a published way (LangCell), else a ``"head"``.
     max_epochs
-        Passes over the cells for ``train="all"``; chosen by the model if `None`. A head is fitted until it is best.
+        Passes over the cells for ``"all"`` and ``"lora"``; chosen by the model if `None`. A head needs none.
     loss
         What is minimised while labels are learned: ``"cross_entropy"``; ``"focal"``; or, for labels of few cells,
         ``"balanced_softmax"`` or ``"ginf"`` (Gaussian inflation: with noise on top), where the sizes of labels stand in
@@ -208,7 +209,7 @@ def annotate(
         announce(weights, compute, cells, what="as fitted")
     else:
         head = recipe_of(weights, train=train, max_epochs=max_epochs)
-        if loss is None and head is not None and train != "all":
+        if loss is None and head is not None and train not in ("all", "lora"):
             minimised = LabelLoss.of(head.usual_loss, hard_mining)
         annotator = _learned(weights, cells, labelled, params, minimised, np.random.default_rng(rng), compute)
         params |= minimised.params | {"parents": parents if parents is None or isinstance(parents, str) else "given"}

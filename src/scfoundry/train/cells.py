@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import numpy as np
 
+from scfoundry.data.matrix.kept_blocks import CELLS_IN_MEMORY
 from scfoundry.train.plan import TrainingPlan, positions
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class CellDataModule(pl.LightningDataModule):
     """Rows for training and validation, in batches of similar ``lengths`` (n_obs,).
 
     Similar length saves padding, and leaves a contrastive loss no way to tell cells apart by their depth. Cells of
-    different ``groups`` (n_obs,) are never in one batch.
+    different ``groups`` (n_obs,) are never in one batch. ``blocks`` (n_obs,): what a file gives together (see
+    `Reader.by_blocks`); cells are then drawn from a part of the blocks, drawn at random, at a time.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class CellDataModule(pl.LightningDataModule):
         lengths: np.ndarray,
         batch_size: int,
         groups: np.ndarray | None = None,
+        blocks: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -45,16 +48,28 @@ class CellDataModule(pl.LightningDataModule):
         self.train_idx, self.val_idx = train, validation
         self.lengths, self.batch_size = lengths, batch_size
         self.groups = np.zeros(len(lengths), dtype=np.int64) if groups is None else groups
-        by_length = validation[np.argsort(lengths[validation], kind="stable")]
+        self.blocks = np.zeros(len(lengths), dtype=np.int64) if blocks is None else blocks
+        # A reader keeps the blocks of two parts: a batch may be of the end of one and of the beginning of another.
+        self.blocks_per_part = max(1, CELLS_IN_MEMORY // 2 // int(np.bincount(self.blocks).max(initial=1)))
+        parts = self.blocks[validation] // self.blocks_per_part
+        by_length = validation[np.lexsort((lengths[validation], parts))]
         self.validation_batches = [batch for rows in self._grouped(by_length) for batch in self._cut(rows)]
 
     def epoch(self, rng: np.random.Generator) -> list[np.ndarray]:
         """Batches in random order; cells of a batch are alike in length, but otherwise drawn at random."""
+        rows = rng.permutation(self.train_idx)
+        # Which part of the epoch the cells of a block come in.
+        n_blocks = int(self.blocks.max(initial=0)) + 1
+        parts = (rng.permutation(n_blocks) if n_blocks > 1 else np.zeros(1, dtype=np.int64)) // self.blocks_per_part
+        part_of = parts[self.blocks]
         batches = []
-        for rows in self._grouped(rng.permutation(self.train_idx)):
-            pool = np.arange(len(rows)) // (self.batch_size * BATCHES_PER_POOL)
-            batches += self._cut(rows[np.lexsort((self.lengths[rows], pool))])
-        return [batches[i] for i in rng.permutation(len(batches))]
+        for alike in self._grouped(rows[np.argsort(part_of[rows], kind="stable")]):
+            part = part_of[alike]
+            pool = (np.arange(len(alike)) - np.searchsorted(part, part)) // (self.batch_size * BATCHES_PER_POOL)
+            batches += self._cut(alike[np.lexsort((self.lengths[alike], pool, part))])
+        order = rng.permutation(len(batches))
+        first = np.array([part_of[batch].min() for batch in batches])
+        return [batches[i] for i in order[np.argsort(first[order], kind="stable")]]
 
     def _grouped(self, rows: np.ndarray) -> list[np.ndarray]:
         return [rows[self.groups[rows] == group] for group in np.unique(self.groups[rows])]
@@ -65,11 +80,11 @@ class CellDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Positions in the order of an epoch, which the training plan draws."""
         sizes = np.unique(self.groups[self.train_idx], return_counts=True)[1]
-        return positions(range(int(np.ceil(sizes / self.batch_size).sum())))
+        return positions(range(int(np.ceil(sizes / self.batch_size).sum())), self.trainer)
 
     def val_dataloader(self) -> DataLoader | list:
         """Numbers of the held-out batches."""
-        return positions(range(len(self.validation_batches))) if self.validation_batches else []
+        return positions(range(len(self.validation_batches)), self.trainer) if self.validation_batches else []
 
 
 class CellTrainingPlan(TrainingPlan):
@@ -104,6 +119,10 @@ class BestWeights(pl.Callback):
     def __init__(self, module: nn.Module, patience: int) -> None:
         self.module, self.patience = module, patience
         self.lowest, self.epoch = math.inf, -1
+        self.weights: dict[str, Tensor] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin with the weights as they are."""
         self._keep()
 
     def _keep(self) -> None:

@@ -42,13 +42,15 @@ def fine_tune(
     validate_on: Sequence[int] | None = None,
     seed: int,
     compute: Compute,
+    lora: bool = False,
 ) -> None:
     """Train parts of a model (``"layers"``, ``"decoder"``) on whole contexts, and freeze all others.
 
     ``loss``: maps a context and the number of optimiser steps so far to ``loss`` and its parts, named tensors. It reads
     the cells itself and moves them to ``model.module.device``. While ``model.module.training`` is false it gives the
     loss of what is held out. Random numbers come from torch's default generators, which are seeded for every step.
-    ``head``: what a task sets on top of the model and trains with it, at ``lr``; its weights change in place.
+    ``head``: what a task sets on top of the model and trains with it, at ``lr``; its weights change in place. ``lora``:
+    let attention learn by matrices of low rank alone, see `fit`.
     ``cells_per_step``: most cells of a context that a step sees; how many epochs mean how many steps. ``part_lrs``:
     learning rates of submodules that differ. ``validate_on``: numbers of the contexts whose validation loss counts, all
     if `None`.
@@ -79,6 +81,7 @@ def fine_tune(
             max_epochs=max_epochs,
             callbacks=callbacks,
             gradient_clip_val=MAX_GRADIENT_NORM,
+            lora=lora,
             **compute.trainer_arguments(),
         )
     trained.eval()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import signal
 import threading
 from abc import abstractmethod
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from inspect import signature
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 import lightning.pytorch as pl
@@ -17,11 +17,15 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from scvi.model._utils import use_distributed_sampler
 from scvi.train import Trainer, TrainRunner
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from scfoundry._settings import logger, settings
-from scfoundry.train.resuming import Resumable, frame_of
+from scfoundry.nn.checkpointed import CheckpointedLayer
+from scfoundry.nn.processes import alone
+from scfoundry.train.low_rank import RANK, with_lora
+from scfoundry.train.resuming import Resumable, frame_of, identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,6 +53,8 @@ __all__ = [
 Schedule = Literal["constant", "linear", "cosine"]
 
 VALIDATION_SEED = 1 << 32
+# What parameters have no gradient depends on the weights of objectives: parallel training has to look for them.
+LOOKING = {name: f"{name}_find_unused_parameters_true" for name in ("ddp", "ddp_spawn", "ddp_notebook")}
 # What scvi-tools' runner takes beside the arguments of its trainer.
 RUNNER_ARGUMENTS = {"devices", "ckpt_path"}
 
@@ -111,6 +117,20 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
+def computed_again(module: nn.Module) -> Iterator[None]:
+    """Keep of every layer its input alone for the gradient; see `CheckpointedLayer`."""
+    layers = [layer for layer in module.modules() if isinstance(layer, CheckpointedLayer)]
+    before = [layer.gradient_checkpointing for layer in layers]
+    for layer in layers:
+        layer.gradient_checkpointing = True
+    try:
+        yield
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer.gradient_checkpointing = was
+
+
+@contextmanager
 def training_only(module: nn.Module, parts: Iterable[str]) -> Iterator[None]:
     """Freeze everything but the named parts of a module."""
     learned = {parameter: parameter.requires_grad for parameter in module.parameters()}
@@ -167,7 +187,8 @@ class TrainingPlan(pl.LightningModule):
         with seeded(self.seed + step * self.trainer.world_size + self.global_rank, self.device):
             losses = self.loss(self.example(position), self.global_step)
         for name, value in losses.items():
-            self.log(f"{name}_train", value, on_step=False, on_epoch=True, batch_size=1, prog_bar=name == "loss")
+            how: dict[str, Any] = {"batch_size": 1, "prog_bar": name == "loss", "sync_dist": True}
+            self.log(f"{name}_train", value, on_step=False, on_epoch=True, **how)
         return losses["loss"]
 
     def validation_step(self, number: int, batch_index: int) -> None:
@@ -180,7 +201,9 @@ class TrainingPlan(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with the learning rate set at every step."""
         groups: list[dict[str, Any]]
-        groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in self.other_rates]
+        groups = [
+            {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate} for part, rate in self.other_rates
+        ]
         apart = {id(p) for group in groups for p in group["params"]}
         others = [p for p in self.module.parameters() if p.requires_grad and id(p) not in apart]
         groups.append({"params": others, "lr": self.lr})
@@ -249,17 +272,26 @@ class ContextDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Positions in the order of an epoch, which the training plan draws."""
-        return positions(range(len(self.visits)))
+        return positions(range(len(self.visits)), self.trainer)
 
     def val_dataloader(self) -> DataLoader | list:
         """Numbers of the held-out contexts."""
-        return positions(self.held_out) if self.held_out else []
+        return positions(self.held_out, self.trainer) if self.held_out else []
 
 
-def positions(numbers: Sequence[int]) -> DataLoader:
-    """A loader of plain numbers: what they stand for is read by the step itself."""
+def positions(numbers: Sequence[int], trainer: pl.Trainer | None) -> DataLoader:
+    """A loader of plain numbers: what they stand for is read by the step itself.
+
+    Of W processes the one of rank r gets every W-th number from the r-th on; the first ones come again at the end, so
+    that all get as many.
+    """
+    data: Any = numbers
+    by_rank: Any = None
+    if trainer is not None and trainer.world_size > 1:
+        # Lightning's own sampler would shuffle them, alike in all epochs.
+        by_rank = DistributedSampler(data, trainer.world_size, trainer.global_rank, shuffle=False)
     # A loader without a generator of its own draws from torch's global one.
-    return DataLoader(numbers, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
+    return DataLoader(data, batch_size=None, sampler=by_rank, generator=torch.Generator())
 
 
 def fit(
@@ -270,14 +302,45 @@ def fit(
     max_epochs: int,
     checkpoint_dir: str | Path | None = None,
     callbacks: Sequence[pl.Callback] = (),
+    gradient_checkpointing: bool = False,
+    lora: bool | int = False,
     **trainer_kwargs: Any,
 ) -> None:
     """Run a training through scvi-tools, from its last checkpoint in ``checkpoint_dir`` if there is one.
 
-    After every epoch a checkpoint is left there. ``trainer_kwargs`` are arguments of scvi-tools' trainer
-    (``accelerator``, ``devices``, ...); ``callbacks`` run beside those in it.
+    After every epoch a checkpoint is left there. ``callbacks`` run beside those in ``trainer_kwargs``, which are
+    arguments of scvi-tools' trainer (``accelerator``, ``devices``, ...). ``gradient_checkpointing``: keep of every
+    layer its input alone for the gradient (`computed_again`). ``lora``: let attention learn by matrices of low rank
+    alone (`with_lora`), of this rank, or of 8 if `True`.
     """
+    with ExitStack() as during:
+        if gradient_checkpointing:
+            during.enter_context(computed_again(plan.module))
+        if lora:
+            # Matrices begin at random.
+            with seeded(plan.seed, torch.device("cpu")):
+                during.enter_context(with_lora(plan.module, RANK if lora is True else lora))
+        run(model, plan, data, max_epochs, checkpoint_dir, callbacks, **trainer_kwargs)
+
+
+def run(
+    model: Trainable,
+    plan: TrainingPlan,
+    data: pl.LightningDataModule,
+    max_epochs: int,
+    checkpoint_dir: str | Path | None,
+    callbacks: Sequence[pl.Callback],
+    **trainer_kwargs: Any,
+) -> None:
+    """Run a training; see `fit`."""
     known = signature(Trainer).parameters.keys() | signature(pl.Trainer).parameters.keys() | RUNNER_ARGUMENTS
+    if "datamodule" in trainer_kwargs:
+        name = type(model).__name__
+        msg = (
+            "train() has no argument 'datamodule': it reads registered cells from the file or store where they lie, in "
+            f'blocks that are mixed. {name}.setup_anndata(anndata.experimental.read_lazy("atlas.zarr"), ...).'
+        )
+        raise TypeError(msg)
     if unknown := [name for name in trainer_kwargs if name not in known]:
         msg = (
             f"train() has no argument {', '.join(map(repr, unknown))}, nor has the trainer: {', '.join(sorted(known))}."
@@ -288,10 +351,12 @@ def fit(
     trainer_kwargs.setdefault("enable_progress_bar", settings.show_progress)
     trainer_kwargs.setdefault("log_every_n_steps", 1)
     trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), *callbacks]
+    if "strategy" in trainer_kwargs:
+        trainer_kwargs["strategy"] = LOOKING.get(trainer_kwargs["strategy"], trainer_kwargs["strategy"])
     resumable = None
     if checkpoint_dir is not None:
         past = {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in (model.history_ or {}).items()}
-        identity = _identity_of(model, plan, data, max_epochs=max_epochs)
+        identity = identity_of(model, plan, data, max_epochs=max_epochs)
         resumable = Resumable(checkpoint_dir, past, identity)
         trainer_kwargs["callbacks"].append(resumable)
         trainer_kwargs |= {"ckpt_path": path} if (path := resumable.found(max_epochs)) else {}
@@ -303,13 +368,18 @@ def fit(
     plan.train()
     # scvi-tools would only lengthen losses that the history already has; a second stage has others.
     earlier, model.is_trained_ = model.history_ or {}, False
-    with quiet_lightning(), interruptible():
+    # With several processes scvi-tools hands the history on in a file.
+    with quiet_lightning(), interruptible(), TemporaryDirectory() as place:
+        if use_distributed_sampler(trainer_kwargs.get("strategy")):
+            trainer_kwargs.setdefault("log_save_dir", place)
         try:
-            run = TrainRunner(model, training_plan=plan, data_splitter=data, max_epochs=max_epochs, **trainer_kwargs)
+            runner = TrainRunner(model, training_plan=plan, data_splitter=data, max_epochs=max_epochs, **trainer_kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
             msg = f"The trainer refuses an argument: {error} For a CPU: accelerator='cpu', devices=1."
             raise ValueError(msg) from error
-        run()
+        with alone() if runner.trainer.world_size == 1 else nullcontext():
+            runner()
+        data.trainer = None  # of whose processes loaders are else
     if not all(parameter.isfinite().all() for parameter in plan.module.parameters()):
         model.is_trained_ = False
         msg = (
@@ -319,35 +389,9 @@ def fit(
         raise ValueError(msg)
     new = model.history_ or {}
     if resumable is not None:
+        resumable.recall()
         earlier, new = {name: frame_of(name, values) for name, values in resumable.past.items()}, resumable.history
     model.history_ = earlier | {
         name: pd.concat([earlier[name], frame], ignore_index=True).rename_axis("epoch") if name in earlier else frame
         for name, frame in new.items()
     }
-
-
-def _identity_of(
-    model: object, plan: TrainingPlan, data: pl.LightningDataModule, *, max_epochs: int
-) -> dict[str, str | int | float]:
-    """What makes a training the one that it is, as far as it does not lie within the loss, each by its name."""
-    identity: dict[str, str | int | float] = {
-        "model": type(model).__name__,
-        "parameters": _digest(f"{name} {tuple(value.shape)}" for name, value in plan.module.named_parameters()),
-        "steps per epoch": len(data.train_dataloader()),
-        "seed": plan.seed,
-        "lr": plan.lr,
-        "part_lrs": ", ".join(f"{rate:g}" for _, rate in plan.other_rates),
-        "weight_decay": plan.weight_decay,
-        "warmup_steps": plan.warmup_steps,
-        "schedule": plan.schedule,
-    }
-    if plan.schedule != "constant":  # it falls towards the end
-        identity["max_epochs"] = max_epochs
-    adata = getattr(model, "adata", None)
-    if adata is not None:
-        identity |= {"cells": _digest(adata.obs_names), "genes": _digest(adata.var_names)}
-    return identity
-
-
-def _digest(names: Iterable[object]) -> str:
-    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()[:16]

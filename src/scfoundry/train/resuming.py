@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,9 @@ from scfoundry._settings import logger
 from scfoundry.nn.checkpoint import read_torch_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["Resumable", "frame_of"]
+__all__ = ["Resumable", "frame_of", "identity_of"]
 
 # Keys of a checkpoint.
 HISTORY = "history"
@@ -70,6 +71,12 @@ class Resumable(pl.Callback):
         """Go on with the history."""
         self.past, self.epochs = checkpoint[HISTORY]["past"], checkpoint[HISTORY]["epochs"]
 
+    def recall(self) -> None:
+        """Read the history from the checkpoint if it was written by processes that are gone, as in a notebook."""
+        if not self.epochs and self.path.exists():
+            history = read_torch_file(self.path)[HISTORY]
+            self.past, self.epochs = history["past"], history["epochs"]
+
     @property
     def history(self) -> dict[str, pd.DataFrame]:
         """Losses of all epochs of this training, those before it was resumed included, as scvi-tools keeps them."""
@@ -88,3 +95,30 @@ class Resumable(pl.Callback):
 def frame_of(name: str, values: Sequence[float]) -> pd.DataFrame:
     """A history as scvi-tools keeps it: one row per epoch."""
     return pd.DataFrame({name: values}).rename_axis("epoch")
+
+
+def identity_of(
+    model: object, plan: Any, data: pl.LightningDataModule, *, max_epochs: int
+) -> dict[str, str | int | float]:
+    """What makes a training the one that it is, as far as it does not lie within the loss, each by its name."""
+    identity: dict[str, str | int | float] = {
+        "model": type(model).__name__,
+        "parameters": _digest(f"{name} {tuple(value.shape)}" for name, value in plan.module.named_parameters()),
+        "steps per epoch": len(data.train_dataloader()),
+        "seed": plan.seed,
+        "lr": plan.lr,
+        "part_lrs": ", ".join(f"{rate:g}" for _, rate in plan.other_rates),
+        "weight_decay": plan.weight_decay,
+        "warmup_steps": plan.warmup_steps,
+        "schedule": plan.schedule,
+    }
+    if plan.schedule != "constant":  # it falls towards the end
+        identity["max_epochs"] = max_epochs
+    adata = getattr(model, "adata", None)
+    if adata is not None:
+        identity |= {"cells": _digest(adata.obs_names), "genes": _digest(adata.var_names)}
+    return identity
+
+
+def _digest(names: Iterable[object]) -> str:
+    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()[:16]

@@ -36,6 +36,9 @@ class JointReader:
         self.measured = np.unique(genes)
         self._rows: NDArray[np.int64] | None = None
 
+    def by_blocks(self) -> None:
+        """See `Reader`; cells of two data sets are read one by one."""
+
     def only(self, genes: NDArray[np.integer]) -> Self:
         """See `Reader`."""
         smaller = copy.copy(self)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LocatedMatrix", "locate", "matrix_of"]
 
+ROWS_TOGETHER = 256
+
 
 @dataclass(frozen=True, eq=False)
 class LocatedMatrix:
@@ -55,6 +57,13 @@ class LocatedMatrix:
     def in_memory(self) -> bool:
         """Whether the values are in memory: then another process cannot read them by itself."""
         return isinstance(self.matrix, np.ndarray) or sparse.issparse(self.matrix)
+
+    @property
+    def rows_together(self) -> int:
+        """Rows that a file or store gives at little more than the cost of one."""
+        chunks = getattr(self._opened(), "chunks", None)
+        # Of a dask array a chunk is computed as a whole; HDF5 and zarr read any slice.
+        return max(chunks[0]) if chunks and isinstance(chunks[0], tuple) else ROWS_TOGETHER
 
     def blocks(self, size: int | None = None) -> Iterator[sparse.csr_matrix]:
         """Values of consecutive cells, about 64 MB at a time if ``size`` is `None`; see `row_blocks`."""

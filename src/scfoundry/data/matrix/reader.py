@@ -13,6 +13,7 @@ from scipy import sparse
 from scfoundry.data.genes.overlap import warn_of_orthologs
 from scfoundry.data.growing import Growing
 from scfoundry.data.matrix.checks import read_checked, report_by_workers, to_linear
+from scfoundry.data.matrix.kept_blocks import KeptBlocks
 from scfoundry.data.matrix.located import LocatedMatrix
 from scfoundry.data.matrix.row_blocks import rows_of
 from scfoundry.data.pieces import canonical
@@ -61,6 +62,12 @@ class Reader(Protocol):
     def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
         """Counts of consecutive blocks of ``rows``, not to be changed."""
 
+    def by_blocks(self) -> NDArray[np.int64] | None:
+        """Begin to read in blocks of cells and to keep the last ones: the block of every cell, (n_obs,).
+
+        `None` where single cells are read as fast, since all are in memory.
+        """
+
     def only(self, genes: NDArray[np.integer]) -> Self:
         """The same cells on a smaller panel: counts of genes at other vocabulary positions read as 0."""
 
@@ -98,6 +105,7 @@ class CountsReader:
             self._held = taken.result()
         self._shown: NDArray[np.bool_] | None = None
         self._rows: NDArray[np.int64] | None = None
+        self._kept: KeptBlocks | None = None
         if vocabulary.species == "human" and self.alignment.scheme.startswith("mouse"):
             warn_of_orthologs(self._share_of_counts(), caller=caller)
 
@@ -115,6 +123,7 @@ class CountsReader:
     def only(self, genes: NDArray[np.integer]) -> Self:
         """See `Reader`."""
         smaller = copy.copy(self)
+        smaller._kept = None
         smaller._shown = np.zeros(self.n_vocabulary, dtype=bool)
         smaller._shown[genes] = True
         return smaller
@@ -123,6 +132,7 @@ class CountsReader:
         """The same cells over another vocabulary."""
         other = copy.copy(self)
         other.alignment, other._shown, other._held = vocabulary.align(self.alignment.names), None, None
+        other._kept = None
         return other
 
     def take(self, rows: NDArray[np.int64]) -> Self:
@@ -136,7 +146,7 @@ class CountsReader:
         """See `Reader`."""
         part = copy.copy(self)
         part._located, part.n_obs = self._located.apart(self._stored(rows)), len(rows)
-        part._rows = part._held = part.workers = None
+        part._rows = part._held = part._kept = part.workers = None
         return part
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
@@ -144,7 +154,15 @@ class CountsReader:
         stored = self._stored(rows)
         if self._held is not None:
             return self._only_shown(rows_of(self._held, stored))
-        return self._aligned(self._located.take(stored).read())
+        return self._stored_rows(stored) if self._kept is None else self._kept.read(stored)
+
+    def by_blocks(self) -> NDArray[np.int64] | None:
+        """See `Reader`."""
+        if self._held is not None or self._located.in_memory:
+            return None
+        if self._kept is None:
+            self._kept = KeptBlocks(self._stored_rows, self._located.n_obs, self._located.rows_together)
+        return self._stored(np.arange(self.n_obs)) // self._kept.size
 
     def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[sparse.csr_matrix]:
         """See `Reader`."""
@@ -174,6 +192,9 @@ class CountsReader:
         for _, block in self.own_blocks(np.arange(self.n_obs)):
             of_column += np.asarray(block.sum(0, dtype=np.float64)).ravel()
         return float(of_column[self.alignment.kept].sum() / max(of_column.sum(), 1))
+
+    def _stored_rows(self, stored: NDArray[np.int64]) -> sparse.csr_matrix:
+        return self._aligned(self._located.take(stored).read())
 
     def _stored(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row numbers of the AnnData."""
@@ -238,6 +259,9 @@ class CountsInMemory:
         """See `Reader`."""
         for start in range(0, len(rows), block_size):
             yield rows_of(self.counts, rows[start : start + block_size])
+
+    def by_blocks(self) -> None:
+        """See `Reader`."""
 
     def only(self, genes: NDArray[np.integer]) -> Self:
         """See `Reader`."""

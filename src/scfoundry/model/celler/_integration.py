@@ -47,7 +47,8 @@ def learn_integration(
     """
     module, lengths = model.module, cells.lengths()
     rows = np.flatnonzero(lengths)
-    data = CellDataModule(rows, rows[:0], lengths=lengths, batch_size=BATCH_SIZE, groups=cells.batches)
+    sizes: dict[str, Any] = {"lengths": lengths, "batch_size": BATCH_SIZE}
+    data = CellDataModule(rows, rows[:0], **sizes, groups=cells.batches, blocks=cells.reader.by_blocks())
     epochs = N_EPOCHS if max_epochs is None else max_epochs
     plan = CellTrainingPlan(
         module,

@@ -189,6 +189,7 @@ class Celler(InferenceModel):
         warmup_steps: int | None = None,
         schedule: Schedule = "cosine",
         batch_size: int = 32,
+        part_size: int | None = None,
         validation_size: float = 0.1,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
@@ -205,19 +206,18 @@ class Celler(InferenceModel):
             ``"gepc"`` (from the cell), ``"nonzero"`` (whether they are above zero), ``"ecs"`` (elastic similarity of
             cells) and ``"dab"`` (batches that cells should not tell). With batches ``"ecs"`` has 10, else 0; all others
             1 where the model has heads for them.
-        lr, weight_decay
-            Of AdamW; small models on small data need a rate of 1e-3.
-        warmup_steps
-            Steps over which the learning rate grows from zero; 10,000, but at most a tenth of all, if `None`.
-        schedule
-            ``"cosine"`` down to zero at the last step as published, ``"linear"`` or ``"constant"``.
+        lr, weight_decay, warmup_steps, schedule
+            Of AdamW; small models on small data need a rate of 1e-3. It grows from zero over 10,000 steps, but at most
+            a tenth of all, if `None`; and falls along a cosine, as published, ``"linear"`` or not (``"constant"``).
+        part_size
+            Cells of a batch whose gradients are in memory at a time, which changes no gradient; all if `None`.
         seed
             Seed of everything random in training. The same seed gives the same weights.
         checkpoint_dir
             Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
         **trainer_kwargs
-            ``accelerator``, ``devices``, ``strategy``, ``precision`` and further arguments of scvi-tools'
-            `~scvi.train.Trainer`.
+            ``lora``, ``gradient_checkpointing``, ``strategy``, ``devices``, ``precision`` (:doc:`/guide/large`), and
+            further arguments of scvi-tools' `~scvi.train.Trainer`.
 
         Raises
         ------
@@ -234,7 +234,7 @@ class Celler(InferenceModel):
         cells = self._tokens(self.registered_cells("Celler.train"))
         how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
         how |= {"schedule": schedule, "seed": seed}
-        trainer_kwargs |= {"batch_size": batch_size, "validation_size": validation_size}
+        trainer_kwargs |= {"batch_size": batch_size, "part_size": part_size, "validation_size": validation_size}
         trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir}
         pretrain(self, cells, weights, plan_kwargs=how, **trainer_kwargs)
 
@@ -265,17 +265,16 @@ class Celler(InferenceModel):
             Label of every cell, a Series by its index; cells where it is missing are left out.
         max_epochs, lr, batch_size
             Passes over the cells, rate of AdamW without weight decay, falling linearly, and cells per step.
-        validation_size
-            Share of every class held out (rounded down) to keep the best weights; else the last ones stay.
-        patience
-            Epochs without improvement before training stops.
+        validation_size, patience
+            Share of every class held out (rounded down) to keep the best weights, else the last ones stay; and epochs
+            without improvement before training stops.
         loss
             What is minimised; training stops by cross-entropy whatever it is. If the sizes of classes enter it,
             probabilities are for classes of one size.
         seed
             Of the head, the split and everything random in training.
         **trainer_kwargs
-            ``accelerator``, ``devices``, ``precision`` and further arguments of scvi-tools' `~scvi.train.Trainer`.
+            ``lora``, ``gradient_checkpointing`` (:doc:`/guide/large`), and others of scvi-tools' `~scvi.train.Trainer`.
 
         Raises
         ------
@@ -364,12 +363,13 @@ class Celler(InferenceModel):
         loss: LabelLoss,
         seed: int,
         compute: Compute,
+        lora: bool = False,
     ) -> Self:
         """Copy that learned the labels by a classification head."""
         tuned, order = self.copy(n_classes=0, classes=(), class_counts=()), cells.by_name
         names = np.array([label.name for label in labels], dtype=object)[codes[order]]
         how: dict[str, Any] = ({} if max_epochs is None else {"max_epochs": max_epochs}) | {"loss": loss, "seed": seed}
-        tuned.train_classifier(cells.take(order), names, **how, **compute.trainer_arguments())
+        tuned.train_classifier(cells.take(order), names, lora=lora, **how, **compute.trainer_arguments())
         return tuned
 
     def label_probabilities(self, cells: Cells, labels: Sequence[Label], compute: Compute) -> NDArray[np.float32]:

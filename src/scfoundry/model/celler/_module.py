@@ -123,6 +123,8 @@ class CellerModule(FoundationModule):
     ``n_genes``: genes of the vocabulary.
     """
 
+    lora_heads = ("decoder", "cell_decoder", "batches", "batch_norm", "discriminator", "classifier")
+
     def __init__(self, config: CellerConfig, n_genes: int) -> None:
         super().__init__()
         self.config, width = config, config.n_hidden

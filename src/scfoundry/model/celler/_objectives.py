@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from scfoundry.model.celler._module import MASKED
+from scfoundry.nn.divide_and_conquer import encode_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from scfoundry.model.celler._config import CellerConfig
     from scfoundry.model.celler._module import CellBatch, CellerModule, Predictions
     from scfoundry.model.celler._tokens import CellTokens
+
+    # Cells with hidden values, which are hidden, and the true ones, (B, L) each.
+    Drawn = tuple[CellBatch, Tensor, Tensor]
 
 __all__ = ["MaskedValues", "cell_similarity_loss", "hide_values", "masked_loss", "nonzero_loss", "objective_weights"]
 
@@ -74,40 +78,51 @@ def objective_weights(config: CellerConfig, given: Mapping[str, float] | None) -
 
 
 class MaskedValues:
-    """Losses of one batch of cells some of whose values are hidden; what has no weight is not computed."""
+    """Losses of one batch of cells some of whose values are hidden; what has no weight is not computed.
 
-    def __init__(self, module: CellerModule, cells: CellTokens, weights: Mapping[str, float]) -> None:
-        self.module, self.cells, self.weights = module, cells, weights
+    ``part_size``: cells of which gradients are in memory at a time, all of a batch if `None`; it changes no gradient.
+    """
+
+    def __init__(
+        self, module: CellerModule, cells: CellTokens, weights: Mapping[str, float], part_size: int | None = None
+    ) -> None:
+        self.module, self.cells, self.weights, self.part_size = module, cells, weights, part_size
+        self.guessed = [name for name in ("gep", "gepc", "nonzero") if weights.get(name)]
 
     def __call__(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
         """Sum of the weighted objectives, and each of them."""
-        cells = self.cells.batch(rows, self.module.device)
         ratios = self.module.config.mask_ratios
-        shown, hidden = hide_values(cells, ratios[int(torch.randint(len(ratios), ()))])
-        losses = self.losses(shown, cells.values, hidden)
+        ratio = ratios[int(torch.randint(len(ratios), ()))]
+        parts = self.cells.parts(rows, self.module.device, self.part_size)
+        losses = self.losses([(*hide_values(part, ratio), part.values) for part in parts])
         weighted = [self.weights[name] * loss for name, loss in losses.items()]
         return {"loss": torch.stack(weighted).sum()} | losses
 
-    def losses(self, shown: CellBatch, values: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-        """Every objective with a weight, given the true values (B, L)."""
-        module, weights, losses = self.module, self.weights, {}
-        states = module(shown)
-        cell_states = states[:, 0]
-        guesses: dict[str, Predictions] = {}
-        if weights["gep"] or weights.get("nonzero"):
-            guesses["gep"] = module.predict_values(states, shown)
-        if weights.get("gepc"):
-            guesses["gepc"] = module.predict_from_cells(cell_states, shown)
-        for name, guess in guesses.items():
-            if weights[name]:
-                losses[name] = masked_loss(guess.values, values, hidden)
-        if weights.get("nonzero"):
-            losses["nonzero"] = sum(
-                (nonzero_loss(g.nonzero, values, hidden) for g in guesses.values() if g.nonzero is not None),
-                states.new_zeros(()),
-            )
-        if weights["ecs"]:
+    def losses(self, drawn: list[Drawn]) -> dict[str, Tensor]:
+        """Every objective with a weight."""
+        *errors, cell_states = encode_in_parts(self.of_part, drawn, self.module.parameters())
+        n_hidden = torch.stack([hidden.sum() for _, hidden, _ in drawn]).sum()
+        losses = {name: of_cells.sum() / n_hidden for name, of_cells in zip(self.guessed, errors, strict=True)}
+        if self.weights["ecs"]:
             losses["ecs"] = cell_similarity_loss(cell_states)
-        if weights.get("dab"):
-            losses["dab"] = F.cross_entropy(module.guess_batches(cell_states).float(), shown.batches)
+        if self.weights.get("dab"):
+            batches = torch.cat([shown.batches for shown, *_ in drawn])
+            losses["dab"] = F.cross_entropy(self.module.guess_batches(cell_states).float(), batches)
         return losses
+
+    def of_part(self, drawn: Drawn) -> tuple[Tensor, ...]:
+        """Errors of all guesses at hidden values, spread over the cells of a part, (B,) each, and states, (B, D)."""
+        shown, hidden, values = drawn
+        states = self.module(shown)
+        guesses: dict[str, Predictions] = {}
+        if self.weights["gep"] or self.weights.get("nonzero"):
+            guesses["gep"] = self.module.predict_values(states, shown)
+        if self.weights.get("gepc"):
+            guesses["gepc"] = self.module.predict_from_cells(states[:, 0], shown)
+        means = {name: masked_loss(guess.values, values, hidden) for name, guess in guesses.items()}
+        if self.weights.get("nonzero"):
+            logits = [guess.nonzero for guess in guesses.values() if guess.nonzero is not None]
+            means["nonzero"] = torch.stack([nonzero_loss(of_guess, values, hidden) for of_guess in logits]).sum()
+        n_cells = len(values)
+        errors = ((means[name] * hidden.sum() / n_cells).expand(n_cells) for name in self.guessed)
+        return (*errors, states[:, 0])

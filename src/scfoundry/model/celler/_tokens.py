@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,9 +117,14 @@ class CellTokens:
 
     def batch(self, rows: NDArray[np.int64], device: torch.device) -> CellBatch:
         """Some cells by their row numbers."""
+        return self.parts(rows, device)[0]
+
+    def parts(self, rows: NDArray[np.int64], device: torch.device, size: int | None = None) -> list[CellBatch]:
+        """The same in mini-batches of at most so many cells, in order."""
         batches = None if self.batches is None else self.batches[rows]
-        cells = self.tokenised(self.reader.read(rows)).batch(np.arange(len(rows)), batches)
-        return cells._replace(rows=torch.from_numpy(rows)).to(device)
+        cells = self.tokenised(self.reader.read(rows))
+        places = np.array_split(np.arange(len(rows)), math.ceil(len(rows) / (size or len(rows))))
+        return [cells.batch(some, batches)._replace(rows=torch.from_numpy(rows[some])).to(device) for some in places]
 
     def stream(self, device: torch.device, batch_size: int | None = None) -> Iterator[CellBatch]:
         """All cells, in an order that wastes no padding; ``batch_size``: cells per batch instead of positions."""

@@ -38,20 +38,30 @@ def pretrain(
     weights: Mapping[str, float],
     *,
     batch_size: int,
+    part_size: int | None,
     validation_size: float,
     max_epochs: int,
     plan_kwargs: Mapping[str, Any],
     **trainer_kwargs: Any,
 ) -> None:
     """Train everything but a classification head on hidden values; see `Celler.train`."""
+    if part_size is not None and part_size < 1:
+        msg = f"part_size must be at least 1 cell; got {part_size}. All cells of a batch: part_size=None."
+        raise ValueError(msg)
+    if part_size is not None and model.module.config.n_batches and model.module.config.domain_norm:
+        msg = (
+            f"part_size={part_size} divides a batch, by all of which this model normalises inputs (domain_norm). "
+            "For less memory: train(batch_size=8, accumulate_grad_batches=4)."
+        )
+        raise ValueError(msg)
     lengths = cells.lengths()
     rows = np.random.default_rng(plan_kwargs["seed"]).permutation(np.flatnonzero(lengths))
     if len(rows) < len(lengths):
         logger.warning("%d cells without a gene of the vocabulary are left out.", len(lengths) - len(rows))
     n_held_out = min(round(validation_size * len(rows)), len(rows) - 1)
     split = np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out])
-    data = CellDataModule(*split, lengths=lengths, batch_size=batch_size)
-    loss = MaskedValues(model.module, cells, weights)
+    data = CellDataModule(*split, lengths=lengths, batch_size=batch_size, blocks=cells.reader.by_blocks())
+    loss = MaskedValues(model.module, cells, weights, part_size)
     plan = CellTrainingPlan(model.module, data, loss, **with_warmup(plan_kwargs, data, max_epochs))
     trainer_kwargs.setdefault("gradient_clip_val", MAX_GRADIENT_NORM)
     with training_only(model.module, [name for name, _ in model.module.named_children() if name != "classifier"]):
@@ -88,7 +98,8 @@ def learn_classes(
 
     Whatever is minimised, cross-entropy says which are best.
     """
-    data = CellDataModule(*split, lengths=cells.lengths(), batch_size=batch_size)
+    sizes: dict[str, Any] = {"lengths": cells.lengths(), "batch_size": batch_size}
+    data = CellDataModule(*split, **sizes, blocks=cells.reader.by_blocks())
     how: dict[str, Any] = {"lr": lr, "weight_decay": 0.0, "warmup_steps": 0, "schedule": "linear", "seed": seed}
     sized = loss_of_sizes(loss, codes[split[0]], model.module.config.n_classes)
     learns = ClassificationLoss(

@@ -28,6 +28,7 @@ __all__ = ["CellLMModule", "Layer"]
 class Layer(CheckpointedLayer):
     """Pre-norm: ``x <- x + part(LayerNorm(x))``, attention and then a network on each position."""
 
+    lora_targets = ("query", "value")
     omega: Tensor
 
     def __init__(self, config: CellLMConfig) -> None:
@@ -104,6 +105,7 @@ class CellLMModule(FoundationModule):
     ``n_genes``: genes of the vocabulary, G; the vectors of ``<cls>``, ones, and of padding, zeros, follow theirs.
     """
 
+    lora_heads = ("level_head", "tumour_head", "contrast")
     steps_since_redraw: Tensor
 
     def __init__(self, config: CellLMConfig, n_genes: int) -> None:

@@ -65,7 +65,7 @@ def pretrain(
         logger.warning("%d cells without a gene of the vocabulary are left out.", len(lengths) - len(rows))
     n_held_out = min(round(validation_size * len(rows)), len(rows) - 1)
     split = np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out])
-    data = CellDataModule(*split, lengths=lengths, batch_size=batch_size)
+    data = CellDataModule(*split, lengths=lengths, batch_size=batch_size, blocks=cells.reader.by_blocks())
     loss = Pretraining(model.module, cells, tumour, weights, part_size)
     # Parallel training waits for the gradient of everything that is to learn.
     idle = {HEADS[name] for name, weight in weights.items() if not weight}

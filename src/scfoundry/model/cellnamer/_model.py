@@ -16,6 +16,7 @@ from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import TextScores
 from scfoundry.model._parts import by_cell
+from scfoundry.model._registration import refuse_lazy_columns
 from scfoundry.model.cellnamer._calibration import calibrate
 from scfoundry.model.cellnamer._config import CellNamerConfig
 from scfoundry.model.cellnamer._corpus import UNION, RegisteredCells, known_from, labels_of, require_labels
@@ -134,6 +135,7 @@ class CellNamer(InferenceModel):
         """
         setup_args = dict(locals())
         if labels_key is not None:
+            refuse_lazy_columns(adata)
             require_labels(adata, labels_key)
         if "source_registry" in kwargs:
             # No weight depends on the names of labels and studies: other data may have others.
@@ -302,8 +304,8 @@ class CellNamer(InferenceModel):
         checkpoint_dir
             Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
         **trainer_kwargs
-            ``accelerator``, ``devices``, ``strategy``, ``precision`` and further arguments of scvi-tools'
-            `~scvi.train.Trainer`.
+            ``accelerator``, ``strategy``, ``devices``, ``precision`` (:doc:`/guide/large`), and
+            further arguments of scvi-tools' `~scvi.train.Trainer`.
 
         Raises
         ------

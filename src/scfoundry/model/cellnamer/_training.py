@@ -84,11 +84,11 @@ class DrawnBatches(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Numbers of the steps of an epoch."""
-        return positions(range(self.n_batches(self.train_idx)))
+        return positions(range(self.n_batches(self.train_idx)), self.trainer)
 
     def val_dataloader(self) -> DataLoader | list:
         """Numbers of the batches of held-out cells."""
-        return positions(range(self.n_batches(self.val_idx))) if self.validation is not None else []
+        return positions(range(self.n_batches(self.val_idx)), self.trainer) if self.validation is not None else []
 
 
 class CellNamerPlan(TrainingPlan):

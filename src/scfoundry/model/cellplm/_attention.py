@@ -113,6 +113,8 @@ def attend(q: Tensor, context: FlowContext) -> Tensor:
 class FlowAttention(nn.Module):
     """Non-causal Flow-Attention with H heads."""
 
+    lora_targets = ("query", "value")
+
     def __init__(self, n_hidden: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads

@@ -255,8 +255,8 @@ class CellPLM(InferenceModel):
         accelerator, devices, strategy, precision
             As in Lightning's `~lightning.pytorch.trainer.trainer.Trainer`.
         **trainer_kwargs
-            Further arguments of scvi-tools' `~scvi.train.Trainer`, such as ``early_stopping=True`` with
-            ``early_stopping_monitor="loss_validation"``.
+            ``lora``, ``gradient_checkpointing`` (:doc:`/guide/large`), and others of scvi-tools' `~scvi.train.Trainer`,
+            such as ``early_stopping=True`` with ``early_stopping_monitor="loss_validation"``.
 
         Notes
         -----

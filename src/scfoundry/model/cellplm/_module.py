@@ -94,6 +94,8 @@ class EncoderLayer(CheckpointedLayer):
 class CellPLMModule(FoundationModule):
     """The published computation: embedder, encoder over cells, latent, decoder."""
 
+    lora_heads = ("latent", "decoder")
+
     def __init__(self, config: CellPLMConfig, n_genes: int) -> None:
         super().__init__()
         self.config = config

@@ -44,7 +44,7 @@ def learn(
     loss: ClassificationLoss,
     rows: tuple[np.ndarray, np.ndarray],
     *,
-    lengths: np.ndarray,
+    cells: TrainingCells,
     train: TunedPart,
     max_epochs: int,
     patience: int,
@@ -54,11 +54,12 @@ def learn(
 ) -> None:
     """Train the head, and the encoder with it if asked for.
 
-    ``rows``: to learn from, and held out. ``lengths``: genes of every cell, (n_obs,).
+    ``rows``: to learn from, and held out. ``cells``: those that the loss reads.
     """
     how = LEARNING[train]
     given = {name: value for name, value in plan_kwargs.items() if value is not None}
-    data = CellDataModule(*rows, lengths=lengths, batch_size=batch_size)
+    sizes: dict[str, Any] = {"lengths": cells.lengths(), "batch_size": batch_size}
+    data = CellDataModule(*rows, **sizes, blocks=cells.reader.by_blocks())
     n_steps = max_epochs * len(data.train_dataloader())
     plan = CellTrainingPlan(
         model.module,

@@ -94,7 +94,8 @@ def learn_texts(
     **trainer_kwargs: Any,
 ) -> None:
     """Train encoders and projections, or the projections alone, on the cells in some rows."""
-    data = CellDataModule(rows, rows[:0], lengths=loss.cells.lengths(), batch_size=batch_size)
+    sizes: dict[str, Any] = {"lengths": loss.cells.lengths(), "batch_size": batch_size}
+    data = CellDataModule(rows, rows[:0], **sizes, blocks=loss.cells.reader.by_blocks())
     # Adam without weight decay: the released two optimisers, one per encoder, amount to one.
     plan = CellTrainingPlan(
         model.module, data, loss, lr=lr, weight_decay=0.0, warmup_steps=0, schedule="constant", seed=seed

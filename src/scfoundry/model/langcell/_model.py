@@ -14,6 +14,7 @@ from scfoundry._settings import logger
 from scfoundry.data.tokens.medians import nonzero_medians
 from scfoundry.model._capabilities import TextScores
 from scfoundry.model._parts import by_cell
+from scfoundry.model._registration import refuse_lazy_columns
 from scfoundry.model.langcell._checkpoint import from_released, read_release
 from scfoundry.model.langcell._config import LangCellConfig
 from scfoundry.model.langcell._inference import LabelTexts, embed_cells, gene_attention, match_cells
@@ -121,6 +122,8 @@ class LangCell(TrainableLangCell):
         """
         setup_args = dict(locals())
         columns = [text_keys] if isinstance(text_keys, str) else list(text_keys or ())
+        if columns:
+            refuse_lazy_columns(adata)
         for column in columns:
             require_texts(adata, column)
         if "source_registry" in kwargs:
@@ -238,16 +241,18 @@ class LangCell(TrainableLangCell):
         loss: LabelLoss,
         seed: int,
         compute: Compute,
+        lora: bool = False,
     ) -> Self:
         """Copy that learned the labels: of few cells per label through their texts, of many by a head (LangCell-CE)."""
         tuned, order = self.copy(n_classes=0, classes=(), multilabel=False), cells.by_name
         names = np.array([label.name for label in labels], dtype=object)[codes[order]]
         how: dict[str, Any] = ({} if max_epochs is None else {"max_epochs": max_epochs}) | {"loss": loss, "seed": seed}
+        how |= compute.trainer_arguments() | {"lora": lora}
         if np.bincount(codes).max() <= FEW_CELLS:
             texts = {label.name: label.texts[0] for label in labels}
-            tuned.fine_tune_texts(cells.take(order), names, texts, **how, **compute.trainer_arguments())
+            tuned.fine_tune_texts(cells.take(order), names, texts, **how)
         else:
-            tuned.train_classifier(cells.take(order), names, **how, **compute.trainer_arguments())
+            tuned.train_classifier(cells.take(order), names, **how)
         return tuned
 
     @by_cell()

@@ -36,6 +36,8 @@ class ClassificationHead(nn.Module):
 class LangCellModule(FoundationModule):
     """Cell encoder, text encoder in two modes, their projections to one space, and the matching head."""
 
+    lora_heads = ("cell_projection", "text_projection", "match_head", "classifier")
+
     def __init__(self, config: LangCellConfig, n_genes: int) -> None:
         super().__init__()
         self.config = config

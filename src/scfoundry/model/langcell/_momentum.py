@@ -70,9 +70,10 @@ class Momentum(nn.Module):
         self.steps += 1
         keep = (self.steps / (self.steps + WARM_UP)).clamp(max=self.momentum)
         for part in self.parts:
-            pairs = zip(self.get_submodule(part).parameters(), module.get_submodule(part).parameters(), strict=True)
-            for slow, fast in pairs:
-                slow.lerp_(fast.to(slow.dtype), 1 - keep)
+            for name, slow in self.get_submodule(part).named_parameters():
+                # By name: a weight that learns by matrices of low rank is no parameter, but the sum.
+                owner, _, own = f"{part}.{name}".rpartition(".")
+                slow.lerp_(getattr(module.get_submodule(owner), own).to(slow.dtype), 1 - keep)
 
     @torch.no_grad()
     def embed_cells(self, tokens: Tensor, present: Tensor | None) -> Tensor:

@@ -17,6 +17,7 @@ from scfoundry.model.langcell._objectives import (
     matching_loss,
 )
 from scfoundry.nn.contrastive import contrastive_loss
+from scfoundry.nn.divide_and_conquer import gather_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ __all__ = ["Pretraining", "draw_pairs", "guess_genes", "hide_genes", "pair_logit
 
 
 class Pretraining:
-    """Losses of one batch of cells.
+    """Losses of one batch of cells, which all processes contrast with those of all; pairs to match are their own.
 
     ``weights``: of every objective; what has none (0) is not computed, but for the contrast of cells and texts.
     """
@@ -63,15 +64,15 @@ class Pretraining:
             losses["masked_genes"] = guess_genes(self.module, cells, *hide_genes(self.module, cells))
         if self.weights["cell_cell"]:
             # Another pass, another dropout.
-            again = torch.cat([self.module(cells.tokens, cells.present), queue.cells])
-            numbers = torch.from_numpy(rows).to(embedding.device)
+            again = torch.cat([gather_rows(self.module(cells.tokens, cells.present)), queue.cells])
+            numbers = gather_rows(torch.from_numpy(rows).to(embedding.device))
             others = numbers[:, None] != torch.cat([numbers, queue.rows])
-            losses["cell_cell"] = contrastive_loss(embedding, again, others, self.temperature)
+            losses["cell_cell"] = contrastive_loss(gather_rows(embedding), again, others, self.temperature)
         if texts is not None:
             losses |= self.text_losses(cells, states, embedding, texts, queue)
         if self.module.training and self.momentum.size:
             self.momentum.follow(self.module)
-            self.momentum.remember(self.slow_pairs(cells, texts))
+            self.momentum.remember(Pairs(*map(gather_rows, self.slow_pairs(cells, texts))))
         total = sum((self.weights[name] * loss for name, loss in losses.items()), start=embedding.new_zeros(()))
         return {"loss": total} | losses
 
@@ -92,19 +93,18 @@ class Pretraining:
         text_embedding = unit(self.module.text_projection(self.module.text(words.tokens, words.present)[:, 0]))[
             texts.place
         ]
-        # (B, B + Q): candidate texts that are not true of a cell, candidate cells that a text is not true of.
-        untrue = ~describes(torch.cat([texts.drawn, queue.drawn]), texts.described)
-        undescribed = ~describes(texts.drawn, torch.cat([texts.described, queue.described])).T
-        all_texts, all_cells = (
-            torch.cat([here, past]) for here, past in ((text_embedding, queue.texts), (embedding, queue.cells))
+        all_cells, all_texts, drawn, described = map(
+            gather_rows, (embedding, text_embedding, texts.drawn, texts.described)
         )
-        to_text = contrastive_loss(embedding, all_texts, untrue, self.temperature)
-        to_cell = contrastive_loss(text_embedding, all_cells, undescribed, self.temperature)
+        # (T, T + Q): candidate texts that are not true of a cell, candidate cells that a text is not true of.
+        untrue = ~describes(torch.cat([drawn, queue.drawn]), described)
+        undescribed = ~describes(drawn, torch.cat([described, queue.described])).T
+        to_text = contrastive_loss(all_cells, torch.cat([all_texts, queue.texts]), untrue, self.temperature)
+        to_cell = contrastive_loss(all_texts, torch.cat([all_cells, queue.cells]), undescribed, self.temperature)
         losses = {"cell_text": (to_text + to_cell) / 2}
         if self.weights["matching"]:
-            n = len(embedding)
             similarity = embedding.detach() @ text_embedding.detach().T / self.temperature
-            cell_of, text_of, matches = draw_pairs(similarity, untrue[:, :n])
+            cell_of, text_of, matches = draw_pairs(similarity, ~describes(texts.drawn, texts.described))
             logits = pair_logits(self.module, cells, states, words, cell_of, texts.place[text_of])
             losses["matching"] = matching_loss(logits, matches)
         return losses

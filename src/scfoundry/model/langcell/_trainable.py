@@ -131,8 +131,8 @@ class TrainableLangCell(InferenceModel):
         checkpoint_dir
             Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
         **trainer_kwargs
-            ``accelerator``, ``devices``, ``strategy``, ``precision`` and further arguments of scvi-tools'
-            `~scvi.train.Trainer`.
+            ``lora``, ``gradient_checkpointing``, ``strategy``, ``devices``, ``precision`` (:doc:`/guide/large`), and
+            further arguments of scvi-tools' `~scvi.train.Trainer`.
 
         Raises
         ------
@@ -207,7 +207,7 @@ class TrainableLangCell(InferenceModel):
         seed
             Of the draw of cells and everything random in training.
         **trainer_kwargs
-            ``accelerator``, ``devices``, ``precision`` and further arguments of scvi-tools' `~scvi.train.Trainer`.
+            ``lora``, ``gradient_checkpointing`` (:doc:`/guide/large`), and others of scvi-tools' `~scvi.train.Trainer`.
 
         Examples
         --------
@@ -274,7 +274,7 @@ class TrainableLangCell(InferenceModel):
         seed
             Of the head, the draw of cells, the split and everything random in training.
         **trainer_kwargs
-            ``accelerator``, ``devices``, ``precision`` and further arguments of scvi-tools' `~scvi.train.Trainer`.
+            ``lora``, ``gradient_checkpointing`` (:doc:`/guide/large`), and others of scvi-tools' `~scvi.train.Trainer`.
 
         Examples
         --------
@@ -297,7 +297,7 @@ class TrainableLangCell(InferenceModel):
         logits = partial(class_logits, self.module, cells)
         learns = ClassificationLoss(self.module, logits, coded, sized, F.cross_entropy)
         how: dict[str, Any] = {"batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
-        how |= {"lengths": cells.lengths(), "plan_kwargs": {"lr": lr, "seed": seed}}
+        how |= {"cells": cells, "plan_kwargs": {"lr": lr, "seed": seed}}
         learn(self, learns, split, train=train, **how, **trainer_kwargs)
         looked_at = np.intersect1d(draw_shots(coded, max(1, N_LOOKED_AT // len(classes)), seed), rows)
         warn_of_one_class(self.class_probabilities(read.take(looked_at), Compute.resolve()), coded[looked_at], classes)
@@ -347,7 +347,7 @@ class TrainableLangCell(InferenceModel):
         alike, rows = np.zeros(read.n_obs, dtype=np.int64), np.arange(read.n_obs)
         split = stratified_split(alike, validation_size, rows, np.random.default_rng(seed))
         how: dict[str, Any] = {"batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
-        how |= {"lengths": cells.lengths(), "plan_kwargs": {"lr": lr, "seed": seed}}
+        how |= {"cells": cells, "plan_kwargs": {"lr": lr, "seed": seed}}
         learn(self, loss, split, train=train, **how, **trainer_kwargs)
 
     def predict_classes(

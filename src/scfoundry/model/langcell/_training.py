@@ -61,7 +61,8 @@ def pretrain(
     if len(train) < len(lengths) - len(validation):
         logger.warning("%d cells without a gene of the vocabulary are left out.", np.sum(lengths == 0))
 
-    data = CellDataModule(train, validation, lengths=lengths, batch_size=batch_size)
+    sizes: dict[str, Any] = {"lengths": lengths, "batch_size": batch_size}
+    data = CellDataModule(train, validation, **sizes, blocks=cells.reader.by_blocks())
     if contrast == DIVIDED:
         divided = DividedPretraining(model.module, cells, texts, weights, part_size)
         plan = CellTrainingPlan(model.module, data, divided, **plan_kwargs)

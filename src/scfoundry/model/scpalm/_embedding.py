@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from scfoundry.nn.processes import share
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -117,6 +119,7 @@ class PathwayEmbedding(nn.Module):
         for layer in (self.value_scalars, self.gene_scalars):
             layer.weight /= spread[:, None]
         self.value_scalars.bias.copy_((self.value_scalars.bias - scalars.mean(0)) / spread)
+        share(self.value_scalars.weight, self.gene_scalars.weight, self.value_scalars.bias)
         self.started.fill_(True)
 
     def forward(self, cells: Expression, tables: GeneTables | None = None) -> Tensor:

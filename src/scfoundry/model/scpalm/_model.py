@@ -242,8 +242,8 @@ class ScPaLM(InferenceModel):
         checkpoint_dir
             Where to leave a checkpoint after every epoch. If one is there, training goes on from it.
         **trainer_kwargs
-            ``accelerator``, ``devices``, ``strategy``, ``precision`` and further arguments of scvi-tools'
-            `~scvi.train.Trainer`.
+            ``lora``, ``gradient_checkpointing``, ``strategy``, ``devices``, ``precision`` (:doc:`/guide/large`), and
+            further arguments of scvi-tools' `~scvi.train.Trainer`.
 
         Raises
         ------

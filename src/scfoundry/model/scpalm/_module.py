@@ -149,6 +149,8 @@ class CellDecoder(nn.Module):
 class ScPaLMModule(FoundationModule):
     """A cell is N tokens of a codebook, and a token of the whole cell."""
 
+    lora_heads = ("quantiser", "decoder.head", "cell_decoder.decoder.head")
+
     def __init__(self, config: ScPaLMConfig, n_genes: int) -> None:
         super().__init__()
         self.config, self.n_genes = config, n_genes

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from scfoundry.model.scpalm._batch import Expression
 from scfoundry.model.scpalm._module import STAGES
 from scfoundry.model.scpalm._pseudo_labels import contrastive_loss
+from scfoundry.nn.divide_and_conquer import gather_rows
 from scfoundry.nn.quantiser import perplexity
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class CellTokenLoss:
             how = {"temperature": module.config.temperature, "max_negatives": module.config.max_negatives}
             losses["contrastive"] = contrastive_loss(first.cell, second.cell, alike, **how)
             if module.training:
-                self.labels.push(first.cell)
+                self.labels.push(gather_rows(first.cell))
         total = losses["reconstruction"] + weight * losses.get("contrastive", 0)
         return {"loss": total} | losses
 

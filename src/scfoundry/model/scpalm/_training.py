@@ -139,9 +139,8 @@ def split_cells(cells: Cells, *, batch_size: int, validation_size: float, seed: 
     n_held_out = min(round(validation_size * len(rows)), len(rows) - 1)
     # A cell costs as much as any other: length plays no part.
     lengths = np.zeros(cells.n_obs, dtype=np.int64)
-    return CellDataModule(
-        np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out]), lengths=lengths, batch_size=batch_size
-    )
+    how: dict[str, Any] = {"lengths": lengths, "batch_size": batch_size, "blocks": cells.reader.by_blocks()}
+    return CellDataModule(np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out]), **how)
 
 
 def run(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Annotator", "Train", "recipe_of"]
 
-Train = Literal["all", "head"]
+Train = Literal["all", "lora", "head"]
 
 
 def recipe_of(model: Any, *, train: Train | None, max_epochs: int | None = None) -> type[TextHead | CellHeads] | None:
@@ -32,12 +32,12 @@ def recipe_of(model: Any, *, train: Train | None, max_epochs: int | None = None)
 
     Raises `ValueError` if all weights are to be trained of a model that has no way to, or epochs are asked of a head.
     """
-    weights, published = model.provenance["weights"], can(model, FineTunesLabels)
-    if train == "all" and not published and not can(model, Tunable):
+    weights, published, asked = model.provenance["weights"], can(model, FineTunesLabels), train in ("all", "lora")
+    if asked and not published and not can(model, Tunable):
         why = lack_of(model, FineTunesLabels) or f"The weights {weights!r} cannot be fine-tuned."
         msg = f'{why} A reference trains a head on them: train="head".'
         raise ValueError(msg)
-    tuned = train == "all" or (train is None and published)
+    tuned = asked or (train is None and published)
     if max_epochs is not None and not tuned:
         more = ', or fine-tune all weights: train="all"' if published or can(model, Tunable) else ""
         msg = (
@@ -120,9 +120,10 @@ class Annotator(Fitted):
             Vocabulary positions of the genes to learn from; those that reference and query measured if `None`.
         train
             ``"head"``, or ``"all"`` weights: as the model's authors published, or its encoder with a linear head until
-            held-out cells are named no better. ``"all"`` if `None` where there is a published way, else ``"head"``.
+            held-out cells are named no better; ``"lora"`` the same by matrices of low rank in attention alone.
+            ``"all"`` if `None` where there is a published way, else ``"head"``.
         max_epochs
-            Passes over the cells, for ``train="all"``; the way's own number if `None`.
+            Passes over the cells, for all that is no ``"head"``; the way's own number if `None`.
         loss
             What is minimised. If the sizes of labels enter it, probabilities are for labels of one size.
         parents
@@ -156,11 +157,12 @@ class Annotator(Fitted):
         loss.warn_if_idle(len(labels), caller="Annotator.fit")
         how: dict[str, Any] = {"loss": loss, "seed": seed, "compute": compute}
         if recipe is None:
-            model = model.fine_tune_labels(reference, labels, codes, max_epochs=max_epochs, **how)
+            how |= {"max_epochs": max_epochs, "lora": train == "lora"}
+            model = model.fine_tune_labels(reference, labels, codes, **how)
         elif recipe is TextHead:
             fitted = TextHead.fit(model, reference, labels, codes, query=query, genes=genes, **how)
         else:
-            how |= {"max_epochs": max_epochs, "tune": train == "all"}
+            how |= {"max_epochs": max_epochs, "tune": train in ("all", "lora"), "lora": train == "lora"}
             model, fitted = CellHeads.fit(model, reference.only(genes), codes, query=query, **how)
         return cls(model, tuple(labels), genes, np.bincount(codes, minlength=len(labels)), fitted, tuple(parents))
 

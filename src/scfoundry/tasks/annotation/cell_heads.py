@@ -61,13 +61,14 @@ class CellHeads:
         seed: int,
         compute: Compute,
         tune: bool,
+        lora: bool = False,
     ) -> tuple[Any, Self]:
         """Fit to labelled cells and their genes, those to annotate in their contexts; with ``tune`` in a tuned copy."""
         rng, rows, among = np.random.default_rng(seed), labelled.by_name, _among(labelled, query)
         learned, held_out = stratified_split(codes, HELD_OUT, rows, rng, at_least=1) if tune else (rows, rows[:0])
         by_embedding = EmbeddingHead.fit(model.embed(among, compute)[: len(codes)], codes, learned, loss, rng)
         if tune:
-            how: dict[str, Any] = {"max_epochs": max_epochs, "seed": seed, "compute": compute}
+            how: dict[str, Any] = {"max_epochs": max_epochs, "seed": seed, "compute": compute, "lora": lora}
             model, by_embedding = fine_tune_encoder(model, among, codes, held_out, by_embedding, loss=loss, **how)
         by_genes = GeneHead.fit(labelled, labelled.measured, codes, rows, loss, rng)
         # A loss that knows the sizes of labels leaves nothing of them to take back.

@@ -71,6 +71,7 @@ def fine_tune_encoder(
     max_epochs: int | None,
     seed: int,
     compute: Compute,
+    lora: bool = False,
 ) -> tuple[Any, EmbeddingHead]:
     """Fine-tune the encoder in a copy of a `Tunable` model together with a head that was fitted to its embedding.
 
@@ -127,6 +128,7 @@ def fine_tune_encoder(
         patience=PATIENCE if len(held_out) else None,
         seed=seed,
         compute=compute,
+        lora=lora,
     )
     return tuned, head.learned(fitted)
 

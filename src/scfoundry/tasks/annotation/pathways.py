@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from scipy.special import expit
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
-    from scfoundry.tasks.annotation.annotator import Train
 
 __all__ = ["Pathways", "check_learning"]
+
+Train = Literal["all", "head"]
 
 # Of two classes whose weights are opposite; of their difference it is 1.
 RIDGE = 2.0
