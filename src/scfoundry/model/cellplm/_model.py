@@ -131,23 +131,44 @@ class CellPLM(InferenceModel):
 
         ``rng`` is the seed of the noise, which only ``latent_embedding="gumbel"`` has; then workers are left alone.
         """
-        if cells.workers is not None and self.config.latent_embedding != "gumbel":
-            return embed_by_workers(self, cells, compute)
-        noise = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
-        how: dict[str, Any] = {"device": compute.device, "generator": noise}
         latent = np.empty((cells.n_obs, self.config.n_latent), dtype=np.float32)
+        noise = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
+        for rows, part in self._in_contexts(cells, cells.contexts, compute, noise):
+            latent[rows] = part
+        return latent
+
+    def embed_parts(
+        self, cells: Cells, compute: Compute, wanted: NDArray[np.bool_]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """The same for contexts of which some cells are ``wanted``, (n_obs,): rows, and embeddings, chunk by chunk."""
+        contexts = [context for context in cells.contexts if wanted[context.rows].any()]
+        if self.config.latent_embedding == "gumbel":
+            yield np.arange(cells.n_obs), self.embed(cells, compute)  # the noise of a cell follows from those before
+        else:
+            yield from self._in_contexts(cells, contexts, compute)
+
+    def _in_contexts(
+        self, cells: Cells, contexts: Sequence[Context], compute: Compute, noise: torch.Generator | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        if cells.workers is not None and self.config.latent_embedding != "gumbel":
+            yield from embed_by_workers(self, cells, contexts, compute)
+            return
         self.module.to(compute.device).eval()
-        bar = tqdm(desc=self.name, total=cells.n_obs, unit="cell", disable=not settings.show_progress)
+        n_cells = sum(len(context.rows) for context in contexts)
         reader = ContextReader(cells.reader, cells.coordinates)
-        with bar, compute.autocast():
-            for context in cells.contexts:
+        with tqdm(desc=self.name, total=n_cells, unit="cell", disable=not settings.show_progress) as bar:
+            for context in contexts:
                 chunks = reader.chunks(context, compute.cells_at_once)
-                start = 0
-                for chunk in stream_embeddings(self.module, chunks, len(context.rows), **how):
-                    latent[context.rows[start : start + len(chunk)]] = chunk.numpy()
+                how: dict[str, Any] = {"device": compute.device, "generator": noise}
+                stream, start = stream_embeddings(self.module, chunks, len(context.rows), **how), 0
+                while True:
+                    with compute.autocast():  # which would reach whoever is handed a chunk inside
+                        chunk = next(stream, None)
+                    if chunk is None:
+                        break
+                    yield context.rows[start : start + len(chunk)], chunk.numpy()
                     start += len(chunk)
                     bar.update(len(chunk))
-        return latent
 
     @property
     def reads_positions(self) -> bool:  # type: ignore[override]
