@@ -115,7 +115,7 @@ class Unfinished:
         n_rows: int,
         parts: Callable[[NDArray[np.bool_]], Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]],
     ) -> RowsOnDisk:
-        """Fill an array: ``parts(wanted)`` gives rows of at least those ``wanted``, (n_rows,), and values, (n, d) float32."""
+        """An array that ``parts(wanted)`` fills: rows of at least those ``wanted``, (n_rows,), and values (n, d)."""
         path, marks = self.folder / f"{name}.npy", self.folder / f"{name}.done.npy"
         wanted = ~np.load(marks) if marks.exists() else np.ones(n_rows, dtype=bool)
         if n_done := n_rows - np.count_nonzero(wanted):

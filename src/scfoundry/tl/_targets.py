@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Target"]
 
 CELLS_LOOKED_AT = 100
+# Of a latent and an embedding, twice: while they come, and in the store.
+BYTES_PER_CELL = 1024
 
 
 class Target:
@@ -87,6 +89,7 @@ class InStore(Target):
         self, key: str, arguments: Mapping[str, Any], cells: Cells, model: Any, fitted: Any, compute: Compute
     ) -> Iterator[InMemory]:
         """See `Target`."""
+        self._store.require_room(cells.n_obs * BYTES_PER_CELL, caller=self.caller)
         run = dict(arguments) | {"device": compute.device.type, "scfoundry": __version__}
         run |= {"weights": _fingerprint_of_weights(model, fitted), "data": _fingerprint_of_cells(cells)}
         self._unfinished = Unfinished(self._store.path.with_name(f"{self._store.path.name}.{key}.unfinished"), run)
