@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._settings import settings
 from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
-from scfoundry.model.cellplm._by_workers import embed_by_workers
 from scfoundry.model.cellplm._cell_attention import stream_factors
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
+from scfoundry.model.cellplm._contexts import embed_contexts
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
 from scfoundry.model.cellplm._replaced_genes import replaced_gene_shifts
 from scfoundry.model.cellplm._samples import ContextBatch, ContextReader, check_training
-from scfoundry.model.cellplm._streaming import stream_embeddings
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.counts import SparseCounts
 
@@ -133,7 +130,7 @@ class CellPLM(InferenceModel):
         """
         latent = np.empty((cells.n_obs, self.config.n_latent), dtype=np.float32)
         noise = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
-        for rows, part in self._in_contexts(cells, cells.contexts, compute, noise):
+        for rows, part in embed_contexts(self, cells, cells.contexts, compute, noise):
             latent[rows] = part
         return latent
 
@@ -145,30 +142,7 @@ class CellPLM(InferenceModel):
         if self.config.latent_embedding == "gumbel":
             yield np.arange(cells.n_obs), self.embed(cells, compute)  # the noise of a cell follows from those before
         else:
-            yield from self._in_contexts(cells, contexts, compute)
-
-    def _in_contexts(
-        self, cells: Cells, contexts: Sequence[Context], compute: Compute, noise: torch.Generator | None = None
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        if cells.workers is not None and self.config.latent_embedding != "gumbel":
-            yield from embed_by_workers(self, cells, contexts, compute)
-            return
-        self.module.to(compute.device).eval()
-        n_cells = sum(len(context.rows) for context in contexts)
-        reader = ContextReader(cells.reader, cells.coordinates)
-        with tqdm(desc=self.name, total=n_cells, unit="cell", disable=not settings.show_progress) as bar:
-            for context in contexts:
-                chunks = reader.chunks(context, compute.cells_at_once)
-                how: dict[str, Any] = {"device": compute.device, "generator": noise}
-                stream, start = stream_embeddings(self.module, chunks, len(context.rows), **how), 0
-                while True:
-                    with compute.autocast():  # which would reach whoever is handed a chunk inside
-                        chunk = next(stream, None)
-                    if chunk is None:
-                        break
-                    yield context.rows[start : start + len(chunk)], chunk.numpy()
-                    start += len(chunk)
-                    bar.update(len(chunk))
+            yield from embed_contexts(self, cells, contexts, compute)
 
     @property
     def reads_positions(self) -> bool:  # type: ignore[override]
