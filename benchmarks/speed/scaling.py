@@ -1,6 +1,6 @@
 """Time and memory of whole verbs over the number of cells, and over where they lie.
 
-    python -m benchmarks scaling [--verbs ...] [--sources h5ad memory zarr dask store] [--seconds 60]
+    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python -m benchmarks scaling [--verbs ...] [--sources h5ad memory zarr dask store] [--seconds 30]
 
 Synthetic counts, 4,000 genes of which a cell expresses about 370, in samples of 5,000 cells. Each measurement is made
 in a process of its own with one thread, after a call on 300 cells has loaded weights and compiled: processor time, and
@@ -45,7 +45,7 @@ N_GENES, N_EXPRESSED, TILE = 4_000, 370, 20_000
 # Every sample has as many cells, every spot about as many neighbours.
 CELLS_PER_SAMPLE = 5_000
 N_LEARNED, PANEL, N_SPOTS = 2_000, 1_000, 2_000
-SIZES = (1_000, 5_000, 20_000, 50_000, 200_000, 400_000)
+SIZES = (2_000, 10_000, 50_000, 200_000, 400_000)
 GENES = (250, 1_000, 3_000)
 SOURCES = ("h5ad", "memory", "zarr", "dask", "store")
 # Sources beside the first, and sizes beside the last: they take this part of the seconds.
@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sources", nargs="+", default=list(SOURCES), choices=SOURCES)
     every = [*VERBS, OVER_GENES]
     parser.add_argument("--verbs", nargs="+", default=every, choices=every, metavar="VERB")
-    parser.add_argument("--seconds", type=float, default=60, help="expected ones that a measurement may take")
+    parser.add_argument("--seconds", type=float, default=30, help="expected ones that a measurement may take")
     parser.add_argument("--cache", type=Path, default=Path("runs/benchmarks/scaling"))
     args = parse(parser, argv)
     rows: list[Row] = []

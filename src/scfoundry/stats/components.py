@@ -206,7 +206,8 @@ def _products(
     """Sums over cells of products of two z-scores, (g, g)."""
     products = np.zeros((len(axes.genes), len(axes.genes)))
     for z, empty in axes.standardised(reader, scale):
-        products += z[~empty].T @ z[~empty]
+        placed = z[~empty] if empty.any() else z
+        products += placed.T @ placed  # of one array numpy computes half, as the other half is the same
     return products
 
 
