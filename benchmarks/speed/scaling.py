@@ -1,6 +1,6 @@
 """Time and memory of whole verbs over the number of cells, and over where they lie.
 
-    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python -m benchmarks scaling [--verbs ...] [--sources h5ad memory zarr dask store] [--seconds 30]
+    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python -m benchmarks scaling [--verbs ...] [--sources ...] [--seconds 30]
 
 Synthetic counts, 4,000 genes of which a cell expresses about 370, in samples of 5,000 cells. Each measurement is made
 in a process of its own with one thread, after a call on 300 cells has loaded weights and compiled: processor time, and
