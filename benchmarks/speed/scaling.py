@@ -1,10 +1,13 @@
 """Time and memory of whole verbs over the number of cells, and over where they lie.
 
-    python -m benchmarks scaling [--verbs ...] [--sizes 10000 100000 400000] [--sources h5ad zarr]
+    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python -m benchmarks scaling [--verbs ...] [--sources ...] [--seconds 30]
 
-Synthetic counts, 4,000 genes of which a cell expresses about 370. Each measurement is made in a process of its own with
-one thread, after a call on 300 cells has loaded weights and compiled: processor time, and peak memory beyond what was
-resident before. The exponent is that of time between the smallest and the largest number of cells.
+Synthetic counts, 4,000 genes of which a cell expresses about 370, in samples of 5,000 cells. Each measurement is made
+in a process of its own with one thread, after a call on 300 cells has loaded weights and compiled: processor time, and
+peak memory beyond what was resident before. Sizes grow as long as the next one is expected within the seconds given.
+The exponent is that of time between the two largest numbers of cells, where what a call costs by itself weighs least.
+The first source is measured at all sizes, others at the largest of these that takes a fraction of the seconds. `store`
+embeds into the store, `zarr` from it into memory.
 """
 
 from __future__ import annotations
@@ -39,22 +42,21 @@ __all__ = ["VERBS", "WARM_CELLS", "opened", "with_columns", "written"]
 LABELS = ["B cell", "T cell", "NK cell", "monocyte", "fibroblast", "hepatocyte", "neuron", "endothelial cell"]
 WARM_CELLS = 300
 N_GENES, N_EXPRESSED, TILE = 4_000, 370, 20_000
-# Places and labels that the verbs ask for; every spot has about as many neighbours, every sample as many cells.
+# Every sample has as many cells, every spot about as many neighbours.
 CELLS_PER_SAMPLE = 5_000
+N_LEARNED, PANEL, N_SPOTS = 2_000, 1_000, 2_000
+SIZES = (2_000, 10_000, 50_000, 200_000, 400_000)
+GENES = (250, 1_000, 3_000)
+SOURCES = ("h5ad", "memory", "zarr", "dask", "store")
+# Sources beside the first, and sizes beside the last: they take this part of the seconds.
+SMALLER = 0.15
 
 Row = dict[str, Any]
 
 
-def with_columns(adata: AnnData) -> AnnData:
-    """Give cells what some verbs read beside counts."""
-    adata.obs["sample"] = (np.arange(adata.n_obs) // CELLS_PER_SAMPLE).astype(str)
-    adata.obs["cell_type"] = np.array(LABELS)[np.arange(adata.n_obs) % len(LABELS)]
-    return adata
-
-
 def few(adata: AnnData) -> AnnData:
     """Cells to learn from: their number does not grow."""
-    return with_columns(adata[:2_000].to_memory())
+    return adata[:N_LEARNED].to_memory()
 
 
 def annotate(adata: AnnData, model: str, **how: Any) -> None:
@@ -69,7 +71,18 @@ def retrieve(adata: AnnData, **how: Any) -> None:
 
 def attention(adata: AnnData, **how: Any) -> None:
     """Attention between types, in contexts of the same size."""
-    sf.tl.cell_attention(adata, "cell_type", batch_key="sample", **how)
+    sf.tl.cell_attention(adata, group_by="cell_type", batch_key="sample", **how)
+
+
+def denoise(adata: AnnData, **how: Any) -> None:
+    """Ten genes of all cells."""
+    genes = adata.var_names[:10].tolist()
+    sf.tl.denoise(adata, "cellplm", fine_tune=False, batch_key="sample", genes=genes, **how)
+
+
+def impute(spots: AnnData, n_genes: int = 100) -> None:
+    """Genes of which spots lack counts, by 2,000 cells."""
+    sf.tl.impute_spatial(spots[:, :PANEL].copy(), few(spots), genes=spots.var_names[PANEL:][:n_genes].tolist())
 
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -82,14 +95,16 @@ VERBS: dict[str, Callable[..., Any]] = {
     "embed, celllm-mini": partial(sf.tl.embed, model="celllm", adapt=None),
     "zero_shot_annotate": partial(sf.tl.zero_shot_annotate, texts=LABELS),
     "annotate, cellplm-mini": partial(annotate, model="cellplm"),
-    "denoise, ten genes": lambda adata, **how: sf.tl.denoise(
-        adata, "cellplm", fine_tune=False, batch_key="sample", genes=adata.var_names[:10].tolist(), **how
-    ),
+    "denoise, ten genes": denoise,
     "retrieve": retrieve,
     "cell_attention": attention,
     "rank_encode": sf.pp.rank_encode,
     "bin_expression": sf.pp.bin_expression,
+    "impute_spatial, 100 genes": impute,
 }
+# Verbs of which a part of the data is asked for, so that they are in memory.
+IN_MEMORY = ("impute_spatial, 100 genes",)
+OVER_GENES = "impute_spatial, 2,000 spots, over genes"
 
 
 def tile(n_cells: int) -> AnnData:
@@ -102,13 +117,16 @@ def tile(n_cells: int) -> AnnData:
 
 def written(folder: Path, n_cells: int, source: str) -> Path:
     """A file of cells, or a store; made once, of some thousand cells repeated."""
-    path = folder / f"{n_cells}.{'zarr' if source == 'dask' else source}"
+    path = folder / f"{n_cells}.{'zarr' if source in ('zarr', 'dask', 'store') else 'h5ad'}"
     if path.exists():
         return path
     cells = tile(min(n_cells, TILE))
     nothing = sparse.csr_matrix((n_cells, N_GENES), dtype=np.float32)
-    whole = AnnData(nothing, pd.DataFrame(index=pd.RangeIndex(n_cells).astype(str)), cells.var)
-    if source == "h5ad":
+    number = np.arange(n_cells)
+    columns = {"sample": (number // CELLS_PER_SAMPLE).astype(str), "cell_type": np.array(LABELS)[number % len(LABELS)]}
+    whole = AnnData(nothing, pd.DataFrame(columns, index=number.astype(str)), cells.var)
+    whole.obsm["spatial"] = np.random.default_rng(0).random((n_cells, 2))
+    if path.suffix == ".h5ad":
         whole.write_h5ad(path)
         with h5py.File(path, "r+") as file:
             fill(file, cells, n_cells)
@@ -124,68 +142,89 @@ def fill(store: Any, cells: AnnData, n_cells: int) -> None:
     del store["X"]
     write_elem(store, "X", cells.X)
     on_disk = sparse_dataset(store["X"])
-    for _ in range(n_cells // cells.n_obs - 1):
-        on_disk.append(cells.X)
+    for start in range(cells.n_obs, n_cells, cells.n_obs):
+        on_disk.append(cells.X[: n_cells - start])
 
 
 def opened(path: Path, source: str) -> AnnData:
     """Cells that are read when a verb asks for them; ``"memory"``: that have been read."""
-    adata = read_lazy(path) if source in ("zarr", "dask") else read_h5ad(path, backed="r")
-    if source == "zarr":
-        store = zarr.open_group(path, mode="r")
-        adata = AnnData(sparse_dataset(store["X"]), adata.obs.to_memory(), adata.var.to_memory())
-    return adata
+    if path.suffix == ".h5ad":
+        return read_h5ad(path, backed=None if source == "memory" else "r")
+    adata = read_lazy(path)
+    if source == "dask":
+        return adata
+    store = zarr.open_group(path, mode="r")
+    return AnnData(sparse_dataset(store["X"]), adata.obs.to_memory(), adata.var.to_memory())
 
 
-def measured(verb: str, path: Path, source: str) -> Row:
-    """Processor seconds and peak bytes of a verb."""
+def measured(verb: str, path: Path, source: str, size: int) -> Row:
+    """Processor seconds and peak bytes of a verb; ``size``: genes, where it is these that grow."""
     sf.settings.verbosity = "error"
+    work = partial(impute, n_genes=size) if verb == OVER_GENES else VERBS[verb]
     adata = opened(path, source)
-    VERBS[verb](with_columns(adata[:WARM_CELLS].to_memory()))
-    adata = with_columns(adata) if source != "dask" else adata
+    work(adata[:WARM_CELLS].to_memory())
     start = time.process_time()
-    peak = peak_above_start(functools.partial(VERBS[verb], adata))
+    peak = peak_above_start(functools.partial(work, path if source == "store" else adata))
     return {"seconds": time.process_time() - start, "peak": peak}
 
 
-def table(rows: list[Row], sizes: Sequence[int]) -> str:
-    """Time by size, its exponent, and memory."""
-    frame, body = pd.DataFrame(rows), []
-    for (verb, source), part in frame.groupby(["verb", "source"], sort=False):
-        of_size = part.set_index("n_cells")
-        here = [n for n in sizes if n in of_size.index]
-        seconds = [of_size.loc[n, "seconds"] for n in here]
-        exponent = np.log(seconds[-1] / seconds[0]) / np.log(here[-1] / here[0]) if len(here) > 1 else np.nan
-        times = [f"{of_size.loc[n, 'seconds']:.1f}" if n in here else "" for n in sizes]
-        memory = [f"{of_size.loc[n, 'peak'] / 2**20:,.0f}" if n in here else "" for n in sizes]
-        body.append((verb, source, *times, f"{exponent:.2f}", *memory))
-    columns = ["verb", "source", *(f"{n:,} cells, CPU s" for n in sizes), "exponent", *(f"{n:,}, MiB" for n in sizes)]
-    return markdown_table("Time and peak memory, results included", columns, body)
+def sources_of(verb: str, sources: Sequence[str]) -> list[str]:
+    """Where the cells of a verb may lie."""
+    if verb in (*IN_MEMORY, OVER_GENES):
+        return ["memory"]
+    return [source for source in sources if source != "store" or verb.startswith("embed")]
+
+
+def rows_of(verb: str, sources: Sequence[str], seconds: float, folder: Path, cache: Path) -> list[Row]:
+    """Measurements of a verb."""
+    rows: list[Row] = []
+    sizes = GENES if verb == OVER_GENES else SIZES
+    for source in sources_of(verb, sources):
+        most, done = (seconds, sizes) if not rows else (SMALLER * seconds, [row["size"] for row in rows])
+        if rows:
+            cheap = [row["size"] for row in rows if row["source"] == rows[0]["source"] and row["seconds"] <= most]
+            done = cheap[-1:] or done[:1]
+        last = 0.0
+        for before, size in zip([done[0], *done], done, strict=False):
+            if last * size / before > most:
+                break
+            path = written(folder, N_SPOTS if verb == OVER_GENES else size, source)
+            part = cache / f"{verb.replace(' ', '_').replace(',', '')}.{source}.{size}.json"
+            work = partial(in_fresh_process, measured, verb, path, source, size)
+            (found,) = kept(part, lambda work=work: [work()])
+            last = found["seconds"]
+            rows.append({"verb": verb, "source": source, "size": size} | found)
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """Every verb and source: the largest size, its time and memory, and how they grew from the one before."""
+    body = []
+    for (verb, source), part in pd.DataFrame(rows).groupby(["verb", "source"], sort=False):
+        size, seconds, peak = (part[name].to_numpy() for name in ("size", "seconds", "peak"))
+        text = [f"{size[0]:,} to {size[-1]:,}" if len(size) > 1 else f"{size[0]:,}"]
+        text += [f"{seconds[-1]:.1f}", f"{size[-1] / seconds[-1]:,.0f}"]
+        grown = np.log(seconds[-1] / seconds[-2]) / np.log(size[-1] / size[-2]) if len(size) > 1 else None
+        added = (peak[-1] - peak[-2]) / (size[-1] - size[-2]) if len(size) > 1 else None
+        text += ["" if grown is None else f"{grown:.2f}", f"{peak[-1] / 2**20:,.0f}"]
+        body.append((verb, source, *text, "" if added is None else f"{added:,.0f}"))
+    columns = ["verb", "source", "cells", "CPU s of the most", "cells per CPU s", "exponent", "peak MiB"]
+    return markdown_table("Time and peak memory, results included", [*columns, "bytes for one more cell"], body)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = arguments(__doc__, "scaling", data=False)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 400_000])
-    parser.add_argument("--sources", nargs="+", default=["h5ad"], choices=("h5ad", "zarr", "dask"))
-    parser.add_argument("--verbs", nargs="+", default=list(VERBS), choices=VERBS, metavar="VERB")
-    parser.add_argument("--most-seconds", type=float, default=600, help="longer ones are left out")
+    parser.add_argument("--sources", nargs="+", default=list(SOURCES), choices=SOURCES)
+    every = [*VERBS, OVER_GENES]
+    parser.add_argument("--verbs", nargs="+", default=every, choices=every, metavar="VERB")
+    parser.add_argument("--seconds", type=float, default=30, help="expected ones that a measurement may take")
     parser.add_argument("--cache", type=Path, default=Path("runs/benchmarks/scaling"))
     args = parse(parser, argv)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for verb in args.verbs:
-            for source in args.sources:
-                last = 0.0
-                for before, n_cells in zip([args.sizes[0], *args.sizes], args.sizes, strict=False):
-                    if last * n_cells / before > args.most_seconds:
-                        break
-                    path = written(Path(folder), n_cells, source)
-                    part = args.cache / f"{verb.replace(' ', '_').replace(',', '')}.{source}.{n_cells}.json"
-                    work = partial(in_fresh_process, measured, verb, path, source)
-                    (found,) = kept(part, lambda work=work: [work()])
-                    last = found["seconds"]
-                    rows.append({"verb": verb, "source": source, "n_cells": n_cells} | found)
-    text = [f"# Scaling\n\n`{args.command}`\n", table(rows, args.sizes)]
+            rows += rows_of(verb, args.sources, args.seconds, Path(folder), args.cache)
+    text = [f"# Scaling\n\n`{args.command}`\n", table(rows)]
     write_results(args.out, {"command": args.command, "surroundings": surroundings("numba"), "rows": rows}, text)
     print("\n".join(text))

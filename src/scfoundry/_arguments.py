@@ -146,12 +146,18 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple | list) and len(value) == len(parts) and all(map(fits, value, parts))
     if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
         keys, values = parts
-        return isinstance(value, origin) and all(fits(k, keys) and fits(v, values) for k, v in value.items())
+        return isinstance(value, origin) and _all_fit(value, keys) and _all_fit(value.values(), values)
     if isinstance(origin, type) and issubclass(origin, collections.abc.Iterable):
-        return _iterates(value) and all(fits(part, parts[0]) for part in _looked_at(value))
+        return _iterates(value) and _all_fit(_looked_at(value), parts[0])
     if isinstance(hint, type) and hint is not Any and not getattr(hint, "_is_protocol", False):
         return isinstance(value, hint)
     return True
+
+
+def _all_fit(values: Iterable[Any], hint: Any) -> bool:
+    if hint is str:  # lists of genes are long, and all of one type
+        return all(issubclass(kind, str) for kind in set(map(type, values)))
+    return all(fits(value, hint) for value in values)
 
 
 def _iterates(value: Any) -> bool:

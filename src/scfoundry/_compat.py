@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-__all__ = ["data_frame", "layer_names", "obs_column"]
+__all__ = ["data_frame", "layer_names", "obs_column", "versions"]
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Those that results are recorded with; to read them takes as long as to embed a thousand cells."""
+    return {name: version(name) for name in ("torch", "scvi-tools", "anndata")}
 
 
 def layer_names(adata: AnnData) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import anndata as ad
 import numpy as np
@@ -81,6 +82,15 @@ def test_result_is_that_of_one_process(client, stored, verb, source):
     assert expected
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", [{"adapt": None}, {"batch_key": "sample"}])
+def test_a_store_is_written_by_the_process_that_asks(client, stored, tmp_path, how):
+    path = shutil.copytree(stored / "cells.zarr", tmp_path / "cells.zarr")
+    sf.tl.embed(path, "cellplm", **how, distribute=True, key_added="together")
+    alone = ad.read_zarr(path)
+    sf.tl.embed(alone, "cellplm", **how, key_added="alone")
+    np.testing.assert_allclose(alone.obsm["together"], alone.obsm["alone"], rtol=1e-6, atol=1e-6)
 
 
 def test_annotation_is_that_of_one_process(client, stored):

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.data.unfinished import RowsOnDisk
 
 __all__ = ["refuse_meaningless", "refuse_not_finite", "write"]
 
 # A few cells may be alike: from how many on one embedding for all is none, and by what share of a gene they differ.
 FEWEST, DIFFERENT = 10, 0.01
+CELLS_PER_BLOCK = 2**17
 
 
 def write(
@@ -59,10 +61,14 @@ def refuse_not_finite(values: Any, what: str, *, caller: str) -> None:
         raise ValueError(msg)
 
 
-def refuse_meaningless(embedding: NDArray[np.float32], cells: Cells, *, caller: str) -> None:
+def refuse_meaningless(embedding: NDArray[np.float32] | RowsOnDisk, cells: Cells, *, caller: str) -> None:
     """Refuse an embedding, (n_obs, d), that is not finite, or the same for many cells of different composition."""
-    refuse_not_finite(embedding, "the embedding", caller=caller)
-    if len(embedding) < FEWEST or not embedding.size or np.ptp(embedding, axis=0).any():
+    low, high = np.inf, -np.inf
+    for start in range(0, len(embedding), CELLS_PER_BLOCK):
+        block = embedding[start : start + CELLS_PER_BLOCK]
+        refuse_not_finite(block, "the embedding", caller=caller)
+        low, high = np.minimum(low, block.min(0, initial=np.inf)), np.maximum(high, block.max(0, initial=-np.inf))
+    if len(embedding) < FEWEST or not np.size(low) or np.any(high > low):
         return
     counts = next(iter(cells.blocks()))[:100].toarray()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from scfoundry._arguments import checks_arguments, fits, shown
+from scfoundry._compat import versions
 from scfoundry._device import Compute
 from scfoundry._version import __version__
 from scfoundry.data.genes import GeneVocabulary
@@ -166,9 +167,9 @@ class InferenceModel(HubMixin, NotebookMixin, ABC):
     @property
     def provenance(self) -> dict[str, Any]:
         """Model, weights, licence, citation and versions, as `sf.tl` functions write it to ``uns``."""
-        versions = {"scfoundry": __version__} | {name: version(name) for name in ("torch", "scvi-tools", "anndata")}
+        made_with = {"scfoundry": __version__} | versions()
         own = {"weights": OWN_TRAINING} if self.is_trained_ and self.description_["weights"] == UNTRAINED else {}
-        return {"model": self.name} | self.description_ | own | {"versions": versions}
+        return {"model": self.name} | self.description_ | own | {"versions": made_with}
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray:
         """Genes of the training data, or the vocabulary where there was none."""

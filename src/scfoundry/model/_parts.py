@@ -1,4 +1,4 @@
-"""What a model says of every cell by itself, part by part by workers."""
+"""What a model says of cells, part by part: by workers, or where not all of it is kept in memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from scfoundry._device import Compute
-from scfoundry._settings import settings
+from scfoundry._settings import settings, without_progress
+from scfoundry.data.matrix.parts import spans
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-__all__ = ["by_cell", "computed", "joined"]
+__all__ = ["by_cell", "computed", "embedded", "joined"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -39,27 +40,49 @@ def by_cell(**of_all: str) -> Callable[[F], F]:
             if cells.workers is None:
                 return method(self, cells, *arguments, **given)
             given |= {name: getattr(self, of_all[name])(cells, arguments[-1]) for name in of_all}
-            return computed(self, method, cells, cells.workers.spans(cells.n_obs), *arguments, **given)
+            parts = cells.workers.spans(cells.n_obs)
+            return joined(computed(self, method.__name__, cells, parts, *arguments, **given), cells.n_obs)
 
+        run.of_all = of_all  # type: ignore[attr-defined]
         return run  # type: ignore[return-value]
 
     return decorated
 
 
+def embedded(
+    model: Any, cells: Cells, compute: Compute, wanted: NDArray[np.bool_]
+) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
+    """Embeddings of the cells that are ``wanted``, (n_obs,), some after others: rows, and values (n, n_latent).
+
+    Cells that a model reads together come together, with others that are not wanted where these are among them. So do
+    all cells of a model that has no way to give some of them.
+    """
+    own, of_all = getattr(model, "embed_parts", None), getattr(type(model).embed, "of_all", None)
+    if own is not None:
+        yield from own(cells, compute, wanted)
+    elif of_all is None:
+        yield np.arange(cells.n_obs), model.embed(cells, compute)
+    else:
+        given = {name: getattr(model, of_all[name])(cells, compute) for name in of_all}
+        yield from computed(model, "embed", cells, spans(np.flatnonzero(wanted), cells.workers), compute, **given)
+
+
 def computed(
-    model: Any, method: Callable[..., Any], cells: Cells, parts: Sequence[Rows], *arguments: Any, **given: Any
-) -> Any:
-    """What a method of a model says of cells, computed by workers for the rows of each part."""
-    workers: Any = cells.workers
-    found = []
+    model: Any, method: str, cells: Cells, parts: Sequence[Rows], *arguments: Any, **given: Any
+) -> Iterator[tuple[Rows, Any]]:
+    """Rows of each part, and what a method of a model says of them: by workers, if there are any."""
+    work: Iterator[Any]
+    if cells.workers is None:
+        work = (_here(cells.take(rows), model, method, arguments, given) for rows in parts)
+    else:
+        work = cells.workers.map(_said, (cells.apart(rows) for rows in parts), model, method, arguments, given)
+    n_cells = sum(map(len, parts))
     with tqdm(
-        desc=getattr(model, "name", method.__name__), total=cells.n_obs, unit="cell", disable=not settings.show_progress
+        desc=getattr(model, "name", method), total=n_cells, unit="cell", disable=not settings.show_progress
     ) as bar:
-        work = workers.map(_said, (cells.apart(rows) for rows in parts), model, method.__name__, arguments, given)
         for rows, said in zip(parts, work, strict=True):
-            found.append((rows, said))
+            yield rows, said
             bar.update(len(rows))
-    return joined(found, cells.n_obs)
 
 
 def joined(parts: Iterable[tuple[Rows, Any]], n_cells: int) -> Any:
@@ -75,6 +98,11 @@ def joined(parts: Iterable[tuple[Rows, Any]], n_cells: int) -> Any:
     for rows, said in parts:
         whole[rows] = said
     return whole
+
+
+def _here(cells: Cells, model: Any, method: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> Any:
+    with without_progress():
+        return getattr(model, method)(cells, *arguments, **given)
 
 
 def _said(cells: Cells, model: Any, method: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> Any:

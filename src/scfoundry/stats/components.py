@@ -169,11 +169,18 @@ class PrincipalAxes:
         self, reader: Reader, scale: tuple[NDArray[np.float64], NDArray[np.float64]]
     ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
         """Z-scores of blocks of cells, (n, g), and which of the cells have no counts, (n,)."""
-        mean, divisor = scale
         for counts in _blocks(reader):
-            block, empty = _log_expression(counts)
-            z = (block[:, self.genes].toarray() - mean) / divisor
-            yield z.clip(*Z_RANGE), empty
+            yield self.z_scores(counts, scale)
+
+    def z_scores(
+        self, counts: sparse.csr_matrix, scale: tuple[NDArray[np.float64], NDArray[np.float64]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The same of a block, by a `scale` of all cells, (g,) each, or of every cell, (n, g)."""
+        (log, empty), (mean, divisor) = _log_expression(counts), scale
+        z = log[:, self.genes].toarray()
+        z -= mean
+        z /= divisor
+        return z.clip(*Z_RANGE, out=z), empty
 
     def arrays(self) -> dict[str, NDArray]:
         """What `from_arrays` makes the same axes of."""
@@ -199,7 +206,8 @@ def _products(
     """Sums over cells of products of two z-scores, (g, g)."""
     products = np.zeros((len(axes.genes), len(axes.genes)))
     for z, empty in axes.standardised(reader, scale):
-        products += z[~empty].T @ z[~empty]
+        placed = z[~empty] if empty.any() else z
+        products += placed.T @ placed  # of one array numpy computes half, as the other half is the same
     return products
 
 

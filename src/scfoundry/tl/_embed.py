@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys, Units
-from scfoundry.data.modality import to_write
 from scfoundry.data.slots import refuse_meaningless
 from scfoundry.tl._opening import (
     announce,
@@ -16,7 +15,6 @@ from scfoundry.tl._opening import (
     open_fitted,
     record,
     refuse_learning,
-    write_results,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ CALLER = "sf.tl.embed"
 
 @checks_arguments
 def embed(
-    adata: AnnData | MuData,
+    adata: AnnData | MuData | str | Path,
     model: str | Path | FoundationModel | Embedder = "cellplm",
     *,
     adapt: Adaptation | None = "components",
@@ -72,7 +70,8 @@ def embed(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
+        Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`. Or
+        the path of an ``.h5ad`` file or a ``.zarr`` folder, into which results are written, see Notes.
     model
         A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Or a
         `sf.tasks.Embedder`, or its folder, which puts cells where they would have been among those it was fitted to.
@@ -126,15 +125,24 @@ def embed(
     Raises
     ------
     ValueError
-        If the values are scaled, negative, NaN or neither counts nor log1p-normalised, with ``fine_tune`` if they are
+        If the path is of another kind, or results of a call with other arguments, that was ended, stand beside it; the
+        values are scaled, negative, NaN or neither counts nor log1p-normalised, with ``fine_tune`` if they are
         no counts; too few genes are known; a key does not exist, or an argument has no effect; the model has no
         training for ``fine_tune=True``, or no cell has counts to learn from; cells are of a batch that an embedder was
         not fitted to; a GPU is not there; or ``adata`` is a view of data on disk. Nothing has been computed then.
     FileNotFoundError
-        If there are no such weights.
+        If there are no such weights, or there is nothing at the path.
+    OSError
+        If there is no permission to write into the store at a path, or no room.
 
     Notes
     -----
+    Of a store at a path neither the matrix nor the results have to fit in memory. Rows are kept as they come in a
+    folder beside it, ``<path>.<key>.unfinished``; if the call was ended, the same call goes on there, and one with
+    other arguments, weights or cells is refused. Complete results take their places in the store, which can be read at
+    any time: in zarr by renaming, in an ``.h5ad`` as a copy that replaces the file. CellPLM begins a context anew that
+    it had not completed, other models go on where they were.
+
     What the latent of ``cellplm-mini`` adds to components is within chance, and so is what fine-tuning adds, for which
     a CPU takes minutes: over five data sets that the weights had not seen, bio conservation is 0.782 by default, 0.790
     with ``fine_tune=True``, 0.791 by components alone and 0.751 by PCA (``python -m benchmarks embed``).
@@ -145,48 +153,57 @@ def embed(
     >>> adata = sc.datasets.pbmc68k_reduced().raw.to_adata()
     >>> sf.tl.embed(adata, model="cellplm")
     >>> sc.pp.neighbors(adata, use_rep="X_cellplm")
+
+    Into a store:
+
+    >>> adata.write_zarr("cells.zarr")
+    >>> sf.tl.embed("cells.zarr", model="cellplm")
     """
     from scfoundry._device import Compute
     from scfoundry._workers import Workers
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.model._capabilities import FineTunesExpression, require
     from scfoundry.tasks.embedding.embedder import Embedder
+    from scfoundry.tl._targets import Target
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     at_least_one("max_epochs", max_epochs)
     if max_epochs is not None and not fine_tune:
         msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
         raise ValueError(msg)
-    adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
-    compute = Compute.resolve(device, precision, batch_size)
-    embedder, loaded = open_fitted(model, Embedder, caller=CALLER)
-    if embedder:
-        refuse_learning(["adapt"] * (adapt is None) + ["fine_tune"] * fine_tune, caller=CALLER)
-    elif fine_tune:
-        require(loaded, FineTunesExpression, caller=CALLER)
-    keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
-    workers = Workers.active(caller=CALLER) if distribute else None
-    cells = Cells.of(target, loaded.genes, **keys, caller=CALLER, allow_log1p=not fine_tune, workers=workers)
+    with Target.of(adata, modality, copy=copy, column=batch_key, caller=CALLER) as target:
+        compute = Compute.resolve(device, precision, batch_size)
+        embedder, loaded = open_fitted(model, Embedder, caller=CALLER)
+        if embedder:
+            refuse_learning(["adapt"] * (adapt is None) + ["fine_tune"] * fine_tune, caller=CALLER)
+        elif fine_tune:
+            require(loaded, FineTunesExpression, caller=CALLER)
+        keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
+        workers = Workers.active(caller=CALLER) if distribute else None
+        cells = Cells.of(target.cells, loaded.genes, **keys, caller=CALLER, allow_log1p=not fine_tune, workers=workers)
 
-    if embedder:
-        embedder.require_known_batches(cells)
+        if embedder:
+            embedder.require_known_batches(cells)
 
-    done = ["fine-tuned"] * fine_tune + ["adapted"] * (adapt is not None)
-    how = f"to be {' and '.join(done)}" if done else "as pretrained"
-    announce(loaded, compute, cells, what="as fitted" if embedder else how)
-    learning: dict[str, Any] = {"adapt": adapt, "fine_tune": fine_tune, "max_epochs": max_epochs}
-    if embedder is None:
-        embedder, embedding = Embedder.fit(loaded, cells, **learning, seed=new_seed(rng), compute=compute)
-    else:
-        embedding = embedder.predict(cells, compute=compute)
-    refuse_meaningless(embedding, cells, caller=CALLER)
+        done = ["fine-tuned"] * fine_tune + ["adapted"] * (adapt is not None)
+        how = f"to be {' and '.join(done)}" if done else "as pretrained"
+        announce(loaded, compute, cells, what="as fitted" if embedder else how)
+        learning: dict[str, Any] = {"adapt": adapt, "fine_tune": fine_tune, "max_epochs": max_epochs}
+        params = keys | learning | {"rng": rng if fine_tune else None, "precision": precision}
+        name = loaded.provenance["model"]
+        key = key_added or Keys.embedding(name)
+        with target.keeping(key, params, cells, loaded, embedder, compute) as kept:
+            if embedder is None:
+                how_to: dict[str, Any] = {"seed": new_seed(rng), "compute": compute, "kept": kept}
+                embedder, embedding = Embedder.fit(loaded, cells, **learning, **how_to)
+            else:
+                embedding = embedder.predict(cells, compute=compute, kept=kept)
+            with kept.or_nothing():
+                refuse_meaningless(embedding, cells, caller=CALLER)
 
-    params = keys | {"adapt": embedder.adapt, "fine_tune": embedder.fine_tuned, "max_epochs": max_epochs}
-    params |= {"rng": rng if fine_tune else None, "precision": precision, "method": embedder.method}
-    origin = record(loaded, cells, params)
-    if embedder.adapt:
-        origin["adaptation"] = embedder.adaptation
-    name = origin[Keys.PROVENANCE]["model"]
-    slots = {f"obsm/{key_added or Keys.embedding(name)}": embedding, f"uns/{key_added or name}": origin}
-    write_results(target, slots, units=Units.LATENT, caller=CALLER)
-    return embedder if return_fitted else adata if copy else None
+            found = {"adapt": embedder.adapt, "fine_tune": embedder.fine_tuned, "method": embedder.method}
+            origin = record(loaded, cells, params | found)
+            if embedder.adapt:
+                origin["adaptation"] = embedder.adaptation
+            target.write({f"obsm/{key}": embedding, f"uns/{key_added or name}": origin}, units=Units.LATENT)
+    return embedder if return_fitted else target.adata if copy else None

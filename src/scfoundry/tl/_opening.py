@@ -27,6 +27,7 @@ __all__ = [
     "announce",
     "at_least_one",
     "check_return",
+    "described",
     "given",
     "group_codes",
     "new_seed",
@@ -38,6 +39,7 @@ __all__ = [
     "refuse_learning",
     "require_column",
     "write_results",
+    "wrote",
 ]
 
 
@@ -201,8 +203,17 @@ def write_results(
 
     The record among them, of address ``"uns/..."``, is told the verb and the units.
     """
-    described = {Keys.VERB: caller, Keys.UNITS: units}
-    complete = {name: {**value, **described} if name.startswith("uns/") else value for name, value in results.items()}
-    write(adata, complete, caller=caller, undefined=undefined)
+    write(adata, described(results, units=units, caller=caller), caller=caller, undefined=undefined)
+    wrote(results, units=units, caller=caller)
+
+
+def described(results: Mapping[str, Any], *, units: str, caller: str) -> dict[str, Any]:
+    """Results by address, the record told the verb and the units."""
+    how = {Keys.VERB: caller, Keys.UNITS: units}
+    return {name: {**value, **how} if name.startswith("uns/") else value for name, value in results.items()}
+
+
+def wrote(results: Mapping[str, Any], *, units: str, caller: str, where: str = "") -> None:
+    """Log what results are."""
     slots = ", ".join(address.replace("/", "['", 1) + "']" for address, value in results.items() if value is not None)
-    logger.info("%s wrote %s: %s.", caller, slots, units)
+    logger.info("%s wrote %s%s: %s.", caller, slots, where and f" into {where}", units)

@@ -37,10 +37,12 @@ class GeneNames:
 
     def count_schemes(self, names: Names, *, also_symbol: NDArray[np.bool_]) -> dict[str, int]:
         """Count the names that are exact in each scheme; ``also_symbol`` marks further ones that count as symbols."""
-        counts = {scheme: int(is_ensembl(names, prefix).sum()) for scheme, prefix in _ENSEMBL.items()}
+        prefixes = list(map(_ensembl_prefix, names.tolist()))
+        counts = {scheme: prefixes.count(prefix) for scheme, prefix in _ENSEMBL.items()}
         symbol, previous, mouse = self.human["symbol"], self.human["previous"], self.mouse["mouse_symbol"]
         exact = np.fromiter((name in symbol or name in previous for name in names), bool, len(names))
-        counts["symbol"] = int(((exact | also_symbol) & ~is_ensembl(names)).sum())
+        is_symbol = np.fromiter((not prefix for prefix in prefixes), bool, len(names))
+        counts["symbol"] = int(((exact | also_symbol) & is_symbol).sum())
         counts["mouse_symbol"] = sum(name in mouse for name in names)
         return counts
 

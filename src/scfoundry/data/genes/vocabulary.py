@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,17 +206,7 @@ class GeneVocabulary:
     @classmethod
     def read(cls, path: str | Path, *, species: str = "human") -> GeneVocabulary:
         """Read a vocabulary written by :meth:`write`; a ValueError without its columns ``id`` and ``symbol``."""
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-        if not {"id", "symbol"} <= set(table.columns):
-            msg = (
-                f"{Path(path).name} has the columns {', '.join(table.columns)}; a gene vocabulary is tab-separated "
-                "with the columns id and symbol, as `vocabulary.write(path)` makes it."
-            )
-            raise ValueError(msg)
-        listed = zip(table["alias"], table["id"], strict=True) if "alias" in table else ()
-        aliases = {alias: gene for names, gene in listed if names for alias in names.split(",")}
-        medians = [float(median) for median in table["median"]] if "median" in table else None
-        return cls(table["id"], table["symbol"], aliases=aliases, species=species, medians=medians)
+        return _read(Path(path).read_bytes(), Path(path).name, species)
 
     def as_dict(self) -> dict[str, Any]:
         """Arguments that make this vocabulary anew, as plain values."""
@@ -249,6 +240,22 @@ class GeneVocabulary:
     def __repr__(self) -> str:
         first = ", ".join(self._ids[:3]) + (", ..." if len(self) > 3 else "")
         return f"GeneVocabulary of {len(self):,} {self.species} genes ({self.scheme}: {first})"
+
+
+# Every verb opens its weights anew, and what names are matched with takes longer to build than few cells to compute.
+@functools.lru_cache(maxsize=8)
+def _read(content: bytes, name: str, species: str) -> GeneVocabulary:
+    table = pd.read_csv(io.BytesIO(content), sep="\t", dtype=str, keep_default_na=False)
+    if not {"id", "symbol"} <= set(table.columns):
+        msg = (
+            f"{name} has the columns {', '.join(table.columns)}; a gene vocabulary is tab-separated "
+            "with the columns id and symbol, as `vocabulary.write(path)` makes it."
+        )
+        raise ValueError(msg)
+    listed = zip(table["alias"], table["id"], strict=True) if "alias" in table else ()
+    aliases = {alias: gene for names, gene in listed if names for alias in names.split(",")}
+    medians = [float(median) for median in table["median"]] if "median" in table else None
+    return GeneVocabulary(table["id"], table["symbol"], aliases=aliases, species=species, medians=medians)
 
 
 def _frozen(names: Names) -> Names:

@@ -138,21 +138,26 @@ class Cells:
 
     def take(self, rows: NDArray[np.int64]) -> Self:
         """Some of the cells, in this order; contexts keep those of their cells that are left."""
-        position = np.full(self.n_obs, -1)
-        position[rows] = np.arange(len(rows))
-        kept = {context.name: position[context.rows] >= 0 for context in self.contexts}
+        context, place = (of_cell[rows] for of_cell in self._in_context)
+        order = np.lexsort((place, context))
+        found, starts = np.unique(context[order], return_index=True)
+        kept = [(self.contexts[i].name, here) for i, here in zip(found, np.split(order, starts[1:]), strict=True)]
         return replace(
             self,
             reader=self.reader.take(rows),
-            contexts=[
-                Context(context.name, position[context.rows[kept[context.name]]])
-                for context in self.contexts
-                if kept[context.name].any()
-            ],
-            coordinates={name: xy[kept[name]] for name, xy in self.coordinates.items() if kept[name].any()},
+            contexts=[Context(name, here) for name, here in kept],
+            coordinates={name: self.coordinates[name][place[here]] for name, here in kept if name in self.coordinates},
             names=self.names[rows],
             source=None if self.source is None else self.source.take(rows),
         )
+
+    @cached_property
+    def _in_context(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Number of the context of every cell and its place there: what `take` costs grows with the cells taken."""
+        context, place = np.empty(self.n_obs, dtype=np.int32), np.empty(self.n_obs, dtype=np.int64)
+        for number, group in enumerate(self.contexts):
+            context[group.rows], place[group.rows] = number, np.arange(len(group.rows))
+        return context, place
 
     def as_one_context(self, name: str = "all") -> Self:
         """The same cells as one context without positions."""

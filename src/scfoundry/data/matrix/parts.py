@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from scfoundry._workers import Workers
     from scfoundry.data.matrix.reader import Reader
 
-__all__ = ["over_parts"]
+__all__ = ["over_parts", "spans"]
 
 T = TypeVar("T")
+
+CELLS_PER_PART = 16_384
+
+
+def spans(rows: NDArray[np.int64], workers: Workers | None) -> list[NDArray[np.int64]]:
+    """Rows, some after others, as many at a time as suit the workers, or one process that does not hold all."""
+    if workers is not None:
+        return [rows[here] for here in workers.spans(len(rows))]
+    return [rows[start : start + CELLS_PER_PART] for start in range(0, len(rows), CELLS_PER_PART)]
 
 
 def over_parts(function: Callable[..., T], reader: Reader, *shared: Any) -> Iterator[T]:

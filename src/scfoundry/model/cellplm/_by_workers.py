@@ -15,12 +15,12 @@ from tqdm.auto import tqdm
 
 from scfoundry._settings import settings
 from scfoundry.data.matrix.contexts import unit_coordinates
-from scfoundry.model._parts import computed, joined
+from scfoundry.model._parts import computed
 from scfoundry.model.cellplm._attention import flow_context_by, total
 from scfoundry.nn.counts import SparseCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -37,21 +37,18 @@ __all__ = ["embed_by_workers"]
 WIDE = torch.float64
 
 
-def embed_by_workers(model: Any, cells: Cells, compute: Compute) -> NDArray[np.float32]:
-    """Posterior means of cells in their contexts, (n_obs, Z)."""
+def embed_by_workers(
+    model: Any, cells: Cells, contexts: Sequence[Context], compute: Compute
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Rows of cells of some contexts, some after others, and their posterior means, (n, Z)."""
     workers: Any = cells.workers
     at_once = len(workers.spans(cells.n_obs)[0])
-    small = [context for context in cells.contexts if len(context.rows) <= at_once]
-    parts: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+    small = [context.rows for context in contexts if len(context.rows) <= at_once]
     if small:
-        rows = np.concatenate([context.rows for context in small])
-        place = np.full(cells.n_obs, -1)
-        place[rows] = np.arange(len(rows))
-        own = [place[context.rows] for context in small]
-        parts.append((rows, computed(model, type(model).embed, cells.take(rows), own, compute)))
-    large = (context for context in cells.contexts if len(context.rows) > at_once)
-    parts += [(context.rows, _embed_large(model.module, cells, context, compute)) for context in large]
-    return joined(parts, cells.n_obs)
+        yield from computed(model, "embed", cells, small, compute)
+    for context in contexts:
+        if len(context.rows) > at_once:
+            yield from _embed_large(model.module, cells, context, compute)
 
 
 @dataclass
@@ -74,7 +71,9 @@ class States:
         return vars(self) | {"_projected": {}}
 
 
-def _embed_large(module: CellPLMModule, cells: Cells, context: Context, compute: Compute) -> NDArray[np.float32]:
+def _embed_large(
+    module: CellPLMModule, cells: Cells, context: Context, compute: Compute
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     workers: Any = cells.workers
     unit = cells.coordinates.get(context.name)
     placed = None if unit is None else torch.from_numpy(unit_coordinates(unit))
@@ -87,12 +86,10 @@ def _embed_large(module: CellPLMModule, cells: Cells, context: Context, compute:
             return total(workers.map(_sums, here, module, depth, names, term, sums), torch.float32)
 
         states = workers.hold(_updated, states, module, depth, flow_context_by(gather))
-    found = []
     with tqdm(desc="cellplm", total=len(context.rows), unit="cell", disable=not settings.show_progress) as bar:
-        for part in workers.map(_latent, states, module):
-            found.append(part)
+        for rows, part in zip(spans, workers.map(_latent, states, module), strict=True):
+            yield context.rows[rows], part
             bar.update(len(part))
-    return np.concatenate(found)
 
 
 @torch.no_grad()
@@ -100,11 +97,14 @@ def _read(part: tuple[Reader, Tensor | None], module: CellPLMModule, compute: Co
     reader, placed = part
     compute = compute.elsewhere()
     module.to(compute.device).eval()
-    counts = SparseCounts.from_csr(reader.read(np.arange(reader.n_obs))).to(compute.device)
+    size, states = compute.cells_at_once, []
     with compute.autocast():
-        expression = counts.log_normalised(module.config.library_size)
-        placed = None if placed is None else placed.to(compute.device)
-        return States(module.embedder(expression, placed).float(), compute)
+        # A piece of work holds the states of many cells, and the counts of few at a time.
+        for i, counts in enumerate(reader.blocks(np.arange(reader.n_obs), size)):
+            expression = SparseCounts.from_csr(counts).to(compute.device).log_normalised(module.config.library_size)
+            here = None if placed is None else placed[i * size : (i + 1) * size].to(compute.device)
+            states.append(module.embedder(expression, here).float())
+    return States(torch.cat(states), compute)
 
 
 @torch.no_grad()

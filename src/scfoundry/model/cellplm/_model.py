@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from scfoundry._arguments import checks_arguments
-from scfoundry._settings import settings
 from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
-from scfoundry.model.cellplm._by_workers import embed_by_workers
 from scfoundry.model.cellplm._cell_attention import stream_factors
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
+from scfoundry.model.cellplm._contexts import embed_contexts
 from scfoundry.model.cellplm._module import CellPLMModule
 from scfoundry.model.cellplm._objectives import keep_cells, pretraining_loss
 from scfoundry.model.cellplm._replaced_genes import replaced_gene_shifts
 from scfoundry.model.cellplm._samples import ContextBatch, ContextReader, check_training
-from scfoundry.model.cellplm._streaming import stream_embeddings
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.counts import SparseCounts
 
@@ -131,23 +128,21 @@ class CellPLM(InferenceModel):
 
         ``rng`` is the seed of the noise, which only ``latent_embedding="gumbel"`` has; then workers are left alone.
         """
-        if cells.workers is not None and self.config.latent_embedding != "gumbel":
-            return embed_by_workers(self, cells, compute)
-        noise = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
-        how: dict[str, Any] = {"device": compute.device, "generator": noise}
         latent = np.empty((cells.n_obs, self.config.n_latent), dtype=np.float32)
-        self.module.to(compute.device).eval()
-        bar = tqdm(desc=self.name, total=cells.n_obs, unit="cell", disable=not settings.show_progress)
-        reader = ContextReader(cells.reader, cells.coordinates)
-        with bar, compute.autocast():
-            for context in cells.contexts:
-                chunks = reader.chunks(context, compute.cells_at_once)
-                start = 0
-                for chunk in stream_embeddings(self.module, chunks, len(context.rows), **how):
-                    latent[context.rows[start : start + len(chunk)]] = chunk.numpy()
-                    start += len(chunk)
-                    bar.update(len(chunk))
+        noise = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(1 << 62)))
+        for rows, part in embed_contexts(self, cells, cells.contexts, compute, noise):
+            latent[rows] = part
         return latent
+
+    def embed_parts(
+        self, cells: Cells, compute: Compute, wanted: NDArray[np.bool_]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """The same for contexts of which some cells are ``wanted``, (n_obs,): rows, and embeddings, chunk by chunk."""
+        contexts = [context for context in cells.contexts if wanted[context.rows].any()]
+        if self.config.latent_embedding == "gumbel":
+            yield np.arange(cells.n_obs), self.embed(cells, compute)  # the noise of a cell follows from those before
+        else:
+            yield from embed_contexts(self, cells, contexts, compute)
 
     @property
     def reads_positions(self) -> bool:  # type: ignore[override]

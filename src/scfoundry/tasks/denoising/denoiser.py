@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 
 from scfoundry.model._capabilities import PredictsRates, ReconstructsExpression, Tunable, can
-from scfoundry.model._parts import computed
+from scfoundry.model._parts import computed, joined
 from scfoundry.tasks._fitted import Fitted
 from scfoundry.tasks.denoising.expectation import (
     Expectation,
@@ -201,7 +201,7 @@ class Denoiser(Fitted):
         if cells.workers is not None:
             contexts = [context.rows for context in cells.contexts]
             how: dict[str, Any] = {"columns": columns, "given_detected": given_detected, "compute": compute}
-            return computed(self, type(self).predict, cells, contexts, **how)
+            return joined(computed(self, "predict", cells, contexts, **how), cells.n_obs)
         target = cells.own.alignment.target
         wanted = np.arange(len(target)) if columns is None else np.asarray(columns, dtype=np.int64)
         is_known = np.isin(target[wanted], cells.measured)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -12,22 +13,25 @@ from scfoundry.stats.batch_correction import BatchCorrection
 from scfoundry.stats.splits import at_most
 from scfoundry.tasks._expressed import expressed
 from scfoundry.tasks._fitted import Fitted, prefixed, under
+from scfoundry.tasks.embedding.kept import InMemory
 from scfoundry.tasks.embedding.latent_weight import latent_weight
 from scfoundry.tasks.embedding.own_components import OwnComponents, own_genes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
+    from scfoundry.tasks.embedding.kept import Rows
 
 __all__ = ["Adaptation", "Embedder"]
 
 # Cells that the batch correction learns from, at most.
 MAX_CELLS = 20_000
 TINY = 1e-12
+CELLS_PER_BLOCK = 16_384
 
 Adaptation = Literal["components"]
 
@@ -75,7 +79,8 @@ class Embedder(Fitted):
         max_epochs: int | None = None,
         seed: int = 0,
         compute: Compute,
-    ) -> tuple[Self, NDArray[np.float32]]:
+        kept: InMemory | None = None,
+    ) -> tuple[Self, Rows]:
         """Learn the map, and apply it to the same cells, (n_obs, d).
 
         The latent alone is what remains where there are no components: of a single cell, or of cells all alike.
@@ -96,33 +101,45 @@ class Embedder(Fitted):
             Of everything random in fine-tuning.
         compute
             Where and how precisely.
+        kept
+            Where rows are kept that do not fit in memory; an array of all of them if `None`.
 
         Raises
         ------
         ValueError
             With ``fine_tune``, if the model has no such training, or no cell has counts.
         """
+        kept = kept or InMemory()
         if fine_tune:
-            model = _fine_tuned(model, cells, max_epochs, seed, compute)
-        if adapt is None:
-            return cls(model, fine_tuned=fine_tune), model.embed(cells, compute)
-        genes = own_genes(cells.source, model.genes.species)  # type: ignore[arg-type]
+            model = kept.model(partial(_fine_tuned, model, cells, max_epochs, seed, compute))
+        latent = kept.latent(model, cells, compute)
+        fitted = cls(model, fine_tuned=fine_tune)
+        if adapt is not None:
+            fitted = kept.fitted(cls, model, partial(fitted._adapted, latent, cells, compute))
+        return fitted, fitted._placed(latent, cells, kept)
+
+    def _adapted(self, latent: Rows, cells: Cells, compute: Compute) -> Self:
+        """The same with components, on the scales of both, and a correction of batches."""
+        genes = own_genes(cells.source, self.model.genes.species)  # type: ignore[arg-type]
         components = OwnComponents.fit(cells, genes)
-        latent = model.embed(cells, compute)
         placed = cells.by_name[~cells.empty[cells.by_name]]
         if not components.axes.loadings.shape[1] or not len(placed):
-            return cls(model, fine_tuned=fine_tune), latent
-        weight, validation = latent_weight(model, cells, genes, compute)
-        center = latent[placed].mean(0, dtype=np.float64)
-        length = float(np.sqrt(np.mean(np.square(latent - center).sum(1)[placed])))
-        fitted = cls(model, weight, validation, fine_tune, center, length, components)
-        if len(components.batches) > 1:
-            points, codes = fitted._joined(latent, components.project(cells)), components.codes(cells)
-            rows = at_most(MAX_CELLS, codes, placed, np.random.default_rng(0))
-            fitted = replace(fitted, correction=BatchCorrection.fit(points[rows], codes[rows]))
-        return fitted, fitted._placed(latent, cells)
+            return self
+        weight, validation = latent_weight(self.model, cells, genes, compute)
+        center, length = _scale(latent, placed)
+        fitted = replace(
+            self, weight=weight, validation=validation, center=center, length=length, components=components
+        )
+        if len(components.batches) == 1:
+            return fitted
+        codes = components.codes(cells)
+        rows = at_most(MAX_CELLS, codes, placed, np.random.default_rng(0))
+        stored = np.sort(rows)  # disks are read from front to back
+        points = fitted._joined(latent[stored], components.project(cells.take(stored)))
+        points = points[np.searchsorted(stored, rows)]
+        return replace(fitted, correction=BatchCorrection.fit(points, codes[rows]))
 
-    def predict(self, cells: Cells, *, compute: Compute) -> NDArray[np.float32]:
+    def predict(self, cells: Cells, *, compute: Compute, kept: InMemory | None = None) -> Rows:
         """Where cells lie, (n_obs, d): each where it would have lain in the fit.
 
         Parameters
@@ -131,6 +148,8 @@ class Embedder(Fitted):
             Counts or log1p-normalised values of one AnnData.
         compute
             Where and how precisely.
+        kept
+            Where rows are kept that do not fit in memory; an array of all of them if `None`.
 
         Raises
         ------
@@ -138,7 +157,8 @@ class Embedder(Fitted):
             If cells are of a batch that was not there in the fit, or share too few genes with it.
         """
         self.require_known_batches(cells)
-        return self._placed(self.model.embed(cells, compute), cells)
+        kept = kept or InMemory()
+        return self._placed(kept.latent(self.model, cells, compute), cells, kept)
 
     def require_known_batches(self, cells: Cells) -> None:
         """Refuse cells of a batch that was not there in the fit, by a ValueError."""
@@ -165,13 +185,21 @@ class Embedder(Fitted):
         found = {"latent_weight": self.weight, "n_batches": n_batches}
         return found | ({"explained": dict(self.validation)} if self.validation else {})
 
-    def _placed(self, latent: NDArray[np.float32], cells: Cells) -> NDArray[np.float32]:
+    def _placed(self, latent: Rows, cells: Cells, kept: InMemory) -> Rows:
         if self.components is None:
             return latent
-        points = self._joined(latent, self.components.project(cells))
-        if self.correction is not None:
-            points = self.correction.apply(points, self.components.codes(cells))
-        return points.astype(np.float32)
+        codes = self.components.codes(cells)
+        return kept.rows(cells.n_obs, lambda wanted: self._points(latent, cells, codes, wanted))
+
+    def _points(
+        self, latent: Rows, cells: Cells, codes: NDArray[np.int64], wanted: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Some rows after others, and where their cells lie, (n, d)."""
+        for rows, scores in self.components.parts(cells, wanted):  # type: ignore[union-attr]
+            points = self._joined(latent[rows], scores)
+            if self.correction is not None:
+                points = self.correction.apply(points, codes[rows])
+            yield rows, points.astype(np.float32)
 
     def _joined(self, latent: NDArray[np.float32], components: NDArray[np.float64]) -> NDArray[np.float64]:
         """Both on their scales, (n, d)."""
@@ -210,3 +238,11 @@ def _fine_tuned(model: Any, cells: Cells, max_epochs: int | None, seed: int, com
     otherwise = "Embed them as they are: sf.tl.embed(adata, model, fine_tune=False)."
     learned = expressed(cells, otherwise=otherwise)
     return tunable.fine_tune_expression(learned, max_epochs=max_epochs, seed=seed, compute=compute)
+
+
+def _scale(latent: Rows, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
+    """Mean of some rows, and the root mean squared distance from it, some rows at a time."""
+    blocks = [rows[start : start + CELLS_PER_BLOCK] for start in range(0, len(rows), CELLS_PER_BLOCK)]
+    center = sum(latent[block].sum(0, dtype=np.float64) for block in blocks) / len(rows)
+    squares = sum(float(np.square(latent[block] - center).sum()) for block in blocks)
+    return np.asarray(center), float(np.sqrt(squares / len(rows)))

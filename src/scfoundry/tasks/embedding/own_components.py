@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.matrix.parts import spans
 from scfoundry.stats.components import PrincipalAxes, gathered
 from scfoundry.stats.variable_genes import variable_genes
 from scfoundry.tasks._fitted import prefixed, under
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["OwnComponents", "own_genes"]
 
 N_COMPONENTS = 30
+CELLS_PER_BLOCK = 4096
 
 
 def own_genes(source: CountsReader, species: str) -> GeneVocabulary:
@@ -74,13 +76,24 @@ class OwnComponents:
 
     def project(self, cells: Cells, shown: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         """Scores of cells, (n_obs, k), 0 for those without counts."""
+        scores = np.empty((cells.n_obs, self.axes.loadings.shape[1]))
+        for rows, part in self.parts(cells, np.arange(cells.n_obs), shown):
+            scores[rows] = part
+        return scores
+
+    def parts(
+        self, cells: Cells, rows: NDArray[np.int64], shown: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Some rows after others, and the scores of their cells, (n, k); each is read once, whatever its batch."""
         reader = cells.source.over(self.genes)  # type: ignore[union-attr]
         reader = reader if shown is None else reader.only(shown)
-        scores, codes = np.empty((cells.n_obs, self.axes.loadings.shape[1])), self.codes(cells)
-        for code in np.unique(codes) if scores.size else ():
-            rows = np.flatnonzero(codes == code)
-            scores[rows] = self.axes.project_by(reader.take(rows), (self.means[code], self.divisors[code]))
-        return np.nan_to_num(scores)
+        codes, parts, workers = self.codes(cells), spans(rows, cells.workers), cells.workers
+        work: Iterator[NDArray[np.float64]]
+        if workers is None:
+            work = (_scores((reader.take(here), codes[here]), self) for here in parts)
+        else:
+            work = workers.map(_scores, ((reader.apart(here), codes[here]) for here in parts), self)
+        yield from zip(parts, work, strict=True)
 
     def arrays(self) -> dict[str, NDArray]:
         """What `from_arrays` makes the same components of."""
@@ -93,3 +106,17 @@ class OwnComponents:
         axes = PrincipalAxes.from_arrays(under("axes_", arrays))
         genes = GeneVocabulary(arrays["genes"].tolist(), species=species)
         return cls(genes, axes, arrays["batches"], arrays["means"], arrays["divisors"])
+
+
+def _scores(part: tuple[CountsReader, NDArray[np.int64]], components: OwnComponents) -> NDArray[np.float64]:
+    """Scores of cells of some batches, (n, k)."""
+    reader, codes = part
+    axes, start = components.axes, 0
+    scores = np.zeros((reader.n_obs, axes.loadings.shape[1]))
+    for counts in reader.blocks(np.arange(reader.n_obs), CELLS_PER_BLOCK) if scores.size else ():
+        of_cell = codes[start : start + counts.shape[0]]
+        batch = of_cell[0] if np.all(of_cell == of_cell[0]) else of_cell
+        z, empty = axes.z_scores(counts, (components.means[batch], components.divisors[batch]))
+        scores[start : start + len(z)] = np.where(empty[:, None], 0, z @ axes.loadings)
+        start += len(z)
+    return scores
