@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scfoundry.data.genes.index import GeneIndex
     from scfoundry.data.genes.names import Names
 
-__all__ = ["ensembl_column", "match", "warn_of_duplicates"]
+__all__ = ["ensembl_column", "match", "own_names", "warn_of_duplicates"]
 
 _ID_COLUMNS = ("gene_ids", "ensembl_id", "gene_id", "feature_id", "ensembl", "ensembl_ids")
 _INDIRECT = {"previous": 1, "alias": 2, "case": 3}  # every other route is equally direct
@@ -59,6 +59,15 @@ def match(index: GeneIndex, names: Names, *, var: pd.DataFrame | None = None) ->
         names=names,
         superseded=superseded,
     )
+
+
+def own_names(names: Names, species: str) -> NDArray[np.str_]:
+    """What the genes of a data set are called, ascending; a name that was made unique is another's."""
+    known = is_ensembl(names)
+    if species == "human":
+        for index in (gene_names().human, gene_names().mouse):
+            known |= find(index, names)[0] >= 0
+    return np.unique(names[_originals(names, ~known) < 0].astype(str))
 
 
 def _match_names(index: GeneIndex, names: Names) -> tuple[NDArray[np.int64], Names, NDArray[np.bool_], str]:
@@ -106,16 +115,22 @@ def _scheme_of_literal(names: Names, route: Names) -> str:
 
 def _match_stems(names: Names, target: NDArray[np.int64], route: Names, known: NDArray[np.bool_]) -> None:
     """Let `GENE-1` follow `GENE`, in place, where nobody knows a gene of that name and `GENE` is present."""
-    unknown = np.flatnonzero(~known & (target < 0))
-    if not len(unknown):
-        return
-    once = np.flatnonzero(~pd.Index(names).duplicated(keep=False))
-    column_of = dict(zip(names[once], once.tolist(), strict=True))
-    stems = [_MADE_UNIQUE.fullmatch(name) for name in names[unknown]]
-    original = np.array([column_of.get(stem[1], -1) if stem else -1 for stem in stems], dtype=np.int64)
+    original = _originals(names, ~known & (target < 0))
     follows = original >= 0
-    target[unknown[follows]] = target[original[follows]]
-    route[unknown[follows]] = route[original[follows]]
+    target[follows] = target[original[follows]]
+    route[follows] = route[original[follows]]
+
+
+def _originals(names: Names, asked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Column of `GENE` for a column `GENE-1`, of those that are asked for; -1 where there is none, or several."""
+    original = np.full(len(names), -1, dtype=np.int64)
+    unknown = np.flatnonzero(asked)
+    if len(unknown):
+        once = np.flatnonzero(~pd.Index(names).duplicated(keep=False))
+        column_of = dict(zip(names[once], once.tolist(), strict=True))
+        stems = [_MADE_UNIQUE.fullmatch(name) for name in names[unknown]]
+        original[unknown] = [column_of.get(stem[1], -1) if stem else -1 for stem in stems]
+    return original
 
 
 def _drop_less_direct(target: NDArray[np.int64], route: Names) -> NDArray[np.int64]:

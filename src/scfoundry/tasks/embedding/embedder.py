@@ -27,6 +27,7 @@ __all__ = ["Adaptation", "Embedder"]
 
 # Cells that the batch correction learns from, at most.
 MAX_CELLS = 20_000
+CELLS_PER_BLOCK = 4096
 TINY = 1e-12
 
 Adaptation = Literal["components"]
@@ -113,14 +114,17 @@ class Embedder(Fitted):
         if not components.axes.loadings.shape[1] or not len(placed):
             return cls(model, fine_tuned=fine_tune), latent
         weight, validation = latent_weight(model, cells, genes, compute)
-        center = latent[placed].mean(0, dtype=np.float64)
-        length = float(np.sqrt(np.mean(np.square(latent - center).sum(1)[placed])))
-        fitted = cls(model, weight, validation, fine_tune, center, length, components)
+        blocks = [placed[start : start + CELLS_PER_BLOCK] for start in range(0, len(placed), CELLS_PER_BLOCK)]
+        center = np.sum([latent[rows].sum(0, dtype=np.float64) for rows in blocks], axis=0) / len(placed)
+        squares = np.sum([np.square(latent[rows] - center).sum() for rows in blocks])
+        fitted = cls(model, weight, validation, fine_tune, center, float(np.sqrt(squares / len(placed))), components)
+        scores = components.project(cells)
         if len(components.batches) > 1:
-            points, codes = fitted._joined(latent, components.project(cells)), components.codes(cells)
+            codes = components.codes(cells)
             rows = at_most(MAX_CELLS, codes, placed, np.random.default_rng(0))
-            fitted = replace(fitted, correction=BatchCorrection.fit(points[rows], codes[rows]))
-        return fitted, fitted._placed(latent, cells)
+            points = fitted._joined(latent[rows], scores[rows])
+            fitted = replace(fitted, correction=BatchCorrection.fit(points, codes[rows]))
+        return fitted, fitted._placed(latent, scores, cells)
 
     def predict(self, cells: Cells, *, compute: Compute) -> NDArray[np.float32]:
         """Where cells lie, (n_obs, d): each where it would have lain in the fit.
@@ -138,7 +142,8 @@ class Embedder(Fitted):
             If cells are of a batch that was not there in the fit, or share too few genes with it.
         """
         self.require_known_batches(cells)
-        return self._placed(self.model.embed(cells, compute), cells)
+        latent = self.model.embed(cells, compute)
+        return latent if self.components is None else self._placed(latent, self.components.project(cells), cells)
 
     def require_known_batches(self, cells: Cells) -> None:
         """Refuse cells of a batch that was not there in the fit, by a ValueError."""
@@ -165,13 +170,16 @@ class Embedder(Fitted):
         found = {"latent_weight": self.weight, "n_batches": n_batches}
         return found | ({"explained": dict(self.validation)} if self.validation else {})
 
-    def _placed(self, latent: NDArray[np.float32], cells: Cells) -> NDArray[np.float32]:
-        if self.components is None:
-            return latent
-        points = self._joined(latent, self.components.project(cells))
-        if self.correction is not None:
-            points = self.correction.apply(points, self.components.codes(cells))
-        return points.astype(np.float32)
+    def _placed(self, latent: NDArray[np.float32], scores: NDArray[np.float64], cells: Cells) -> NDArray[np.float32]:
+        """Where cells lie, (n, d), block by block: in double precision, all of them together would take much room."""
+        codes = self.components.codes(cells)  # type: ignore[union-attr]
+        width = scores.shape[1] + (latent.shape[1] if self.weight else 0)
+        out = np.empty((len(scores), width), dtype=np.float32)
+        for start in range(0, len(out), CELLS_PER_BLOCK):
+            rows = slice(start, start + CELLS_PER_BLOCK)
+            points = self._joined(latent[rows], scores[rows])
+            out[rows] = points if self.correction is None else self.correction.apply(points, codes[rows])
+        return out
 
     def _joined(self, latent: NDArray[np.float32], components: NDArray[np.float64]) -> NDArray[np.float64]:
         """Both on their scales, (n, d)."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.genes.match import own_names
 from scfoundry.stats.components import PrincipalAxes, gathered
 from scfoundry.stats.variable_genes import variable_genes
 from scfoundry.tasks._fitted import prefixed, under
@@ -27,7 +28,7 @@ N_COMPONENTS = 30
 
 def own_genes(source: CountsReader, species: str) -> GeneVocabulary:
     """All genes of a data set by its own names for them, in an order that does not depend on the data's."""
-    return GeneVocabulary(np.unique(source.alignment.names.astype(str)), species=species)
+    return GeneVocabulary(own_names(source.alignment.names, species), species=species)
 
 
 @dataclass(frozen=True, eq=False)
