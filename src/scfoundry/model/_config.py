@@ -16,6 +16,9 @@ class PlainConfig:
     _of: ClassVar[str]
     """Whose values they are, for messages."""
 
+    _found: ClassVar[tuple[str, ...]] = ()
+    """Values that a training finds."""
+
     def __post_init__(self) -> None:
         own: Any = type(self)
         for field in fields(own):
@@ -36,3 +39,7 @@ class PlainConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in JSON."""
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+    def choices(self) -> dict[str, Any]:
+        """Plain values without those that a training finds."""
+        return {name: value for name, value in self.as_dict().items() if name not in self._found}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import signal
@@ -21,10 +20,10 @@ from scvi.train import Trainer, TrainRunner
 from torch.utils.data import DataLoader
 
 from scfoundry._settings import logger, settings
-from scfoundry.train.resuming import Resumable, frame_of
+from scfoundry.train.resuming import Resumable, frame_of, identity_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -269,12 +268,14 @@ def fit(
     *,
     max_epochs: int,
     checkpoint_dir: str | Path | None = None,
+    called_with: Mapping[str, Any] | None = None,
     callbacks: Sequence[pl.Callback] = (),
     **trainer_kwargs: Any,
 ) -> None:
     """Run a training through scvi-tools, from its last checkpoint in ``checkpoint_dir`` if there is one.
 
-    After every epoch a checkpoint is left there. ``trainer_kwargs`` are arguments of scvi-tools' trainer
+    After every epoch a checkpoint is left there. ``called_with``: arguments of the user's function, with which a
+    checkpoint must have been made. ``trainer_kwargs`` are arguments of scvi-tools' trainer
     (``accelerator``, ``devices``, ...); ``callbacks`` run beside those in it.
     """
     known = signature(Trainer).parameters.keys() | signature(pl.Trainer).parameters.keys() | RUNNER_ARGUMENTS
@@ -291,7 +292,7 @@ def fit(
     resumable = None
     if checkpoint_dir is not None:
         past = {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in (model.history_ or {}).items()}
-        identity = _identity_of(model, plan, data, max_epochs=max_epochs)
+        identity = identity_of(model, plan, data, {**(called_with or {}), **trainer_kwargs}, max_epochs=max_epochs)
         resumable = Resumable(checkpoint_dir, past, identity)
         trainer_kwargs["callbacks"].append(resumable)
         trainer_kwargs |= {"ckpt_path": path} if (path := resumable.found(max_epochs)) else {}
@@ -324,30 +325,3 @@ def fit(
         name: pd.concat([earlier[name], frame], ignore_index=True).rename_axis("epoch") if name in earlier else frame
         for name, frame in new.items()
     }
-
-
-def _identity_of(
-    model: object, plan: TrainingPlan, data: pl.LightningDataModule, *, max_epochs: int
-) -> dict[str, str | int | float]:
-    """What makes a training the one that it is, as far as it does not lie within the loss, each by its name."""
-    identity: dict[str, str | int | float] = {
-        "model": type(model).__name__,
-        "parameters": _digest(f"{name} {tuple(value.shape)}" for name, value in plan.module.named_parameters()),
-        "steps per epoch": len(data.train_dataloader()),
-        "seed": plan.seed,
-        "lr": plan.lr,
-        "part_lrs": ", ".join(f"{rate:g}" for _, rate in plan.other_rates),
-        "weight_decay": plan.weight_decay,
-        "warmup_steps": plan.warmup_steps,
-        "schedule": plan.schedule,
-    }
-    if plan.schedule != "constant":  # it falls towards the end
-        identity["max_epochs"] = max_epochs
-    adata = getattr(model, "adata", None)
-    if adata is not None:
-        identity |= {"cells": _digest(adata.obs_names), "genes": _digest(adata.var_names)}
-    return identity
-
-
-def _digest(names: Iterable[object]) -> str:
-    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()[:16]

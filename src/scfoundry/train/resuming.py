@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pandas as pd
+from scvi.train import Trainer
 
 from scfoundry._settings import logger
 from scfoundry.nn.checkpoint import read_torch_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["Resumable", "frame_of"]
+    from scfoundry.train.plan import TrainingPlan
+
+__all__ = ["Resumable", "frame_of", "identity_of"]
 
 # Keys of a checkpoint.
 HISTORY = "history"
 IDENTITY = "identity"
+# Arguments of the trainer that change the weights, unlike where and how fast it works and what it shows.
+CHANGING = {
+    "accumulate_grad_batches",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "limit_train_batches",
+    "precision",
+}
+NOT_CHANGING = {"self", "checkpoint_dir", "max_epochs", "trainer_kwargs", "devices", "callbacks"}
+NOT_CHANGING |= (signature(Trainer).parameters.keys() | signature(pl.Trainer).parameters.keys()) - CHANGING
+# Characters of a value as a message shows it.
+LONGEST = 60
 
 
 class Resumable(pl.Callback):
@@ -41,9 +60,7 @@ class Resumable(pl.Callback):
         content = read_torch_file(self.path)
         theirs = content.get(IDENTITY) or {}
         other = [
-            f"{name} {theirs.get(name)!r}, not {own!r}"
-            for name, own in self.identity.items()
-            if theirs.get(name) != own
+            f"{name} {theirs.get(name)}, not {own}" for name, own in self.identity.items() if theirs.get(name) != own
         ]
         if other:
             msg = (
@@ -88,3 +105,47 @@ class Resumable(pl.Callback):
 def frame_of(name: str, values: Sequence[float]) -> pd.DataFrame:
     """A history as scvi-tools keeps it: one row per epoch."""
     return pd.DataFrame({name: values}).rename_axis("epoch")
+
+
+def identity_of(
+    model: object,
+    plan: TrainingPlan,
+    data: pl.LightningDataModule,
+    called_with: Mapping[str, Any],
+    *,
+    max_epochs: int,
+) -> dict[str, str | int | float]:
+    """What makes a training the one that it is, each by its name."""
+    asked = {name: value for name, value in called_with.items() if name not in NOT_CHANGING}
+    identity: dict[str, str | int | float] = {name: _brief(value) for name, value in asked.items()}
+    setup = (getattr(model, "registry", None) or {}).get("setup_args", {})
+    identity |= {f"setup {name}": _brief(value) for name, value in setup.items()}
+    if (config := getattr(model, "config", None)) is not None:
+        identity |= {f"config {name}": _brief(value) for name, value in config.choices().items()}
+    identity |= {
+        "model": type(model).__name__,
+        "parameters": _digest(f"{name} {tuple(value.shape)}" for name, value in plan.module.named_parameters()),
+        "steps per epoch": len(data.train_dataloader()),
+        "seed": plan.seed,
+        "lr": plan.lr,
+        "part_lrs": ", ".join(f"{rate:g}" for _, rate in plan.other_rates),
+        "weight_decay": plan.weight_decay,
+        "warmup_steps": plan.warmup_steps,
+        "schedule": plan.schedule,
+    }
+    if plan.schedule != "constant":  # it falls towards the end
+        identity["max_epochs"] = max_epochs
+    adata = getattr(model, "adata", None)
+    if adata is not None:
+        identity |= {"cells": _digest(adata.obs_names), "genes": _digest(adata.var_names)}
+    return identity
+
+
+def _brief(value: Any) -> str:
+    """Plain values as text that is the same for the same values; long ones by their digest."""
+    text = repr(json.loads(json.dumps(value, sort_keys=True, default=lambda many: np.asarray(many).tolist())))
+    return text if len(text) <= LONGEST else _digest([text])
+
+
+def _digest(names: Iterable[object]) -> str:
+    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()[:16]

@@ -97,7 +97,7 @@ def coordinates(
             f'{name}.obs_names).apply(pd.to_numeric, errors="coerce").to_numpy()'
         )
         raise ValueError(msg) from error
-    placed = (np.abs(xy) <= np.finfo(np.float32).max / 2).all(axis=1)
+    placed = np.asarray((np.abs(xy) <= np.finfo(np.float32).max / 2).all(axis=1))
     if len(xy) and not placed.any():
         msg = (
             f"No cell has finite coordinates in {name}.obsm[{spatial_key!r}]. Put them there: "
