@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from mudata import MuData
 
+from scfoundry._arguments import quoted
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -25,7 +27,7 @@ def modality_of(adata: AnnData | MuData, modality: str) -> AnnData:
     if not isinstance(adata, MuData):
         return adata
     if modality not in adata.mod:
-        msg = f"The MuData has no modality {modality!r}; it has {', '.join(map(repr, adata.mod))}. Pass modality=..."
+        msg = f"The MuData has no modality {modality!r}; it has {quoted(adata.mod)}. Pass modality=..."
         raise ValueError(msg)
     return adata.mod[modality]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, ClassVar, Self
 
-from scfoundry._arguments import expected, fits, hints_of, shown
+from scfoundry._arguments import expected, fits, hints_of, quoted, shown
 
 __all__ = ["PlainConfig"]
 
@@ -32,7 +32,7 @@ class PlainConfig:
         """Read plain values as they stand in JSON, refusing unknown names."""
         known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
         if unknown := sorted(values.keys() - known):
-            msg = f"{cls._of} has no config value {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}."
+            msg = f"{cls._of} has no config value {quoted(unknown)}; known: {', '.join(sorted(known))}."
             raise ValueError(msg)
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
@@ -140,7 +140,7 @@ def _check(n_bins: int, ties: str) -> None:
         )
         raise ValueError(msg)
     if ties not in get_args(Ties):
-        msg = f'ties must be one of {", ".join(map(repr, get_args(Ties)))}; got {ties!r}. As published: ties="random".'
+        msg = f'ties must be one of {quoted(get_args(Ties))}; got {ties!r}. As published: ties="random".'
         raise ValueError(msg)
 
 

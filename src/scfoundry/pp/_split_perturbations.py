@@ -103,7 +103,7 @@ def split_perturbations(
     if len(parts) < 2:
         msg = (
             f"adata.obs[{perturbation_key!r}] holds one perturbation only, {next(iter(parts))!r}; with it for test "
-            "nothing is left to learn from."
+            "nothing is left to learn from. Name a column with more of them: perturbation_key=..."
         )
         raise ValueError(msg)
 

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from scvi.train import Trainer, TrainRunner
 from torch.utils.data import DataLoader
 
+from scfoundry._arguments import quoted
 from scfoundry._settings import logger, settings
 from scfoundry.train.resuming import Resumable, frame_of, identity_of
 
@@ -280,9 +281,7 @@ def fit(
     """
     known = signature(Trainer).parameters.keys() | signature(pl.Trainer).parameters.keys() | RUNNER_ARGUMENTS
     if unknown := [name for name in trainer_kwargs if name not in known]:
-        msg = (
-            f"train() has no argument {', '.join(map(repr, unknown))}, nor has the trainer: {', '.join(sorted(known))}."
-        )
+        msg = f"train() has no argument {quoted(unknown)}, nor has the trainer: {', '.join(sorted(known))}."
         raise TypeError(msg)
     if data.val_dataloader():
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)

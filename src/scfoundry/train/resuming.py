@@ -20,8 +20,6 @@ from scfoundry.nn.checkpoint import read_torch_file
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from scfoundry.train.plan import TrainingPlan
-
 __all__ = ["Resumable", "frame_of", "identity_of"]
 
 # Keys of a checkpoint.
@@ -109,7 +107,7 @@ def frame_of(name: str, values: Sequence[float]) -> pd.DataFrame:
 
 def identity_of(
     model: object,
-    plan: TrainingPlan,
+    plan: Any,
     data: pl.LightningDataModule,
     called_with: Mapping[str, Any],
     *,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import quoted
 from scfoundry._compat import obs_column
 from scfoundry._settings import logger
 
@@ -46,7 +47,7 @@ def contexts(
     if batch_key is None:
         return [Context("all", np.arange(adata.n_obs))]
     if batch_key not in adata.obs.columns:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        present = quoted(adata.obs.columns)
         msg = (
             f"{name}.obs has no column {batch_key!r}; its columns: {present}. Pass one of them as {argument}, or None."
         )
@@ -75,7 +76,7 @@ def coordinates(
     if spatial_key is None:
         return {}
     if spatial_key not in adata.obsm:
-        present = ", ".join(map(repr, adata.obsm)) or "none"
+        present = quoted(adata.obsm)
         msg = f"{name}.obsm has no {spatial_key!r}; its keys: {present}. Pass one of them as spatial_key, or None."
         raise ValueError(msg)
     xy = np.asarray(adata.obsm[spatial_key])

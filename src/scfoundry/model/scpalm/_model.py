@@ -261,7 +261,9 @@ class ScPaLM(InferenceModel):
         from scfoundry.model.scpalm._training import WARMUP_SHARE, split_cells, train_cell_token, train_pathway_tokens
 
         if stage not in (None, 1, 2):
-            msg = f"stage is 1 (pathway tokens), 2 (the cell token) or None for both; got {stage!r}."
+            msg = (
+                f"stage is 1 (pathway tokens), 2 (the cell token) or None for both; got {stage!r}. Default: stage=None."
+            )
             raise ValueError(msg)
         epochs = (max_epochs, max_epochs) if isinstance(max_epochs, int) else max_epochs
         cells = self.registered_cells("ScPaLM.train")

@@ -49,7 +49,10 @@ class Source:
         """
         where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
         if 0 in adata.shape:
-            msg = f"{caller} needs at least one line and one gene; adata has {adata.n_obs} and {adata.n_vars}."
+            msg = (
+                f"{caller} needs at least one line and one gene; adata has {adata.n_obs} and {adata.n_vars}. "
+                "Read the data again, and print(adata.shape) after every filter."
+            )
             raise ValueError(msg)
         report = inspect_matrix(adata, layer=layer)
         if n_wrong := report.n_nan + report.n_infinite:
