@@ -14,9 +14,9 @@ pytestmark = pytest.mark.skipif(not (ROOT / "scripts").is_dir(), reason="an sdis
 
 # What can be done: a verb to follow, a question that points at the cause, or code.
 REMEDY = re.compile(
-    r"""\b(add|ask|check|choose|close|compare|compute|convert|copy|default|divide|do|download|draw|drop|embed|end|fill|find|
-    fit|free|give|group|install|is\ it|keep|learn|leave|list|load|look|lower|make|move|name|needed|open|pass|place|print|
-    published|put|read|register|remove|rename|restart|retry|run|save|say|see|select|set|shorten|sort|start|subset|take|to|
+    r"""\b(add|ask|check|choose|close|compare|compute|convert|copy|default|divide|do|download|draw|drop|embed|end|fill|
+    find|fit|free|give|group|install|is\ it|keep|learn|leave|list|load|look|lower|make|move|name|needed|open|pass|place|
+    print|published|put|read|register|remove|rename|restart|retry|run|save|say|see|select|set|shorten|sort|start|subset|take|to|
     train|translate|try|turn|use|usual|wait|write)\b|=|\w\(|\[""",
     re.IGNORECASE | re.VERBOSE,
 )
