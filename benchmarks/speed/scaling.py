@@ -37,7 +37,7 @@ from benchmarks.speed.rank_encode import synthetic
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["VERBS", "WARM_CELLS", "opened", "with_columns", "written"]
+__all__ = ["VERBS", "WARM_CELLS", "opened", "written"]
 
 LABELS = ["B cell", "T cell", "NK cell", "monocyte", "fibroblast", "hepatocyte", "neuron", "endothelial cell"]
 WARM_CELLS = 300

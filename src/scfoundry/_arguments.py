@@ -31,6 +31,7 @@ __all__ = [
     "expected",
     "fits",
     "hints_of",
+    "quoted",
     "shown",
 ]
 
@@ -179,7 +180,7 @@ def expected(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(expected(part) for part in parts))
     if origin is Literal:
-        return f"one of {', '.join(map(repr, parts))}"
+        return f"one of {quoted(parts)}"
     if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
         return f"a dictionary (of each: {expected(parts[1])})"
     if isinstance(origin, type) and issubclass(origin, collections.abc.Iterable):
@@ -197,6 +198,14 @@ def shown(value: Any) -> str:
         text = repr(value)
         return text if len(text) <= N_CHARACTERS else f"{text[:N_CHARACTERS]}..."
     return _named(type(value))
+
+
+def quoted(names: Iterable[object], most: int | None = None) -> str:
+    """Names in a message, ``'a', 'b', ...``; "none" if there are none."""
+    # Names out of an array are numpy's, and say so.
+    listed = [name.item() if isinstance(name, np.generic) else name for name in names]
+    shown = ", ".join(map(repr, listed[:most])) or "none"
+    return shown + ", ..." if most is not None and len(listed) > most else shown
 
 
 def _named(kind: type) -> str:

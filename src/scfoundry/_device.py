@@ -8,6 +8,8 @@ from typing import Any, Literal, Self, get_args
 
 import torch
 
+from scfoundry._arguments import quoted
+
 __all__ = ["Compute", "Precision"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -37,7 +39,9 @@ class Compute:
         ValueError: if torch finds no such device, the precision is unknown, or the batch size is not positive.
         """
         if precision not in get_args(Precision):
-            msg = f"precision must be one of {', '.join(map(repr, get_args(Precision)))}; got {precision!r}."
+            msg = (
+                f'precision must be one of {quoted(get_args(Precision))}; got {precision!r}. Default: precision="auto".'
+            )
             raise ValueError(msg)
         if batch_size is not None and batch_size < 1:
             msg = f"batch_size must be at least 1 cell; got {batch_size}. What suits the device: batch_size=None."

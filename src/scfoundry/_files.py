@@ -38,7 +38,9 @@ def read(path: Path) -> AnnData | MuData:
     elif path.is_dir() and any((path / name).exists() for name in ("matrix.mtx", "matrix.mtx.gz")):
         adata = sc.read_10x_mtx(path)
     else:
-        msg = f"{path} is none of the kinds of files that are read: {KINDS}."
+        msg = (
+            f'{path} is none of the kinds of files that are read: {KINDS}. Convert it: adata.write_h5ad("cells.h5ad").'
+        )
         raise ValueError(msg)
     adata.var_names_make_unique()
     return adata

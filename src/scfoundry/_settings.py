@@ -58,7 +58,7 @@ class Settings:
     @verbosity.setter
     def verbosity(self, value: Verbosity) -> None:
         if value not in get_args(Verbosity):
-            msg = f"verbosity must be one of {', '.join(get_args(Verbosity))}; got {value!r}."
+            msg = f'verbosity must be one of {", ".join(get_args(Verbosity))}; got {value!r}. Default: "info".'
             raise ValueError(msg)
         self._verbosity: Verbosity = value
         logger.setLevel(value.upper())

@@ -110,7 +110,28 @@ def test_coordinates_come_by_context_as_float32(as_frame: bool) -> None:
     assert list(found) == ["tumour", "blood", "node"]
     for context in contexts(adata, "sample"):
         assert found[context.name].dtype == np.float32
-        np.testing.assert_array_equal(found[context.name], xy[context.rows])
+        np.testing.assert_array_equal(found[context.name], xy[context.rows] - xy[context.rows].min(0))
+
+
+def test_coordinates_are_as_exact_far_from_the_origin() -> None:
+    xy = np.array([[0.25, 3.5], [1.75, 0.5], [2, 2], [0, 1], [4, 4.25]])
+    groups = contexts(_adata(), "sample")
+    near, far = (coordinates(_placed(places), "spatial", groups) for places in (xy, xy + 1e8))
+    for name, places in near.items():
+        np.testing.assert_array_equal(far[name], places)
+
+
+@pytest.mark.parametrize("kind", ["c16", "M8[D]"])
+def test_coordinates_are_numbers_of_one_part(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"no numbers \(their type is .*\), but x and y are"):
+        coordinates(_placed(np.ones((5, 2)).astype(kind)), "spatial", contexts(_adata()))
+
+
+def test_coordinates_beyond_single_precision_are_none() -> None:
+    xy = np.ones((5, 2))
+    xy[0] = 1e300
+    with pytest.raises(ValueError, match="1 of 5 cells of context 'all' have missing or infinite"):
+        coordinates(_placed(xy), "spatial", contexts(_adata()))
 
 
 def test_no_key_no_coordinates(make_adata: Callable[..., AnnData]) -> None:
@@ -127,7 +148,8 @@ def test_dissociated_samples_stand_beside_spatial_ones() -> None:
 
 def test_third_coordinate_is_left_out_with_a_warning(logged: list[str]) -> None:
     adata = _placed(np.arange(15.0).reshape(5, 3))
-    np.testing.assert_array_equal(coordinates(adata, "spatial", contexts(adata))["all"], adata.obsm["spatial"][:, :2])
+    expected = [[0, 0], [3, 3], [6, 6], [9, 9], [12, 12]]
+    np.testing.assert_array_equal(coordinates(adata, "spatial", contexts(adata))["all"], expected)
     assert logged == ["adata.obsm['spatial'] has 3 columns; the first two are taken as x and y."]
 
 
@@ -178,7 +200,7 @@ def test_coordinates_that_are_text_are_refused_with_a_line_that_works(as_frame: 
         coordinates(adata, "spatial", contexts(adata, "sample"))
     exec(str(error.value).split("stand for none: ")[1], {"adata": adata, "pd": pd})  # noqa: S102
     placed = adata[[0, 2, 4]].copy()
-    np.testing.assert_array_equal(coordinates(placed, "spatial", contexts(placed))["all"], [[0, 1], [3, 4], [5, 6]])
+    np.testing.assert_array_equal(coordinates(placed, "spatial", contexts(placed))["all"], [[0, 0], [3, 3], [5, 5]])
 
 
 def test_coordinates_are_scaled_with_their_proportions() -> None:

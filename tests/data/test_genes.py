@@ -12,6 +12,7 @@ from scipy import sparse
 
 from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.genes.match import own_names
 
 CD3E, GAPDH, MARCHF1, TP53, MS4A1 = (
     "ENSG00000198851",
@@ -179,6 +180,24 @@ def test_suffix_stays_on_genes_that_are_called_so():
     vocabulary = GeneVocabulary(["NKX2", "NKX2-1", "HLA-A"])
     assert vocabulary.align(["NKX2", "NKX2-1", "HLA-A", "HLA"]).target.tolist() == [0, 1, 2, -1]
     assert GeneVocabulary(["NKX2"]).align(["NKX2", "NKX2-1"]).target.tolist() == [0, -1]
+
+
+def test_a_name_that_was_made_unique_is_no_alias():
+    dbi, ints6 = "ENSG00000155368", "ENSG00000102786"  # DBI-1 is an alias of INTS6
+    vocabulary = GeneVocabulary([dbi, ints6])
+    assert vocabulary.align(["DBI", "DBI-1"]).target.tolist() == [0, 0]
+    assert vocabulary.align(["DBI", "DBI-1", "INTS6"]).target.tolist() == [0, 0, 1]
+    assert vocabulary.align(["DBI-1"]).target.tolist() == [1]
+
+
+@pytest.mark.parametrize("species", ["human", "zebrafish"])
+def test_own_names_are_those_of_genes(species):
+    names = np.array(["new", "CD3E", "new-1", "CD3E.2", "twice", "twice", "twice-1", "alone-1"], dtype=object)
+    assert own_names(names, species).tolist() == ["CD3E", "alone-1", "new", "twice", "twice-1"]
+    vocabulary = GeneVocabulary(own_names(names, species), species=species)
+    assert vocabulary.ids[vocabulary.align(names).target].tolist() == [
+        "new", "CD3E", "new", "CD3E", "twice", "twice", "twice-1", "alone-1"
+    ]  # fmt: skip
 
 
 # --- a column of Ensembl ids ------------------------------------------------------------------------------------------

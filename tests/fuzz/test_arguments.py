@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import scfoundry as sf
-from scfoundry._arguments import RULES, Count, Share, Size, fits, hints_of, shown
-from scfoundry.tl._opening import quoted
+from scfoundry._arguments import RULES, Count, Share, Size, fits, hints_of, quoted, shown
 
 PUBLIC = {f"{room.__name__}.{name}": getattr(room, name) for room in (sf.tl, sf.pp) for name in room.__all__}
 FACE = {name: function for name, function in PUBLIC.items() if inspect.isfunction(function)}

@@ -28,8 +28,14 @@ def history(model):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(make_adata, tmp_path_factory):
-    return trained(make_adata(60, 30), tmp_path_factory.mktemp("whole"))
+def complete(tmp_path_factory):
+    """Folder of a complete training."""
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(make_adata, complete):
+    return trained(make_adata(60, 30), complete)
 
 
 def cut(self, trainer, module):
@@ -77,6 +83,41 @@ def test_a_training_that_was_complete_repeats_nothing(uninterrupted, make_adata,
     model = trained(make_adata(60, 30), tmp_path)
     model.train(**QUICK, checkpoint_dir=tmp_path)
     assert history(model) == history(uninterrupted)
+
+
+OTHERS = {
+    "a loss": {"panel_sizes": (5, 10)},
+    "batches": {"accumulate_grad_batches": 2},
+    "gradients": {"gradient_clip_val": 0.5},
+    "cells held out": {"validation_size": 0.4},
+    "a rate": {"lr": 1e-3},
+    "a rate of a part": {"part_lrs": {"embedder": 1e-5}},
+    "precision": {"precision": "bf16-mixed"},
+    "seed": {"seed": 1},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_checkpoint_of_a_training_with_another_argument_is_refused_by_its_name(
+    uninterrupted, make_adata, complete, other
+):
+    adata = make_adata(60, 30)
+    sf.model.CellPLM.setup_anndata(adata, batch_key="batch")
+    model = sf.model.CellPLM(adata, **SIZES)
+    ((name, value),) = OTHERS[other].items()
+    with pytest.raises(ValueError, match=rf"checkpoint of another training: (.*; )?{name} [^;]*, not .*another folder"):
+        model.train(**QUICK, **{name: value}, checkpoint_dir=complete)
+
+
+def test_the_checkpoint_of_another_configuration_or_layer_is_refused(uninterrupted, make_adata, complete):
+    adata = make_adata(60, 30)
+    adata.layers["counts"] = adata.X
+    masked = None, {"mask_genes": 0.5}, r"config mask_genes 0\.25, not 0\.5"
+    for layer, config, what in (masked, ("counts", {}, "setup layer None, not 'counts'")):
+        sf.model.CellPLM.setup_anndata(adata, batch_key="batch", layer=layer)
+        model = sf.model.CellPLM(adata, **SIZES, **config)
+        with pytest.raises(ValueError, match=f"checkpoint of another training: .*{what}"):
+            model.train(**QUICK, checkpoint_dir=complete)
 
 
 def test_a_training_that_diverged_says_so(make_adata):

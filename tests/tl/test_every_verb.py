@@ -18,6 +18,7 @@ from cases import MODELS, STORES, at_every_step, contents, leaves, log_normalise
 from verbs import GENES, USERS, VERBS, Case, added
 
 from scfoundry.data.matrix import checks
+from scfoundry.data.matrix.located import LocatedMatrix
 from scfoundry.model._verbs import verbs_of
 
 
@@ -296,6 +297,26 @@ def test_an_interruption_reaches_the_caller_and_leaves_data_and_model_as_they_we
         case.call(adata)
     same(contents(adata), contents(case.query))
     same(state_of(case.model), before)
+
+
+@pytest.mark.parametrize("place", [0, -1], ids=["first", "last"])
+def test_an_interruption_while_cells_are_read_leaves_the_data_as_they_were(one_case, place, monkeypatch):
+    read, reads, stop = LocatedMatrix.blocks, [], None
+
+    def blocks(self, *size):
+        reads.append(self)
+        if len(reads) == stop:
+            raise KeyboardInterrupt
+        return read(self, *size)
+
+    monkeypatch.setattr(LocatedMatrix, "blocks", blocks)
+    one_case.call(one_case.query.copy())
+    stop = range(1, len(reads) + 1)[place]
+    reads.clear()
+    adata = one_case.query.copy()
+    with pytest.raises(KeyboardInterrupt):
+        one_case.call(adata)
+    same(contents(adata), contents(one_case.query))
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------

@@ -6,10 +6,20 @@ from typing import TYPE_CHECKING
 
 from mudata import MuData
 
+from scfoundry._arguments import quoted
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["modality_of", "to_write"]
+__all__ = ["in_memory", "modality_of", "to_write"]
+
+
+def in_memory(adata: AnnData) -> AnnData:
+    """A copy, of which nothing stays on disk."""
+    # A view reads its part when it is copied; `AnnData.copy` fails on arrays in files.
+    stored = () if adata.is_view else (adata.X, *adata.layers.values(), *adata.obsm.values(), *adata.obsp.values())
+    on_disk = adata.isbacked or not all(hasattr(values, "copy") for values in stored if values is not None)
+    return adata.to_memory() if on_disk else adata.copy()
 
 
 def modality_of(adata: AnnData | MuData, modality: str) -> AnnData:
@@ -17,7 +27,7 @@ def modality_of(adata: AnnData | MuData, modality: str) -> AnnData:
     if not isinstance(adata, MuData):
         return adata
     if modality not in adata.mod:
-        msg = f"The MuData has no modality {modality!r}; it has {', '.join(map(repr, adata.mod))}. Pass modality=..."
+        msg = f"The MuData has no modality {modality!r}; it has {quoted(adata.mod)}. Pass modality=..."
         raise ValueError(msg)
     return adata.mod[modality]
 
@@ -39,8 +49,8 @@ def to_write(adata: AnnData | MuData, modality: str, *, copy: bool, caller: str)
         copied = adata.copy() if copy else adata
         return copied, copied.mod[modality]
     if copy:
-        copied = adata.to_memory() if adata.isbacked else adata.copy()
-        return copied, copied
+        cells = in_memory(adata)
+        return cells, cells
     if cells.isbacked and cells.is_view:
         msg = (
             f"{caller}: adata is a view of data on disk, to which no results can be added. Load its "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import quoted
 from scfoundry._compat import obs_column
 from scfoundry._settings import logger
 from scfoundry.data.genes.match import match
@@ -81,7 +82,7 @@ class Screen(NamedTuple):
                 "%s: %d perturbed cells are left out, as their group (%s) has no controls.",
                 caller,
                 n_alone,
-                ", ".join(map(repr, sorted(self.groups[known & ~compared].unique()))),
+                quoted(sorted(self.groups[known & ~compared].unique())),
             )
         to_predict = [name for name, members in parts.items() if members in hidden]
         predicted = self.labels.isin(to_predict).to_numpy() & self.groups.isin(groups).to_numpy() & ~self.is_control
@@ -149,7 +150,7 @@ def require_separator(sep: object) -> None:
 def _text_of(adata: AnnData, key: str, fix: str) -> pd.Series:
     """Column of ``obs`` as text, missing where it has no value."""
     if key not in adata.obs.columns:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        present = quoted(adata.obs.columns)
         msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as {fix}."
         raise ValueError(msg)
     column = obs_column(adata, key)
@@ -168,7 +169,7 @@ def perturbation_labels(
     alone = {name: control for name in labels.dropna().unique() if not components(name, control=control, sep=sep)}
     labels = labels.replace(alone)
     names = np.unique(labels.dropna().to_numpy().astype(str)).tolist()
-    listed = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    listed = quoted(names, 5)
     if control not in names:
         msg = (
             f"No cell is {control!r} in adata.obs[{key!r}], which holds {listed or 'nothing'}. Pass the name of "
@@ -212,7 +213,7 @@ def require_known(parts: Iterable[str], *, seen: Iterable[str] | None, positions
         unknown = [name for name, row in zip(unknown, rows, strict=True) if row < 0]
     if not unknown:
         return
-    listed = ", ".join(map(repr, unknown))
+    listed = quoted(unknown)
     if seen is None:
         msg = (
             f"{listed}: no gene of the model, and fine_tune=True replaces the value of genes. The default predicts "

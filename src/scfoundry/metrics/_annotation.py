@@ -116,7 +116,10 @@ def _codes(truth: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.int64], N
     require_same_cells(truth, predicted, names=("truth", "predicted"))
     true, guessed = _labels(truth, name="truth"), _labels(predicted, name="predicted")
     if len(true) != len(guessed):
-        msg = f"truth has {len(true)} labels but predicted has {len(guessed)}; both need one per cell, in one order."
+        msg = (
+            f"truth has {len(true)} labels but predicted has {len(guessed)}; both need one per cell, in one order: "
+            "predicted = predicted.loc[truth.index]."
+        )
         raise ValueError(msg)
     labelled = labelled_cells(true)
     true, guessed = true[labelled], guessed[labelled]

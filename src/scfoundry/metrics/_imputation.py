@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from scfoundry._arguments import quoted
 from scfoundry.data.matrix.contexts import Context
 from scfoundry.data.matrix.spatial_neighbors import neighbor_average
 from scfoundry.metrics._matrices import align, blocks, dense, in_memory
@@ -138,7 +139,7 @@ def summarise(scores: pd.DataFrame) -> pd.Series:
     """
     if "constant" not in scores.columns:
         msg = (
-            f"scores has no column 'constant'; its columns: {', '.join(map(repr, scores.columns))}. "
+            f"scores has no column 'constant'; its columns: {quoted(scores.columns)}. "
             "Pass what sf.metrics.imputation(truth, predicted) returns."
         )
         raise ValueError(msg)
@@ -151,7 +152,8 @@ def _per_cell(library: np.ndarray | pd.Series, n_cells: int) -> NDArray[np.float
     sizes = np.asarray(library, dtype=np.float64)
     if sizes.shape != (n_cells,) or not np.isfinite(sizes).all():
         msg = (
-            f"library has shape {sizes.shape}, but must be one finite number for each of the {n_cells} cells of truth."
+            f"library has shape {sizes.shape}, but must be one finite number for each of the {n_cells} cells of truth: "
+            "library=truth.sum(axis=1)."
         )
         raise ValueError(msg)
     return sizes

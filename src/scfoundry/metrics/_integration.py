@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import silhouette_score
 
+from scfoundry._arguments import quoted
 from scfoundry.metrics._clustering import clustering
 from scfoundry.metrics._labelled import labelled
 
@@ -75,7 +76,7 @@ def integration(
     """
     cells = labelled(adata, use_rep, labels_key)
     if batch_key not in adata.obs.columns:
-        msg = f"adata.obs has no {batch_key!r}; its columns: {', '.join(map(repr, adata.obs.columns))}."
+        msg = f"adata.obs has no {batch_key!r}; its columns: {quoted(adata.obs.columns)}."
         raise ValueError(msg)
     batches = adata.obs[batch_key].astype(str).to_numpy()[cells.rows]
     if len(np.unique(batches)) < 2:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import quoted
+
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -27,7 +29,7 @@ def labelled(adata: AnnData, use_rep: str, labels_key: str, *, at_least: int = 2
     """Embedding and labels of the cells that have one; a ValueError says what is missing or wrong."""
     for key, slot, where in ((use_rep, adata.obsm, "obsm"), (labels_key, adata.obs.columns, "obs")):
         if key not in slot:
-            present = ", ".join(map(repr, slot)) or "none"
+            present = quoted(slot)
             msg = f"adata.{where} has no {key!r}; its keys: {present}. Pass one of them as " + (
                 "use_rep, or make it first: sf.tl.embed(adata)." if where == "obsm" else "labels_key."
             )

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
+from scfoundry._arguments import quoted
 from scfoundry.data.labels.hierarchy import lineages
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.metrics._labelled import labelled
@@ -65,7 +66,7 @@ def ontology_agreement(adata: AnnData, *, use_rep: str, labels_key: str) -> pd.S
     types = sorted(set(ids) - {""})
     if len(types) < _MIN_TYPES:
         unknown = [name for name, term in zip(cells.names, terms, strict=True) if term is None]
-        shown = ", ".join(map(repr, unknown[:5])) or "none"
+        shown = quoted(unknown[:5])
         msg = (
             f"{len(types)} of {len(cells.names)} labels in adata.obs[{labels_key!r}] are cell types of the ontology; "
             f"at least {_MIN_TYPES} different ones are needed. Unknown: {shown}. Use ids (CL:0000236) or names of the "

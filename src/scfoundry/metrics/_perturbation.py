@@ -121,13 +121,16 @@ def _two_dimensional(values: Cells, genes: pd.Index | None, n_genes: int, *, nam
     if np.ndim(values) != 2 or np.shape(values)[0] < LEAST_CELLS:
         msg = (
             f"{name} has shape {np.shape(values)}, but must be cells x genes with at least {LEAST_CELLS} cells: "
-            "a change is scored beside that of half of the cells."
+            "a change is scored beside that of half of the cells. Pass all cells of the condition."
         )
         raise ValueError(msg)
     matched = _matched(values, genes, name)
     if np.shape(matched)[1] != n_genes:
         n_values = np.shape(matched)[1]
-        msg = f"{name} has {n_values} values per cell, but cells has {n_genes} genes; both need the same genes."
+        msg = (
+            f"{name} has {n_values} values per cell, but cells has {n_genes} genes; both need the same "
+            "genes, in one order: select the columns that both have."
+        )
         raise ValueError(msg)
     return matched
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import quoted
 from scfoundry.metrics._matrices import labelled_cells, require_same_cells
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _checked(scores: pd.DataFrame | np.ndarray, truth: ArrayLike, k: Sequence[in
     true = true.where(true.isin(table.columns), barred)
     absent = true[~true.isin(table.columns)]
     if len(absent):
-        known = ", ".join(map(repr, table.columns[:5])) + (" ..." if table.shape[1] > 5 else "")
+        known = quoted(table.columns, 5)
         msg = (
             f"{len(absent)} of {len(true)} cells have a true label that scores has no column for, for example "
             f"{absent.iloc[0]!r}; its columns: {known}. "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from scfoundry._arguments import quoted
 from scfoundry._compat import layer_names
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def refuse_missing_keys(
     """Refuse arguments that there are not, and keys of slots that the data do not have."""
     if unknown := sorted(further.keys() - FURTHER):
         known = ", ".join(name for name in arguments if name not in ("cls", "kwargs", "adata"))
-        msg = f"{caller} has no argument {', '.join(map(repr, unknown))}; known: {known}. Leave it out."
+        msg = f"{caller} has no argument {quoted(unknown)}; known: {known}. Leave it out."
         raise ValueError(msg)
     slots = {"layer": layer_names(adata), "spatial_key": list(adata.obsm)}
     for argument, keys in arguments.items():
@@ -44,6 +45,6 @@ def refuse_missing_keys(
         held = slots.get(argument, list(adata.obs.columns))
         asked = [keys] if isinstance(keys, str) else keys if isinstance(keys, list | tuple) else []
         if missing := [key for key in asked if key not in held]:
-            present = ", ".join(map(repr, held)) or "none"
+            present = quoted(held)
             msg = f"{caller}: adata has no {argument}={missing[0]!r}; it has {present}. Pass one of them, or None."
             raise ValueError(msg)

@@ -118,7 +118,10 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         )
         raise CheckpointError(msg) from error
     if not isinstance(content, dict):
-        msg = f"{path} holds a {type(content).__name__}, not a dictionary of tensors: it is not a model checkpoint."
+        msg = (
+            f"{path} holds a {type(content).__name__}, not a dictionary of tensors: it is not a model checkpoint. "
+            "Name the file that is."
+        )
         raise CheckpointError(msg)
     return _in_memory(content)
 

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ChunkStore", "resident_bytes"]
 
-CPU_RESIDENT_BYTES = 1 << 30
+CPU_RESIDENT_BYTES = 1 << 29
 
 
 def resident_bytes(device: torch.device) -> int:
-    """Bytes of states that may stay on the compute device: half of a GPU's free memory, 1 GiB otherwise."""
+    """Bytes of states that may stay on the compute device: half of a GPU's free memory, half a GiB otherwise."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
     return CPU_RESIDENT_BYTES

@@ -105,7 +105,7 @@ def cell_attention(
     from scfoundry.data.modality import modality_of
 
     if kind is not None and kind not in get_args(Kind):
-        msg = f"kind must be one of {listed(get_args(Kind))}; got {kind!r}."
+        msg = f"kind must be one of {listed(get_args(Kind))}; got {kind!r}. What there is: kind=None."
         raise ValueError(msg)
     adata = modality_of(adata, modality)
     if Keys.PARAMS not in adata.uns.get(key, {}) or key not in adata.obsp:
@@ -249,7 +249,8 @@ def _points(
     if continuous and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         if palette is not None and not isinstance(palette, str | Colormap):
             msg = (
-                f"adata.obs[{column!r}] holds numbers, which take the name of a colour map as palette; got {palette!r}."
+                f"adata.obs[{column!r}] holds numbers, which take the name of a colour map as palette; got "
+                f'{palette!r}. For example: palette="viridis".'
             )
             raise ValueError(msg)
         drawn = ax.scatter(xy[:, 0], xy[:, 1], s=area, c=values, cmap=palette or "viridis", linewidths=0)

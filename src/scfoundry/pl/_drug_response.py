@@ -89,7 +89,7 @@ def drug_response(
     guess = predicted[names]
     both = truth.notna().to_numpy() & guess.notna().to_numpy()
     if not both.any():
-        msg = "No pair is both measured and predicted. Are lines of measured named as adata.obs_names?"
+        msg = "No pair is both measured and predicted. Name lines of measured as adata.obs_names."
         raise ValueError(msg)
     x, y = truth.to_numpy(dtype=float)[both], guess.to_numpy(dtype=float)[both]
     within = _within(truth, guess).sort_values(ascending=False)

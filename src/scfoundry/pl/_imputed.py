@@ -169,7 +169,7 @@ def _sections(
     wanted = list(dict.fromkeys(labels)) if context is None else [context] if isinstance(context, str) else context
     unknown = [name for name in wanted if name not in labels]
     if unknown or not len(wanted):
-        msg = f"context must be among {listed(np.unique(labels), 20)}; got {context!r}."
+        msg = f"context must be among {listed(np.unique(labels), 20)}; got {context!r}. All: context=None."
         raise ValueError(msg)
     rows = np.concatenate([np.flatnonzero(labels == name) for name in wanted])
     return rows, labels[rows]
@@ -234,7 +234,10 @@ def _panels(
     if axes is not None:
         given = np.array(axes, dtype=object).ravel()
         if len(given) != n_genes * per_gene:
-            msg = f"axes holds {len(given)}, but {n_genes} genes with {per_gene} each need {n_genes * per_gene}."
+            msg = (
+                f"axes holds {len(given)}, but {n_genes} genes with {per_gene} each need "
+                f"{n_genes * per_gene}. Pass so many, or leave axes out."
+            )
             raise ValueError(msg)
         return given.reshape(n_genes, per_gene)
     in_a_row = min(n_genes, MOST_PANELS_IN_A_ROW // per_gene if ncols is None else ncols)

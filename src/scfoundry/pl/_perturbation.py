@@ -123,7 +123,10 @@ def _row(profiles: AnnData, params: dict[str, Any], perturbation: str, group: st
         raise ValueError(msg)
     present = groups.unique().tolist()
     if group not in present and (group is not None or len(present) > 1):
-        msg = f"group must be one of {listed(present)}, for which it was predicted; got {group!r}."
+        msg = (
+            f"group must be one of {listed(present)}, for which it was predicted; got {group!r}. "
+            "Pass one of them: group=..."
+        )
         raise ValueError(msg)
     chosen = present[0] if group is None else group
     # Both orders of a pair may have been asked for; they are one prediction.

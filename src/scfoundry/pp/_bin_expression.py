@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.growing import Growing
 from scfoundry.data.matrix.checks import to_linear
+from scfoundry.data.modality import in_memory
 from scfoundry.data.pieces import canonical
+from scfoundry.data.slots import write
 from scfoundry.data.tokens.bins import FEWEST_BINS, MOST_BINS, Ties, bin_values, gene_keys
 from scfoundry.pp._cell_by_cell import encoded
 
@@ -110,7 +112,7 @@ def bin_expression(
     _check(n_bins, ties)
     vocabulary = None if genes is None else _vocabulary(genes)
     if copy:
-        adata = adata.to_memory() if adata.isbacked else adata.copy()
+        adata = in_memory(adata)
     alignment = None if vocabulary is None else vocabulary.align(adata)
     names = adata.var_names if vocabulary is None else vocabulary.ids
     # Nothing but draws asks for the names.
@@ -122,12 +124,11 @@ def bin_expression(
     state, bins = encoded(adata, layer, begin, width=len(keys), dtype=np.uint16, caller=_CALLER, distribute=distribute)
     matched = f"{adata.n_vars:,} genes" if alignment is None else alignment.summary()
     logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {state}; {matched}")
-    slot = adata.layers if alignment is None else adata.obsm
-    slot[key_added] = bins
     params = {"n_bins": n_bins, "ties": ties} | ({} if layer is None else {"layer": layer})
     provenance: dict[str, Any] = {"values": str(state)}
     provenance |= {} if alignment is None else {"genes": alignment.report()}
-    adata.uns[key_added] = {Keys.PARAMS: params, Keys.PROVENANCE: provenance}
+    slot, origin = "layers" if alignment is None else "obsm", {Keys.PARAMS: params, Keys.PROVENANCE: provenance}
+    write(adata, {f"{slot}/{key_added}": bins, f"uns/{key_added}": origin}, caller=_CALLER)
     return adata if copy else None
 
 
@@ -139,7 +140,7 @@ def _check(n_bins: int, ties: str) -> None:
         )
         raise ValueError(msg)
     if ties not in get_args(Ties):
-        msg = f'ties must be one of {", ".join(map(repr, get_args(Ties)))}; got {ties!r}. As published: ties="random".'
+        msg = f'ties must be one of {quoted(get_args(Ties))}; got {ties!r}. As published: ties="random".'
         raise ValueError(msg)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.data.genes.names import as_names, find, gene_names
@@ -122,7 +122,7 @@ def _graph(
     if len(columns) < 2 or not len(edges):
         msg = (
             f"edges must name two genes in every row; it has {len(edges):,} rows and the columns "
-            f"{', '.join(map(repr, edges.columns)) or 'none'}, where two are needed and one row at least: "
+            f"{quoted(edges.columns)}, where two are needed and one row at least: "
             'pd.DataFrame({"gene_a": ["TP53"], "gene_b": ["MDM2"]}).'
         )
         raise ValueError(msg)
@@ -166,7 +166,7 @@ def _weights(edges: pd.DataFrame, column: str | None) -> NDArray[np.float64]:
     if column is None:
         return np.ones(len(edges))
     if column not in edges:
-        msg = f"edges has no column {column!r}; it has {', '.join(map(repr, edges.columns))}."
+        msg = f"edges has no column {column!r}; it has {quoted(edges.columns)}."
         raise KeyError(msg)
     weights = pd.to_numeric(edges[column], errors="coerce").to_numpy(dtype=np.float64)
     if wrong := int((~(np.isfinite(weights) & (weights > 0))).sum()):

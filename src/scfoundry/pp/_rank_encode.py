@@ -12,6 +12,8 @@ from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.growing import Growing
 from scfoundry.data.matrix.checks import to_linear
+from scfoundry.data.modality import in_memory
+from scfoundry.data.slots import write
 from scfoundry.data.tokens.ranks import checksum, rank_tokens, ranked_matrix
 from scfoundry.pp._cell_by_cell import encoded
 
@@ -109,7 +111,7 @@ def rank_encode(
         raise ValueError(msg)
     vocabulary, medians = _vocabulary(genes)
     if copy:
-        adata = adata.to_memory() if adata.isbacked else adata.copy()
+        adata = in_memory(adata)
     alignment = vocabulary.align(adata)
 
     def begin(state: MatrixState) -> _Encoder:
@@ -117,9 +119,8 @@ def rank_encode(
 
     state, ranks = encoded(adata, layer, begin, width=max_length, dtype=np.int32, caller=_CALLER, distribute=distribute)
     logger.info(f"{_CALLER}: {adata.n_obs:,} cells, {state}; {alignment.summary()}")
-    adata.obsm[key_added] = ranks
     params = {"layer": layer, "max_length": max_length}
-    adata.uns[key_added] = {
+    origin = {
         Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
         Keys.PROVENANCE: {
             "vocabulary": checksum(vocabulary),
@@ -127,6 +128,7 @@ def rank_encode(
             "genes": alignment.report(),
         },
     }
+    write(adata, {f"obsm/{key_added}": ranks, f"uns/{key_added}": origin}, caller=_CALLER)
     return adata if copy else None
 
 

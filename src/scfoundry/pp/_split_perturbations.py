@@ -10,6 +10,7 @@ import pandas as pd
 from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
+from scfoundry.data.modality import in_memory
 from scfoundry.data.perturbations import members_of, perturbation_labels
 from scfoundry.data.slots import write
 
@@ -102,7 +103,7 @@ def split_perturbations(
     if len(parts) < 2:
         msg = (
             f"adata.obs[{perturbation_key!r}] holds one perturbation only, {next(iter(parts))!r}; with it for test "
-            "nothing is left to learn from."
+            "nothing is left to learn from. Name a column with more of them: perturbation_key=..."
         )
         raise ValueError(msg)
 
@@ -120,7 +121,7 @@ def split_perturbations(
     table = _table(parts, split, n_cells)
 
     if copy:
-        adata = adata.to_memory() if adata.isbacked else adata.copy()
+        adata = in_memory(adata)
     values = labels.map(split | {control: TRAIN})
     origin = {
         Keys.PARAMS: {

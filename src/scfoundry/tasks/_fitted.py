@@ -6,6 +6,7 @@ import json
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -73,12 +74,20 @@ def write_fitted(
     """Write what was learned and the model it was learned with, if any; nothing has to be unpickled to read it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if model is not None:
-        model.save_pretrained(folder / MODEL_FOLDER, weights=model.provenance["weights"])
-    np.savez(folder / ARRAYS_FILE, allow_pickle=False, **arrays)
-    (folder / VALUES_FILE).write_text(
-        json.dumps({"kind": kind, "has_model": model is not None} | dict(values), indent=2) + "\n"
-    )
+    # What was saved here before stays until all is written.
+    with TemporaryDirectory(dir=folder, prefix=".saving-") as place:
+        unfinished = Path(place)
+        if model is not None:
+            model.save_pretrained(unfinished / MODEL_FOLDER, weights=model.provenance["weights"])
+        np.savez(unfinished / ARRAYS_FILE, allow_pickle=False, **arrays)
+        (unfinished / VALUES_FILE).write_text(
+            json.dumps({"kind": kind, "has_model": model is not None} | dict(values), indent=2) + "\n"
+        )
+        if (folder / MODEL_FOLDER).exists():
+            (folder / MODEL_FOLDER).rename(unfinished / f"old_{MODEL_FOLDER}")
+        for name in (MODEL_FOLDER, ARRAYS_FILE, VALUES_FILE):
+            if (unfinished / name).exists():
+                (unfinished / name).replace(folder / name)
 
 
 def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray], dict[str, Any]]:

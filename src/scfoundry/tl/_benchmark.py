@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry._version import __version__
 from scfoundry.data.modality import modality_of
-from scfoundry.tl._opening import given, group_codes, new_seed, open_model, quoted
+from scfoundry.tl._opening import given, group_codes, new_seed, open_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

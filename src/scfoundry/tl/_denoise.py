@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
 from scfoundry.tl._opening import (
@@ -15,7 +15,6 @@ from scfoundry.tl._opening import (
     check_return,
     new_seed,
     open_fitted,
-    quoted,
     record,
     refuse_learning,
     write_results,

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._settings import logger
 from scfoundry.data.labels.identities import IDENTITIES, find_identity
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.tl._labels import meaning_of
-from scfoundry.tl._opening import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,7 +64,7 @@ def describe(
     'given'
     """
     if kind not in IDENTITIES:
-        msg = f"kind must be one of {', '.join(IDENTITIES)}; got {kind!r}."
+        msg = f"kind must be one of {', '.join(IDENTITIES)}; got {kind!r}. Pass one of them: kind=..."
         raise ValueError(msg)
     given = dict(labels) if isinstance(labels, Mapping) else {}
     names = _checked(labels, given)
@@ -96,7 +95,7 @@ def _checked(labels: Iterable[str] | Mapping[str, str], given: Mapping[str, str]
         raise ValueError(msg)
     for what, values in (("label", names), ("text", list(given.values()))):
         if wrong := [value for value in values if not isinstance(value, str) or not value.strip()]:
-            msg = f"Every {what} must be a string that says something; got {wrong[0]!r}."
+            msg = f"Every {what} must be a string that says something; got {wrong[0]!r}. Leave it out."
             raise ValueError(msg)
     return names
 

@@ -128,7 +128,7 @@ def _checked(adata: AnnData, columns: Mapping[str, str] | None) -> dict[str, str
     absent = sorted(column for column in columns.values() if column not in adata.obs)
     if absent or not columns:
         wanted = f"{absent[0]!r}" if absent else "any of the columns asked for"
-        msg = f"adata.obs has no column {wanted}; it has {present}."
+        msg = f"adata.obs has no column {wanted}; it has {present}. Name one of these."
         raise ValueError(msg)
     return {identity: columns[identity] for identity in IDENTITIES if identity in columns}
 

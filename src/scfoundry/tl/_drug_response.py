@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
@@ -17,7 +17,6 @@ from scfoundry.tl._opening import (
     check_return,
     new_seed,
     open_fitted,
-    quoted,
     refuse_learning,
     write_results,
 )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._compat import obs_column
 from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
 from scfoundry.tl._drug_response import ALONE, source_of
-from scfoundry.tl._opening import new_seed, open_model, quoted, require_column, write_results
+from scfoundry.tl._opening import new_seed, open_model, require_column, write_results
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -180,11 +180,14 @@ def _labels(target: AnnData, key: Any, positive: str | None) -> tuple[NDArray[np
     if len(present) != 2:
         msg = (
             f"adata.obs[{key!r}] holds {len(present)} labels, {quoted(present, 5)}; two are needed: sensitive and "
-            "resistant."
+            f"resistant. Keep their rows alone: adata = adata[adata.obs[{key!r}].isin([...])].copy()."
         )
         raise ValueError(msg)
     if positive is None or str(positive) not in present:
-        msg = f"Which label means sensitive? positive must be one of {quoted(present)}; got {positive!r}."
+        msg = (
+            f"Which label means sensitive? positive must be one of {quoted(present)}; got {positive!r}. "
+            f"For example: positive={present[0]!r}."
+        )
         raise ValueError(msg)
     known = np.flatnonzero(column.notna().to_numpy())
     return np.asarray(column.astype(object).map(str, na_action="ignore") == str(positive)), known

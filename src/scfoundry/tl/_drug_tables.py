@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import quoted
 from scfoundry._compat import data_frame, obs_column
-from scfoundry.tl._opening import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

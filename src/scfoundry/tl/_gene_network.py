@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, quoted, record, write_results
+from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, record, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
@@ -139,7 +139,7 @@ def gene_programmes(
     if known is not None and not any(np.isin(genes, members).any() for members in known.values()):
         msg = (
             f"None of the {len(known):,} gene sets has a gene among the {len(genes):,} that are looked at, such as "
-            f"{', '.join(map(repr, cells.own.alignment.names_of(genes[:3])))}. Use sets of human gene symbols or "
+            f"{quoted(cells.own.alignment.names_of(genes[:3]))}. Use sets of human gene symbols or "
             "identifiers, or look at more genes: n_genes=10_000."
         )
         raise ValueError(msg)

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._compat import data_frame
 from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.tl._label_slots import column, refuse_shared_columns
-from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, quoted, write_results
+from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, write_results
 from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
@@ -14,7 +14,6 @@ from scfoundry.tl._opening import (
     check_return,
     new_seed,
     open_fitted,
-    quoted,
     record,
     refuse_learning,
     require_column,

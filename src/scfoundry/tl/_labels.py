@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
+from scfoundry._arguments import quoted
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.genes.match import match
@@ -17,7 +18,6 @@ from scfoundry.data.genes.names import as_names
 from scfoundry.data.labels import Label
 from scfoundry.data.labels.identities import IDENTITIES
 from scfoundry.data.labels.ontology import CellOntology
-from scfoundry.tl._opening import quoted
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import quoted
 from scfoundry._compat import obs_column
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
@@ -99,14 +100,6 @@ def refuse_learning(given: Iterable[str], *, caller: str) -> None:
             f"{caller}(adata, model=fitted). Or learn anew, from a model that is not fitted."
         )
         raise ValueError(msg)
-
-
-def quoted(names: Iterable[object], most: int | None = None) -> str:
-    """Names in a message, ``'a', 'b', ...``; "none" if there are none."""
-    # Names out of an array are numpy's, and say so.
-    listed = [name.item() if isinstance(name, np.generic) else name for name in names]
-    shown = ", ".join(map(repr, listed[:most])) or "none"
-    return shown + ", ..." if most is not None and len(listed) > most else shown
 
 
 # ---- models --------------------------------------------------------------------------------------------------------

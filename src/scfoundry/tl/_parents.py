@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from scfoundry._arguments import quoted
 from scfoundry._keys import Keys, Units
 from scfoundry.data.labels.hierarchy import common_parents
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.tl._label_slots import label_slots, refuse_shared_columns
-from scfoundry.tl._opening import quoted, write_results
+from scfoundry.tl._opening import write_results
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -83,7 +84,7 @@ def _check(parents: Mapping[str, str], labels: Sequence[Label], every: Collectio
         seen = [child]
         while (above := parents.get(seen[-1], seen[-1])) != seen[-1]:
             if above in seen:
-                circle = " -> ".join(map(repr, [*seen[seen.index(above) :], above]))
+                circle = " -> ".join(quoted([name]) for name in [*seen[seen.index(above) :], above])
                 msg = (
                     f"{caller}: parents go round in a circle: {circle}. A label that is its own group is its own "
                     f'parent: parents={{"{above}": "{above}", ...}}.'

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
@@ -18,7 +18,6 @@ from scfoundry.tl._opening import (
     check_return,
     new_seed,
     open_fitted,
-    quoted,
     record,
     write_results,
 )

@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry._version import __version__
 from scfoundry.data.modality import modality_of
-from scfoundry.tl._opening import at_least_one, quoted
+from scfoundry.tl._opening import at_least_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

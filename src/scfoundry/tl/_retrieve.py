@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of
 from scfoundry.data.slots import refuse_not_finite
 from scfoundry.tl._labels import labels_of, with_prompts
-from scfoundry.tl._opening import announce, at_least_one, open_model, quoted, record
+from scfoundry.tl._opening import announce, at_least_one, open_model, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -43,7 +43,7 @@ class CellDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 1:
-            msg = f"batch_size must be at least 1 cell; got {batch_size}."
+            msg = f"batch_size must be at least 1 cell; got {batch_size}. Leave it out for the default."
             raise ValueError(msg)
         self.train_idx, self.val_idx = train, validation
         self.lengths, self.batch_size = lengths, batch_size

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scfoundry._arguments import quoted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -15,7 +17,7 @@ DIVIDED = "divide_and_conquer"
 def check_contrast(contrast: str, choices: Sequence[str], *, batch_size: int, part_size: int | None) -> None:
     """Refuse a contrast that there is not, parts without a division, and a batch that has nothing to divide."""
     if contrast not in choices:
-        msg = f"contrast must be one of {', '.join(map(repr, choices))}; got {contrast!r}."
+        msg = f"contrast must be one of {quoted(choices)}; got {contrast!r}. Default: contrast={choices[0]!r}."
         raise ValueError(msg)
     if part_size is None and contrast != DIVIDED:
         return

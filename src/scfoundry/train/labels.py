@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scfoundry._arguments import quoted
 from scfoundry._settings import logger
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ def labelled_cells(
     missing = np.array([label is None or label != label for label in given])
     numbers = {name: i for i, name in enumerate(classes)}
     if unknown := sorted({str(label) for label in given[~missing]} - numbers.keys()):
-        known = ", ".join(map(repr, classes))
-        msg = f"There is no text for the labels {', '.join(map(repr, unknown))}; texts: {known}."
+        known = quoted(classes)
+        msg = f"There is no text for the labels {quoted(unknown)}; texts: {known}. Give one to each."
         raise ValueError(msg)
     coded = np.full(len(given), -1)
     coded[~missing] = [numbers[str(label)] for label in given[~missing]]

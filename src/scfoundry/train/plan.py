@@ -21,6 +21,7 @@ from scvi.model._utils import use_distributed_sampler
 from scvi.train import Trainer, TrainRunner
 from torch.utils.data import DataLoader, DistributedSampler
 
+from scfoundry._arguments import quoted
 from scfoundry._settings import logger, settings
 from scfoundry.nn.checkpointed import CheckpointedLayer
 from scfoundry.nn.processes import alone
@@ -28,7 +29,7 @@ from scfoundry.train.low_rank import RANK, with_lora
 from scfoundry.train.resuming import Resumable, frame_of, identity_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -301,6 +302,7 @@ def fit(
     *,
     max_epochs: int,
     checkpoint_dir: str | Path | None = None,
+    called_with: Mapping[str, Any] | None = None,
     callbacks: Sequence[pl.Callback] = (),
     gradient_checkpointing: bool = False,
     lora: bool | int = False,
@@ -308,10 +310,11 @@ def fit(
 ) -> None:
     """Run a training through scvi-tools, from its last checkpoint in ``checkpoint_dir`` if there is one.
 
-    After every epoch a checkpoint is left there. ``callbacks`` run beside those in ``trainer_kwargs``, which are
-    arguments of scvi-tools' trainer (``accelerator``, ``devices``, ...). ``gradient_checkpointing``: keep of every
-    layer its input alone for the gradient (`computed_again`). ``lora``: let attention learn by matrices of low rank
-    alone (`with_lora`), of this rank, or of 8 if `True`.
+    After every epoch a checkpoint is left there. ``called_with``: arguments of the user's function, with which a
+    checkpoint must have been made. ``callbacks`` run beside those in ``trainer_kwargs``, which are arguments of
+    scvi-tools' trainer (``accelerator``, ``devices``, ...). ``gradient_checkpointing``: keep of every layer its input
+    alone for the gradient (`computed_again`). ``lora``: let attention learn by matrices of low rank alone
+    (`with_lora`), of this rank, or of 8 if `True`.
     """
     with ExitStack() as during:
         if gradient_checkpointing:
@@ -320,7 +323,7 @@ def fit(
             # Matrices begin at random.
             with seeded(plan.seed, torch.device("cpu")):
                 during.enter_context(with_lora(plan.module, RANK if lora is True else lora))
-        run(model, plan, data, max_epochs, checkpoint_dir, callbacks, **trainer_kwargs)
+        run(model, plan, data, max_epochs, checkpoint_dir, called_with, callbacks, **trainer_kwargs)
 
 
 def run(
@@ -329,6 +332,7 @@ def run(
     data: pl.LightningDataModule,
     max_epochs: int,
     checkpoint_dir: str | Path | None,
+    called_with: Mapping[str, Any] | None,
     callbacks: Sequence[pl.Callback],
     **trainer_kwargs: Any,
 ) -> None:
@@ -342,9 +346,7 @@ def run(
         )
         raise TypeError(msg)
     if unknown := [name for name in trainer_kwargs if name not in known]:
-        msg = (
-            f"train() has no argument {', '.join(map(repr, unknown))}, nor has the trainer: {', '.join(sorted(known))}."
-        )
+        msg = f"train() has no argument {quoted(unknown)}, nor has the trainer: {', '.join(sorted(known))}."
         raise TypeError(msg)
     if data.val_dataloader():
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
@@ -356,7 +358,7 @@ def run(
     resumable = None
     if checkpoint_dir is not None:
         past = {name: frame.iloc[:, 0].astype(float).tolist() for name, frame in (model.history_ or {}).items()}
-        identity = identity_of(model, plan, data, max_epochs=max_epochs)
+        identity = identity_of(model, plan, data, {**(called_with or {}), **trainer_kwargs}, max_epochs=max_epochs)
         resumable = Resumable(checkpoint_dir, past, identity)
         trainer_kwargs["callbacks"].append(resumable)
         trainer_kwargs |= {"ckpt_path": path} if (path := resumable.found(max_epochs)) else {}

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pandas as pd
+from scvi.train import Trainer
 
 from scfoundry._settings import logger
 from scfoundry.nn.checkpoint import read_torch_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["Resumable", "frame_of", "identity_of"]
 
 # Keys of a checkpoint.
 HISTORY = "history"
 IDENTITY = "identity"
+# Arguments of the trainer that change the weights, unlike where and how fast it works and what it shows.
+CHANGING = {
+    "accumulate_grad_batches",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "limit_train_batches",
+    "precision",
+}
+NOT_CHANGING = {"self", "checkpoint_dir", "max_epochs", "trainer_kwargs", "devices", "callbacks"}
+NOT_CHANGING |= (signature(Trainer).parameters.keys() | signature(pl.Trainer).parameters.keys()) - CHANGING
+# Characters of a value as a message shows it.
+LONGEST = 60
 
 
 class Resumable(pl.Callback):
@@ -42,9 +58,7 @@ class Resumable(pl.Callback):
         content = read_torch_file(self.path)
         theirs = content.get(IDENTITY) or {}
         other = [
-            f"{name} {theirs.get(name)!r}, not {own!r}"
-            for name, own in self.identity.items()
-            if theirs.get(name) != own
+            f"{name} {theirs.get(name)}, not {own}" for name, own in self.identity.items() if theirs.get(name) != own
         ]
         if other:
             msg = (
@@ -98,10 +112,21 @@ def frame_of(name: str, values: Sequence[float]) -> pd.DataFrame:
 
 
 def identity_of(
-    model: object, plan: Any, data: pl.LightningDataModule, *, max_epochs: int
+    model: object,
+    plan: Any,
+    data: pl.LightningDataModule,
+    called_with: Mapping[str, Any],
+    *,
+    max_epochs: int,
 ) -> dict[str, str | int | float]:
-    """What makes a training the one that it is, as far as it does not lie within the loss, each by its name."""
-    identity: dict[str, str | int | float] = {
+    """What makes a training the one that it is, each by its name."""
+    asked = {name: value for name, value in called_with.items() if name not in NOT_CHANGING}
+    identity: dict[str, str | int | float] = {name: _brief(value) for name, value in asked.items()}
+    setup = (getattr(model, "registry", None) or {}).get("setup_args", {})
+    identity |= {f"setup {name}": _brief(value) for name, value in setup.items()}
+    if (config := getattr(model, "config", None)) is not None:
+        identity |= {f"config {name}": _brief(value) for name, value in config.choices().items()}
+    identity |= {
         "model": type(model).__name__,
         "parameters": _digest(f"{name} {tuple(value.shape)}" for name, value in plan.module.named_parameters()),
         "steps per epoch": len(data.train_dataloader()),
@@ -118,6 +143,12 @@ def identity_of(
     if adata is not None:
         identity |= {"cells": _digest(adata.obs_names), "genes": _digest(adata.var_names)}
     return identity
+
+
+def _brief(value: Any) -> str:
+    """Plain values as text that is the same for the same values; long ones by their digest."""
+    text = repr(json.loads(json.dumps(value, sort_keys=True, default=lambda many: np.asarray(many).tolist())))
+    return text if len(text) <= LONGEST else _digest([text])
 
 
 def _digest(names: Iterable[object]) -> str:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from scfoundry.data.genes.index import GeneIndex
     from scfoundry.data.genes.names import Names
 
-__all__ = ["ensembl_column", "match", "warn_of_duplicates"]
+__all__ = ["ensembl_column", "match", "own_names", "warn_of_duplicates"]
 
 _ID_COLUMNS = ("gene_ids", "ensembl_id", "gene_id", "feature_id", "ensembl", "ensembl_ids")
 _INDIRECT = {"previous": 1, "alias": 2, "case": 3}  # every other route is equally direct
+_VAGUE = ("alias", "case")  # routes that prove nothing where a name reads as one that was made unique
 _MADE_UNIQUE = re.compile(r"(.+)[-.]\d+")  # GENE-1 by scanpy, GENE.1 by R
 
 
@@ -61,8 +62,18 @@ def match(index: GeneIndex, names: Names, *, var: pd.DataFrame | None = None) ->
     )
 
 
+def own_names(names: Names, species: str) -> NDArray[np.str_]:
+    """What the genes of a data set are called, ascending; a name that was made unique is another's."""
+    known = is_ensembl(names)
+    if species == "human":
+        for index in (gene_names().human, gene_names().mouse):
+            rows, route = find(index, names)
+            known |= (rows >= 0) & ~np.isin(route, _VAGUE)
+    return np.unique(names[_originals(names, ~known) < 0].astype(str))
+
+
 def _match_names(index: GeneIndex, names: Names) -> tuple[NDArray[np.int64], Names, NDArray[np.bool_], str]:
-    """Position and route of every name, whether the name is known at all, and the scheme of the names.
+    """Position and route of every name, whether a gene bears it, not as an alias only, and the scheme of the names.
 
     A name that the vocabulary spells in the same way needs no table. In a mouse data set the ortholog comes first all
     the same, because a few mouse symbols are spelled like other human genes.
@@ -80,7 +91,7 @@ def _match_names(index: GeneIndex, names: Names) -> tuple[NDArray[np.int64], Nam
     asked = np.arange(len(names)) if mouse else np.flatnonzero(~literal)
     rows, row_route = find(table.mouse if mouse else table.human, names[asked])
     found = rows >= 0
-    known[asked[found]] = True
+    known[asked[found & ~np.isin(row_route, _VAGUE)]] = True
     position = np.where(found, index.by_row[rows], -1)
     reached = position >= 0
     target[asked[reached]] = position[reached]
@@ -105,17 +116,23 @@ def _scheme_of_literal(names: Names, route: Names) -> str:
 
 
 def _match_stems(names: Names, target: NDArray[np.int64], route: Names, known: NDArray[np.bool_]) -> None:
-    """Let `GENE-1` follow `GENE`, in place, where nobody knows a gene of that name and `GENE` is present."""
-    unknown = np.flatnonzero(~known & (target < 0))
-    if not len(unknown):
-        return
-    once = np.flatnonzero(~pd.Index(names).duplicated(keep=False))
-    column_of = dict(zip(names[once], once.tolist(), strict=True))
-    stems = [_MADE_UNIQUE.fullmatch(name) for name in names[unknown]]
-    original = np.array([column_of.get(stem[1], -1) if stem else -1 for stem in stems], dtype=np.int64)
+    """Let `GENE-1` follow `GENE`, in place, where no gene bears that name, but as an alias, and `GENE` is present."""
+    original = _originals(names, ~known & ((target < 0) | np.isin(route, _VAGUE)))
     follows = original >= 0
-    target[unknown[follows]] = target[original[follows]]
-    route[unknown[follows]] = route[original[follows]]
+    target[follows] = target[original[follows]]
+    route[follows] = route[original[follows]]
+
+
+def _originals(names: Names, asked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Column of `GENE` for a column `GENE-1`, of those that are asked for; -1 where there is none, or several."""
+    original = np.full(len(names), -1, dtype=np.int64)
+    unknown = np.flatnonzero(asked)
+    if len(unknown):
+        once = np.flatnonzero(~pd.Index(names).duplicated(keep=False))
+        column_of = dict(zip(names[once], once.tolist(), strict=True))
+        stems = [_MADE_UNIQUE.fullmatch(name) for name in names[unknown]]
+        original[unknown] = [column_of.get(stem[1], -1) if stem else -1 for stem in stems]
+    return original
 
 
 def _drop_less_direct(target: NDArray[np.int64], route: Names) -> NDArray[np.int64]:

@@ -148,8 +148,9 @@ class GeneVocabulary:
         Names are matched by the first of these routes: as spelled in the vocabulary, ``ensembl`` (version ignored),
         ``symbol``, ``previous`` symbol, ``alias``, ``case`` (any of the former, ignoring case). Data sets in mouse
         names go by ``mouse_ensembl`` or ``mouse_symbol`` to the one-to-one ortholog instead. What remains is matched by
-        a column of Ensembl ids in `var`, where there is one, then without the suffix that made a name unique. Ambiguous
-        names match nothing. Columns that reach the same gene equally directly are summed; less direct ones are dropped.
+        a column of Ensembl ids in `var`, where there is one, then without the suffix that made a name unique (``DBI-1``
+        beside ``DBI``, although it is an alias, too). Ambiguous names match nothing. Columns that reach the same gene
+        equally directly are summed; less direct ones are dropped.
 
         Parameters
         ----------

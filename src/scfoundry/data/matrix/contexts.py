@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import quoted
 from scfoundry._compat import obs_column
 from scfoundry._settings import logger
 
@@ -46,7 +47,7 @@ def contexts(
     if batch_key is None:
         return [Context("all", np.arange(adata.n_obs))]
     if batch_key not in adata.obs.columns:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        present = quoted(adata.obs.columns)
         msg = (
             f"{name}.obs has no column {batch_key!r}; its columns: {present}. Pass one of them as {argument}, or None."
         )
@@ -66,7 +67,7 @@ def contexts(
 def coordinates(
     adata: AnnData, spatial_key: str | None, groups: Sequence[Context], *, name: str = "adata"
 ) -> dict[str, NDArray[np.float32]]:
-    """Places of the cells, x and y as stored, (n_cells, 2) by context of those that have some.
+    """Places of the cells, (n_cells, 2) by context of those that have some: x and y from its least on.
 
     A context in which no cell has coordinates is one without positions, so that dissociated and spatial samples can
     stand in one AnnData. A ValueError where ``obsm`` has no such key, what is there is text or has fewer than two
@@ -75,7 +76,7 @@ def coordinates(
     if spatial_key is None:
         return {}
     if spatial_key not in adata.obsm:
-        present = ", ".join(map(repr, adata.obsm)) or "none"
+        present = quoted(adata.obsm)
         msg = f"{name}.obsm has no {spatial_key!r}; its keys: {present}. Pass one of them as spatial_key, or None."
         raise ValueError(msg)
     xy = np.asarray(adata.obsm[spatial_key])
@@ -89,7 +90,7 @@ def coordinates(
     if n_columns > 2:
         logger.warning("%s.obsm[%r] has %d columns; the first two are taken as x and y.", name, spatial_key, n_columns)
     try:
-        xy = xy[:, :2].astype(np.float32)
+        xy = _as_numbers(xy[:, :2])
     except (TypeError, ValueError) as error:
         msg = (
             f"{name}.obsm[{spatial_key!r}] holds values that are no numbers ({error}), but x and y are. Where they "
@@ -97,7 +98,7 @@ def coordinates(
             f'{name}.obs_names).apply(pd.to_numeric, errors="coerce").to_numpy()'
         )
         raise ValueError(msg) from error
-    placed = np.isfinite(xy).all(axis=1)
+    placed = np.asarray((np.abs(xy) <= np.finfo(np.float32).max / 2).all(axis=1))
     if len(xy) and not placed.any():
         msg = (
             f"No cell has finite coordinates in {name}.obsm[{spatial_key!r}]. Put them there: "
@@ -116,8 +117,16 @@ def coordinates(
                 f'cell without: {name} = {name}[np.isfinite({name}.obsm["{spatial_key}"]).all(axis=1)].copy()'
             )
             raise ValueError(msg)
-        positions[group.name] = xy[group.rows]
+        # Far from the origin, single precision would not tell neighbours apart.
+        positions[group.name] = (xy[group.rows] - xy[group.rows].min(0)).astype(np.float32)
     return positions
+
+
+def _as_numbers(values: NDArray[Any]) -> NDArray[np.float64]:
+    if values.dtype.kind in "cmM":  # numpy would take the real part, or count days
+        msg = f"their type is {values.dtype}"
+        raise TypeError(msg)
+    return values.astype(np.float64)
 
 
 def unit_coordinates(xy: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from anndata.abc import CSCDataset, CSRDataset
 from anndata.io import sparse_dataset
 from scipy import sparse
 
+from scfoundry._arguments import quoted
 from scfoundry._compat import layer_names
 from scfoundry.data.matrix.row_blocks import blocks_of, default_block_size, is_readable, stacked
 
@@ -123,7 +124,7 @@ def matrix_of(adata: AnnData, layer: str | None = None) -> Any:
     For a view this reads the whole view into memory: prefer :func:`row_blocks` for anything but a look at the type.
     """
     names = layer_names(adata)
-    present = ", ".join(map(repr, names)) or "none"
+    present = quoted(names)
     if layer is None:
         if adata.X is None:
             msg = f"adata.X is None and no layer was chosen. Pass layer=...; layers of this AnnData: {present}."

@@ -101,7 +101,9 @@ def read_release(folder: Path) -> Release:
     missing = [name for name in (ARGS_FILE, VOCABULARY_FILE) if not (folder / name).exists()]
     missing += [] if found else [" or ".join(WEIGHTS_FILES)]
     if missing:
-        msg = f"{folder} lacks {', '.join(missing)}, parts of an official scGPT or Celler folder."
+        msg = (
+            f"{folder} lacks {', '.join(missing)}, parts of an official scGPT or Celler folder. Download them into it."
+        )
         raise FileNotFoundError(msg)
     weights = folder / found[0]
     genes, rows = read_genes(folder), read_vocabulary(folder / VOCABULARY_FILE)[1]
@@ -116,7 +118,10 @@ def read_genes(folder: Path) -> GeneVocabulary:
     """
     path = folder / VOCABULARY_FILE
     if not path.exists():
-        msg = f"{folder} holds neither genes.tsv of a saved model nor {VOCABULARY_FILE} of an official scGPT or Celler."
+        msg = (
+            f"{folder} holds neither genes.tsv of a saved model nor {VOCABULARY_FILE} of an official scGPT or Celler. "
+            "Name the folder that does, or download the files again."
+        )
         raise FileNotFoundError(msg)
     names, _ = read_vocabulary(path)
     return GeneVocabulary(names, aliases=ensembl_aliases(names))
@@ -155,7 +160,7 @@ def canonical(tensors: dict[str, Any], *, source: str) -> dict[str, Tensor]:
         spelled = name.removeprefix("module.").replace(".self_attn._impl.", ".self_attn.")
         renamed[spelled.replace(".in_proj_", ".Wqkv.")] = tensor
     if len(renamed) < len(tensors):
-        msg = f"{source} names {len(tensors) - len(renamed)} tensors twice, in two spellings."
+        msg = f"{source} names {len(tensors) - len(renamed)} tensors twice, in two spellings. Download it again."
         raise CheckpointError(msg)
     return renamed
 
@@ -164,7 +169,10 @@ def read_config(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Config values of an ``args.json``; which heads there are, the tensors say."""
     args = read_json(path)
     if missing := [key for key in ARGS if key not in args]:
-        msg = f"{path} lacks {', '.join(missing)}: it does not describe a model of scGPT's structure."
+        msg = (
+            f"{path} lacks {', '.join(missing)}: it does not describe a model of scGPT's structure. "
+            "Is it of another model?"
+        )
         raise CheckpointError(msg)
     if wrong := [f"{key}={args[key]!r}" for key, value in REQUIRED.items() if args.get(key, value) != value]:
         needed = ", ".join(f"{key}={value!r}" for key, value in REQUIRED.items())
@@ -230,7 +238,10 @@ def from_released(
             state[our_name(name)] = tensor
     for name, by_number in domains.items():
         if sorted(by_number) != list(range(len(by_number))):
-            msg = f"{source} has {name} of the batches {sorted(by_number)}, not of all from 0 on."
+            msg = (
+                f"{source} has {name} of the batches {sorted(by_number)}, not of all from 0 on. "
+                "Download or save it again."
+            )
             raise CheckpointError(msg)
         state[name] = torch.stack([by_number[number] for number in range(len(by_number))])
     table = state.get("genes.weight")

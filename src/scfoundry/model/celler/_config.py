@@ -90,10 +90,13 @@ class CellerConfig(PlainConfig):
         super().__post_init__()
         if self.n_hidden % self.n_heads:
             found = f"n_hidden={self.n_hidden} and n_heads={self.n_heads}"
-            msg = f"Celler config: the width must be divisible by the number of heads; got {found}."
+            msg = f"Celler config: the width must be a multiple of the number of heads; got {found}. Choose one."
             raise ValueError(msg)
         if self.cls_value not in CLS_VALUES:
-            msg = f"Celler config: cls_value must be -2 (not fine-tuned) or 0 (fine-tuned); got {self.cls_value}."
+            msg = (
+                f"Celler config: cls_value must be -2 (not fine-tuned) or 0 (fine-tuned); got {self.cls_value}. "
+                "Default: cls_value=-2."
+            )
             raise ValueError(msg)
         if not FEWEST_BINS <= self.n_bins <= MOST_BINS:
             msg = f"Celler config: n_bins must be from {FEWEST_BINS} to {MOST_BINS}; got {self.n_bins}. Published: 51."

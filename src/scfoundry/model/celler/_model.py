@@ -228,14 +228,14 @@ class Celler(InferenceModel):
         -----
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
         """
+        called_with = dict(locals())
         from scfoundry.model.celler._training import pretrain
 
         weights = objective_weights(self.config, loss_weights)
         cells = self._tokens(self.registered_cells("Celler.train"))
-        how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
-        how |= {"schedule": schedule, "seed": seed}
+        how = {name: called_with[name] for name in ("lr", "weight_decay", "warmup_steps", "schedule", "seed")}
         trainer_kwargs |= {"batch_size": batch_size, "part_size": part_size, "validation_size": validation_size}
-        trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir}
+        trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir, "called_with": called_with}
         pretrain(self, cells, weights, plan_kwargs=how, **trainer_kwargs)
 
     def train_classifier(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scfoundry._arguments import quoted
 from scfoundry._settings import logger
 from scfoundry.data.genes.match import match
 from scfoundry.data.genes.names import as_names
@@ -42,7 +43,7 @@ def vectors_of_vocabulary(vectors: pd.DataFrame, genes: GeneVocabulary, n_hidden
     position = match(genes.index, as_names(vectors.index)).target
     found, row = np.unique(position[position >= 0], return_inverse=True)
     if not len(found):
-        given = ", ".join(map(repr, vectors.index[:3])) or "none"
+        given = quoted(vectors.index[:3])
         msg = (
             f"gene_vectors has vectors of none of the {len(genes):,} genes of the model ({', '.join(genes.ids[:3])}); "
             f"its index has {given}. It must hold gene symbols or Ensembl ids: vectors = vectors.set_axis(symbols)."

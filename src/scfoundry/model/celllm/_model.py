@@ -262,6 +262,7 @@ class CellLM(InferenceModel):
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation. Random features are
         drawn anew after every ``redraw_interval`` optimiser steps, never between the two passes of a step.
         """
+        called_with = dict(locals())
         from scfoundry.model.celllm._training import pretrain
 
         cells = self.registered_cells("CellLM.train")
@@ -272,10 +273,9 @@ class CellLM(InferenceModel):
             require_both_kinds(tumour, key)
         if weights["contrastive"]:
             self._require_contrast(min(batch_size, cells.n_obs))
-        how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
-        how |= {"schedule": schedule, "seed": seed}
+        how = {name: called_with[name] for name in ("lr", "weight_decay", "warmup_steps", "schedule", "seed")}
         trainer_kwargs |= {"batch_size": batch_size, "part_size": part_size, "validation_size": validation_size}
-        trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir}
+        trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir, "called_with": called_with}
         pretrain(self, CellTokens(cells.reader, self.config), tumour, weights, plan_kwargs=how, **trainer_kwargs)
         # What a head can do depends on the encoder: one that did not learn along is of no use any more.
         self.description_["objectives"] = [name for name, weight in weights.items() if weight]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from scfoundry._arguments import quoted
 from scfoundry.model.celllm._tokens import PAD
 from scfoundry.nn.contrastive import two_view_loss
 from scfoundry.nn.divide_and_conquer import encode_in_parts
@@ -114,8 +115,8 @@ class Pretraining:
 def objective_weights(given: Mapping[str, float] | None, missing: Mapping[str, str]) -> dict[str, float]:
     """Weight of every objective: 1 unless given, 0 for those that are ``missing``, by name and why."""
     if unknown := sorted((given or {}).keys() - set(OBJECTIVES)):
-        known = ", ".join(map(repr, OBJECTIVES))
-        msg = f"loss_weights has no {', '.join(map(repr, unknown))}; name objectives: {known}."
+        known = quoted(OBJECTIVES)
+        msg = f"loss_weights has no {quoted(unknown)}; name objectives: {known}."
         raise ValueError(msg)
     weights = {name: 0.0 if name in missing else 1.0 for name in OBJECTIVES} | dict(given or {})
     if asked := [why for name, why in missing.items() if weights[name]]:

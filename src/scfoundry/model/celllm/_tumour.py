@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfoundry._arguments import quoted
 from scfoundry._compat import obs_column
 from scfoundry.model.celllm._objectives import UNKNOWN
 
@@ -35,7 +36,7 @@ def tumour_codes(adata: AnnData, key: str) -> NDArray[np.int64]:
     KeyError: if there is no such column. ValueError: if it says anything else.
     """
     if key not in adata.obs:
-        msg = f"obs has no column {key!r}; it has {', '.join(map(repr, adata.obs.columns)) or 'none'}."
+        msg = f"obs has no column {key!r}; it has {quoted(adata.obs.columns)}."
         raise KeyError(msg)
     column = obs_column(adata, key).astype(object)
     codes = column.map(

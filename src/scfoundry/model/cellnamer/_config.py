@@ -45,6 +45,7 @@ class CellNamerConfig(PlainConfig):
     """
 
     _of = "CellNamer"
+    _found = ("adapted_temperature",)
 
     types: tuple[str, ...] = field(default=(), repr=False)
     markers: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scfoundry._arguments import quoted
 from scfoundry._settings import logger
 from scfoundry.data.labels import NO_LABEL
 from scfoundry.data.labels.hierarchy import is_kind_of
@@ -167,7 +168,7 @@ def _known_markers(
         listed = found.setdefault(name if term is None else term.id, [])
         listed += [gene for gene in genes.ids[position[position >= 0]].tolist() if gene not in listed]
     if unmarked := [i for i, listed in found.items() if not listed]:
-        logger.warning("No marker of %s is a gene of the model: left out.", ", ".join(map(repr, unmarked)))
+        logger.warning("No marker of %s is a gene of the model: left out.", quoted(unmarked))
     return {identifier: sorted(listed) for identifier, listed in found.items() if listed}
 
 

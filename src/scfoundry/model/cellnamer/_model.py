@@ -316,6 +316,7 @@ class CellNamer(InferenceModel):
         -----
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
         """
+        called_with = dict(locals())
         from scfoundry.model.cellnamer._training import check_arguments, check_types, train
 
         part_size = check_arguments(stage, contrast, batch_size, part_size)
@@ -325,10 +326,9 @@ class CellNamer(InferenceModel):
             logger.warning("%d cells without a gene of the vocabulary are left out.", n_empty)
         readable = np.flatnonzero(~registered.empty if stage == 1 else ~registered.empty & registered.labelled)
         split = stratified_split(registered.groups, validation_size, readable, np.random.default_rng(seed))
-        how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
-        how |= {"schedule": schedule, "seed": seed}
+        how = {name: called_with[name] for name in ("lr", "weight_decay", "warmup_steps", "schedule", "seed")}
         trainer_kwargs |= {"max_epochs": max_epochs, "batch_size": batch_size, "checkpoint_dir": checkpoint_dir}
-        trainer_kwargs |= {"part_size": part_size}
+        trainer_kwargs |= {"part_size": part_size, "called_with": called_with}
         train(self, registered, split, stage=stage, loss_weights=loss_weights, plan_kwargs=how, **trainer_kwargs)
         if stage == 2 and len(split[1]):
             found = calibrate(self, self.config.types, registered, split[1], Compute.resolve(self.module.device))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from scfoundry._arguments import quoted
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.model.cellnamer._batches import Batches, fit_scale
 from scfoundry.model.cellnamer._cell_objectives import CellObjectives
@@ -208,10 +209,10 @@ def prepare(
 def check_arguments(stage: int, contrast: Contrast, batch_size: int, part_size: int | None) -> int | None:
     """Refuse a training that cannot be; cells whose gradients are in memory at a time, `None` if all of a batch."""
     if stage not in get_args(Stage):
-        msg = f"stage must be 1 (cells alone) or 2 (cells and texts); got {stage!r}."
+        msg = f"stage must be 1 (cells alone) or 2 (cells and texts); got {stage!r}. Default: stage=2."
         raise ValueError(msg)
     if batch_size < 1:
-        msg = f"batch_size must be at least 1 cell; got {batch_size}."
+        msg = f"batch_size must be at least 1 cell; got {batch_size}. Default: batch_size=112."
         raise ValueError(msg)
     check_contrast(contrast, get_args(Contrast), batch_size=batch_size, part_size=part_size)
     if contrast != DIVIDED:
@@ -232,10 +233,7 @@ def _objective_weights(stage: Stage, given: Mapping[str, float] | None, *, with_
     if stage == 2 and with_markers:
         objectives.append("matching")
     if unknown := sorted((given or {}).keys() - set(objectives)):
-        msg = (
-            f"loss_weights has no {', '.join(map(repr, unknown))}; name objectives of stage {stage}: "
-            f"{', '.join(map(repr, objectives))}."
-        )
+        msg = f"loss_weights has no {quoted(unknown)}; name objectives of stage {stage}: {quoted(objectives)}."
         raise ValueError(msg)
     return dict.fromkeys(objectives, 1.0) | dict(given or {})
 

@@ -131,7 +131,7 @@ def config_from_released(released: dict[str, Any]) -> CellPLMConfig:
     """
     other = [f"{key}={released[key]!r}" for key, value in FIXED.items() if released.get(key, value) != value]
     if other:
-        msg = f"This CellPLM config has {', '.join(other)}; the released models have {FIXED}."
+        msg = f"This CellPLM config has {', '.join(other)}; the released models have {FIXED}. Is it of another model?"
         raise CheckpointError(msg)
     values = {ours: released[key] for key, ours in CONFIG.items() if key in released}
     # 8 heads and the 128-wide bottleneck are constants of the released code and stand in no config.
@@ -152,7 +152,8 @@ def find_version(folder: Path, version: str | None) -> str:
         wanted = version or "<version>"
         msg = (
             f"{folder} has no {wanted}{CONFIG_SUFFIX} with {wanted}{WEIGHTS_SUFFIX} beside it"
-            f"{f'; it has {versions}' if versions else ''}. Both files of the official release are needed."
+            f"{f'; it has {versions}' if versions else ''}. Both files of the official release are needed: "
+            "download them into one folder."
         )
         raise FileNotFoundError(msg)
     if version is None and len(versions) > 1:
@@ -173,7 +174,10 @@ def read_release(
     weights = folder / f"{version}{WEIGHTS_SUFFIX}"
     content = read_torch_file(weights)
     if "model_state_dict" not in content or "gene_list" not in released:
-        msg = f"{weights} with its config is not a CellPLM release: 'model_state_dict' or 'gene_list' is missing."
+        msg = (
+            f"{weights} with its config is not a CellPLM release: 'model_state_dict' or 'gene_list' is missing. "
+            "Download both files again."
+        )
         raise CheckpointError(msg)
     tensors = tensors_of(content["model_state_dict"], source=str(weights))
     if not fits(genes := released["gene_list"], list[str]):

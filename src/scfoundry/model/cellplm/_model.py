@@ -257,6 +257,7 @@ class CellPLM(InferenceModel):
         -----
         ``model.history`` holds ``loss``, ``reconstruction`` and ``latent`` per epoch, training and validation.
         """
+        called_with = dict(locals())
         from scfoundry.train.plan import ContextDataModule, ContextTrainingPlan, fit
 
         cells = self.registered_cells("CellPLM.train")
@@ -265,20 +266,13 @@ class CellPLM(InferenceModel):
         data = ContextDataModule.split(
             groups, cells_per_step=self.config.max_cells, validation_size=validation_size, seed=seed
         )
-        plan = ContextTrainingPlan(
-            self.module,
-            groups,
-            data.visits,
-            self._loss_of(cells, measured_genes, panel_sizes),
-            lr=lr,
-            weight_decay=weight_decay,
-            warmup_steps=warmup_steps,
-            schedule=schedule,
-            seed=seed,
-            other_rates=[(self.module.get_submodule(part), rate) for part, rate in (part_lrs or {}).items()],
-        )
+        how = {name: called_with[name] for name in ("lr", "weight_decay", "warmup_steps", "schedule", "seed")}
+        rates = [(self.module.get_submodule(part), rate) for part, rate in (part_lrs or {}).items()]
+        loss = self._loss_of(cells, measured_genes, panel_sizes)
+        plan = ContextTrainingPlan(self.module, groups, data.visits, loss, **how, other_rates=rates)
         trainer_kwargs |= {"accelerator": accelerator, "devices": devices, "strategy": strategy, "precision": precision}
-        fit(self, plan, data, max_epochs=max_epochs, checkpoint_dir=checkpoint_dir, **trainer_kwargs)
+        trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir, "called_with": called_with}
+        fit(self, plan, data, **trainer_kwargs)
 
     def _loss_of(
         self, cells: Cells, measured: Mapping[str, Sequence[str]] | None, panel_sizes: tuple[int, int] | None

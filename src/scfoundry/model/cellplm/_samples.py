@@ -126,7 +126,10 @@ def check_training(
     parts = {name for name, _ in module.named_modules() if name}
     if wrong := {part: rate for part, rate in (part_lrs or {}).items() if part not in parts or not rate >= 0}:
         known = ", ".join(sorted(part for part in parts if "." not in part))
-        msg = f"part_lrs must name parts of the model ({known}) and give each a rate of at least 0; got {wrong}."
+        msg = (
+            f"part_lrs must name parts of the model ({known}) and give each a rate of at least 0; got {wrong}. "
+            "For one rate: part_lrs=None."
+        )
         raise ValueError(msg)
     if panel_sizes is not None and not 1 <= panel_sizes[0] <= panel_sizes[1]:
         msg = f"panel_sizes must be (fewest, most) genes, of at least 1; got {panel_sizes}. For all: panel_sizes=None."

@@ -119,7 +119,7 @@ def read_release(folder: Path) -> tuple[dict[str, Any], GeneVocabulary, dict[str
     configs = [folder / name / "config.json" for name in ENCODERS.values()]
     missing = [str(path.relative_to(folder)) for path in (*weights, *configs) if not path.exists()]
     if missing:
-        msg = f"{folder} lacks {', '.join(missing)}, parts of the official LangCell release."
+        msg = f"{folder} lacks {', '.join(missing)}, parts of the official LangCell release. Download them into it."
         raise FileNotFoundError(msg)
     genes = read_genes(folder)
     names = (*ENCODERS.values(), *HEADS.values())
@@ -145,10 +145,15 @@ def read_bert_config(path: Path) -> dict[str, Any]:
     """Structure of one BERT."""
     released = read_json(path)
     if missing := [key for key in CONFIG if key not in released]:
-        msg = f"{path} lacks {', '.join(missing)}: it does not describe a BERT as LangCell's are."
+        msg = (
+            f"{path} lacks {', '.join(missing)}: it does not describe a BERT as LangCell's are. Is it of another model?"
+        )
         raise CheckpointError(msg)
     if released.get("position_embedding_type", "absolute") != "absolute":
-        msg = f"{path.parent} has {released['position_embedding_type']!r} positions; LangCell's are 'absolute'."
+        msg = (
+            f"{path.parent} has {released['position_embedding_type']!r} positions; LangCell's are 'absolute'. Is it of "
+            "another model?"
+        )
         raise CheckpointError(msg)
     return released
 
@@ -206,6 +211,9 @@ def read_genes(folder: Path) -> GeneVocabulary:
     genes = sorted((gene for gene in tokens if not gene.startswith("<")), key=tokens.__getitem__)
     in_order = [tokens[gene] for gene in genes] == list(range(FIRST_GENE, FIRST_GENE + len(genes)))
     if not in_order or set(genes) != set(medians):
-        msg = f"The dictionaries of {place} do not number the genes that have medians from {FIRST_GENE} on."
+        msg = (
+            f"The dictionaries of {place} do not number the genes that have medians from {FIRST_GENE} on. "
+            "Download both again: they belong together."
+        )
         raise CheckpointError(msg)
     return GeneVocabulary(genes, medians=np.array([medians[gene] for gene in genes], dtype=np.float64))

@@ -103,7 +103,7 @@ class LangCellConfig(PlainConfig):
         for width, heads in (("n_hidden", "n_heads"), ("n_text_hidden", "n_text_heads")):
             if getattr(self, width) % getattr(self, heads):
                 found = f"{width}={getattr(self, width)} and {heads}={getattr(self, heads)}"
-                msg = f"LangCell config: the width must be divisible by the number of heads; got {found}."
+                msg = f"LangCell config: the width must be a multiple of the number of heads; got {found}. Choose one."
                 raise ValueError(msg)
         if not 0 <= self.alpha <= 1:
             msg = (
@@ -112,5 +112,8 @@ class LangCellConfig(PlainConfig):
             )
             raise ValueError(msg)
         if self.match_top_k < 0:
-            msg = f"LangCell config: match_top_k must be at least 1, or 0 for all texts; got {self.match_top_k}."
+            msg = (
+                f"LangCell config: match_top_k must be at least 1, or 0 for all texts; got {self.match_top_k}. "
+                "For all: match_top_k=0."
+            )
             raise ValueError(msg)

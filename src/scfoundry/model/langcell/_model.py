@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from scfoundry._arguments import checks_arguments
+from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._device import Compute
 from scfoundry._settings import logger
 from scfoundry.data.tokens.medians import nonzero_medians
@@ -224,7 +224,7 @@ class LangCell(TrainableLangCell):
         if marked := [label.name for label in labels if label.markers]:
             msg = (
                 f"The weights {self.provenance['weights']!r} read ranked genes and texts and cannot use markers, given "
-                f'for {", ".join(map(repr, marked))}. Leave markers out, or use model="cellnamer".'
+                f'for {quoted(marked)}. Leave markers out, or use model="cellnamer".'
             )
             raise ValueError(msg)
         return []

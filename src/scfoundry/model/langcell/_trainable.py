@@ -143,6 +143,7 @@ class TrainableLangCell(InferenceModel):
         -----
         ``model.history`` holds ``loss`` and every objective per epoch, training and validation.
         """
+        called_with = dict(locals())
         from scfoundry.model.langcell._training import objective_weights, pretrain
 
         weights = objective_weights(stage, loss_weights)
@@ -157,10 +158,9 @@ class TrainableLangCell(InferenceModel):
                 )
                 raise ValueError(msg)
             texts = CellTexts(columns, self.tokenizer)
-        how: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
-        how |= {"schedule": schedule, "seed": seed}
-        trainer_kwargs |= {"batch_size": batch_size, "validation_size": validation_size}
-        trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir, "part_size": part_size}
+        how = {name: called_with[name] for name in ("lr", "weight_decay", "warmup_steps", "schedule", "seed")}
+        trainer_kwargs |= {"batch_size": batch_size, "part_size": part_size, "validation_size": validation_size}
+        trainer_kwargs |= {"max_epochs": max_epochs, "checkpoint_dir": checkpoint_dir, "called_with": called_with}
         pretrain(self, cells, texts, weights, stage=stage, contrast=contrast, plan_kwargs=how, **trainer_kwargs)
 
     def fine_tune_texts(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from scfoundry._arguments import quoted
 from scfoundry._settings import logger
 from scfoundry.model.langcell._divided import DividedPretraining
 from scfoundry.model.langcell._momentum import Momentum
@@ -79,10 +80,7 @@ def objective_weights(stage: Stage, given: Mapping[str, float] | None) -> dict[s
     """Weight of every objective of a stage, 1 unless given."""
     objectives = OBJECTIVES[stage]
     if unknown := sorted((given or {}).keys() - set(objectives)):
-        msg = (
-            f"loss_weights has no {', '.join(map(repr, unknown))}; name objectives of stage {stage}: "
-            f"{', '.join(map(repr, objectives))}."
-        )
+        msg = f"loss_weights has no {quoted(unknown)}; name objectives of stage {stage}: {quoted(objectives)}."
         raise ValueError(msg)
     return dict.fromkeys(objectives, 1.0) | dict(given or {})
 

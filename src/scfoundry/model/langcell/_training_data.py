@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from scfoundry._arguments import quoted
 from scfoundry.data.tokens.ranks import PAD
 from scfoundry.model.langcell._inference import CELLS_PER_BLOCK, TOKENS_PER_STEP, ranked_cells
 from scfoundry.nn.sequences import Batch, TokenLists
@@ -26,7 +27,7 @@ __all__ = ["CellTexts", "DrawnTexts", "TrainingCells", "require_texts"]
 def require_texts(adata: AnnData, column: str) -> None:
     """Refuse a column of ``obs`` in which cells have no text."""
     if column not in adata.obs:
-        msg = f"obs has no column {column!r}; it has {', '.join(map(repr, adata.obs.columns)) or 'none'}."
+        msg = f"obs has no column {column!r}; it has {quoted(adata.obs.columns)}."
         raise KeyError(msg)
     n_missing = int(adata.obs[column].isna().sum())
     if n_missing:

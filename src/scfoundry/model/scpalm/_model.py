@@ -256,10 +256,14 @@ class ScPaLM(InferenceModel):
         ``quantiser``, the share of the variance among the cells of a batch that is explained, and the ``perplexity`` of
         its codes; of stage 2 ``contrastive``.
         """
+        # Each stage has a folder of its own, and is the same whichever else is asked for.
+        called_with = {name: value for name, value in locals().items() if name != "stage"}
         from scfoundry.model.scpalm._training import WARMUP_SHARE, split_cells, train_cell_token, train_pathway_tokens
 
         if stage not in (None, 1, 2):
-            msg = f"stage is 1 (pathway tokens), 2 (the cell token) or None for both; got {stage!r}."
+            msg = (
+                f"stage is 1 (pathway tokens), 2 (the cell token) or None for both; got {stage!r}. Default: stage=None."
+            )
             raise ValueError(msg)
         epochs = (max_epochs, max_epochs) if isinstance(max_epochs, int) else max_epochs
         cells = self.registered_cells("ScPaLM.train")
@@ -269,5 +273,5 @@ class ScPaLM(InferenceModel):
             n_steps = epochs[number - 1] * len(data.train_dataloader())
             how = {"lr": RATES[number] if lr is None else lr, "weight_decay": weight_decay, "schedule": schedule}
             how |= {"warmup_steps": int(WARMUP_SHARE * n_steps) if warmup_steps is None else warmup_steps, "seed": seed}
-            fitting = trainer_kwargs | {"max_epochs": epochs[number - 1], "checkpoint_dir": checkpoint_dir}
-            learn[number](self, cells, data, how, **fitting)
+            fitting = {"max_epochs": epochs[number - 1], "checkpoint_dir": checkpoint_dir, "called_with": called_with}
+            learn[number](self, cells, data, how, **trainer_kwargs | fitting)

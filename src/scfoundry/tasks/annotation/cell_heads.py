@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from scipy.special import softmax
 
+from scfoundry._arguments import quoted
 from scfoundry._settings import logger
 from scfoundry.stats.splits import stratified_split
 from scfoundry.tasks._fitted import prefixed, under
@@ -101,7 +102,7 @@ def _among(reference: Cells, query: Cells | None) -> Cells:
         logger.warning(
             "No context holds cells of both data sets (reference: %s; query: %s), so the query plays no part while "
             "labels are learned. For common contexts, name samples alike or leave out both batch keys.",
-            *(", ".join(map(repr, sorted(some)[:3])) + ", ..." * (len(some) > 3) for some in names),
+            *(quoted(sorted(some)[:3]) + ", ..." * (len(some) > 3) for some in names),
         )
     both = reference.followed_by(query, reference.measured)
     shared = [context.rows for context in both.contexts if context.rows[0] < reference.n_obs]

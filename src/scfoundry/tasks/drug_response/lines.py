@@ -9,6 +9,8 @@ import numpy as np
 from scipy import sparse
 
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.genes.match import own_names
+from scfoundry.data.genes.names import as_names
 from scfoundry.data.matrix.checks import MatrixReport, MatrixState, inspect_matrix
 from scfoundry.data.matrix.loaders import row_blocks
 from scfoundry.data.matrix.log_normalisation import log_cp10k
@@ -47,7 +49,10 @@ class Source:
         """
         where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
         if 0 in adata.shape:
-            msg = f"{caller} needs at least one line and one gene; adata has {adata.n_obs} and {adata.n_vars}."
+            msg = (
+                f"{caller} needs at least one line and one gene; adata has {adata.n_obs} and {adata.n_vars}. "
+                "Read the data again, and print(adata.shape) after every filter."
+            )
             raise ValueError(msg)
         report = inspect_matrix(adata, layer=layer)
         if n_wrong := report.n_nan + report.n_infinite:
@@ -66,7 +71,7 @@ class Source:
     def own_genes(self) -> GeneVocabulary:
         """The genes of the data set, in an order that does not depend on it."""
         own = self.cells.own.alignment.names if self.cells is not None else self.adata.var_names  # type: ignore[union-attr]
-        return GeneVocabulary(np.unique(np.asarray(own).astype(str)), species=SPECIES)
+        return GeneVocabulary(own_names(as_names(own), SPECIES), species=SPECIES)
 
     def expression(self, genes: GeneVocabulary) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Values (n, G), and which genes are measured, (G,). ValueError: if too few of the genes are."""

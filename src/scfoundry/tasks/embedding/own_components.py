@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.genes.match import own_names
 from scfoundry.data.matrix.parts import spans
 from scfoundry.stats.components import PrincipalAxes, gathered
 from scfoundry.stats.variable_genes import variable_genes
@@ -29,7 +30,7 @@ CELLS_PER_BLOCK = 4096
 
 def own_genes(source: CountsReader, species: str) -> GeneVocabulary:
     """All genes of a data set by its own names for them, in an order that does not depend on the data's."""
-    return GeneVocabulary(np.unique(source.alignment.names.astype(str)), species=species)
+    return GeneVocabulary(own_names(source.alignment.names, species), species=species)
 
 
 @dataclass(frozen=True, eq=False)

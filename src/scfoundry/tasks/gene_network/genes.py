@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfoundry._arguments import quoted
 from scfoundry.data.genes.match import match
 from scfoundry.data.genes.names import as_names
 from scfoundry.stats.variable_genes import variable_genes
@@ -61,7 +62,7 @@ def named_genes(cells: Cells, names: Sequence[str], vocabulary: GeneVocabulary, 
     for why, which in wrong.items():
         if which.any():
             bad = asked[which]
-            listed = ", ".join(map(repr, bad[:LISTED])) + (", ..." if len(bad) > LISTED else "")
+            listed = quoted(bad, LISTED)
             msg = (
                 f"{caller}: {len(bad)} of the {len(asked)} genes {'is' if len(bad) == 1 else 'are'} {why}: {listed}. "
                 "Keep others, each once: genes = [gene for gene in dict.fromkeys(genes) if gene in adata.var_names]."

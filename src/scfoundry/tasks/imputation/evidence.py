@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
+from scfoundry._arguments import quoted
 from scfoundry.data.matrix.spatial_neighbors import neighbor_average
 from scfoundry.model._capabilities import HasGeneVectors, PredictsRates, can
 from scfoundry.tasks.imputation.composition import CELLS_PER_BLOCK, States, compositions
@@ -46,11 +47,11 @@ def choose_evidence(
         msg = f"{caller}: evidence is a list of kinds; got the text {wanted!r}. Pass evidence=[{wanted!r}]."
         raise ValueError(msg)
     if not len(wanted) or not set(wanted) <= set(EVIDENCE):
-        msg = f"{caller}: evidence must be some of {', '.join(map(repr, EVIDENCE))}; got {tuple(wanted)}."
+        msg = f"{caller}: evidence must be some of {quoted(EVIDENCE)}; got {tuple(wanted)}."
         raise ValueError(msg)
     if missing := [kind for kind in lacking if kind in wanted]:
         msg = (
-            f"{caller}: evidence {', '.join(map(repr, missing))} was asked for, but the weights "
+            f"{caller}: evidence {quoted(missing)} was asked for, but the weights "
             f"{model.provenance['weights']!r} of {type(model).__name__} do not have it. "
             f"All that they have: evidence={list(available)}."
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from scipy import sparse
 
+from scfoundry._arguments import quoted
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.genes.match import match
 from scfoundry.data.genes.names import as_names
@@ -96,7 +97,10 @@ def genes_to_impute(
         others = np.setdiff1d(further.positions, measured) if tells_of_unknown else further.positions[:0]
         names = [*in_reference.names_of(known), *further.names.ids[others - further.start]]
         if not names:
-            msg = f"{caller}: the spots have every gene of the reference; there is nothing to impute."
+            msg = (
+                f"{caller}: the spots have every gene of the reference; there is nothing to impute. To see "
+                f"how well it would go, leave genes out of the spots: {caller}(spots[:, ~held_out].copy(), reference)."
+            )
             raise ValueError(msg)
         return dict(zip(names, [*known.tolist(), *others.tolist()], strict=True))
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
@@ -125,7 +129,7 @@ def genes_to_impute(
     for why, (which, fix) in wrong.items():
         if which.any():
             bad = [name for name, is_bad in zip(names, which, strict=True) if is_bad]
-            listed = ", ".join(map(repr, bad[:LISTED])) + (", ..." if len(bad) > LISTED else "")
+            listed = quoted(bad, LISTED)
             msg = (
                 f"{caller}: {len(bad)} of the {len(names)} genes to impute {'is' if len(bad) == 1 else 'are'} {why}: "
                 f"{listed}. To leave them out: {fix}; genes=None takes all that can be imputed."
@@ -135,7 +139,7 @@ def genes_to_impute(
     if unknown and not tells_of_unknown:
         msg = (
             f"{caller}: evidence={list(evidence)} says nothing of genes that the model does not know, as "
-            f"{', '.join(map(repr, unknown[:LISTED]))}. What a spot is composed of does: "
+            f"{quoted(unknown[:LISTED])}. What a spot is composed of does: "
             f"evidence={['composition', *evidence]}."
         )
         raise ValueError(msg)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from scfoundry._arguments import quoted
 from scfoundry.data.matrix.contexts import Context
 from scfoundry.tasks.perturbation.shrinkage import shrink
 
@@ -57,7 +58,7 @@ def control_cells(cells: Cells, conditions: Sequence[Condition | None]) -> Cells
     lacking = sorted({c.group for c in conditions if c is not None} - {context.name for context in found.contexts})
     if lacking:
         msg = (
-            f"The group {', '.join(map(repr, lacking))} has perturbed cells but no control cells to compare them with. "
+            f"The group {quoted(lacking)} has perturbed cells but no control cells to compare them with. "
             f"Leave it out: adata = adata[~adata.obs[group_key].isin({lacking})].copy()."
         )
         raise ValueError(msg)

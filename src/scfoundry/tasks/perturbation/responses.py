@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scfoundry._arguments import quoted
 from scfoundry.data.perturbations import members_of, positions_of, require_known
 from scfoundry.model._capabilities import FineTunesPerturbations, ReplacesGenes, can, require
 from scfoundry.tasks._fitted import Fitted
@@ -243,7 +244,10 @@ class Responses(Fitted):
             positions=positions,
         )
         if unknown := sorted(set(groups or ()) - set(group_of)):
-            msg = f"There are no control cells of {', '.join(map(repr, unknown))} to predict for."
+            msg = (
+                f"There are no control cells of {quoted(unknown)} to predict for. "
+                f"Name groups that have some: {quoted(sorted(set(group_of)), 5)}."
+            )
             raise ValueError(msg)
 
     def _columns(self, controls: Cells) -> NDArray[np.int64]:
