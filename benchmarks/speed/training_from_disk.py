@@ -22,7 +22,7 @@ import scfoundry as sf
 from benchmarks.command import arguments, parse
 from benchmarks.reporting import markdown_table, surroundings, write_results
 from benchmarks.speed.memory import in_fresh_process, peak_above_start
-from benchmarks.speed.scaling import WARM_CELLS, opened, with_columns, written
+from benchmarks.speed.scaling import WARM_CELLS, opened, written
 from scfoundry.data.matrix import reader
 from scfoundry.data.matrix.kept_blocks import CELLS_IN_MEMORY
 
@@ -71,7 +71,7 @@ class Steps(pl.Callback):
 def take_steps(name: str, adata: AnnData, *, n_steps: int, callbacks: list[pl.Callback]) -> None:
     """Register cells, and begin an epoch with small weights."""
     cls, how = MODELS[name][0](), MODELS[name][1]
-    cls.setup_anndata(with_columns(adata), **({"batch_key": "sample"} if name == "cellplm" else {}))
+    cls.setup_anndata(adata, **({"batch_key": "sample"} if name == "cellplm" else {}))
     fixed: dict[str, Any] = {"max_epochs": 1, "validation_size": 0.0, "limit_train_batches": n_steps}
     model = cls.from_pretrained(f"{name}-mini", adata)
     model.train(accelerator="cpu", enable_progress_bar=False, callbacks=callbacks, **fixed, **how)
