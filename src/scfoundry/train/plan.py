@@ -118,8 +118,11 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def computed_again(module: nn.Module) -> Iterator[None]:
-    """Keep of every layer its input alone for the gradient; see `CheckpointedLayer`."""
+    """Keep of every layer its input alone for the gradient (`CheckpointedLayer`); ValueError: if there is none."""
     layers = [layer for layer in module.modules() if isinstance(layer, CheckpointedLayer)]
+    if not layers:
+        msg = "gradient_checkpointing=True is of layers of attention, and this model has none: leave it out."
+        raise ValueError(msg)
     before = [layer.gradient_checkpointing for layer in layers]
     for layer in layers:
         layer.gradient_checkpointing = True
