@@ -9,7 +9,8 @@ import torch
 import scfoundry as sf
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._objectives import draw_mask, keep_cells
-from scfoundry.train.plan import ContextDataModule, interruptible
+from scfoundry.train.manners import interruptible
+from scfoundry.train.plan import ContextDataModule
 
 
 def weights(model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import MODELS
+from cases import MODELS, registered
 from scipy import sparse
 
 from scfoundry.model._capabilities import Tunable, can
@@ -55,3 +55,19 @@ def test_gradients_are_the_same_with_dropout_and_less_is_kept(model):
     assert less <= much  # the same where the parts of a batch are computed again anyhow
     model.module.gradient_checkpointing_enable(False)
     assert gradients(model, batch)[1] == much
+
+
+@pytest.mark.parametrize("name", ["cellplm", "langcell", "celler", "celllm", "scpalm"])
+def test_training_learns_the_same_with_layers_computed_again(name):
+    how = {"max_epochs": 1, "lr": 1e-3, "accelerator": "cpu", "enable_progress_bar": False}
+    kept, again = registered(name), registered(name)
+    kept.train(**how)
+    again.train(gradient_checkpointing=True, **how)
+    for key, value in kept.module.state_dict().items():
+        torch.testing.assert_close(again.module.state_dict()[key], value, rtol=0, atol=0, msg=key)
+    assert not any(getattr(layer, "gradient_checkpointing", False) for layer in again.module.modules())
+
+
+def test_a_model_without_layers_of_attention_says_so():
+    with pytest.raises(ValueError, match="this model has none"):
+        registered("cellnamer").train(max_epochs=1, accelerator="cpu", gradient_checkpointing=True)

@@ -21,6 +21,7 @@ N_RANKS, N_CELLS = 2, 24
 # of a batch; or, where all cells of a step are contrasted, twice the batch, and then nothing may be random.
 IN_TURN = {"accumulate_grad_batches": N_RANKS}
 SMALL = {"batch_size": 4}
+LESS = SMALL | {"part_size": 2, "gradient_checkpointing": True, "lora": 2}
 HALF, ALL = ({"batch_size": n, "validation_size": 0.0} for n in (N_CELLS // N_RANKS, N_CELLS))
 CONTRAST = {"loss_weights": {"masked_genes": 0, "matching": 0}}
 CERTAIN = {"dropout": 0.0, "text_dropout": 0.0, "queue_size": 2 * N_CELLS}
@@ -33,7 +34,7 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "celler": ({}, SMALL, SMALL | IN_TURN),
     "celllm": ({}, *(how | {"loss_weights": {"contrastive": 0}} for how in (SMALL, SMALL | IN_TURN))),
     "scpalm": ({"replace_every": 0}, SMALL, SMALL | IN_TURN),
-    "celler, resumed": ({}, SMALL | {"checkpoint_dir": "checkpoints"}, SMALL | IN_TURN),
+    "celler, with less memory and resumed": ({}, LESS | {"checkpoint_dir": "checkpoints"}, LESS | IN_TURN),
 }
 # Softmax does not change when all keys move alike, so that this gradient is rounding, which Adam takes as a direction;
 # codes in use are counted at every batch.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import signal
-import threading
 from abc import abstractmethod
 from contextlib import ExitStack, contextmanager, nullcontext
 from inspect import signature
@@ -22,10 +19,11 @@ from scvi.train import Trainer, TrainRunner
 from torch.utils.data import DataLoader, DistributedSampler
 
 from scfoundry._arguments import quoted
-from scfoundry._settings import logger, settings
+from scfoundry._settings import settings
 from scfoundry.nn.checkpointed import CheckpointedLayer
 from scfoundry.nn.processes import alone
 from scfoundry.train.low_rank import RANK, with_lora
+from scfoundry.train.manners import interruptible, quiet_lightning
 from scfoundry.train.resuming import Resumable, frame_of, identity_of
 
 if TYPE_CHECKING:
@@ -44,9 +42,7 @@ __all__ = [
     "Trainable",
     "TrainingPlan",
     "fit",
-    "interruptible",
     "positions",
-    "quiet_lightning",
     "seeded",
     "training_only",
 ]
@@ -86,41 +82,12 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning from reporting devices and advertising, unless the package is to tell everything."""
-    lightning = logging.getLogger("lightning.pytorch")
-    level = lightning.level
-    if not logger.isEnabledFor(logging.DEBUG):
-        lightning.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        lightning.setLevel(level)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Hand an interruption on as one.
-
-    Lightning would end the process, a notebook's kernel too, and leave the process deaf to the next interruption.
-    """
-    # Only the main thread may say what a signal does.
-    handler = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
-    try:
-        yield
-    except SystemExit as ended:
-        if isinstance(ended.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from ended
-        raise
-    finally:
-        if handler is not None:
-            signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
 def computed_again(module: nn.Module) -> Iterator[None]:
-    """Keep of every layer its input alone for the gradient; see `CheckpointedLayer`."""
+    """Keep of every layer its input alone for the gradient (`CheckpointedLayer`); ValueError: if there is none."""
     layers = [layer for layer in module.modules() if isinstance(layer, CheckpointedLayer)]
+    if not layers:
+        msg = "gradient_checkpointing=True is of layers of attention, and this model has none: leave it out."
+        raise ValueError(msg)
     before = [layer.gradient_checkpointing for layer in layers]
     for layer in layers:
         layer.gradient_checkpointing = True

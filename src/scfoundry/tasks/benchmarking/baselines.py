@@ -92,7 +92,8 @@ def scvi(counts: AnnData, batch_key: str | None, seed: int, **train: Any) -> NDA
     """Latent mean of scVI with its defaults, trained on the counts; random states are left as they were."""
     from scvi.model import SCVI
 
-    from scfoundry.train.plan import quiet_lightning, seeded
+    from scfoundry.train.manners import quiet_lightning
+    from scfoundry.train.plan import seeded
 
     # What it validates on scvi-tools draws by a seed of the whole process, or takes from the end.
     order = np.random.default_rng(seed).permutation(counts.n_obs)
