@@ -6,6 +6,7 @@ Synthetic counts, 4,000 genes of which a cell expresses about 370, in samples of
 in a process of its own with one thread, after a call on 300 cells has loaded weights and compiled: processor time, and
 peak memory beyond what was resident before. Sizes grow as long as the next one is expected within the seconds given.
 The exponent is that of time between the two largest numbers of cells, where what a call costs by itself weighs least.
+Above 180,000 of these cells counts are no longer kept in memory, and each pass reads them anew: a step, and no power.
 The first source is measured at all sizes, others at the largest of these that takes a fraction of the seconds. `store`
 embeds into the store, `zarr` from it into memory.
 """

@@ -94,7 +94,7 @@ def test_a_store_holds_what_cells_in_memory_would(adata, models, result, tmp_pat
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_gives_some_cells_after_others(adata, models, result, tmp_path, name):
-    path = stored(adata, tmp_path, "zarr2")
+    path = stored(adata, tmp_path, "h5ad")
     sf.tl.embed(path, models[name], adapt=None, key_added="latent", **CPU)
     same(written(read(path)), result(name, adapt=None, key_added="latent"), tolerance=1e-6)
 

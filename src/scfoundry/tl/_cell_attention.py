@@ -49,8 +49,9 @@ def cell_attention(
     """Weights with which the cells of a context attend to each other.
 
     The coefficients with which the model mixes the other cells into a cell, exactly, averaged over the heads of one
-    layer. The ``k`` largest of every cell are kept; between groups all of them are summed. No matrix of cells by cells
-    stands in memory. Always in float32: weights of a context differ by less than bfloat16 resolves.
+    layer. The ``k`` largest of every cell are kept; between groups all of them are summed. All pairs of cells of a
+    context are looked at, so that time grows with the square of its size, and no matrix of cells by cells stands in
+    memory. Always in float32: weights of a context differ by less than bfloat16 resolves.
 
     Parameters
     ----------

@@ -121,11 +121,11 @@ def _fingerprint_of_weights(model: Any, fitted: Any | None) -> str:
 def _fingerprint_of_cells(cells: Cells) -> str:
     """What tells a data set from others: names, contexts, places, what all values have in common, and some of them."""
     found = hashlib.sha256()
-    found.update(np.ascontiguousarray(cells.names).tobytes())
+    found.update(np.ascontiguousarray(cells.names).view(np.uint8).data)
     found.update(np.ascontiguousarray(cells.own.alignment.names.astype(str)).tobytes())
     for context in cells.contexts:
         found.update(context.name.encode())
-        found.update(context.rows.tobytes())
+        found.update(np.ascontiguousarray(context.rows).view(np.uint8).data)
         found.update(np.ascontiguousarray(cells.coordinates.get(context.name, ())).tobytes())
     report = cells.own.report
     found.update(repr((str(report.state), report.maximum, report.median_total, report.integer_fraction)).encode())
