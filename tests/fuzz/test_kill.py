@@ -120,6 +120,23 @@ def test_the_checkpoint_of_another_configuration_or_layer_is_refused(uninterrupt
             model.train(**QUICK, checkpoint_dir=complete)
 
 
+def test_the_checkpoint_of_other_initial_weights_or_of_another_model_is_refused(
+    uninterrupted, make_adata, complete, tmp_path
+):
+    adata = make_adata(60, 30)
+    sf.model.CellPLM.setup_anndata(adata, batch_key="batch")
+    model = sf.model.CellPLM(adata, **SIZES, seed=1)
+    with pytest.raises(ValueError, match="checkpoint of another training: initial seed 0, not 1"):
+        model.train(**QUICK, checkpoint_dir=complete)
+    model.save_pretrained(tmp_path / "weights")
+    with pytest.raises(ValueError, match=r"another training: .*initial weights None, not \w+\."):
+        sf.model.CellPLM.from_pretrained(tmp_path / "weights", adata).train(**QUICK, checkpoint_dir=complete)
+    sizes = {"n_hidden": 16, "n_layers": 1, "n_heads": 2, "n_intermediate": 16}
+    sf.model.Celler.setup_anndata(adata)
+    with pytest.raises(ValueError, match=r"another training: model CellPLM, not Celler\. To go on"):
+        sf.model.Celler(adata, **sizes).train(**QUICK, checkpoint_dir=complete)
+
+
 def test_a_training_that_diverged_says_so(make_adata):
     adata = make_adata(60, 30)
     sf.model.CellPLM.setup_anndata(adata, batch_key="batch")

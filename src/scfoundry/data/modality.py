@@ -11,15 +11,7 @@ from scfoundry._arguments import quoted
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["in_memory", "modality_of", "to_write"]
-
-
-def in_memory(adata: AnnData) -> AnnData:
-    """A copy, of which nothing stays on disk."""
-    # A view reads its part when it is copied; `AnnData.copy` fails on arrays in files.
-    stored = () if adata.is_view else (adata.X, *adata.layers.values(), *adata.obsm.values(), *adata.obsp.values())
-    on_disk = adata.isbacked or not all(hasattr(values, "copy") for values in stored if values is not None)
-    return adata.to_memory() if on_disk else adata.copy()
+__all__ = ["modality_of", "to_write"]
 
 
 def modality_of(adata: AnnData | MuData, modality: str) -> AnnData:
@@ -49,7 +41,7 @@ def to_write(adata: AnnData | MuData, modality: str, *, copy: bool, caller: str)
         copied = adata.copy() if copy else adata
         return copied, copied.mod[modality]
     if copy:
-        cells = in_memory(adata)
+        cells = _in_memory(adata)
         return cells, cells
     if cells.isbacked and cells.is_view:
         msg = (
@@ -58,3 +50,11 @@ def to_write(adata: AnnData | MuData, modality: str, *, copy: bool, caller: str)
         )
         raise ValueError(msg)
     return adata, cells
+
+
+def _in_memory(adata: AnnData) -> AnnData:
+    """A copy, of which nothing stays on disk."""
+    # A view reads its part when it is copied; `AnnData.copy` fails on arrays in files.
+    stored = () if adata.is_view else (adata.X, *adata.layers.values(), *adata.obsm.values(), *adata.obsp.values())
+    on_disk = adata.isbacked or not all(hasattr(values, "copy") for values in stored if values is not None)
+    return adata.to_memory() if on_disk else adata.copy()

@@ -12,7 +12,7 @@ from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.growing import Growing
 from scfoundry.data.matrix.checks import to_linear
-from scfoundry.data.modality import in_memory
+from scfoundry.data.modality import to_write
 from scfoundry.data.pieces import canonical
 from scfoundry.data.slots import write
 from scfoundry.data.tokens.bins import FEWEST_BINS, MOST_BINS, Ties, bin_values, gene_keys
@@ -111,8 +111,7 @@ def bin_expression(
     """
     _check(n_bins, ties)
     vocabulary = None if genes is None else _vocabulary(genes)
-    if copy:
-        adata = in_memory(adata)
+    _, adata = to_write(adata, Keys.RNA, copy=copy, caller=_CALLER)
     alignment = None if vocabulary is None else vocabulary.align(adata)
     names = adata.var_names if vocabulary is None else vocabulary.ids
     # Nothing but draws asks for the names.

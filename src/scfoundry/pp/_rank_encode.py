@@ -12,7 +12,7 @@ from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.growing import Growing
 from scfoundry.data.matrix.checks import to_linear
-from scfoundry.data.modality import in_memory
+from scfoundry.data.modality import to_write
 from scfoundry.data.slots import write
 from scfoundry.data.tokens.ranks import checksum, rank_tokens, ranked_matrix
 from scfoundry.pp._cell_by_cell import encoded
@@ -110,8 +110,7 @@ def rank_encode(
         msg = f"max_length must be at least 1 gene; got {max_length}. The published length: max_length=2048."
         raise ValueError(msg)
     vocabulary, medians = _vocabulary(genes)
-    if copy:
-        adata = in_memory(adata)
+    _, adata = to_write(adata, Keys.RNA, copy=copy, caller=_CALLER)
     alignment = vocabulary.align(adata)
 
     def begin(state: MatrixState) -> _Encoder:

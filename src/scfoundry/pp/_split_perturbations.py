@@ -10,7 +10,7 @@ import pandas as pd
 from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.data.modality import in_memory
+from scfoundry.data.modality import to_write
 from scfoundry.data.perturbations import members_of, perturbation_labels
 from scfoundry.data.slots import write
 
@@ -120,8 +120,7 @@ def split_perturbations(
         raise ValueError(msg)
     table = _table(parts, split, n_cells)
 
-    if copy:
-        adata = in_memory(adata)
+    _, adata = to_write(adata, Keys.RNA, copy=copy, caller=CALLER)
     values = labels.map(split | {control: TRAIN})
     origin = {
         Keys.PARAMS: {

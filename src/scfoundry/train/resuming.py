@@ -25,6 +25,8 @@ __all__ = ["Resumable", "frame_of", "identity_of"]
 # Keys of a checkpoint.
 HISTORY = "history"
 IDENTITY = "identity"
+# Of an identity.
+MODEL = "model"
 # Arguments of the trainer that change the weights, unlike where and how fast it works and what it shows.
 CHANGING = {
     "accumulate_grad_batches",
@@ -57,9 +59,10 @@ class Resumable(pl.Callback):
             return None
         content = read_torch_file(self.path)
         theirs = content.get(IDENTITY) or {}
-        other = [
-            f"{name} {theirs.get(name)}, not {own}" for name, own in self.identity.items() if theirs.get(name) != own
-        ]
+        different = {name: own for name, own in self.identity.items() if theirs.get(name) != own}
+        # Of another model everything differs: its name says enough.
+        shown = [MODEL] if MODEL in different else list(different)
+        other = [f"{name} {theirs.get(name, 'unknown')}, not {different[name]}" for name in shown]
         if other:
             msg = (
                 f"{self.path} is the checkpoint of another training: {'; '.join(other)}. To go on with that one, "
@@ -127,7 +130,9 @@ def identity_of(
     if (config := getattr(model, "config", None)) is not None:
         identity |= {f"config {name}": _brief(value) for name, value in config.choices().items()}
     identity |= {
-        "model": type(model).__name__,
+        MODEL: type(model).__name__,
+        "initial seed": _brief(getattr(model, "init_params_", {}).get("non_kwargs", {}).get("seed")),
+        "initial weights": _brief(getattr(model, "description_", {}).get("sha256")),
         "parameters": _digest(f"{name} {tuple(value.shape)}" for name, value in plan.module.named_parameters()),
         "steps per epoch": len(data.train_dataloader()),
         "seed": plan.seed,
