@@ -131,7 +131,6 @@ def identity_of(
         identity |= {f"config {name}": _brief(value) for name, value in config.choices().items()}
     identity |= {
         MODEL: type(model).__name__,
-        "initial seed": _brief(getattr(model, "init_params_", {}).get("non_kwargs", {}).get("seed")),
         "initial weights": _brief(getattr(model, "description_", {}).get("sha256")),
         "parameters": _digest(f"{name} {tuple(value.shape)}" for name, value in plan.module.named_parameters()),
         "steps per epoch": len(data.train_dataloader()),
