@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from benchmarks.impute_spatial.tasks import PAIRS
 from benchmarks.reporting import markdown_table, score_table
 
@@ -25,8 +27,16 @@ def tables(rows: pd.DataFrame) -> list[str]:
     pages = [score_table(title, rows, score, columns="pair") for score, title in TITLES.items()]
     columns = [*SCORES, "seconds"]
     body = [
-        [method, runs["seed"].nunique(), *(f"{x:.3f}" for x in runs.groupby("pair")[columns].mean().mean())]
+        [
+            method,
+            runs["seed"].nunique(),
+            *(f"{x:.3f}".replace("nan", "-") for x in runs.groupby("pair")[columns].mean().mean()),
+        ]
         for method, runs in rows.groupby("method", sort=False)
-        if runs["pair"].nunique() == len(PAIRS) and runs[columns].notna().all(axis=None)
+        if runs["pair"].nunique() == len(PAIRS) and runs[list(SCORES)].notna().all(axis=None)
     ]
     return [*pages, markdown_table("All scores, means over the four sets", ["method", "hold-outs", *columns], body)]
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"
