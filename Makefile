@@ -28,7 +28,7 @@ quickstart: $(VENV)/.package
 	@$(BIN)/python tutorials/quickstart.py
 
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 fuzz: $(VENV)/.test
 	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),1000) $(BIN)/python -m pytest -n auto tests/fuzz $(ARGS)

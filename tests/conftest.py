@@ -66,6 +66,15 @@ ARRAY_TYPES: dict[str, Callable[[np.ndarray], Any]] = {
 }
 
 
+# Files that take longest, or start processes of their own: begun first, so that no process waits for another at the end.
+LONG = ("test_tutorials.py", "test_every_verb.py", "test_distribute.py", "test_benchmark.py", "test_parallel.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(autouse=True)
 def _own_threads() -> Iterator[None]:
     """Numba, which scanpy starts, sets the number of threads of OpenMP: torch's small steps become 50 times slower."""

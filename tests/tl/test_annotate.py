@@ -276,7 +276,7 @@ def one_label_with_counts(adata, reference):
         ),
         (one_column_for_two, {}, r"scores of 'T/NK' and 'T\|NK' would share the column 'T\|NK'"),
         (None, {"n_shots": 0}, r"n_shots is the number of cells per label and at least 1; got 0"),
-        (None, {"train": "encoder"}, r"train must be one of 'all', 'head' or None; got 'encoder'"),
+        (None, {"train": "encoder"}, r"train must be one of 'all', 'lora', 'head' or None; got 'encoder'"),
         (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
         (mouse, {}, r"adata has mouse genes and the reference human ones: labels are learned within a species"),
         (None, {"batch_key": "sample"}, r"adata.obs has no column 'sample'"),

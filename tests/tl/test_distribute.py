@@ -66,7 +66,7 @@ def written(adata: ad.AnnData, before: set[str]) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("verb", "source"),
-    [("embed", "memory"), ("embed", "zarr"), *((verb, "h5ad") for verb in VERBS), ("rank_encode", "memory")],
+    [("embed latent", "memory"), ("embed latent", "zarr"), *((verb, "h5ad") for verb in VERBS)],
 )
 def test_result_is_that_of_one_process(client, stored, verb, source):
     def opened() -> ad.AnnData:

@@ -166,7 +166,7 @@ def no_column(reference):
         (always, {}, r"'always' is active in all of the 120 cells"),
         (twice, {}, r"the column 'a' more than once"),
         (no_column, {}, r"has no column, but must say 0 or 1"),
-        (None, {"train": "some"}, r"train must be one of 'all', 'head'"),
+        (None, {"train": "some"}, r"train must be one of 'all', 'lora', 'head'"),
         (None, {"train": "all"}, r"stay as they are.*Leave both out"),
         (None, {"max_epochs": 3}, r"without epochs.*max_epochs=3"),
     ],

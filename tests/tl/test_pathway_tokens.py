@@ -131,7 +131,9 @@ def test_files_keep_the_result_and_its_record(model, make_adata, sets, tmp_path,
 
 def test_neighbours_of_cells_are_found_by_their_tokens(model, make_adata):
     result = tokenised(make_adata(40, 60), model)
-    sc.pp.neighbors(result, n_neighbors=5, use_rep="X_pathway_tokens")
+    # Nothing that has to be compiled first.
+    how = {"transformer": "sklearn", "method": "gauss"}
+    sc.pp.neighbors(result, n_neighbors=5, use_rep="X_pathway_tokens", **how)
     assert result.obsp["distances"].nnz
 
 

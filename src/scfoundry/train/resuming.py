@@ -62,7 +62,7 @@ class Resumable(pl.Callback):
         different = {name: own for name, own in self.identity.items() if theirs.get(name) != own}
         # Of another model everything differs: its name says enough.
         shown = [MODEL] if MODEL in different else list(different)
-        other = [f"{name} {theirs.get(name, 'unknown')}, not {different[name]}" for name in shown]
+        other = [f"{name} {str(theirs.get(name, 'unknown')) or 'none'}, not {different[name]}" for name in shown]
         if other:
             msg = (
                 f"{self.path} is the checkpoint of another training: {'; '.join(other)}. To go on with that one, "
