@@ -50,7 +50,8 @@ HEAD = """<!-- Written by `python -m benchmarks leaderboard` from benchmarks/res
 All weights that were measured, in bold, beside simple peers and beside twins of the same structure without training.
 "A prediction without error" is the correlation that the noise of the data leaves to the best of methods. Scores are
 means and standard deviations over seeds; seconds are those of one run on two CPU cores, where known. No data set is
-among what the weights learned from: where it is in the corpus, weights of the same recipe without it were used."""
+among what the weights learned from: where it is in the corpus, weights of the same recipe without it were used. Naming
+by texts has no twin: without training a model knows no label."""
 
 
 def standing(found: Measured) -> pd.DataFrame:

@@ -66,7 +66,7 @@ ARRAY_TYPES: dict[str, Callable[[np.ndarray], Any]] = {
 }
 
 
-# Files that take longest, or start processes of their own: begun first, so that no process waits for another at the end.
+# Files that take longest are begun first, so that no process waits for another at the end.
 LONG = ("test_tutorials.py", "test_every_verb.py", "test_distribute.py", "test_benchmark.py", "test_parallel.py")
 
 
