@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from scfoundry.tasks.denoising.denoiser import Denoiser
 resource = pytest.importorskip("resource", reason="only POSIX limits the length of files")
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -54,8 +55,24 @@ def fitted(path: Path, adata, model) -> None:
     Denoiser.as_pretrained(model).save(path / "denoiser")
 
 
-# h5py cannot close a file that it cannot write, and says so where nobody listens.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def refused(write: Callable[..., None], *what: object) -> bool:
+    """Whether an error says that there is no room."""
+    try:
+        with room_for(2000):
+            write(*what)
+    except (OSError, RuntimeError, SafetensorError):
+        return True
+    return False
+
+
+def refused_apart(write: Callable[..., None], *what: object) -> bool:
+    """The same in a process that ends at once: libhdf5 crashes when it closes what it could not write."""
+    process = os.fork()
+    if not process:
+        os._exit(0 if refused(write, *what) else 1)
+    return os.waitpid(process, 0)[1] == 0
+
+
 @pytest.mark.parametrize("write", [cells, store, pretrained, of_scvi, fitted])
 def test_what_was_there_stays(write, make_adata, tmp_path):
     adata = make_adata(100, 40)
@@ -66,8 +83,7 @@ def test_what_was_there_stays(write, make_adata, tmp_path):
     assert before
     adata.obsm["X"] += 1
     next(model.module.parameters()).data.add_(1)
-    with room_for(2000), pytest.raises((OSError, RuntimeError, SafetensorError)):
-        write(tmp_path, adata, model)
+    assert (refused_apart if write is cells else refused)(write, tmp_path, adata, model)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     # With room again, the same line does it.
     write(tmp_path, adata, model)

@@ -44,6 +44,16 @@ def own_threads() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
+@contextmanager
+def numpy_undisturbed() -> Iterator[None]:
+    """Leave numpy's state as it was: parts of scvi-tools draw numbers when they are first loaded."""
+    state = np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
 def log_normalised(counts: AnnData) -> AnnData:
     """Copy with log1p of counts per 10,000."""
     cells = counts.copy()
@@ -90,8 +100,6 @@ def harmony(components: NDArray[np.float32], batches: NDArray[np.str_], seed: in
 
 def scvi(counts: AnnData, batch_key: str | None, seed: int, **train: Any) -> NDArray[np.float32]:
     """Latent mean of scVI with its defaults, trained on the counts; random states are left as they were."""
-    from scvi.model import SCVI
-
     from scfoundry.train.manners import quiet_lightning
     from scfoundry.train.plan import seeded
 
@@ -99,8 +107,10 @@ def scvi(counts: AnnData, batch_key: str | None, seed: int, **train: Any) -> NDA
     order = np.random.default_rng(seed).permutation(counts.n_obs)
     cells = counts[order].copy()
     how = {"early_stopping": True, "enable_progress_bar": False, "accelerator": "cpu"} | train
-    SCVI.setup_anndata(cells, batch_key=batch_key)
-    with seeded(seed, torch.device("cpu")), quiet_lightning():
+    with seeded(seed, torch.device("cpu")), numpy_undisturbed(), quiet_lightning():
+        from scvi.model import SCVI
+
+        SCVI.setup_anndata(cells, batch_key=batch_key)
         model = SCVI(cells)
         model.train(**how, shuffle_set_split=False)
         return model.get_latent_representation()[np.argsort(order)].astype(np.float32)
