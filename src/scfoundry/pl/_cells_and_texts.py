@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from scfoundry._compat import obs_column
 from scfoundry._keys import Keys
-from scfoundry.pl._drawing import coordinates, require_columns, scatter, shown
+from scfoundry.pl._drawing import coordinates, require_columns, scatter, scores_of, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,12 +72,8 @@ def cells_and_texts(
     >>> sf.tl.zero_shot_annotate(adata, ["B cell", "T cell", "NK", "monocyte", "erythrocyte"])
     >>> sf.pl.cells_and_texts(adata)
     """
-    run = "sf.tl.zero_shot_annotate(adata, texts)"
-    require_columns(adata, key, run=run)
-    scores = adata.obsm.get(Keys.scores(key))
-    if not isinstance(scores, pd.DataFrame):
-        msg = f"adata.obsm has no table {Keys.scores(key)!r} of probabilities. Run it first: {run}."
-        raise ValueError(msg)
+    require_columns(adata, key, run="sf.tl.zero_shot_annotate(adata, texts)")
+    scores = scores_of(adata, key)
     places = coordinates(adata, basis)
     named = obs_column(adata, key).astype(object).to_numpy()
     ax = scatter(places, None, ax=ax, size=size, label=basis)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from scfoundry._keys import Keys
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["coordinates", "heatmap", "listed", "require_columns", "scatter", "shown"]
+__all__ = ["coordinates", "heatmap", "listed", "require_columns", "scatter", "scores_of", "shown"]
 
 # Of more columns the numbers would not fit.
 MOST_NUMBERED = 24
@@ -37,6 +39,18 @@ def require_columns(adata: AnnData, *keys: str, run: str) -> None:
     if missing := [key for key in keys if key not in adata.obs]:
         msg = f"adata.obs has no column {listed(missing)}; it has {listed(adata.obs.columns, 10)}. Run {run} first."
         raise ValueError(msg)
+
+
+def scores_of(adata: AnnData, key: str) -> pd.DataFrame:
+    """Probabilities of labels, cells x labels, of the result of a name."""
+    scores = adata.obsm.get(Keys.scores(key))
+    if scores is None or not hasattr(scores, "columns"):
+        msg = (
+            f"adata.obsm has no table {Keys.scores(key)!r} of probabilities. Run it first: "
+            "sf.tl.zero_shot_annotate(adata, texts)."
+        )
+        raise ValueError(msg)
+    return scores
 
 
 def heatmap(table: pd.DataFrame, *, ax: Axes | None, label: str, cmap: str) -> Axes:

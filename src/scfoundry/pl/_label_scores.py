@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from scfoundry._compat import obs_column
 from scfoundry._keys import Keys
-from scfoundry.pl._drawing import heatmap, require_columns, shown
+from scfoundry.pl._drawing import heatmap, require_columns, scores_of, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,13 +67,7 @@ def label_scores(
     >>> sf.tl.zero_shot_annotate(adata, ["B cell", "T cell", "NK", "monocyte", "dendritic cell"])
     >>> sf.pl.label_scores(adata, "bulk_labels")
     """
-    scores = adata.obsm.get(Keys.scores(key))
-    if not isinstance(scores, pd.DataFrame):
-        msg = (
-            f"adata.obsm has no table {Keys.scores(key)!r} of probabilities. Run it first: "
-            "sf.tl.zero_shot_annotate(adata, texts)."
-        )
-        raise ValueError(msg)
+    scores = scores_of(adata, key)
     require_columns(adata, groupby, run="sc.tl.leiden(adata)")
     groups = obs_column(adata, groupby).astype(object)
     means = scores.groupby(groups.to_numpy()).mean()
