@@ -21,6 +21,8 @@ __all__ = ["cells_and_texts"]
 
 # A text stands among so many of the cells that are most probably it.
 N_CELLS = 30
+# Texts would hide each other within such shares of the picture, and not so many points above.
+NEAR, LINE = np.array([0.2, 0.05]), 17
 
 
 def cells_and_texts(
@@ -80,15 +82,21 @@ def cells_and_texts(
     # Most frequent first, so that the small ones lie on top.
     order = sorted(scores.columns, key=lambda name: -int((named == name).sum()))
     colors = _colors(len(order))
+    written: list[NDArray[np.floating]] = []
     for name, color in zip(order, colors, strict=True):
         own = named == name
         if own.any():
             scatter(places[own], color, ax=ax, size=size, n_cells=len(places))
         among = own if own.any() else np.ones_like(own)
-        x, y = _middle(places[among], scores[name].to_numpy()[among])
+        place = _middle(places[among], scores[name].to_numpy()[among])
+        # Texts at nearly one place stand above each other.
+        n_below = sum(bool((np.abs(place - other) < NEAR * np.ptp(places, axis=0)).all()) for other in written)
+        written.append(place)
         ax.annotate(
             str(name) if own.any() else f"({name})",
-            (x, y),
+            tuple(place),
+            xytext=(0, LINE * n_below),
+            textcoords="offset points",
             ha="center",
             va="center",
             fontsize=9,
