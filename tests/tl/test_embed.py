@@ -71,6 +71,12 @@ def test_symbols_and_the_default_weights(make_adata):
     np.testing.assert_array_equal(by_id.obsm["X_cellplm"], by_symbol.obsm["X_cellplm"])
 
 
+def test_columns_that_share_a_gene_are_said_once(model, adata, logged):
+    adata.var_names = [*adata.var_names[:-1], f"{adata.var_names[0]}.2"]
+    sf.tl.embed(adata, model, device="cpu")
+    assert sum("repeat the gene of another column" in message for message in logged) == 1
+
+
 def test_then_scanpy_goes_on_as_usual(model, adata):
     sf.tl.embed(adata, model, device="cpu")
     # Nothing that has to be compiled first; the tutorials have the defaults.

@@ -142,7 +142,9 @@ class GeneVocabulary:
             positions, _ = find(self._index_with_symbols, asked)
         return positions
 
-    def align(self, adata: AnnData | Iterable[str], *, min_overlap: float = 0.1) -> GeneAlignment:
+    def align(
+        self, adata: AnnData | Iterable[str], *, min_overlap: float = 0.1, say_shared: bool = True
+    ) -> GeneAlignment:
         """Find the column of every gene by name.
 
         Names are matched by the first of these routes: as spelled in the vocabulary, ``ensembl`` (version ignored),
@@ -158,6 +160,8 @@ class GeneVocabulary:
             Data set, or just the names of its genes. It is only read.
         min_overlap
             Least share of genes that must match, of the smaller of data set and vocabulary.
+        say_shared
+            Warn of columns that share a gene.
 
         Returns
         -------
@@ -178,7 +182,8 @@ class GeneVocabulary:
         names = as_names(adata.var_names if isinstance(adata, AnnData) else adata)
         alignment = match(self.index, names, var=var)
         check_overlap(self.index, alignment, var=var, min_overlap=min_overlap)
-        warn_of_duplicates(self.index, alignment)
+        if say_shared:
+            warn_of_duplicates(self.index, alignment)
         return alignment
 
     def subset(self, keep: ArrayLike) -> GeneVocabulary:

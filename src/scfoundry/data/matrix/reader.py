@@ -131,7 +131,9 @@ class CountsReader:
     def over(self, vocabulary: GeneVocabulary) -> Self:
         """The same cells over another vocabulary."""
         other = copy.copy(self)
-        other.alignment, other._shown, other._held = vocabulary.align(self.alignment.names), None, None
+        # Which columns share a gene was said when the cells were opened.
+        other.alignment = vocabulary.align(self.alignment.names, say_shared=False)
+        other._shown = other._held = None
         other._kept = None
         return other
 
