@@ -72,17 +72,24 @@ PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
 }
 # A model is what it can do, of whatever class: the capabilities say so, not the hints.
 BY_CAPABILITY = ("scfoundry.model", "scfoundry.tasks")
+# Arguments that count something, of which a function needs one.
+AT_LEAST_ONE = (
+    *("genes_per_block", "k", "max_epochs", "min_cells", "min_genes", "n_genes", "n_markers", "n_per_stratum"),
+    *("n_top_genes", "pairs_per_step", "patience", "top_k"),
+)
 # What else holds for arguments of a name, whatever the function; `None` and generators of random numbers are let pass.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rng": (lambda value: value >= 0, "a seed of at least 0"),
     "seed": (lambda value: value >= 0, "a seed of at least 0"),
     "key_added": (lambda value: value.strip() != "" and "/" not in value, "a name, without a slash"),
     "batch_size": (lambda value: value >= 1, "at least 1 cell"),
-    "max_epochs": (lambda value: value >= 1, "at least 1"),
+    "part_size": (lambda value: value >= 1, "at least 1 cell"),
+    "n_shots": (lambda value: value > 0, "above 0"),
     "lr": (lambda value: value >= 0, "a finite number of at least 0"),
     "weight_decay": (lambda value: value >= 0, "a finite number of at least 0"),
     "warmup_steps": (lambda value: value >= 0, "a whole number of at least 0"),
     "validation_size": (lambda value: 0 <= value < 1, "a share of at least 0 and below 1"),
+    **dict.fromkeys(AT_LEAST_ONE, (lambda value: value >= 1, "at least 1")),
 }
 
 
@@ -231,13 +238,14 @@ def checks_arguments(function: Function) -> Function:
             msg = f"{caller}: {error}. Leave it out, or pass one of: {', '.join(signature.parameters)}."
             raise TypeError(msg) from None
         for name, value in given.items():
-            rule, meaning = RULES.get(name, (bool, ""))
-            if not fits(value, hint := hints.get(name, Any)) or (meaning and not _keeps(rule, value)):
+            hint, (rule, meaning) = hints.get(name, Any), RULES.get(name, (bool, ""))
+            wanted = expected(hint) if not fits(value, hint) else "" if _keeps(rule, value) else meaning
+            if wanted:
                 default = signature.parameters[name].default
                 what = f"See help({caller})" if default is inspect.Parameter.empty else f"Default: {name}={default!r}"
                 if isinstance(value, str) and fits([value], hint):
                     what = f"Pass a list: {name}=[{value!r}]"
-                msg = f"{caller}: {name} must be {meaning or expected(hint)}; got {shown(value)}. {what}."
+                msg = f"{caller}: {name} must be {wanted}; got {shown(value)}. {what}."
                 raise ValueError(msg)
         return function(*args, **kwargs)
 

@@ -92,7 +92,7 @@ def test_bad_input_is_named_with_its_fix(adata: AnnData) -> None:
         sf.pp.holdout_genes(adata, strata=(0.9, 0.75))
     with pytest.raises(ValueError, match="strata must be ascending"):
         sf.pp.holdout_genes(adata, strata=(0, 75, 100))
-    with pytest.raises(ValueError, match="n_per_stratum must be at least 1 gene; got 0"):
+    with pytest.raises(ValueError, match="n_per_stratum must be at least 1; got 0"):
         sf.pp.holdout_genes(adata, n_per_stratum=0)
     with pytest.raises(ValueError, match="adata has 20 cells and 0 genes"):
         sf.pp.holdout_genes(adata[:, []])

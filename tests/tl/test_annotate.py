@@ -275,7 +275,7 @@ def one_label_with_counts(adata, reference):
             r"only 'B cell' has cells that express a gene of the model that adata .*; two are needed",
         ),
         (one_column_for_two, {}, r"scores of 'T/NK' and 'T\|NK' would share the column 'T\|NK'"),
-        (None, {"n_shots": 0}, r"n_shots is the number of cells per label and at least 1; got 0"),
+        (None, {"n_shots": 0}, r"n_shots must be above 0; got 0"),
         (None, {"train": "encoder"}, r"train must be one of 'all', 'lora', 'head' or None; got 'encoder'"),
         (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
         (mouse, {}, r"adata has mouse genes and the reference human ones: labels are learned within a species"),

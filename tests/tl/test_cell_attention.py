@@ -89,7 +89,7 @@ def words(adata):
         (gaps, {"spatial_key": "spatial"}, r"1 of 20 cells .* missing or infinite coordinates"),
         (nowhere, {"spatial_key": "spatial"}, r"No cell has finite coordinates in adata.obsm\['spatial'\]"),
         (words, {"spatial_key": "spatial"}, r"values that are no numbers \(.*'left'\)"),
-        (None, {"k": 0}, r"k is the number of weights to keep per cell, a whole number from 1; got 0"),
+        (None, {"k": 0}, r"k must be at least 1; got 0"),
         (None, {"k": 2.5}, r"k must be a whole number; got 2.5. Default: k=30"),
         (None, {"scale": "rows"}, r"scale must be one of 'shares', 'specific', 'raw'; got 'rows'"),
         (None, {"encoder_layer": 5}, r"has 1 encoder layers, 0 to 0; got encoder_layer=5"),

@@ -188,7 +188,7 @@ def test_then_scanpy_goes_on_as_usual(denoiser: sf.tasks.Denoiser, adata: AnnDat
         ({"genes": "CD3E"}, r"genes must be a list .*; got 'CD3E'. Pass a list: genes=\['CD3E'\]"),
         ({"genes": []}, r"genes is empty"),
         ({"max_epochs": 0}, r"max_epochs must be at least 1; got 0. Default: max_epochs=None"),
-        ({"patience": 0}, r"patience is a number of epochs and at least 1; got 0"),
+        ({"patience": 0}, r"patience must be at least 1; got 0"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_learned(

@@ -69,7 +69,7 @@ REFUSED = {
     "group": ({"groupby": "tissue"}, r"adata.obs has no column 'tissue'.*as groupby, or None"),
     "layer": ({"encoder_layer": 2}, r"has 2 layers, 0 to 1; got encoder_layer=2"),
     "genes": ({"genes": ["ENSG00000000938", "NOT_A_GENE"]}, r"1 of the 2 genes is not measured in adata.*'NOT_A_GENE'"),
-    "top_k": ({"top_k": 0}, r"top_k is the number of edges to keep per group, from 1; got 0"),
+    "top_k": ({"top_k": 0}, r"top_k must be at least 1; got 0"),
     "cells": ({"min_cells": 41}, r"0 genes that the model knows vary and are expressed by 41 of the 40 cells"),
 }
 

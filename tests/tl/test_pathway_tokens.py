@@ -138,8 +138,8 @@ def test_neighbours_of_cells_are_found_by_their_tokens(model, make_adata):
 
 
 REFUSED = {
-    "genes": ({"n_top_genes": 0}, r"n_top_genes must be at least 1; got 0. The default: n_top_genes=50"),
-    "cells": ({"min_cells": 0}, r"min_cells must be at least 1; got 0. The default: min_cells=10"),
+    "genes": ({"n_top_genes": 0}, r"n_top_genes must be at least 1; got 0. Default: n_top_genes=50"),
+    "cells": ({"min_cells": 0}, r"min_cells must be at least 1; got 0. Default: min_cells=10"),
     "order": ({"rank_by": "fold"}, r"rank_by must be one of 'share', 'correlation'; got 'fold'"),
     "max_q": ({"max_q": 0}, r"max_q must be above 0 and at most 1; got 0. The default: max_q=0.05"),
     "sets": ({"gene_sets": {"fly": ["dpp"]}}, r"None of the 1 gene sets has a gene that was measured .* as 'ENSG"),

@@ -261,12 +261,12 @@ class TestBadInputIsRefusedBeforeAnythingIsComputed:
             ({"value": float("inf")}, "value must be a finite number.*got inf"),
             ({"value": "x"}, "value must be a finite number.*got 'x'"),
             ({"n_genes": 2.5}, "n_genes must be a whole number.*got 2.5"),
-            ({"max_epochs": 5}, "max_epochs=5 is of the network's training: fine_tune=True"),
+            ({"max_epochs": 5}, "max_epochs=5 is of fine-tuning: fine_tune=True"),
             ({"perturbations": ["KLF1", "ctrl"]}, "the control 'ctrl' among them"),
             ({"groups": "B"}, "groups='B' need the column that names them"),
             ({"group_key": "type"}, "no column 'type'.*as group_key"),
             ({"max_epochs": 0, "fine_tune": True}, "max_epochs must be at least 1; got 0"),
-            ({"n_genes": 0}, "n_genes must be a whole number, at least 1"),
+            ({"n_genes": 0}, "n_genes must be at least 1"),
         ],
     )
     def test_arguments(self, model: sf.model.CellPLM, screen: AnnData, arguments: dict[str, Any], message: str) -> None:

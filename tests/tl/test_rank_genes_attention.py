@@ -154,7 +154,7 @@ REFUSED = {
     "none": (None, {"groups": []}, r"groups, and none was asked for\. Pass some of these as groups, or \"all\""),
     "rank_by": (None, {"rank_by": "t-test"}, r"rank_by must be one of 'attention', 'difference'; got 't-test'"),
     "n_genes": (None, {"n_genes": 0}, r"n_genes must be at least 1; got 0.*n_genes=None"),
-    "min_cells": (None, {"min_cells": 0}, r"min_cells must be at least 1; got 0\. The default: min_cells=10"),
+    "min_cells": (None, {"min_cells": 0}, r"min_cells must be at least 1; got 0\. Default: min_cells=10"),
     "all small": (None, {"min_cells": 21}, r"groups of less than 21 cells.*so that no gene has .*: min_cells=20\."),
 }
 

@@ -117,7 +117,7 @@ def test_the_length_of_a_stored_embedding_does_not_matter(reads_texts, adata):
         ([], {}, r"sf.tl.retrieve needs at least one text and got none"),
         (None, {}, r"query must be text or a list .*; got None"),
         (["NK", "NK"], {}, r"got 'NK' more than once"),
-        ("NK", {"k": 0}, r"k is the number of hits and at least 1; got 0"),
+        ("NK", {"k": 0}, r"k must be at least 1; got 0"),
         ("NK", {"find": "genes"}, r"find must be one of 'cells', 'texts'; got 'genes'"),
         ("NK", {"use_rep": "X_langcell"}, r"adata.obsm has no 'X_langcell'; its keys: 'spatial'. Compute it"),
         ("NK", {"use_rep": "spatial"}, r"has 2 columns, but untrained embeds in 8"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from scfoundry._arguments import checks_arguments, quoted
+from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry.data.genes import GeneVocabulary
@@ -109,7 +109,7 @@ def bin_expression(
     >>> adata.layers["X_binned"].max()
     50
     """
-    _check(n_bins, ties)
+    _check(n_bins)
     vocabulary = None if genes is None else _vocabulary(genes)
     _, adata = to_write(adata, Keys.RNA, copy=copy, caller=_CALLER)
     alignment = None if vocabulary is None else vocabulary.align(adata)
@@ -131,15 +131,12 @@ def bin_expression(
     return adata if copy else None
 
 
-def _check(n_bins: int, ties: str) -> None:
+def _check(n_bins: int) -> None:
     if not FEWEST_BINS <= n_bins <= MOST_BINS:
         msg = (
             f"n_bins must be from {FEWEST_BINS} to {MOST_BINS}, that of zeros included; got {n_bins}. The published "
             "number: n_bins=51."
         )
-        raise ValueError(msg)
-    if ties not in get_args(Ties):
-        msg = f'ties must be one of {quoted(get_args(Ties))}; got {ties!r}. As published: ties="random".'
         raise ValueError(msg)
 
 

@@ -83,7 +83,7 @@ def gene_vectors_from_graph(
     >>> vectors = sf.pp.gene_vectors_from_graph(edges, n_dims=128, weight="score")
     >>> model = sf.model.CellLM(adata, gene_vectors=vectors, n_hidden=128, n_heads=4, n_head=32)
     """
-    _check_settings(n_dims, mask_ratio, max_epochs, lr)
+    _check_settings(n_dims, mask_ratio, lr)
     genes, pairs, weights = _graph(edges, weight)
     n = len(genes)
     above = sparse.coo_array((weights, pairs), shape=(n, n)).tocsr()
@@ -104,8 +104,8 @@ def gene_vectors_from_graph(
     return pd.DataFrame(found.vectors, index=pd.Index(genes, name="gene"))
 
 
-def _check_settings(n_dims: int, mask_ratio: float, max_epochs: int, lr: float) -> None:
-    for name, value, usual in (("n_dims", n_dims, 512), ("max_epochs", max_epochs, 200), ("lr", lr, 1e-3)):
+def _check_settings(n_dims: int, mask_ratio: float, lr: float) -> None:
+    for name, value, usual in (("n_dims", n_dims, 512), ("lr", lr, 1e-3)):
         if not value > 0:
             msg = f"{name} must be positive; got {value}. Usual: {name}={usual}."
             raise ValueError(msg)

@@ -69,7 +69,7 @@ def holdout_genes(
     CD4   (0, 0.5]       0.25
     NKG7  (0.5, 1]       0.75
     """
-    edges = _checked(adata, n_per_stratum, strata)
+    edges = _checked(adata, strata)
     n_expressing = np.zeros(adata.n_vars, dtype=np.int64)
     for _, block in row_blocks(adata, layer=layer):
         n_expressing += np.bincount(block.indices[block.data != 0], minlength=adata.n_vars)
@@ -96,7 +96,7 @@ def holdout_genes(
     return pd.concat(drawn)
 
 
-def _checked(adata: AnnData, n_per_stratum: int, strata: Sequence[float]) -> list[float]:
+def _checked(adata: AnnData, strata: Sequence[float]) -> list[float]:
     """Edges of the strata as a list."""
     if 0 in adata.shape:
         msg = (
@@ -110,9 +110,6 @@ def _checked(adata: AnnData, n_per_stratum: int, strata: Sequence[float]) -> lis
             f"strata must be ascending edges between 0 and 1, at least two; got {tuple(edges)}. "
             "The published ones: strata=(0, 0.75, 0.9, 0.95, 1)."
         )
-        raise ValueError(msg)
-    if n_per_stratum < 1:
-        msg = f"n_per_stratum must be at least 1 gene; got {n_per_stratum}. The published number: n_per_stratum=25."
         raise ValueError(msg)
     if not adata.var_names.is_unique:
         repeated = adata.var_names[adata.var_names.duplicated()].unique()

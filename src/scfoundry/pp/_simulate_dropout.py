@@ -96,7 +96,7 @@ def simulate_dropout(
     >>> adata.layers["test_mask"].sum(axis=1).ravel().tolist()
     [[1, 2]]
     """
-    _check_arguments(test, valid, scale, min_genes)
+    _check_arguments(test, valid, scale)
     require_counts(adata, layer=layer, caller="sf.pp.simulate_dropout")
     adata, _ = to_write(adata, "rna", copy=copy, caller="sf.pp.simulate_dropout")
     generator = np.random.default_rng(rng)
@@ -123,7 +123,7 @@ def simulate_dropout(
     return adata if copy else None
 
 
-def _check_arguments(test: float, valid: float, scale: float, min_genes: int) -> None:
+def _check_arguments(test: float, valid: float, scale: float) -> None:
     if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
         msg = (
             f"test={test} and valid={valid} must be shares of a cell's expressed genes that leave some to learn from: "
@@ -132,9 +132,6 @@ def _check_arguments(test: float, valid: float, scale: float, min_genes: int) ->
         raise ValueError(msg)
     if not scale > 0:
         msg = f"scale must be a count above 0; got {scale}. The published one: scale=20."
-        raise ValueError(msg)
-    if min_genes < 1:
-        msg = f"min_genes must be at least 1; got {min_genes}. The published one: min_genes=6."
         raise ValueError(msg)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import checks_arguments, quoted
+from scfoundry._arguments import checks_arguments
 from scfoundry.tasks.drug_response.units import WHAT, Split, of_units, units
 
 if TYPE_CHECKING:
@@ -73,9 +73,6 @@ def split_drug_response(
     (21, 3, 6)
     """
     measured = _measured(response)
-    if split not in get_args(Split):
-        msg = f'split must be one of {quoted(get_args(Split))}; got {split!r}. Default: split="cold_cell".'
-        raise ValueError(msg)
     if not (0 < test < 1 and 0 <= valid < 1):
         msg = f"test={test} and valid={valid} must be shares, test above 0. As published: test=0.1, valid=0.1."
         raise ValueError(msg)

@@ -15,7 +15,7 @@ from scfoundry.data.labels import NO_LABEL
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.tl._label_slots import refuse_shared_columns, warn_of_collapse
 from scfoundry.tl._labels import classes_of, with_prompts
-from scfoundry.tl._opening import announce, at_least_one, check_return, require_column
+from scfoundry.tl._opening import announce, check_return, require_column
 from scfoundry.tl._parents import Parents, parents_of, write_both_levels
 from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
 
@@ -186,9 +186,6 @@ def annotate(
     from scfoundry.nn.label_loss import LabelLoss
     from scfoundry.tasks.annotation.annotator import Annotator, recipe_of
 
-    every_cell = "To learn from all: n_shots=None."
-    at_least_one("n_shots", n_shots, "is the number of cells per label and at least 1", fix=every_cell)
-    at_least_one("max_epochs", max_epochs)
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     minimised = LabelLoss.of(loss or "cross_entropy", hard_mining)
     learning: dict[str, Any] = {"labels_key": labels_key, "n_shots": n_shots, "train": train, "max_epochs": max_epochs}

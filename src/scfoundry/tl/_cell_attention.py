@@ -10,7 +10,7 @@ import pandas as pd
 from scfoundry._arguments import checks_arguments
 from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, record, write_results
+from scfoundry.tl._opening import announce, group_codes, open_model, record, write_results
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,7 +126,6 @@ def cell_attention(
     from scfoundry.model._capabilities import AttendsToCells
     from scfoundry.tasks.cell_attention.attend import attend
 
-    at_least_one("k", k, "is the number of weights to keep per cell, a whole number from 1", fix="The default: k=30.")
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     codes, names = group_codes(target, group_by, argument="group_by", caller=CALLER)
     compute = Compute.resolve(device, batch_size=batch_size)

@@ -11,7 +11,6 @@ from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
 from scfoundry.tl._opening import (
     announce,
-    at_least_one,
     check_return,
     new_seed,
     open_fitted,
@@ -149,8 +148,6 @@ def denoise(
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.tasks.denoising.denoiser import Denoiser
 
-    at_least_one("max_epochs", max_epochs, fix="Without fine-tuning: fine_tune=False.")
-    at_least_one("patience", patience, "is a number of epochs and at least 1", fix="The default: patience=20.")
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)

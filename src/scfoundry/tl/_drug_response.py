@@ -13,7 +13,6 @@ from scfoundry.data.modality import to_write
 from scfoundry.tl._drug_tables import further_tables, responses_of, smiles_of, tissues_of
 from scfoundry.tl._opening import (
     announce,
-    at_least_one,
     check_return,
     new_seed,
     open_fitted,
@@ -163,10 +162,8 @@ def drug_response(
     from scfoundry.tasks.drug_response.lines import Lines
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
-    at_least_one("max_epochs", max_epochs)
-    at_least_one("pairs_per_step", pairs_per_step)
     _check_network(drug_encoder, max_epochs=max_epochs, pairs_per_step=pairs_per_step, checkpoint_dir=checkpoint_dir)
-    if not isinstance(n_folds, int | np.integer) or n_folds < 0 or n_folds == 1:
+    if n_folds < 0 or n_folds == 1:
         msg = f"n_folds must be 0 or a whole number from 2; got {n_folds!r}. The usual choice: n_folds=5."
         raise ValueError(msg)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)

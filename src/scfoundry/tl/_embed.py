@@ -9,7 +9,6 @@ from scfoundry._keys import Keys, Units
 from scfoundry.data.slots import refuse_meaningless
 from scfoundry.tl._opening import (
     announce,
-    at_least_one,
     check_return,
     new_seed,
     open_fitted,
@@ -167,7 +166,6 @@ def embed(
     from scfoundry.tl._targets import Target
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
-    at_least_one("max_epochs", max_epochs)
     if max_epochs is not None and not fine_tune:
         msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
         raise ValueError(msg)

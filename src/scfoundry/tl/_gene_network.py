@@ -11,7 +11,7 @@ from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, record, write_results
+from scfoundry.tl._opening import announce, group_codes, open_model, record, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,9 +125,6 @@ def gene_network(
     from scfoundry.tasks.gene_network.genes import expressed_genes, named_genes
     from scfoundry.tasks.gene_network.network import gene_network as network_of
 
-    at_least_one("n_genes", n_genes, "must be at least 1", fix="The default: n_genes=500.")
-    at_least_one("top_k", top_k, "is the number of edges to keep per group, from 1", fix="The default: top_k=1000.")
-    at_least_one("min_cells", min_cells, "must be at least 1", fix="The default: min_cells=10.")
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     codes, groups = group_codes(target, groupby, argument="groupby", caller=CALLER)
     if groupby is None:

@@ -11,7 +11,7 @@ from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import at_least_one, new_seed, open_model, record, write_results
+from scfoundry.tl._opening import new_seed, open_model, record, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -113,9 +113,7 @@ def gene_programmes(
     from scfoundry.tasks._enrichment import enrichment
     from scfoundry.tasks.gene_programmes.programmes import gene_programmes as programmes_of
 
-    at_least_one("n_genes", n_genes, "must be at least 1", fix="The default: n_genes=2000.")
-    at_least_one("min_genes", min_genes, "must be at least 1", fix="The default: min_genes=5.")
-    if not isinstance(n_neighbors, int | np.integer) or n_neighbors < 2:
+    if n_neighbors < 2:
         msg = f"n_neighbors must be a whole number from 2; got {n_neighbors!r}. The default: n_neighbors=15."
         raise ValueError(msg)
     if not resolution > 0 or not 0 < max_q <= 1:

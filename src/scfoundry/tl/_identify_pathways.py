@@ -13,7 +13,7 @@ from scfoundry._compat import data_frame
 from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.tl._label_slots import column, refuse_shared_columns
-from scfoundry.tl._opening import announce, at_least_one, check_return, new_seed, write_results
+from scfoundry.tl._opening import announce, check_return, new_seed, write_results
 from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
 
 if TYPE_CHECKING:
@@ -128,7 +128,6 @@ def identify_pathways(
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.tasks.annotation.pathways import Pathways, check_learning
 
-    at_least_one("max_epochs", max_epochs)
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     training: dict[str, Any] = {"train": train, "max_epochs": max_epochs}
     learning = {"pathways_key": pathways_key, "reference_layer": reference_layer} | training

@@ -9,7 +9,7 @@ from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.matrix.state import MatrixState
 from scfoundry.data.modality import modality_of, to_write
-from scfoundry.tl._opening import at_least_one, new_seed, open_model, record, write_results
+from scfoundry.tl._opening import new_seed, open_model, record, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,8 +155,6 @@ def impute_spatial(
     from scfoundry.tasks.imputation.genes import FurtherGenes, genes_to_impute
     from scfoundry.tasks.imputation.impute import ImputationOptions, impute
 
-    for name, n in {"max_epochs": max_epochs, "genes_per_block": genes_per_block, "batch_size": batch_size}.items():
-        at_least_one(name, n)
     if max_epochs is not None and not fine_tune:
         msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
         raise ValueError(msg)

@@ -10,7 +10,6 @@ from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
 from scfoundry.tl._opening import (
     announce,
-    at_least_one,
     check_return,
     new_seed,
     open_fitted,
@@ -132,8 +131,6 @@ def integrate(
     from scfoundry.tasks.integration.integrator import N_GENES, Integrator, require_batches
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
-    at_least_one("n_genes", n_genes)
-    at_least_one("max_epochs", max_epochs)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
     require_column(target.obs, batch_key, fix="batch_key.")

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "announce",
-    "at_least_one",
     "check_return",
     "described",
     "given",
@@ -45,13 +44,6 @@ __all__ = [
 
 
 # ---- arguments: all raise ValueError -------------------------------------------------------------------------------
-
-
-def at_least_one(name: str, value: object, meaning: str = "must be at least 1", *, fix: str | None = None) -> None:
-    """Refuse what is no whole number from 1; `None` leaves the choice to the function."""
-    if value is not None and (not isinstance(value, int | np.integer) or value < 1):
-        msg = f"{name} {meaning}; got {value!r}. {fix or f'To leave the choice to the function: {name}=None.'}"
-        raise ValueError(msg)
 
 
 def require_column(obs: pd.DataFrame, key: object, *, fix: str, name: str = "adata") -> None:

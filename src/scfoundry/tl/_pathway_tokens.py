@@ -10,7 +10,7 @@ import pandas as pd
 from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, at_least_one, open_model, record, write_results
+from scfoundry.tl._opening import announce, open_model, record, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -141,8 +141,6 @@ def pathway_tokens(
     from scfoundry.tasks.pathway_tokens.association import associate
     from scfoundry.tasks.pathway_tokens.ranking import rank_genes
 
-    at_least_one("n_top_genes", n_top_genes, "must be at least 1", fix="The default: n_top_genes=50.")
-    at_least_one("min_cells", min_cells, "must be at least 1", fix="The default: min_cells=10.")
     if not 0 < max_q <= 1:
         msg = f"max_q must be above 0 and at most 1; got {max_q}. The default: max_q=0.05."
         raise ValueError(msg)

@@ -14,7 +14,6 @@ from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
 from scfoundry.tl._opening import (
     announce,
-    at_least_one,
     check_return,
     new_seed,
     open_fitted,
@@ -179,7 +178,9 @@ def predict_perturbation(
     from scfoundry.tasks.perturbation.responses import Responses
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
-    _check_numbers(value, n_genes, max_epochs, fine_tune=fine_tune)
+    if max_epochs is not None and not fine_tune:
+        msg = f"max_epochs={max_epochs} is of fine-tuning: fine_tune=True. The default trains nothing: leave it out."
+        raise ValueError(msg)
     compute = Compute.resolve(device, precision)
     fitted, loaded = open_fitted(model, Responses, caller=CALLER)
     learning: dict[str, Any] = {"value": value, "fine_tune": fine_tune, "max_epochs": max_epochs}
@@ -255,23 +256,6 @@ def _asked(perturbations: object, naming: Naming) -> list[str]:
         msg = f"perturbations must name what to predict, got the control {naming.control!r} among them: {example}"
         raise ValueError(msg)
     return names
-
-
-def _check_numbers(value: object, n_genes: object, max_epochs: object, *, fine_tune: bool) -> None:
-    if not isinstance(value, int | float | np.number) or not np.isfinite(value):
-        msg = (
-            f"value must be a finite number, it stands in for log expression; got {value!r}. As published: value=-100."
-        )
-        raise ValueError(msg)
-    at_least_one("n_genes", n_genes, "must be a whole number, at least 1 gene per condition", fix="n_genes=100.")
-    if max_epochs is not None and not fine_tune:
-        msg = (
-            f"max_epochs={max_epochs!r} is of the network's training: fine_tune=True. The default trains none: leave "
-            "max_epochs out."
-        )
-        raise ValueError(msg)
-    published = "The published way of stopping: max_epochs=None."
-    at_least_one("max_epochs", max_epochs, "must be a whole number, at least 1", fix=published)
 
 
 def _groups(groups: str | Sequence[str] | None, naming: Naming, screen: Screen) -> list[str]:

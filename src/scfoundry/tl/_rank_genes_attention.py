@@ -10,7 +10,7 @@ import pandas as pd
 from scfoundry._arguments import checks_arguments, quoted
 from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
-from scfoundry.tl._opening import announce, at_least_one, group_codes, open_model, record, write_results
+from scfoundry.tl._opening import announce, group_codes, open_model, record, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,8 +132,6 @@ def rank_genes_attention(
     from scfoundry.tasks.gene_attention.moments import attention_moments
     from scfoundry.tasks.gene_attention.ranking import rank_genes
 
-    at_least_one("n_genes", n_genes)
-    at_least_one("min_cells", min_cells, "must be at least 1", fix="The default: min_cells=10.")
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     codes, names = group_codes(target, groupby, argument="groupby", caller=CALLER, optional=False)
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))

@@ -12,7 +12,6 @@ from scfoundry._keys import Keys
 from scfoundry._settings import logger
 from scfoundry._version import __version__
 from scfoundry.data.modality import modality_of
-from scfoundry.tl._opening import at_least_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +96,6 @@ def report(
     from scfoundry.tasks.reporting.picture import SIDE, plane_of
     from scfoundry.tasks.reporting.records import results_of
 
-    at_least_one("n_markers", n_markers, fix="The default: n_markers=10.")
     path = Path(path)
     if path.suffix != ".html" or path.is_dir():
         msg = f"{CALLER} writes a page; {str(path)!r} is to be one. Name it {path.stem}.html."

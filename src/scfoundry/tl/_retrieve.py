@@ -13,7 +13,7 @@ from scfoundry._settings import logger
 from scfoundry.data.modality import modality_of
 from scfoundry.data.slots import refuse_not_finite
 from scfoundry.tl._labels import labels_of, with_prompts
-from scfoundry.tl._opening import announce, at_least_one, open_model, record
+from scfoundry.tl._opening import announce, open_model, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,7 +114,9 @@ def retrieve(
     from scfoundry.tasks.retrieval import best_cells, best_texts, text_directions
 
     labels = labels_of([query] if isinstance(query, str) else query, caller=CALLER)
-    _check(find, k, use_rep)
+    if find == "texts" and use_rep is not None:
+        msg = f"use_rep={use_rep!r} serves to find cells; texts are chosen by the counts. Leave it at None."
+        raise ValueError(msg)
     source = modality_of(adata, modality)
     compute = Compute.resolve(device, precision, batch_size)
     reading = open_model(model, ReadsTexts, caller=CALLER)
@@ -149,13 +151,6 @@ def retrieve(
         hits = best_texts(scores.probabilities, present, k)
         params |= dict(scores.params)
     return _table(source, labels, hits, record(reading, None, params))
-
-
-def _check(find: str, k: int, use_rep: str | None) -> None:
-    at_least_one("k", k, "is the number of hits and at least 1", fix="For ten: k=10.")
-    if find == "texts" and use_rep is not None:
-        msg = f"use_rep={use_rep!r} serves to find cells; texts are chosen by the counts. Leave it at None."
-        raise ValueError(msg)
 
 
 def _stored(adata: AnnData, use_rep: str) -> NDArray[np.float32]:

@@ -149,7 +149,12 @@ def zero_shot_annotate(
 
     labels = tuple(sorted(labels_of(texts, caller=CALLER), key=lambda label: label.name))
     names = [label.name for label in labels]
-    _check_range(unknown)
+    if unknown is not None and unknown != "auto" and not 0 <= unknown <= 1:
+        msg = (
+            f'unknown must be "auto", None, or a number between 0 and 1 that is compared with obs["<key_added>_fit"]; '
+            f'got {unknown!r}. The threshold of the weights: unknown="auto".'
+        )
+        raise ValueError(msg)
     refuse_shared_columns(names, caller=CALLER)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     by_column = _has_column(target, group_by)
@@ -185,17 +190,6 @@ def zero_shot_annotate(
     slots[f"obs/{Keys.ontology_id(key_added)}"] = _terms(slots[f"obs/{key_added}"], labels)
     write_results(target, slots | {f"uns/{key_added}": origin}, units=Units.PROBABILITY, caller=CALLER)
     return adata if copy else None
-
-
-def _check_range(unknown: Literal["auto"] | float | None) -> None:
-    if unknown is None or unknown == "auto":
-        return
-    if isinstance(unknown, str | bool | np.bool_) or not 0 <= unknown <= 1:
-        msg = (
-            f'unknown must be "auto", None, or a number between 0 and 1 that is compared with obs["<key_added>_fit"]; '
-            f'got {unknown!r}. The threshold of the weights: unknown="auto".'
-        )
-        raise ValueError(msg)
 
 
 def _has_column(adata: AnnData, group_by: str | None) -> bool:

@@ -45,9 +45,6 @@ def pretrain(
     **trainer_kwargs: Any,
 ) -> None:
     """Train everything but a classification head on hidden values; see `Celler.train`."""
-    if part_size is not None and part_size < 1:
-        msg = f"part_size must be at least 1 cell; got {part_size}. All cells of a batch: part_size=None."
-        raise ValueError(msg)
     if part_size is not None and model.module.config.n_batches and model.module.config.domain_norm:
         msg = (
             f"part_size={part_size} divides a batch, by all of which this model normalises inputs (domain_norm). "

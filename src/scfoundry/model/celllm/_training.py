@@ -56,9 +56,6 @@ def pretrain(
     **fit_kwargs: Any,
 ) -> None:
     """Train on cells; see `CellLM.train`."""
-    if part_size is not None and part_size < 1:
-        msg = f"part_size must be at least 1 cell; got {part_size}. What suits the device: part_size=None."
-        raise ValueError(msg)
     lengths = cells.lengths()
     rows = np.random.default_rng(plan_kwargs["seed"]).permutation(np.flatnonzero(lengths > 1))
     if len(rows) < len(lengths):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -208,13 +208,7 @@ def prepare(
 
 def check_arguments(stage: int, contrast: Contrast, batch_size: int, part_size: int | None) -> int | None:
     """Refuse a training that cannot be; cells whose gradients are in memory at a time, `None` if all of a batch."""
-    if stage not in get_args(Stage):
-        msg = f"stage must be 1 (cells alone) or 2 (cells and texts); got {stage!r}. Default: stage=2."
-        raise ValueError(msg)
-    if batch_size < 1:
-        msg = f"batch_size must be at least 1 cell; got {batch_size}. Default: batch_size=112."
-        raise ValueError(msg)
-    check_contrast(contrast, get_args(Contrast), batch_size=batch_size, part_size=part_size)
+    check_contrast(contrast, batch_size=batch_size, part_size=part_size)
     if contrast != DIVIDED:
         return None
     if stage == 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def pretrain(
     **fit_kwargs: Any,
 ) -> None:
     """Train a model on cells, in stage 2 on their texts, too; see `LangCell.train`."""
-    check_contrast(contrast, get_args(Contrast), batch_size=batch_size, part_size=part_size)
+    check_contrast(contrast, batch_size=batch_size, part_size=part_size)
     lengths = cells.lengths()
     train, validation = split(np.flatnonzero(lengths), validation_size, plan_kwargs["seed"])
     if len(train) < len(lengths) - len(validation):

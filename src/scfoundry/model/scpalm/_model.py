@@ -260,11 +260,6 @@ class ScPaLM(InferenceModel):
         called_with = {name: value for name, value in locals().items() if name != "stage"}
         from scfoundry.model.scpalm._training import WARMUP_SHARE, split_cells, train_cell_token, train_pathway_tokens
 
-        if stage not in (None, 1, 2):
-            msg = (
-                f"stage is 1 (pathway tokens), 2 (the cell token) or None for both; got {stage!r}. Default: stage=None."
-            )
-            raise ValueError(msg)
         epochs = (max_epochs, max_epochs) if isinstance(max_epochs, int) else max_epochs
         cells = self.registered_cells("ScPaLM.train")
         data = split_cells(cells, batch_size=batch_size, validation_size=validation_size, seed=seed)
