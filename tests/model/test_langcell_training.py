@@ -169,6 +169,7 @@ def test_cells_without_genes_of_the_vocabulary_are_left_out(logged):
         (trainable, {"stage": 3}, "stage must be one of 1, 2; got 3"),
         (lambda: trainable(text_keys=None), {"stage": 2}, r"none are registered: .*text_keys="),
         (trainable, {"stage": 1, "loss_weights": {"matching": 2}}, "no 'matching'; name objectives of stage 1"),
+        (trainable, {"stage": 1, "loss_weights": {"masked_genes": 0, "cell_cell": 0}}, "nothing to learn from"),
         (
             lambda: sf.model.LangCell(genes=trainable().genes, **TINY),
             {},

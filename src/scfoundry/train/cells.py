@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import numpy as np
 
+from scfoundry._settings import logger
 from scfoundry.data.matrix.kept_blocks import CELLS_IN_MEMORY
 from scfoundry.train.plan import TrainingPlan, positions
 
@@ -17,10 +18,19 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import DataLoader
 
-__all__ = ["BestWeights", "CellDataModule", "CellTrainingPlan"]
+__all__ = ["BestWeights", "CellDataModule", "CellTrainingPlan", "split_cells"]
 
 # Batches that are sorted by length together: enough to save most padding, few enough to keep their cells mixed.
 BATCHES_PER_POOL = 16
+
+
+def split_cells(readable: np.ndarray, validation_size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of cells to train on and to validate on, each in order, of those that can be read, (n_obs,)."""
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(readable))
+    if len(rows) < len(readable):
+        logger.warning("%d cells without a gene of the vocabulary are left out.", len(readable) - len(rows))
+    n_held_out = min(round(validation_size * len(rows)), len(rows) - 1)
+    return np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out])
 
 
 class CellDataModule(pl.LightningDataModule):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from scfoundry._arguments import quoted
 from scfoundry.model.celler._module import MASKED
 from scfoundry.nn.divide_and_conquer import encode_in_parts
+from scfoundry.train.objectives import weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,10 +69,7 @@ def objective_weights(config: CellerConfig, given: Mapping[str, float] | None) -
     weights |= {"gepc": 1.0} if config.mvc else {}
     weights |= {"nonzero": 1.0} if config.explicit_zeros else {}
     weights |= {"dab": 1.0} if has_batches and config.discriminator else {}
-    if unknown := sorted((given or {}).keys() - weights.keys()):
-        msg = f"loss_weights has no {quoted(unknown)}; name objectives of this model: {quoted(weights)}."
-        raise ValueError(msg)
-    return weights | dict(given or {})
+    return weights_of(weights, given)
 
 
 class MaskedValues:

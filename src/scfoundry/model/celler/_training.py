@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from scfoundry._settings import logger
 from scfoundry.model.celler._objectives import MaskedValues
-from scfoundry.train.cells import BestWeights, CellDataModule, CellTrainingPlan
+from scfoundry.train.cells import BestWeights, CellDataModule, CellTrainingPlan, split_cells
 from scfoundry.train.labels import ClassificationLoss, loss_of_sizes
 from scfoundry.train.plan import fit, training_only
 
@@ -52,11 +51,7 @@ def pretrain(
         )
         raise ValueError(msg)
     lengths = cells.lengths()
-    rows = np.random.default_rng(plan_kwargs["seed"]).permutation(np.flatnonzero(lengths))
-    if len(rows) < len(lengths):
-        logger.warning("%d cells without a gene of the vocabulary are left out.", len(lengths) - len(rows))
-    n_held_out = min(round(validation_size * len(rows)), len(rows) - 1)
-    split = np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out])
+    split = split_cells(lengths > 0, validation_size, plan_kwargs["seed"])
     data = CellDataModule(*split, lengths=lengths, batch_size=batch_size, blocks=cells.reader.by_blocks())
     loss = MaskedValues(model.module, cells, weights, part_size)
     plan = CellTrainingPlan(model.module, data, loss, **with_warmup(plan_kwargs, data, max_epochs))

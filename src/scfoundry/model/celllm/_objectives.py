@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from scfoundry._arguments import quoted
 from scfoundry.model.celllm._tokens import PAD
 from scfoundry.nn.contrastive import two_view_loss
 from scfoundry.nn.divide_and_conquer import encode_in_parts
+from scfoundry.train.objectives import weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,14 +114,7 @@ class Pretraining:
 
 def objective_weights(given: Mapping[str, float] | None, missing: Mapping[str, str]) -> dict[str, float]:
     """Weight of every objective: 1 unless given, 0 for those that are ``missing``, by name and why."""
-    if unknown := sorted((given or {}).keys() - set(OBJECTIVES)):
-        known = quoted(OBJECTIVES)
-        msg = f"loss_weights has no {quoted(unknown)}; name objectives: {known}."
-        raise ValueError(msg)
-    weights = {name: 0.0 if name in missing else 1.0 for name in OBJECTIVES} | dict(given or {})
+    weights = weights_of({name: 0.0 if name in missing else 1.0 for name in OBJECTIVES}, given)
     if asked := [why for name, why in missing.items() if weights[name]]:
         raise ValueError(asked[0])
-    if not any(weights.values()):
-        msg = "All of loss_weights are 0: there is nothing to learn from. Leave it out to learn from all objectives."
-        raise ValueError(msg)
     return weights

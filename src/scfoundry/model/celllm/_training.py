@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from scfoundry._settings import logger
 from scfoundry.model.celllm._objectives import Pretraining
-from scfoundry.train.cells import CellDataModule, CellTrainingPlan
+from scfoundry.train.cells import CellDataModule, CellTrainingPlan, split_cells
 from scfoundry.train.plan import fit, seeded, training_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import numpy as np
 
     from scfoundry.model.celllm._module import CellLMModule
     from scfoundry.model.celllm._tokens import CellTokens
@@ -57,11 +56,7 @@ def pretrain(
 ) -> None:
     """Train on cells; see `CellLM.train`."""
     lengths = cells.lengths()
-    rows = np.random.default_rng(plan_kwargs["seed"]).permutation(np.flatnonzero(lengths > 1))
-    if len(rows) < len(lengths):
-        logger.warning("%d cells without a gene of the vocabulary are left out.", len(lengths) - len(rows))
-    n_held_out = min(round(validation_size * len(rows)), len(rows) - 1)
-    split = np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out])
+    split = split_cells(lengths > 1, validation_size, plan_kwargs["seed"])
     data = CellDataModule(*split, lengths=lengths, batch_size=batch_size, blocks=cells.reader.by_blocks())
     loss = Pretraining(model.module, cells, tumour, weights, part_size)
     # Parallel training waits for the gradient of everything that is to learn.

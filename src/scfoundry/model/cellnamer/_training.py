@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from scfoundry._arguments import quoted
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.model.cellnamer._batches import Batches, fit_scale
 from scfoundry.model.cellnamer._cell_objectives import CellObjectives
 from scfoundry.model.cellnamer._corpus import labels_in, marker_table, n_studies, occur_together
 from scfoundry.model.cellnamer._text_objectives import TextObjectives
 from scfoundry.train.contrast import DIVIDED, check_contrast
+from scfoundry.train.objectives import weights_of
 from scfoundry.train.plan import VALIDATION_SEED, TrainingPlan, fit, positions, seeded, training_only
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ Stage = Literal[1, 2]
 Contrast = Literal["batch", "divide_and_conquer"]
 
 LEARNING = {1: ("cells",), 2: ("cells", "text", "heads")}
+OBJECTIVES = {1: ("masked_genes", "cell_cell"), 2: ("cell_text", "known_types", "matching")}
 N_STEPS = 260
 MADE_UP = 0.3
 """Share of cells that are made up from marker sets."""
@@ -138,7 +139,8 @@ def train(
 ) -> None:
     """Train a model on some registered cells, others held out; see `CellNamer.train`."""
     module = model.module
-    weights = _objective_weights(stage, loss_weights, with_markers=bool(module.config.profiles))
+    names = [name for name in OBJECTIVES[stage] if name != "matching" or module.config.profiles]
+    weights = weights_of(dict.fromkeys(names, 1.0), loss_weights, of=f"stage {stage}")
     how: dict[str, Any] = {"stage": stage, "batch_size": batch_size, "part_size": part_size}
     objectives, data = prepare(module, registered, split, **how, seed=plan_kwargs["seed"])
     lr, warmup_steps = plan_kwargs["lr"], plan_kwargs["warmup_steps"]
@@ -219,17 +221,6 @@ def check_arguments(stage: int, contrast: Contrast, batch_size: int, part_size: 
         )
         raise ValueError(msg)
     return part_size or CELLS_PER_PART
-
-
-def _objective_weights(stage: Stage, given: Mapping[str, float] | None, *, with_markers: bool) -> dict[str, float]:
-    """Weight of every objective of a stage, 1 unless given."""
-    objectives = ["masked_genes", "cell_cell"] if stage == 1 else ["cell_text", "known_types"]
-    if stage == 2 and with_markers:
-        objectives.append("matching")
-    if unknown := sorted((given or {}).keys() - set(objectives)):
-        msg = f"loss_weights has no {quoted(unknown)}; name objectives of stage {stage}: {quoted(objectives)}."
-        raise ValueError(msg)
-    return dict.fromkeys(objectives, 1.0) | dict(given or {})
 
 
 def check_types(config: CellNamerConfig, registered: RegisteredCells, weights: str) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from scfoundry._arguments import quoted
-from scfoundry._settings import logger
 from scfoundry.model.langcell._divided import DividedPretraining
 from scfoundry.model.langcell._momentum import Momentum
 from scfoundry.model.langcell._pretraining import Pretraining
-from scfoundry.train.cells import CellDataModule, CellTrainingPlan
+from scfoundry.train.cells import CellDataModule, CellTrainingPlan, split_cells
 from scfoundry.train.contrast import DIVIDED, check_contrast
+from scfoundry.train.objectives import weights_of
 from scfoundry.train.plan import fit, training_only
 
 if TYPE_CHECKING:
@@ -58,12 +55,8 @@ def pretrain(
     """Train a model on cells, in stage 2 on their texts, too; see `LangCell.train`."""
     check_contrast(contrast, batch_size=batch_size, part_size=part_size)
     lengths = cells.lengths()
-    train, validation = split(np.flatnonzero(lengths), validation_size, plan_kwargs["seed"])
-    if len(train) < len(lengths) - len(validation):
-        logger.warning("%d cells without a gene of the vocabulary are left out.", np.sum(lengths == 0))
-
-    sizes: dict[str, Any] = {"lengths": lengths, "batch_size": batch_size}
-    data = CellDataModule(train, validation, **sizes, blocks=cells.reader.by_blocks())
+    split = split_cells(lengths > 0, validation_size, plan_kwargs["seed"])
+    data = CellDataModule(*split, lengths=lengths, batch_size=batch_size, blocks=cells.reader.by_blocks())
     if contrast == DIVIDED:
         divided = DividedPretraining(model.module, cells, texts, weights, part_size)
         plan = CellTrainingPlan(model.module, data, divided, **plan_kwargs)
@@ -78,15 +71,4 @@ def pretrain(
 
 def objective_weights(stage: Stage, given: Mapping[str, float] | None) -> dict[str, float]:
     """Weight of every objective of a stage, 1 unless given."""
-    objectives = OBJECTIVES[stage]
-    if unknown := sorted((given or {}).keys() - set(objectives)):
-        msg = f"loss_weights has no {quoted(unknown)}; name objectives of stage {stage}: {quoted(objectives)}."
-        raise ValueError(msg)
-    return dict.fromkeys(objectives, 1.0) | dict(given or {})
-
-
-def split(rows: np.ndarray, validation_size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers for training and for validation, each in order."""
-    shuffled = np.random.default_rng(seed).permutation(rows)
-    n_held_out = min(round(validation_size * len(rows)), len(rows) - 1)
-    return np.sort(shuffled[n_held_out:]), np.sort(shuffled[:n_held_out])
+    return weights_of(dict.fromkeys(OBJECTIVES[stage], 1.0), given, of=f"stage {stage}")

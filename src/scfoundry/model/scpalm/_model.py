@@ -258,11 +258,11 @@ class ScPaLM(InferenceModel):
         """
         # Each stage has a folder of its own, and is the same whichever else is asked for.
         called_with = {name: value for name, value in locals().items() if name != "stage"}
-        from scfoundry.model.scpalm._training import WARMUP_SHARE, split_cells, train_cell_token, train_pathway_tokens
+        from scfoundry.model.scpalm._training import WARMUP_SHARE, train_cell_token, train_pathway_tokens, training_data
 
         epochs = (max_epochs, max_epochs) if isinstance(max_epochs, int) else max_epochs
         cells = self.registered_cells("ScPaLM.train")
-        data = split_cells(cells, batch_size=batch_size, validation_size=validation_size, seed=seed)
+        data = training_data(cells, batch_size=batch_size, validation_size=validation_size, seed=seed)
         learn = {1: train_pathway_tokens, 2: train_cell_token}
         for number in (1, 2) if stage is None else (stage,):
             n_steps = epochs[number - 1] * len(data.train_dataloader())

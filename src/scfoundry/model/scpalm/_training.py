@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
-from scfoundry._settings import logger
 from scfoundry.data.matrix.log_normalisation import log_cp10k
 from scfoundry.model.scpalm._module import STAGES
 from scfoundry.model.scpalm._objectives import CellTokenLoss, PathwayTokenLoss
 from scfoundry.model.scpalm._pseudo_labels import PseudoLabels
-from scfoundry.train.cells import CellDataModule, CellTrainingPlan
+from scfoundry.stats.groups import membership
+from scfoundry.train.cells import CellDataModule, CellTrainingPlan, split_cells
 from scfoundry.train.plan import fit, seeded, training_only
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from scfoundry.model.scpalm._module import ScPaLMModule
     from scfoundry.train.plan import Trainable
 
-__all__ = ["WARMUP_SHARE", "fine_tune", "split_cells", "train_cell_token", "train_pathway_tokens"]
+__all__ = ["WARMUP_SHARE", "fine_tune", "train_cell_token", "train_pathway_tokens", "training_data"]
 
 MAX_GRADIENT_NORM = 1.0
 # Of the steps; the paper does not say.
@@ -96,7 +95,7 @@ def fine_tune(
     compute: Compute,
 ) -> None:
     """Train both stages on cells, none of which are held out; as many epochs as make some hundred steps if `None`."""
-    data = split_cells(cells, batch_size=CELLS_PER_STEP, validation_size=0.0, seed=seed)
+    data = training_data(cells, batch_size=CELLS_PER_STEP, validation_size=0.0, seed=seed)
     n_steps = len(data.train_dataloader())
     with torch.no_grad():
         for decoder in (model.module.decoder, model.module.cell_decoder.decoder):
@@ -123,24 +122,17 @@ def batch_means(cells: Cells, batches: np.ndarray, n_batches: int) -> torch.Tens
     sums, start = np.zeros((n_batches, cells.reader.n_vocabulary)), 0
     for counts in cells.blocks():
         of_block = batches[start : start + counts.shape[0]]
-        members = sparse.csr_matrix(
-            (np.ones(len(of_block)), (of_block, np.arange(len(of_block)))), (n_batches, len(of_block))
-        )
-        sums += (members @ log_cp10k(counts)).toarray()
+        sums += (membership(of_block, n_batches) @ log_cp10k(counts)).toarray()
         start += counts.shape[0]
     return torch.from_numpy(sums / np.bincount(batches, minlength=n_batches).clip(min=1)[:, None]).float()
 
 
-def split_cells(cells: Cells, *, batch_size: int, validation_size: float, seed: int) -> CellDataModule:
+def training_data(cells: Cells, *, batch_size: int, validation_size: float, seed: int) -> CellDataModule:
     """Cells to learn from and to validate on, without those that express nothing."""
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(~cells.empty))
-    if len(rows) < cells.n_obs:
-        logger.warning("%d cells without a gene of the vocabulary are left out.", cells.n_obs - len(rows))
-    n_held_out = min(round(validation_size * len(rows)), len(rows) - 1)
     # A cell costs as much as any other: length plays no part.
     lengths = np.zeros(cells.n_obs, dtype=np.int64)
-    how: dict[str, Any] = {"lengths": lengths, "batch_size": batch_size, "blocks": cells.reader.by_blocks()}
-    return CellDataModule(np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out]), **how)
+    split = split_cells(~cells.empty, validation_size, seed)
+    return CellDataModule(*split, lengths=lengths, batch_size=batch_size, blocks=cells.reader.by_blocks())
 
 
 def run(
