@@ -92,16 +92,18 @@ LANGCELL_RELEASE = Weights(
 )
 
 
+CELLLM_PAPER = (
+    "Zhao et al. 2023, Large-Scale Cell Representation Learning via Divide-and-Conquer Contrastive Learning, "
+    "arXiv:2306.04371"
+)
+
 CELLLM_RELEASE = Weights(
     name="celllm-50m",
     model="celllm",
     parameters=51_926_536,
     megabytes=250,
     licence="MIT (OpenBioMed); none is named for the weights",
-    citation=(
-        "Zhao et al. 2023, Large-Scale Cell Representation Learning via Divide-and-Conquer Contrastive Learning, "
-        "arXiv:2306.04371"
-    ),
+    citation=CELLLM_PAPER,
     trained_on="1.8 million human cells: PanglaoDB (normal) and CancerSCEM (tumours)",
     source="https://github.com/PharMolix/OpenBioMed",
     files={"ckpt.pth": None},

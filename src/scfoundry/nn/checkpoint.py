@@ -31,6 +31,7 @@ __all__ = [
     "read_safetensors",
     "read_text",
     "read_torch_file",
+    "renamed",
     "sha256",
     "tensors_of",
 ]
@@ -243,6 +244,11 @@ def account_for(
         msg = f"{source} is damaged: {len(strange)} tensors hold NaN or infinite values: {listed}. Download it again."
         raise CheckpointError(msg)
     return state
+
+
+def renamed(name: str, stems: Mapping[str, str]) -> str:
+    """The name of a tensor with another stem, if it begins with one of these."""
+    return next((new + name.removeprefix(old) for old, new in stems.items() if name.startswith(old)), name)
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:

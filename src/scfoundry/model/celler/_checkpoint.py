@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.nn.checkpoint import CheckpointError, account_for, read_json, read_torch_file, tensors_of
+from scfoundry.nn.checkpoint import CheckpointError, account_for, read_json, read_torch_file, renamed, tensors_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -254,13 +254,8 @@ def our_name(released: str) -> str:
     """Our name of a tensor; the released one where we have none."""
     if released.startswith(RELEASED_LAYERS):
         number, _, rest = released.removeprefix(RELEASED_LAYERS).partition(".")
-        return f"layers.{number}.{swapped(rest, {theirs: ours for ours, theirs in LAYER.items()})}"
-    return swapped(released, {theirs: ours for ours, theirs in STEMS.items()})
-
-
-def swapped(name: str, stems: dict[str, str]) -> str:
-    """A name with another stem, if it begins with one of these."""
-    return next((new + name.removeprefix(old) for old, new in stems.items() if name.startswith(old)), name)
+        return f"layers.{number}.{renamed(rest, {theirs: ours for ours, theirs in LAYER.items()})}"
+    return renamed(released, {theirs: ours for ours, theirs in STEMS.items()})
 
 
 def to_released(module: CellerModule) -> dict[str, Tensor]:
@@ -272,11 +267,11 @@ def to_released(module: CellerModule) -> dict[str, Tensor]:
             tensors |= {f"dsbn.bns.{number}.{kind}": row for number, row in enumerate(tensor)}
         elif name.startswith("layers."):
             _, number, rest = name.split(".", 2)
-            released = swapped(rest, LAYER)
+            released = renamed(rest, LAYER)
             if match := re.fullmatch(r"attention\.(query|key|value)\.(\w+)", rest):
                 released = f"self_attn.Wqkv.{match[2]}"
                 tensor = torch.cat([tensors.get(f"{RELEASED_LAYERS}{number}.{released}", tensor[:0]), tensor])
             tensors[f"{RELEASED_LAYERS}{number}.{released}"] = tensor
         else:
-            tensors[swapped(name, STEMS)] = tensor
+            tensors[renamed(name, STEMS)] = tensor
     return tensors

@@ -9,7 +9,7 @@ from anndata import AnnData, read_h5ad
 
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.model.celllm._tokens import N_TOKENS
-from scfoundry.nn.checkpoint import CheckpointError, account_for, read_torch_file, tensors_of
+from scfoundry.nn.checkpoint import CheckpointError, account_for, read_torch_file, renamed, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,14 +146,9 @@ def named_genes(genes: Sequence[str] | AnnData | str | Path | None, n_genes: int
 def released_name(name: str) -> str:
     """Released name of one of our tensors."""
     if not name.startswith(LAYERS):
-        return swapped(name, STEMS)
+        return renamed(name, STEMS)
     number, _, rest = name.removeprefix(LAYERS).partition(".")
-    return f"{RELEASED_LAYERS}{number}.{swapped(rest, LAYER)}"
-
-
-def swapped(name: str, stems: dict[str, str]) -> str:
-    """A name with another stem."""
-    return next(theirs + name.removeprefix(ours) for ours, theirs in stems.items() if name.startswith(ours))
+    return f"{RELEASED_LAYERS}{number}.{renamed(rest, LAYER)}"
 
 
 def to_released(module: CellLMModule) -> dict[str, Tensor]:

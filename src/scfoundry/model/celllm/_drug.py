@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scfoundry.data.molecules import N_FEATURES
-from scfoundry.nn.checkpoint import CheckpointError, account_for
+from scfoundry.nn.checkpoint import CheckpointError, account_for, renamed
 from scfoundry.nn.molecule_encoder import MoleculeEncoder
 
 if TYPE_CHECKING:
@@ -33,10 +33,5 @@ def released_drug_encoder(tensors: Mapping[str, Tensor], *, source: str) -> Mole
         raise CheckpointError(msg)
     numbers = {name.removeprefix(LAYERS).split(".")[0] for name in found if name.startswith(LAYERS)}
     module = MoleculeEncoder(N_FEATURES, len(found[needed[0]]), len(numbers), len(found[needed[1]]))
-    module.load_state_dict(account_for({own_name(name): t for name, t in found.items()}, module, source=source))
+    module.load_state_dict(account_for({renamed(name, STEMS): t for name, t in found.items()}, module, source=source))
     return module.eval()
-
-
-def own_name(name: str) -> str:
-    """Our name of a released tensor; the same name if it is of no part that is known."""
-    return next((ours + name.removeprefix(stem) for stem, ours in STEMS.items() if name.startswith(stem)), name)

@@ -13,6 +13,7 @@ from scfoundry.data.matrix.reader import CountsInMemory
 from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import DiscriminatesTumour
 from scfoundry.model._parts import by_cell
+from scfoundry.model._pretrained import CELLLM_PAPER
 from scfoundry.model.celllm._checkpoint import find_weights, from_released, is_release, read_release
 from scfoundry.model.celllm._config import CellLMConfig
 from scfoundry.model.celllm._gene_vectors import vectors_of_vocabulary
@@ -86,10 +87,7 @@ class CellLM(InferenceModel):
     """
 
     name = "celllm"
-    citation = (
-        "Zhao et al. 2023, Large-Scale Cell Representation Learning via Divide-and-Conquer Contrastive Learning, "
-        "arXiv:2306.04371"
-    )
+    citation = CELLLM_PAPER
     _config_cls = CellLMConfig
     _module_cls = CellLMModule
 

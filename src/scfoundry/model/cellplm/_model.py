@@ -11,6 +11,7 @@ import torch
 from scfoundry._arguments import checks_arguments
 from scfoundry.model._base import InferenceModel
 from scfoundry.model._capabilities import FineTunesImputation, PredictsRates
+from scfoundry.model._pretrained import CELLPLM_DATA, CELLPLM_PAPER
 from scfoundry.model.cellplm._cell_attention import stream_factors
 from scfoundry.model.cellplm._checkpoint import from_released, read_release
 from scfoundry.model.cellplm._config import CellPLMConfig
@@ -79,7 +80,7 @@ class CellPLM(InferenceModel):
     """
 
     name = "cellplm"
-    citation = "Wen et al. 2024, CellPLM: Pre-training of Cell Language Model Beyond Single Cells, ICLR"
+    citation = CELLPLM_PAPER
     _config_cls = CellPLMConfig
     _module_cls = CellPLMModule
 
@@ -382,7 +383,7 @@ class CellPLM(InferenceModel):
         model.description_ |= {
             "weights": weights.name.removesuffix(".best.ckpt"),
             "licence": "BSD-2-Clause",
-            "trained_on": "11.4 million human cells: HTCA, HCA, GEO, and CosMx lung cancer",
+            "trained_on": CELLPLM_DATA,
             "sha256": sha256(weights),
         }
         return model

@@ -14,6 +14,7 @@ from scfoundry._settings import logger
 from scfoundry.data.tokens.medians import nonzero_medians
 from scfoundry.model._capabilities import TextScores
 from scfoundry.model._parts import by_cell
+from scfoundry.model._pretrained import LANGCELL_DATA, LANGCELL_PAPER
 from scfoundry.model._registration import refuse_lazy_columns
 from scfoundry.model.langcell._checkpoint import from_released, read_release
 from scfoundry.model.langcell._config import LangCellConfig
@@ -86,7 +87,7 @@ class LangCell(TrainableLangCell):
     """
 
     name = "langcell"
-    citation = "Zhao et al. 2024, LangCell: Language-Cell Pre-training for Cell Identity Understanding, ICML"
+    citation = LANGCELL_PAPER
     _config_cls = LangCellConfig
     _module_cls = LangCellModule
 
@@ -299,7 +300,7 @@ class LangCell(TrainableLangCell):
         model.description_ |= {
             "weights": "langcell",
             "licence": "MIT",
-            "trained_on": "27.5 million human cells of scLibrary (CELLxGENE) with their metadata as text",
+            "trained_on": LANGCELL_DATA,
             "sha256": sha256(folder / "cell_bert" / "pytorch_model.bin"),
         }
         return model
