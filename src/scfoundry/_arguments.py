@@ -32,6 +32,7 @@ __all__ = [
     "fits",
     "hints_of",
     "quoted",
+    "require_column",
     "shown",
 ]
 
@@ -213,6 +214,13 @@ def quoted(names: Iterable[object], most: int | None = None) -> str:
     listed = [name.item() if isinstance(name, np.generic) else name for name in names]
     shown = ", ".join(map(repr, listed[:most])) or "none"
     return shown + ", ..." if most is not None and len(listed) > most else shown
+
+
+def require_column(table: Any, key: object, *, fix: str, name: str = "adata.obs") -> None:
+    """Refuse a column that a table of a data set does not have; ``fix``: the argument that names it."""
+    if key not in table.columns:
+        msg = f"{name} has no column {key!r}; its columns: {quoted(table.columns)}. Pass one of them as {fix}."
+        raise ValueError(msg)
 
 
 def _named(kind: type) -> str:

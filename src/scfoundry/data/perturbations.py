@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import quoted
+from scfoundry._arguments import quoted, require_column
 from scfoundry._compat import obs_column
 from scfoundry._settings import logger
 from scfoundry.data.genes.match import match
@@ -149,10 +149,7 @@ def require_separator(sep: object) -> None:
 
 def _text_of(adata: AnnData, key: str, fix: str) -> pd.Series:
     """Column of ``obs`` as text, missing where it has no value."""
-    if key not in adata.obs.columns:
-        present = quoted(adata.obs.columns)
-        msg = f"adata.obs has no column {key!r}; its columns: {present}. Pass one of them as {fix}."
-        raise ValueError(msg)
+    require_column(adata.obs, key, fix=fix)
     column = obs_column(adata, key)
     return column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
 
@@ -172,7 +169,7 @@ def perturbation_labels(
     listed = quoted(names, 5)
     if control not in names:
         msg = (
-            f"No cell is {control!r} in adata.obs[{key!r}], which holds {listed or 'nothing'}. Pass the name of "
+            f"No cell is {control!r} in adata.obs[{key!r}], which holds {listed}. Pass the name of "
             "unperturbed cells: control=..."
         )
         raise ValueError(msg)

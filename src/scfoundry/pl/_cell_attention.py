@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
+from scfoundry._arguments import quoted, require_column
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
-from scfoundry.pl._drawing import listed, shown
+from scfoundry.pl._drawing import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +106,7 @@ def cell_attention(
     from scfoundry.data.modality import modality_of
 
     if kind is not None and kind not in get_args(Kind):
-        msg = f"kind must be one of {listed(get_args(Kind))}; got {kind!r}. What there is: kind=None."
+        msg = f"kind must be one of {quoted(get_args(Kind))}; got {kind!r}. What there is: kind=None."
         raise ValueError(msg)
     adata = modality_of(adata, modality)
     if Keys.PARAMS not in adata.uns.get(key, {}) or key not in adata.obsp:
@@ -240,11 +241,7 @@ def _points(
     if column is None:
         ax.scatter(xy[:, 0], xy[:, 1], s=area, color="0.8", linewidths=0)
         return
-    if column not in adata.obs.columns:
-        msg = (
-            f"adata.obs has no column {column!r}; its columns: {listed(adata.obs.columns)}. Pass one of them as color."
-        )
-        raise ValueError(msg)
+    require_column(adata.obs, column, fix="color")
     values = adata.obs[column].iloc[rows]
     if continuous and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         if palette is not None and not isinstance(palette, str | Colormap):
@@ -272,7 +269,7 @@ def _colours(adata: AnnData, column: str, names: list[Any], palette: Any) -> dic
 
     if isinstance(palette, dict):
         if missing := [name for name in names if name not in palette]:
-            msg = f"The palette has no colour for {listed(missing)} of adata.obs[{column!r}]. Add it."
+            msg = f"The palette has no colour for {quoted(missing)} of adata.obs[{column!r}]. Add it."
             raise ValueError(msg)
         return palette
     if isinstance(palette, str):

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from scfoundry._arguments import quoted
 from scfoundry._keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     import pandas as pd
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["coordinates", "heatmap", "listed", "require_columns", "scatter", "scores_of", "shown"]
+__all__ = ["coordinates", "heatmap", "require_columns", "scatter", "scores_of", "shown"]
 
 # Of more columns the numbers would not fit.
 MOST_NUMBERED = 24
@@ -28,16 +28,10 @@ MOST_INK, LARGEST_POINT = 120_000, 30.0
 Drawn = TypeVar("Drawn")
 
 
-def listed(names: Iterable[object], most: int | None = None) -> str:
-    """Names in a message, ``'a', 'b', ...``; "none" if there are none."""
-    every = [repr(str(name)) for name in names]
-    return (", ".join(every[:most]) + (", ..." if most is not None and len(every) > most else "")) or "none"
-
-
 def require_columns(adata: AnnData, *keys: str, run: str) -> None:
     """Refuse columns that ``obs`` does not have; ``run`` is the call that would write them."""
     if missing := [key for key in keys if key not in adata.obs]:
-        msg = f"adata.obs has no column {listed(missing)}; it has {listed(adata.obs.columns, 10)}. Run {run} first."
+        msg = f"adata.obs has no column {quoted(missing)}; it has {quoted(adata.obs.columns, 10)}. Run {run} first."
         raise ValueError(msg)
 
 
@@ -85,7 +79,7 @@ def coordinates(adata: AnnData, basis: str) -> NDArray[np.floating]:
             if places.ndim == 2 and places.shape[1] >= 2:
                 return places[:, :2]
     msg = (
-        f"adata.obsm has no coordinates {basis!r}; it has {listed(adata.obsm, 10)}. Compute them: "
+        f"adata.obsm has no coordinates {basis!r}; it has {quoted(adata.obsm, 10)}. Compute them: "
         'sc.pp.neighbors(adata, use_rep="X_cellplm"); sc.tl.umap(adata).'
     )
     raise ValueError(msg)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import quoted, require_column
 from scfoundry._keys import Keys
-from scfoundry.pl._drawing import listed, shown
+from scfoundry.pl._drawing import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,10 +128,10 @@ def _edges(
     edges = adata.uns[key][Keys.EDGES]
     groups = list(edges["group"].cat.categories)
     if group is None and len(groups) > 1:
-        msg = f"The result has {len(groups)} groups, of which one is drawn. Pass group= one of {listed(groups)}."
+        msg = f"The result has {len(groups)} groups, of which one is drawn. Pass group= one of {quoted(groups)}."
         raise ValueError(msg)
     if group is not None and group not in groups:
-        msg = f"The result has no group {group!r}. Pass group= one of {listed(groups)}."
+        msg = f"The result has no group {group!r}. Pass group= one of {quoted(groups)}."
         raise ValueError(msg)
     edges = edges[edges["group"] == (groups[0] if group is None else group)]
     if genes is not None:
@@ -138,7 +139,7 @@ def _edges(
         known = {*edges["source"], *edges["target"]}
         if absent := [gene for gene in wanted if gene not in known]:
             msg = (
-                f"No edge that was kept is from or to {listed(absent, 10)}. Leave them out, or keep more edges: "
+                f"No edge that was kept is from or to {quoted(absent, 10)}. Leave them out, or keep more edges: "
                 "sf.tl.gene_network(adata, ..., top_k=10_000)."
             )
             raise ValueError(msg)
@@ -246,9 +247,7 @@ def _colours(adata: AnnData, names: list[str], color: str | None, palette: Any) 
 
     if color is None:
         return pd.DataFrame({"label": "", "colour": "C0"}, index=range(len(names)))
-    if color not in adata.var.columns:
-        msg = f"adata.var has no column {color!r}; its columns: {listed(adata.var.columns)}. Pass one of them as color."
-        raise ValueError(msg)
+    require_column(adata.var, color, fix="color", name="adata.var")
     # In the order of the column's own categories, those that are drawn.
     values = adata.var.loc[~adata.var_names.duplicated(), color].reindex(names)
     groups = pd.Categorical(values).remove_unused_categories()

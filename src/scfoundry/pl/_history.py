@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from scfoundry.pl._drawing import listed, shown
+from scfoundry._arguments import quoted
+from scfoundry.pl._drawing import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +68,7 @@ def history(
     wanted = [keys] if isinstance(keys, str) else [name for name in values if "loss" in name and "step" not in name]
     wanted = wanted if keys is None or isinstance(keys, str) else list(keys)
     if missing := [name for name in wanted if name not in values]:
-        msg = f"The history has no {listed(missing)}; it has {listed(values)}. Pass some of them as keys."
+        msg = f"The history has no {quoted(missing)}; it has {quoted(values)}. Pass some of them as keys."
         raise ValueError(msg)
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 3.4), layout="constrained")

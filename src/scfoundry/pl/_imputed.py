@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfoundry._arguments import quoted, require_column
 from scfoundry._keys import Keys
-from scfoundry.pl._drawing import listed, shown
+from scfoundry.pl._drawing import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,8 +146,8 @@ def _result(adata: AnnData, key: str, genes: list[str]) -> tuple[pd.DataFrame, d
         raise ValueError(msg)
     if absent := [gene for gene in genes if gene not in result.columns]:
         msg = (
-            f"{listed(absent, 5)} {'was' if len(absent) == 1 else 'were'} not imputed; adata.obsm[{key!r}] has "
-            f"{result.shape[1]:,} genes, for example {listed(result.columns[:3])}. Impute them, too: "
+            f"{quoted(absent, 5)} {'was' if len(absent) == 1 else 'were'} not imputed; adata.obsm[{key!r}] has "
+            f"{result.shape[1]:,} genes, for example {quoted(result.columns[:3])}. Impute them, too: "
             f"sf.tl.impute_spatial(adata, reference, genes={genes!r})."
         )
         raise ValueError(msg)
@@ -162,14 +163,12 @@ def _sections(
             msg = f"There is one section only, so that context={context!r} cannot be chosen. Pass context_key=..., too."
             raise ValueError(msg)
         return np.arange(adata.n_obs), np.full(adata.n_obs, "")
-    if context_key not in adata.obs.columns:
-        msg = f"adata.obs has no column {context_key!r}; its columns: {listed(adata.obs.columns)}."
-        raise ValueError(msg)
+    require_column(adata.obs, context_key, fix="context_key")
     labels = adata.obs[context_key].astype(str).to_numpy().astype(str)
     wanted = list(dict.fromkeys(labels)) if context is None else [context] if isinstance(context, str) else context
     unknown = [name for name in wanted if name not in labels]
     if unknown or not len(wanted):
-        msg = f"context must be among {listed(np.unique(labels), 20)}; got {context!r}. All: context=None."
+        msg = f"context must be among {quoted(np.unique(labels), 20)}; got {context!r}. All: context=None."
         raise ValueError(msg)
     rows = np.concatenate([np.flatnonzero(labels == name) for name in wanted])
     return rows, labels[rows]
@@ -179,7 +178,7 @@ def _coordinates(adata: AnnData, spatial_key: str) -> Array:
     """Where the spots lie, y downwards as in images."""
     if spatial_key not in adata.obsm or np.ndim(adata.obsm[spatial_key]) != 2:
         msg = (
-            f"adata.obsm has no coordinates {spatial_key!r}; its keys: {listed(adata.obsm)}. Pass spatial_key=... "
+            f"adata.obsm has no coordinates {spatial_key!r}; its keys: {quoted(adata.obsm)}. Pass spatial_key=... "
             "with an array of two columns, x and y."
         )
         raise ValueError(msg)
@@ -216,7 +215,7 @@ def _measured(adata: AnnData, truth: AnnData | None, genes: list[str], *, layer:
         raise ValueError(msg)
     if truth is not None and len(present) < len(genes):
         absent = [gene for gene in genes if gene not in present]
-        msg = f"truth lacks {listed(absent, 5)}. Leave truth out to draw the imputed values alone."
+        msg = f"truth lacks {quoted(absent, 5)}. Leave truth out to draw the imputed values alone."
         raise ValueError(msg)
     if not present:
         return {}

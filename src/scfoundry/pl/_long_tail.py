@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import quoted
 from scfoundry._keys import Keys
 from scfoundry.metrics import annotation_by_class
-from scfoundry.pl._drawing import listed, shown
+from scfoundry.pl._drawing import require_columns, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,10 +119,7 @@ def _sizes(
     adata: AnnData, truth_key: str, keys: Mapping[str, str], n_cells: Mapping[str, int] | pd.Series | None
 ) -> pd.Series:
     """Cells that every label was learned from, of labels that some cell has, largest first."""
-    if missing := [key for key in (truth_key, *keys.values()) if key not in adata.obs]:
-        has = listed(adata.obs.columns, 10)
-        msg = f"adata.obs has no column {listed(missing)}; it has {has}. Run sf.tl.annotate first."
-        raise ValueError(msg)
+    require_columns(adata, truth_key, *keys.values(), run="sf.tl.annotate")
     if n_cells is None:
         first = next(iter(keys.values()))
         recorded = adata.uns.get(first, {}).get(Keys.REFERENCE)
@@ -136,6 +134,6 @@ def _sizes(
     present = set(adata.obs[truth_key].dropna())
     sizes = sizes[[label in present and size > 0 for label, size in sizes.items()]]
     if not len(sizes):
-        msg = f"None of the labels that were learned is one of obs[{truth_key!r}]: {listed(present, 5)}."
+        msg = f"None of the labels that were learned is one of obs[{truth_key!r}]: {quoted(present, 5)}."
         raise ValueError(msg)
     return sizes.astype(int).sort_values(ascending=False, kind="stable")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfoundry._arguments import require_column
 from scfoundry._keys import Keys
-from scfoundry.pl._drawing import listed, shown
+from scfoundry.pl._drawing import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,10 +134,7 @@ def _differences(adata: AnnData, groupby: str, key: str, n_codes: int) -> pd.Dat
     if slot is None or Keys.ASSOCIATION not in adata.uns.get(key, {}):
         msg = f"adata has no result {key!r} of sf.tl.pathway_tokens. Run it first: sf.tl.pathway_tokens(adata)."
         raise ValueError(msg)
-    if groupby not in adata.obs.columns:
-        has = listed(adata.obs.columns, 10)
-        msg = f"adata.obs has no column {groupby!r}; its columns: {has}. Pass one of them as groupby."
-        raise ValueError(msg)
+    require_column(adata.obs, groupby, fix="groupby")
     frequencies, groups = adata.obsm[slot], pd.Categorical(adata.obs[groupby])
     kept = (groups.codes >= 0) & frequencies.notna().all(axis=1).to_numpy()
     of_group = frequencies[kept].astype(float).groupby(groups[kept].remove_unused_categories(), observed=True)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfoundry._arguments import quoted
 from scfoundry._keys import Keys
-from scfoundry.pl._drawing import listed, shown
+from scfoundry.pl._drawing import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,12 +120,12 @@ def _row(profiles: AnnData, params: dict[str, Any], perturbation: str, group: st
     members = members_of([*names.unique(), perturbation], control=params["control"], sep=params.get("sep"))
     same = np.array([members[name] == members[perturbation] for name in names])
     if not same.any():
-        msg = f"{perturbation!r} was not predicted; there are {listed(names.unique())}."
+        msg = f"{perturbation!r} was not predicted; there are {quoted(names.unique())}."
         raise ValueError(msg)
     present = groups.unique().tolist()
     if group not in present and (group is not None or len(present) > 1):
         msg = (
-            f"group must be one of {listed(present)}, for which it was predicted; got {group!r}. "
+            f"group must be one of {quoted(present)}, for which it was predicted; got {group!r}. "
             "Pass one of them: group=..."
         )
         raise ValueError(msg)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfoundry.pl._drawing import coordinates, listed, scatter, shown
+from scfoundry._arguments import quoted
+from scfoundry.pl._drawing import coordinates, scatter, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,7 @@ def retrieval(
     import matplotlib.pyplot as plt
 
     if missing := [name for name in COLUMNS if name not in hits]:
-        msg = f"hits has no column {listed(missing)}. Pass what sf.tl.retrieve(adata, texts) returned."
+        msg = f"hits has no column {quoted(missing)}. Pass what sf.tl.retrieve(adata, texts) returned."
         raise ValueError(msg)
     queries = hits["query"].unique()
     rows = adata.obs_names.get_indexer(hits["obs_name"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import checks_arguments, quoted
+from scfoundry._arguments import checks_arguments, quoted, require_column
 from scfoundry._compat import obs_column
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
@@ -15,7 +15,7 @@ from scfoundry.data.labels import NO_LABEL
 from scfoundry.data.modality import modality_of, to_write
 from scfoundry.tl._label_slots import refuse_shared_columns, warn_of_collapse
 from scfoundry.tl._labels import classes_of, with_prompts
-from scfoundry.tl._opening import announce, check_return, require_column
+from scfoundry.tl._opening import announce, check_return
 from scfoundry.tl._parents import Parents, parents_of, write_both_levels
 from scfoundry.tl._query_and_reference import open_learned, record_learned, shared_genes
 
@@ -230,7 +230,7 @@ class _Labelled(NamedTuple):
     @classmethod
     def of(cls, adata: AnnData, key: str | None) -> _Labelled:
         """Read the labels; at least two are needed."""
-        require_column(adata.obs, key, name="reference", fix="labels_key.")
+        require_column(adata.obs, key, name="reference.obs", fix="labels_key")
         column = obs_column(adata, key)
         labels = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
         says_nothing = labels.str.strip().str.lower().isin(NO_LABEL)

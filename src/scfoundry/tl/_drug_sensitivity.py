@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import checks_arguments, quoted
+from scfoundry._arguments import checks_arguments, quoted, require_column
 from scfoundry._compat import obs_column
 from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
 from scfoundry.tl._drug_response import ALONE, source_of
-from scfoundry.tl._opening import new_seed, open_model, require_column, write_results
+from scfoundry.tl._opening import new_seed, open_model, write_results
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -174,7 +174,7 @@ def drug_sensitivity(
 
 def _labels(target: AnnData, key: Any, positive: str | None) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Whether a cell is sensitive, and the rows that say so."""
-    require_column(target.obs, key, fix="response_key.")
+    require_column(target.obs, key, fix="response_key")
     column = obs_column(target, key)
     present = sorted({str(label) for label in column.dropna()})
     if len(present) != 2:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import quoted
+from scfoundry._arguments import quoted, require_column
 from scfoundry._compat import data_frame, obs_column
 
 if TYPE_CHECKING:
@@ -126,12 +126,7 @@ def tissues_of(adata: AnnData, key: str | None, split: str) -> pd.Series | None:
         raise ValueError(msg)
     if key is None:
         return None
-    if key not in adata.obs.columns:
-        msg = (
-            f"adata.obs has no column {key!r}; its columns: {quoted(adata.obs.columns)}. Pass one of them as "
-            "tissue_key."
-        )
-        raise ValueError(msg)
+    require_column(adata.obs, key, fix="tissue_key")
     tissues = obs_column(adata, key)
     if tissues.isna().any():
         msg = f"Some lines have no tissue in adata.obs[{key!r}]. Drop them: adata = adata[adata.obs[{key!r}].notna()]."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scfoundry._arguments import checks_arguments, quoted
+from scfoundry._arguments import checks_arguments, quoted, require_column
 from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
@@ -15,7 +15,6 @@ from scfoundry.tl._opening import (
     open_fitted,
     record,
     refuse_learning,
-    require_column,
     write_results,
 )
 
@@ -133,7 +132,7 @@ def integrate(
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
-    require_column(target.obs, batch_key, fix="batch_key.")
+    require_column(target.obs, batch_key, fix="batch_key")
     fitted, loaded = open_fitted(model, Integrator, caller=CALLER)
     if fitted:
         given = {"n_genes": n_genes, "max_epochs": max_epochs}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import quoted
+from scfoundry._arguments import require_column
 from scfoundry._compat import obs_column
 from scfoundry._keys import Keys
 from scfoundry._settings import logger
@@ -33,24 +33,15 @@ __all__ = [
     "new_seed",
     "open_fitted",
     "open_model",
-    "quoted",
     "record",
     "refuse_damaged",
     "refuse_learning",
-    "require_column",
     "write_results",
     "wrote",
 ]
 
 
 # ---- arguments: all raise ValueError -------------------------------------------------------------------------------
-
-
-def require_column(obs: pd.DataFrame, key: object, *, fix: str, name: str = "adata") -> None:
-    """Refuse a column that ``obs`` does not have."""
-    if key not in obs.columns:
-        msg = f"{name}.obs has no column {key!r}; its columns: {quoted(obs.columns)}. Pass one of them as {fix}"
-        raise ValueError(msg)
 
 
 def group_codes(
@@ -62,7 +53,7 @@ def group_codes(
     """
     if optional and key is None:
         return np.full(adata.n_obs, -1), []
-    require_column(adata.obs, key, fix=f"{argument}{', or None' if optional else ''}.")
+    require_column(adata.obs, key, fix=f"{argument}{', or None' if optional else ''}")
     column = obs_column(adata, key)
     named = pd.Categorical(column.astype(object).where(column.notna(), None).map(str, na_action="ignore"))
     if not len(named.categories):

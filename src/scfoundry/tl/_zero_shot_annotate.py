@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from scfoundry._arguments import checks_arguments, quoted
+from scfoundry._arguments import checks_arguments, quoted, require_column
 from scfoundry._keys import Keys, Units
 from scfoundry._settings import logger
 from scfoundry.data.modality import to_write
 from scfoundry.tl._label_slots import column, label_slots, refuse_shared_columns, warn_of_collapse
 from scfoundry.tl._labels import as_table, labels_of, markers_of, with_markers, with_prompts
-from scfoundry.tl._opening import announce, open_model, record, require_column, write_results
+from scfoundry.tl._opening import announce, open_model, record, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -196,7 +196,7 @@ def _has_column(adata: AnnData, group_by: str | None) -> bool:
     """Whether groups are in ``obs``, not to be computed."""
     if group_by is None or (group_by == Keys.LEIDEN and group_by not in adata.obs):
         return False
-    clustered = f'group_by, or group_by="{Keys.LEIDEN}" to cluster the embedding of the model.'
+    clustered = f'group_by, or group_by="{Keys.LEIDEN}" to cluster the embedding of the model'
     require_column(adata.obs, group_by, fix=clustered)
     return True
 
