@@ -71,20 +71,21 @@ class Compute:
         """Cells on the device at a time: as asked for, or what suits it."""
         return self.batch_size or DEFAULT_CHUNK.get(self.device.type, DEFAULT_CHUNK["cpu"])
 
+    @property
+    def half(self) -> bool:
+        """Whether matrix products run in bfloat16, which a device must do by itself unless it was asked for."""
+        if self.precision != "auto":
+            return self.precision == "bfloat16"
+        return self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
     def autocast(self) -> AbstractContextManager:
         """Context in which matrix products run in this precision."""
-        half = self.precision == "bfloat16" or (
-            self.precision == "auto"
-            and self.device.type == "cuda"
-            and torch.cuda.is_bf16_supported(including_emulation=False)
-        )
-        return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext()
 
     def trainer_arguments(self) -> dict[str, Any]:
         """Device and precision in the words of Lightning."""
-        half = self.precision == "bfloat16" or (self.precision == "auto" and self.device.type == "cuda")
         return {
             "accelerator": "gpu" if self.device.type == "cuda" else self.device.type,
             "devices": 1 if self.device.index is None else [self.device.index],
-            "precision": "bf16-mixed" if half else "32-true",
+            "precision": "bf16-mixed" if self.half else "32-true",
         }

@@ -19,6 +19,7 @@ from cases import MODELS, STORES, at_every_step, same, state_of, with_matrix
 from safetensors.torch import load_file, save_file
 
 import scfoundry as sf
+from scfoundry._device import Compute
 from scfoundry.nn.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
@@ -324,6 +325,17 @@ def test_the_data_are_neither_registered_nor_changed(case):
     adata = case.adata.copy()
     case.embed(adata)
     assert (list(adata.obs), list(adata.obsm), list(adata.uns)) == (list(case.adata.obs), ["spatial"], [])
+
+
+@pytest.mark.parametrize("by_itself", [False, True])
+def test_training_and_inference_compute_alike_on_devices_that_only_emulate_bfloat16(monkeypatch, by_itself):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or by_itself
+    )
+    for precision, half in {"auto": by_itself, "float32": False, "bfloat16": True}.items():
+        compute = Compute(torch.device("cuda"), precision)
+        assert compute.half == half
+        assert compute.trainer_arguments()["precision"] == ("bf16-mixed" if half else "32-true")
 
 
 def test_bfloat16_is_close(case):
