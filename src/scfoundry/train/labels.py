@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from scfoundry.nn.label_loss import LabelLoss
 
 __all__ = [
-    "N_LOOKED_AT",
     "ClassificationLoss",
+    "classes_of_cells",
     "draw_shots",
     "in_obs_order",
     "labelled_cells",
@@ -96,12 +96,31 @@ def labelled_cells(
     return coded, rows
 
 
-def warn_of_one_class(probabilities: np.ndarray, coded: np.ndarray, classes: Sequence[str]) -> None:
+def classes_of_cells(
+    labels: Any, names: np.ndarray, n_shots: int | None, seed: int
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names of the classes, sorted, and what `labelled_cells` says of them. ValueError: if there is less than two."""
+    labels = in_obs_order(labels, names, "labels")
+    classes = sorted(pd.Series(labels).dropna().astype(str).unique())
+    if len(classes) < 2:
+        msg = f"A classifier tells at least 2 classes apart; the labels have {len(classes)}: {classes}."
+        raise ValueError(msg)
+    return classes, *labelled_cells(labels, classes, names, n_shots, seed)
+
+
+def warn_of_one_class(
+    probabilities: Callable[[np.ndarray], np.ndarray],
+    coded: np.ndarray,
+    rows: np.ndarray,
+    classes: Sequence[str],
+    seed: int,
+) -> None:
     """Warn of a trained head that gives one class to all of some cells it learned from, although they have several."""
-    given = np.unique(probabilities.argmax(1))
-    if len(given) == 1 and len(np.unique(coded)) > 1:
+    looked_at = np.intersect1d(draw_shots(coded, max(1, N_LOOKED_AT // len(classes)), seed), rows)
+    given = np.unique(probabilities(looked_at).argmax(1))
+    if len(given) == 1 and len(np.unique(coded[looked_at])) > 1:
         logger.warning(
-            "The classifier calls every cell %r: it learned nothing. Try a larger lr, more epochs, or train='head'.",
+            "The classifier calls every cell %r: it learned nothing. Try a larger lr or more epochs.",
             classes[given[0]],
         )
 

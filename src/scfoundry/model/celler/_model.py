@@ -6,7 +6,6 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 import torch
 
 from scfoundry._arguments import checks_arguments
@@ -26,7 +25,7 @@ from scfoundry.nn.attention_factors import attention_of_cls
 from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.label_loss import PLAIN, LabelLoss
 from scfoundry.stats.splits import stratified_split
-from scfoundry.train.labels import N_LOOKED_AT, draw_shots, in_obs_order, labelled_cells, warn_of_one_class
+from scfoundry.train.labels import classes_of_cells, warn_of_one_class
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -289,18 +288,13 @@ class Celler(InferenceModel):
         from scfoundry.model.celler._training import learn_classes
 
         read = self._cells(adata, layer, "Celler.train_classifier")
-        labels = in_obs_order(labels, read.names, "labels")
-        classes = sorted(pd.Series(labels).dropna().astype(str).unique())
-        if len(classes) < 2:
-            msg = f"A classifier tells at least 2 classes apart; the labels have {len(classes)}: {classes}."
-            raise ValueError(msg)
-        coded, rows = labelled_cells(labels, classes, read.names, None, seed)
+        classes, coded, rows = classes_of_cells(labels, read.names, None, seed)
         self._attach_head(classes, np.bincount(coded[rows]), seed=seed)
         split = stratified_split(coded, validation_size, rows, np.random.default_rng(seed))
         how: dict[str, Any] = {"max_epochs": max_epochs, "batch_size": batch_size, "patience": patience, "loss": loss}
         learn_classes(self, self._tokens(read), coded, split, lr=lr, seed=seed, **how, **trainer_kwargs)
-        looked_at = np.intersect1d(draw_shots(coded, max(1, N_LOOKED_AT // len(classes)), seed), rows)
-        warn_of_one_class(self.class_probabilities(read.take(looked_at), Compute.resolve()), coded[looked_at], classes)
+        compute = Compute.resolve()
+        warn_of_one_class(lambda of: self.class_probabilities(read.take(of), compute), coded, rows, classes, seed)
 
     def _attach_head(self, classes: Sequence[str], counts: NDArray[np.int64], *, seed: int) -> None:
         """Give the model a new classification head, which the configuration names."""

@@ -6,7 +6,6 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.nn import functional as F
 
@@ -22,9 +21,8 @@ from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
 from scfoundry.nn.label_loss import PLAIN, LabelLoss
 from scfoundry.stats.splits import stratified_split
 from scfoundry.train.labels import (
-    N_LOOKED_AT,
     ClassificationLoss,
-    draw_shots,
+    classes_of_cells,
     in_obs_order,
     labelled_cells,
     loss_of_sizes,
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import pandas as pd
     from anndata import AnnData
 
     from scfoundry._device import Precision
@@ -284,12 +283,7 @@ class TrainableLangCell(InferenceModel):
         from scfoundry.model.langcell._classifier import class_logits, learn
 
         read = self._cells(adata, layer, "LangCell.train_classifier")
-        labels = in_obs_order(labels, read.names, "labels")
-        classes = sorted(pd.Series(labels).dropna().astype(str).unique())
-        if len(classes) < 2:
-            msg = f"A classifier tells at least 2 classes apart; the labels have {len(classes)}: {classes}."
-            raise ValueError(msg)
-        coded, rows = labelled_cells(labels, classes, read.names, n_shots, seed)
+        classes, coded, rows = classes_of_cells(labels, read.names, n_shots, seed)
         self._attach_head(classes, multilabel=False, seed=seed)
         cells = self._training_cells(read)
         split = stratified_split(coded, validation_size, rows, np.random.default_rng(seed))
@@ -299,8 +293,8 @@ class TrainableLangCell(InferenceModel):
         how: dict[str, Any] = {"batch_size": batch_size, "patience": patience, "max_epochs": max_epochs}
         how |= {"cells": cells, "plan_kwargs": {"lr": lr, "seed": seed}}
         learn(self, learns, split, train=train, **how, **trainer_kwargs)
-        looked_at = np.intersect1d(draw_shots(coded, max(1, N_LOOKED_AT // len(classes)), seed), rows)
-        warn_of_one_class(self.class_probabilities(read.take(looked_at), Compute.resolve()), coded[looked_at], classes)
+        compute = Compute.resolve()
+        warn_of_one_class(lambda of: self.class_probabilities(read.take(of), compute), coded, rows, classes, seed)
 
     def train_multilabel(
         self,
