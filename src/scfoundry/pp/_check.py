@@ -84,16 +84,20 @@ class InputCheck:
         """Whether verbs accept the data."""
         return not self.problems
 
-    def __str__(self) -> str:
+    @property
+    def known(self) -> str:
+        """How many genes of the data are known, by route."""
         routes = self.genes.loc[self.genes["route"] != "", "route"].value_counts()
         found = ", ".join(f"{route} {n:,}" for route, n in routes.items())
-        known = f"{routes.sum():,} of {self.n_genes:,} known" + (f" ({found})" if found else "")
+        return f"{routes.sum():,} of {self.n_genes:,} known{found and f' ({found})'}"
+
+    def __str__(self) -> str:
         read = "" if self.share_of_counts is None else f", with {self.share_of_counts:.1%} of all counts"
         empty = f", {self.n_empty:,} of them without counts" if self.n_empty else ""
         lines = {
             "data": f"{self.n_cells:,} cells{empty}, {self.n_genes:,} genes",
             "values": self.values or "none that can be read",
-            "genes": f"{self.scheme}; {known}{read}",
+            "genes": f"{self.scheme}; {self.known}{read}",
             "model": f"{self.weights}, {self.n_matched:,} of its {self.n_vocabulary:,} genes are measured",
         }
         shown = [f"{name:<8}{text}" for name, text in lines.items()]

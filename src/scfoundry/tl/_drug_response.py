@@ -14,6 +14,7 @@ from scfoundry.tl._drug_tables import further_tables, responses_of, smiles_of, t
 from scfoundry.tl._opening import (
     announce,
     check_return,
+    given,
     new_seed,
     open_fitted,
     refuse_learning,
@@ -62,8 +63,8 @@ def drug_response(
     device: str = "auto",
     precision: Precision = "auto",
     batch_size: int | None = None,
-    return_fitted: bool = False,
     copy: bool = False,
+    return_fitted: bool = False,
 ) -> AnnData | MuData | DrugResponse | None:
     """Predict responses of cell lines to drugs, such as ln IC50, from those that were measured.
 
@@ -182,7 +183,9 @@ def drug_response(
         require_lines(measured.notna())
         _require_structures(measured, smiles, target, structures)
     else:
-        _refuse(split=split != "cold_cell", drug_encoder=drug_encoder != "morgan", tissue_key=tissue_key is not None)
+        changed = {"split": split != "cold_cell", "drug_encoder": drug_encoder != "morgan"}
+        changed["tissue_key"] = tissue_key is not None
+        refuse_learning([name for name, value in changed.items() if value], caller=CALLER)
         measured, tissues = None if response is None else responses_of(target, response), None
         if lacking := [name for name in fitted.columns if name not in tables]:
             msg = (
@@ -229,13 +232,18 @@ def drug_response(
     }
     params |= {"smiles": smiles if isinstance(smiles, str) else None, "features": list(features), "n_folds": n_folds}
     params |= {"drug_encoder": drug_encoder, "max_epochs": max_epochs, "pairs_per_step": pairs_per_step, "layer": layer}
-    params |= {"precision": precision, "rng": rng if isinstance(rng, int | np.integer) else None}
-    results = _recorded(source, loaded, params) | {Keys.DRUGS: found.expected.reindex(predicted.columns)}
+    params |= {"precision": precision, "rng": rng}
+    results = recorded(source, loaded, params) | {Keys.DRUGS: found.expected.reindex(predicted.columns)}
     if weights := found.block_weights:
         results[Keys.WEIGHTS] = weights
     slots = {f"obsm/{key_added}": predicted.astype(np.float32).set_axis(target.obs_names), f"uns/{key_added}": results}
     write_results(target, slots, units=Units.RESPONSE, caller=CALLER)
     return found if return_fitted else adata if copy else None
+
+
+def alone(model: Any) -> bool:
+    """Whether expression is read without a model."""
+    return model is None or (isinstance(model, str) and model == ALONE)
 
 
 def source_of(target: AnnData, model: Any, *, layer: str | None, compute: Any, caller: str) -> Source:
@@ -255,13 +263,7 @@ def _opened(model: Any) -> tuple[DrugResponse | None, Any]:
     """What was fitted before, and the model; `None` for expression alone."""
     from scfoundry.tasks.drug_response.drug_response import DrugResponse
 
-    if model is None or (isinstance(model, str) and model == ALONE):
-        return None, None
-    return open_fitted(model, DrugResponse, caller=CALLER)
-
-
-def _refuse(**given: bool) -> None:
-    refuse_learning([name for name, changed in given.items() if changed], caller=CALLER)
+    return (None, None) if alone(model) else open_fitted(model, DrugResponse, caller=CALLER)
 
 
 def _check_network(drug_encoder: str, **given: object) -> None:
@@ -297,8 +299,7 @@ def _require_parsed(structures: Mapping[str, str]) -> None:
         read_molecules(structures)
 
 
-def _recorded(source: Source, model: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+def recorded(source: Source, model: Any, params: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments, and where numbers come from."""
-    kept = {name: value for name, value in params.items() if value is not None}
     read_with = {"model": ALONE} if model is None else model.provenance
-    return {Keys.PARAMS: kept, Keys.PROVENANCE: dict(read_with) | dict(source.provenance)}
+    return {Keys.PARAMS: given(params), Keys.PROVENANCE: dict(read_with) | dict(source.provenance)}

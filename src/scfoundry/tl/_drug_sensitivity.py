@@ -12,7 +12,7 @@ from scfoundry._arguments import checks_arguments, quoted, require_column
 from scfoundry._compat import obs_column
 from scfoundry._keys import Keys, Units
 from scfoundry.data.modality import to_write
-from scfoundry.tl._drug_response import ALONE, source_of
+from scfoundry.tl._drug_response import ALONE, alone, recorded, source_of
 from scfoundry.tl._opening import new_seed, open_model, write_results
 
 if TYPE_CHECKING:
@@ -135,9 +135,7 @@ def drug_sensitivity(
     seed = new_seed(rng)
     labels, learned = np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64)
     if bulk is None:
-        loaded = (
-            None if model is None or (isinstance(model, str) and model == ALONE) else open_model(model, caller=CALLER)
-        )
+        loaded = None if alone(model) else open_model(model, caller=CALLER)
         labels, labelled = _labels(target, response_key, positive)
         # In the order of names: that of the data plays no part.
         by_name = labelled[np.argsort(target.obs_names.to_numpy().astype(str)[labelled], kind="stable")]
@@ -156,15 +154,17 @@ def drug_sensitivity(
     else:
         probability = transferred(fitted, str(drug), cells, compute)[1]
 
-    params = {"response_key": response_key, "positive": positive, "n_shots": n_shots, "drug": drug, "layer": layer}
-    params |= {"precision": precision, "rng": rng if isinstance(rng, int | np.integer) else None}
-    read_with: dict[str, Any] = {"model": ALONE} if loaded is None else loaded.provenance
-    n_learned = {} if bulk is not None else _counts(labels[learned])
-    origin = {
-        Keys.PARAMS: {name: value for name, value in params.items() if value is not None},
-        Keys.PROVENANCE: dict(read_with) | dict(source.provenance),
-        "n_learned": n_learned,
+    params: dict[str, Any] = {
+        "response_key": response_key,
+        "positive": positive,
+        "n_shots": n_shots,
+        "drug": drug,
+        "layer": layer,
+        "precision": precision,
+        "rng": rng,
     }
+    n_learned = {} if bulk is not None else _counts(labels[learned])
+    origin = recorded(source, loaded, params) | {"n_learned": n_learned}
     slots = {f"obs/{key_added}": probability.astype(np.float32), f"uns/{key_added}": origin}
     # No fit can leave out the only learned cell of a label.
     undefined = np.isin(np.arange(target.n_obs), learned) & np.isnan(probability)
@@ -194,9 +194,8 @@ def _labels(target: AnnData, key: Any, positive: str | None) -> tuple[NDArray[np
 
 
 def _shots(n_shots: Any) -> int | float:
-    whole = isinstance(n_shots, int | np.integer) and not isinstance(n_shots, bool) and n_shots >= 1
-    share = isinstance(n_shots, float | np.floating) and 0 < n_shots < 1
-    if not (whole or share):
+    whole = isinstance(n_shots, int | np.integer)
+    if not whole and n_shots >= 1:
         msg = (
             f"n_shots must be a number of cells per label, at least 1, or a share between 0 and 1; got {n_shots!r}: "
             "n_shots=0.05."
@@ -213,7 +212,7 @@ def _bulk(bulk: Any, drug: str | None, *, given: dict[str, Any], model: Any) -> 
     if names := [name for name, value in given.items() if value is not None]:
         msg = f"{names[0]} is of learning from labels, and bulk has learned already: leave it out."
         raise ValueError(msg)
-    if not (model is None or (isinstance(model, str) and model == ALONE)):
+    if not alone(model):
         msg = "bulk brings the model that it was fitted with: leave model out, or fit sf.tl.drug_response with another."
         raise ValueError(msg)
     fitted = DrugResponse.load(bulk) if isinstance(bulk, str | Path) else bulk

@@ -62,8 +62,8 @@ def predict_perturbation(
     key_added: str = Keys.PERTURBATION,
     device: str = "auto",
     precision: Precision = "auto",
-    return_fitted: bool = False,
     copy: bool = False,
+    return_fitted: bool = False,
 ) -> AnnData | MuData | Responses | None:
     """Predict the mean expression after unseen perturbations, from perturbations that were measured.
 

@@ -118,7 +118,7 @@ def report(
         version=__version__,
         check=check,
         layer=layer,
-        known=_known(check),
+        known=check.known,
         results=results,
         named=shown,
         plane=plane and plane[1],
@@ -156,13 +156,6 @@ def _checked(cells: AnnData, model: Any, results: list[Result], layer: str | Non
                 "%s: the weights %r are not on this machine; genes are checked against cellplm.", CALLER, recorded
             )
     return check(cells, "cellplm" if model is None else model, layer=layer)
-
-
-def _known(check: InputCheck) -> str:
-    """How many genes of the data are known, by route."""
-    routes = check.genes.loc[check.genes["route"] != "", "route"].value_counts()
-    found = ", ".join(f"{route} {n:,}" for route, n in routes.items())
-    return f"{routes.sum():,} of {check.n_genes:,} known{found and f' ({found})'}"
 
 
 def _shown(cells: AnnData, names: Names, n_markers: int) -> dict[str, Any]:
