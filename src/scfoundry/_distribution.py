@@ -7,8 +7,8 @@ from pathlib import Path
 
 __all__ = ["DISTRIBUTION", "refuse_mixed_files"]
 
+# Name to install by; the import package is ``scfoundry``.
 DISTRIBUTION = "scfoundry-models"
-"""Name to install by; the import package is ``scfoundry``."""
 
 
 def refuse_mixed_files(folder: str | Path) -> None:

@@ -22,8 +22,8 @@ DEGREES, VALENCES, HYDROGENS = range(11), range(7), range(5)
 HYBRIDISATIONS = ("SP", "SP2", "SP3", "SP3D", "SP3D2")
 CHIRALITIES = ("R", "S")
 
+# Features of an atom: six one-hot blocks, formal charge, radical electrons, aromatic, in a ring.
 N_FEATURES = 4 + sum(map(len, (SYMBOLS, DEGREES, VALENCES, HYBRIDISATIONS, HYDROGENS, CHIRALITIES)))
-"""Features of an atom: six one-hot blocks, formal charge, radical electrons, aromatic, in a ring."""
 
 N_SHOWN = 5
 

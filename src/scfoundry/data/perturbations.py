@@ -33,11 +33,11 @@ __all__ = [
     "require_known",
 ]
 
+# Name of the group of all cells where no groups are known.
 ONE_GROUP = "all"
-"""Name of the group of all cells where no groups are known."""
 
+# Routes to a gene by its own id or symbol.
 DIRECT = {"ensembl", "symbol", "mouse_ensembl", "mouse_symbol"}
-"""Routes to a gene by its own id or symbol."""
 
 
 class Naming(NamedTuple):

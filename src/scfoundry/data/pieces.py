@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["VALUES_PER_PIECE", "canonical", "kernel_arrays", "over_pieces"]
 
+# About a millisecond of work: dearer than handing it to a thread, short to wait for at the end.
 VALUES_PER_PIECE = 1 << 16
-"""About a millisecond of work: dearer than handing it to a thread, short to wait for at the end."""
 
 
 def kernel_arrays(cells: sparse.csr_matrix) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["align", "blocks", "by_gene", "dense", "in_memory", "labelled_cells", "require_same_cells"]
 
+# Values made dense at once: 32 MB in double precision.
 _BLOCK_VALUES = 2**22
-"""Values made dense at once: 32 MB in double precision."""
 
 
 def in_memory(values: Any) -> Any:

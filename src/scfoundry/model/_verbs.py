@@ -17,6 +17,7 @@ from scfoundry.model._capabilities import (
 
 __all__ = ["VERBS", "verbs_of", "verbs_of_class"]
 
+# Verb of `scfoundry.tl` -> what it needs of a model.
 VERBS: dict[str, type] = {
     "embed": Embeds,
     "integrate": FineTunesIntegration,
@@ -36,7 +37,6 @@ VERBS: dict[str, type] = {
     "pathway_tokens": TokenisesPathways,
     "discriminate_tumour": DiscriminatesTumour,
 }
-"""Verb of `scfoundry.tl` -> what it needs of a model."""
 
 
 def verbs_of(model: object) -> list[str]:

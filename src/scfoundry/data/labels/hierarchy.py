@@ -29,14 +29,14 @@ __all__ = [
     "siblings",
 ]
 
+# Kinds that a term may have for two of its direct children to be near relatives.
 NARROW = 25
-"""Kinds that a term may have for two of its direct children to be near relatives."""
 
+# Kinds from which on a type tells too little to describe a cell by.
 BROAD = 600
-"""Kinds from which on a type tells too little to describe a cell by."""
 
+# Kinds from which on a type is no parent of labels: a T cell or a fibroblast is one, a lymphocyte tells too little.
 BROAD_PARENT = 200
-"""Kinds from which on a type is no parent of labels: a T cell or a fibroblast is one, a lymphocyte tells too little."""
 
 EPITHELIAL, MALIGNANT = "CL:0000066", "CL:0001064"
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IDENTITIES", "Identity", "find_identity", "has_ontologies"]
 
+# The eight identities of a cell, in the order of its description (Zhao et al. 2024).
 IDENTITIES = ("assay", "cell type", "development stage", "disease", "ethnicity", "sex", "tissue", "tissue general")
-"""The eight identities of a cell, in the order of its description (Zhao et al. 2024)."""
 
 _ONTOLOGIES = {
     "assay": ("EFO",),

@@ -17,8 +17,8 @@ __all__ = ["AMBIGUOUS", "LabelIndex", "Route"]
 
 Route = Literal["id", "name", "alias", "synonym", "broader"]
 
+# In the table of aliases: a short form with several common meanings, which resolves to nothing.
 AMBIGUOUS = "-"
-"""In the table of aliases: a short form with several common meanings, which resolves to nothing."""
 
 _ID = re.compile(r"(?:https?://\S*/)?CL[:_](\d{7})", re.IGNORECASE)
 # What is not one type of cell has no nearest term either.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 __all__ = ["NO_LABEL", "Label"]
 
+# Words, in lower case, that say no more than a missing label: it may have been turned into text.
 NO_LABEL = ("", "unknown", "unassigned", "nan", "none", "na", "n/a", "<na>")
-"""Words, in lower case, that say no more than a missing label: it may have been turned into text."""
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["calibrate"]
 
+# Share of cells, all of them of types that are offered, that the threshold for unknown cells spares in every study.
 KEEP = 0.96
-"""Share of cells, all of them of types that are offered, that the threshold for unknown cells spares in every study."""
 
+# Labels that a study's cells are offered beside their own types, for probabilities that hold with many labels too.
 MANY = 30
-"""Labels that a study's cells are offered beside their own types, for probabilities that hold with many labels too."""
 
 TEMPERATURES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
 MIN_CELLS = 50

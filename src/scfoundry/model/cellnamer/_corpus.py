@@ -40,8 +40,8 @@ __all__ = [
 ]
 
 UNLABELLED = ""
+# Joins the terms of a label whose cells are of one of several types.
 UNION = "|"
-"""Joins the terms of a label whose cells are of one of several types."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TextObjectives"]
 
+# Logit of what must not compete.
 HIDDEN = -1e4
-"""Logit of what must not compete."""
 
 
 class TextObjectives(nn.Module):

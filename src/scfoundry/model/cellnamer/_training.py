@@ -42,13 +42,13 @@ Contrast = Literal["batch", "divide_and_conquer"]
 LEARNING = {1: ("cells",), 2: ("cells", "text", "heads")}
 OBJECTIVES = {1: ("masked_genes", "cell_cell"), 2: ("cell_text", "known_types", "matching")}
 N_STEPS = 260
+# Share of cells that are made up from marker sets.
 MADE_UP = 0.3
-"""Share of cells that are made up from marker sets."""
+# How often a cell is described by a broader type.
 BROADER = 0.3
-"""How often a cell is described by a broader type."""
 TEMPERATURE = 0.07
+# Cells whose gradients are in memory at a time where a batch is divided.
 CELLS_PER_PART = 112
-"""Cells whose gradients are in memory at a time where a batch is divided."""
 # Rates of the linear head and of log weights of markers, relative to that of the networks.
 LINEAR_RATE, MARKER_RATE = 0.35, 7.5
 

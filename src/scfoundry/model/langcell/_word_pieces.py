@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["INSIDE", "learn_pieces"]
 
+# In front of a piece that does not begin a word.
 INSIDE = "##"
-"""In front of a piece that does not begin a word."""
 
+# A pair seen once tells nothing of the language.
 _RAREST = 2
-"""A pair seen once tells nothing of the language."""
 
 
 def learn_pieces(words: Mapping[str, int], size: int) -> list[str]:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["InMemory", "OnDisk", "Rows"]
 
 F = TypeVar("F", bound=Fitted)
+# An array, (n, d) float32, or `RowsOnDisk`, some rows of which are read as those of one.
 Rows: TypeAlias = Any
-"""An array, (n, d) float32, or `RowsOnDisk`, some rows of which are read as those of one."""
 
 
 class InMemory:

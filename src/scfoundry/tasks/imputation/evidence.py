@@ -27,8 +27,8 @@ __all__ = ["EVIDENCE", "OF_COUNTS", "Evidence", "choose_evidence"]
 
 EVIDENCE = ("library", "composition", "gene_vectors", "decoder")
 CAPABILITIES = {"gene_vectors": HasGeneVectors, "decoder": PredictsRates}
+# Kinds that need no gene known to the model.
 OF_COUNTS = tuple(kind for kind in EVIDENCE if kind not in CAPABILITIES)
-"""Kinds that need no gene known to the model."""
 TINY = 1e-9
 
 

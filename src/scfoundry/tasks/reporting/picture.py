@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GREY", "SIDE", "Dots", "colours_of", "draw", "plane_of"]
 
+# Width and height of a picture, in the units of its texts.
 SIDE = 640
-"""Width and height of a picture, in the units of its texts."""
 # Of middle lightness, to be read on white and on black.
 PALETTE = (
     "#3d8bd4", "#e0803a", "#3aa66a", "#d9534f", "#9a6fd0",
