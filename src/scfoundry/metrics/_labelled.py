@@ -25,7 +25,7 @@ class Labelled(NamedTuple):
     rows: NDArray[np.int64]  # of the cells, (n,)
 
 
-def labelled(adata: AnnData, use_rep: str, labels_key: str, *, at_least: int = 2) -> Labelled:
+def labelled(adata: AnnData, use_rep: str, labels_key: str) -> Labelled:
     """Embedding and labels of the cells that have one; a ValueError says what is missing or wrong."""
     for key, slot, where in ((use_rep, adata.obsm, "obsm"), (labels_key, adata.obs.columns, "obs")):
         if key not in slot:
@@ -37,9 +37,9 @@ def labelled(adata: AnnData, use_rep: str, labels_key: str, *, at_least: int = 2
     codes, names = pd.factorize(np.asarray(adata.obs[labels_key]))
     rows = np.flatnonzero(codes >= 0)
     embedding = np.asarray(adata.obsm[use_rep])[rows]
-    if len(names) < at_least:
+    if len(names) < 2:
         msg = (
-            f"adata.obs[{labels_key!r}] holds {len(names)} different labels; at least {at_least} are needed to compare "
+            f"adata.obs[{labels_key!r}] holds {len(names)} different labels; at least 2 are needed to compare "
             "with. Pass the column with the cell types as labels_key."
         )
         raise ValueError(msg)

@@ -63,7 +63,7 @@ def query_features(queries: Tensor, omega: Tensor) -> Tensor:
     return a.sub_(half + a.detach().amax(-1, keepdim=True)).exp_()
 
 
-def key_features(keys: Tensor, omega: Tensor, weights: Tensor, stabiliser: Stabiliser = "cell") -> Tensor:
+def key_features(keys: Tensor, omega: Tensor, weights: Tensor, stabiliser: Stabiliser) -> Tensor:
     r"""Features of keys, (B, H, L, d) to (B, H, L, m), without :math:`\epsilon` and :math:`m^{-1/2}`.
 
     The largest exponent is that of a cell, or that of the whole batch as in the released code of Performers, by which

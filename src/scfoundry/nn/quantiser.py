@@ -76,7 +76,7 @@ class VectorQuantiser(nn.Module):
         return Quantised(z + (chosen - z).detach(), codes, loss)
 
     @torch.no_grad()
-    def start(self, z: Tensor, seed: int = 0) -> None:
+    def start(self, z: Tensor) -> None:
         """Put the codes on the centres of clusters (k-means) of the vectors of a first batch, (..., D); only once."""
         if self.started:
             return
@@ -86,7 +86,7 @@ class VectorQuantiser(nn.Module):
         vectors = vectors[torch.randperm(len(vectors), device=z.device)[:MAX_KMEANS_VECTORS]]
         n_clusters = min(len(self.stored), len(vectors.unique(dim=0)))
         # Fewer vectors than codes: the codes that are left stay where they are, until they are replaced.
-        centres = KMeans(n_clusters, n_init=1, random_state=seed).fit(vectors.cpu().numpy()).cluster_centers_
+        centres = KMeans(n_clusters, n_init=1, random_state=0).fit(vectors.cpu().numpy()).cluster_centers_
         self.stored[:n_clusters] = self._as_stored(torch.from_numpy(centres).to(self.stored))
         self.started.fill_(True)
         share(self.stored)

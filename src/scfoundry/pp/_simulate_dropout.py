@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["simulate_dropout"]
 
+CALLER = "sf.pp.simulate_dropout"
 Kernel = Literal["exponential", "uniform"]
 
+# Keeps counts in the thousands drawable, where the exponential underflows; no published draw is affected.
 _LEAST_WEIGHT: Final = 1e-300
-"""Keeps counts in the thousands drawable, where the exponential underflows; no published draw is affected."""
 
 
 @checks_arguments
@@ -97,8 +98,8 @@ def simulate_dropout(
     [[1, 2]]
     """
     _check_arguments(test, valid, scale)
-    require_counts(adata, layer=layer, caller="sf.pp.simulate_dropout")
-    adata, _ = to_write(adata, "rna", copy=copy, caller="sf.pp.simulate_dropout")
+    require_counts(adata, layer=layer, caller=CALLER)
+    adata, _ = to_write(adata, Keys.RNA, copy=copy, caller=CALLER)
     generator = np.random.default_rng(rng)
     parts = [
         _hide(block, (test, valid), kernel, scale, min_genes, generator) for _, block in row_blocks(adata, layer=layer)
@@ -117,9 +118,9 @@ def simulate_dropout(
             **({"rng": int(rng)} if isinstance(rng, int | np.integer) else {}),
         }
     }
-    write(adata, results, caller="sf.pp.simulate_dropout")
+    write(adata, results, caller=CALLER)
     n_test, n_valid = (f"{mask.nnz:,}" for mask in layers[1:])
-    logger.info("sf.pp.simulate_dropout: hid %s counts for test and %s for validation.", n_test, n_valid)
+    logger.info("%s: hid %s counts for test and %s for validation.", CALLER, n_test, n_valid)
     return adata if copy else None
 
 

@@ -15,6 +15,6 @@ SCALE = 20.0
 MIN_GENES = 6
 
 
-def log_dropout_weights(counts: NDArray[np.floating], scale: float = SCALE) -> NDArray[np.floating]:
+def log_dropout_weights(counts: NDArray[np.floating], scale: float) -> NDArray[np.floating]:
     r"""Logarithm of the weights :math:`\exp(-x / \text{scale})` with which counts are drawn to be lost."""
     return -counts / scale

@@ -94,12 +94,17 @@ def conserved(q: Tensor, k: Tensor, queries: Tensor, keys: Tensor) -> tuple[Tens
 
 
 @full_precision
+def competition(k: Tensor, conserved_queries: Tensor) -> Tensor:
+    """How much cells compete for the queries, c before it is normalised, (n, H)."""
+    # O' lies in [-1, 1], so the softmax over cells needs no maximum to be subtracted.
+    return flow(k, conserved_queries).clamp(-1, 1).exp()
+
+
 def competing(k: Tensor, v: Tensor, conserved_queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """sum_j k_j^T c_j v_j before c is normalised, the sum of c, and how many cells it is of."""
-    # O' lies in [-1, 1], so the softmax over cells needs no maximum to be subtracted.
-    competition = flow(k, conserved_queries).clamp(-1, 1).exp()  # (n, H)
-    weighted = torch.einsum("nhd,nhe->hde", k, v * competition[..., None])
-    return weighted, competition.sum(0), competition.new_tensor(len(k))
+    weights = competition(k, conserved_queries)
+    weighted = torch.einsum("nhd,nhe->hde", k, v * weights[..., None])
+    return weighted, weights.sum(0), weights.new_tensor(len(k))
 
 
 @full_precision

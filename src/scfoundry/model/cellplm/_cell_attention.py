@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from scfoundry.model.cellplm._attention import flow, flow_context, total
+from scfoundry.model.cellplm._attention import competition, flow, flow_context, total
 from scfoundry.model.cellplm._streaming import ContextStates
 from scfoundry.nn.attention_factors import AttentionFactors
 
@@ -35,15 +35,11 @@ def attention_factors(sweep: Sweep) -> Iterator[AttentionFactors]:
     """
     context = flow_context(sweep)
     (conserved_queries,) = total(((q / flow(q, context.keys)[..., None]).sum(0),) for (q,) in sweep("q"))
-    norm, n_cells = total((_competing(k, conserved_queries).sum(0), k.new_tensor(len(k))) for (k,) in sweep("k"))
+    norm, n_cells = total((competition(k, conserved_queries).sum(0), k.new_tensor(len(k))) for (k,) in sweep("k"))
     for q, k in sweep("qk"):
         weight = flow(q, context.conserved_keys).sigmoid() / flow(q, context.keys)
-        competition = _competing(k, conserved_queries) * (n_cells / norm)
-        yield AttentionFactors(q * weight[..., None], k * competition[..., None])
-
-
-def _competing(k: Tensor, conserved_queries: Tensor) -> Tensor:
-    return flow(k, conserved_queries).clamp(-1, 1).exp()
+        competing = competition(k, conserved_queries) * (n_cells / norm)
+        yield AttentionFactors(q * weight[..., None], k * competing[..., None])
 
 
 @torch.no_grad()

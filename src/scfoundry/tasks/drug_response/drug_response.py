@@ -13,7 +13,7 @@ from scfoundry.data.fingerprints import N_BITS, morgan_fingerprints
 from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.molecules import molecule_graphs
 from scfoundry.tasks._fitted import Fitted, prefixed, under
-from scfoundry.tasks.drug_response.expected import cross_validated
+from scfoundry.tasks.drug_response.expected import LEAST_LINES, cross_validated
 from scfoundry.tasks.drug_response.kernel_responses import KernelResponses
 from scfoundry.tasks.drug_response.lines import EXPRESSION, LATENT
 from scfoundry.tasks.drug_response.network import NetworkResponses
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["DrugEncoder", "DrugResponse"]
 
 DrugEncoder = Literal["morgan", "gin"]
-LEAST_LINES = 3
 # Share of units by which the network stops, one of so many folds.
 VALIDATION_FOLDS = 10
 
@@ -227,9 +226,8 @@ def require_lines(measured: pd.DataFrame) -> None:
         raise ValueError(msg)
     if (n_lines > 0).sum() < 2 or measured.any(axis=1).sum() < LEAST_LINES:
         msg = (
-            f"Responses of {int(measured.any(axis=1).sum())} lines to {int((n_lines > 0).sum())} drugs are "
-            f"measured; at "
-            f"least {LEAST_LINES} lines and 2 drugs are needed. Are lines named as in adata.obs_names? "
+            f"Responses of {int(measured.any(axis=1).sum())} lines to {int((n_lines > 0).sum())} drugs are measured; "
+            f"at least {LEAST_LINES} lines and 2 drugs are needed. Are lines named as in adata.obs_names? "
             "response.index = adata.obs_names, if the rows are the lines in order."
         )
         raise ValueError(msg)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["cross_validated"]
+__all__ = ["LEAST_LINES", "cross_validated"]
 
-LEAST_LINES = 3
+LEAST_LINES = 3  # to learn from, of all and of a drug
 
 
 def cross_validated(

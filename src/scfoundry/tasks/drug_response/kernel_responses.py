@@ -110,8 +110,7 @@ class KernelResponses:
         if self.drugs is None:
             msg = (
                 f"Drugs of which only the structure is known are predicted by at least {LEAST_DRUGS} others with "
-                f"SMILES "
-                f"and responses; there are {len(self.structured)}. Give more of them: smiles[drug] = ..."
+                f"SMILES and responses; there are {len(self.structured)}. Give more of them: smiles[drug] = ..."
             )
             raise ValueError(msg)
         similarity = tanimoto(fingerprints, self.fingerprints)

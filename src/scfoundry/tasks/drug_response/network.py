@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from scfoundry.data.molecules import N_FEATURES, MoleculeGraph, join_molecules
 from scfoundry.nn.molecule_encoder import MoleculeEncoder
+from scfoundry.tasks._fitted import prefixed, under
 from scfoundry.train.cells import BestWeights, CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, seeded
 
@@ -156,15 +157,18 @@ class NetworkResponses:
 
     def arrays(self) -> dict[str, NDArray]:
         """What `from_arrays` reads."""
-        arrays = {f"module.{name}": tensor.cpu().numpy() for name, tensor in self.module.state_dict().items()}
-        return arrays | {"center": self.center, "scale": self.scale, "of_response": self.of_response}
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self.module.state_dict().items()}
+        return prefixed("module.", arrays) | {
+            "center": self.center,
+            "scale": self.scale,
+            "of_response": self.of_response,
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Self:
         """The same again."""
         found = cls(len(arrays["center"]), arrays["center"], arrays["scale"], arrays["of_response"])
-        prefix = "module."
-        state = {n.removeprefix(prefix): torch.from_numpy(v) for n, v in arrays.items() if n.startswith(prefix)}
+        state = {name: torch.from_numpy(values) for name, values in under("module.", arrays).items()}
         found.module.load_state_dict(state)
         found.module.eval()
         return found
