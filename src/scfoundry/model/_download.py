@@ -36,8 +36,8 @@ class _Redirects(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
-        asked, told = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
-        if told not in {"https", asked}:
+        asked, offered = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
+        if offered not in {"https", asked}:
             reason = f"redirected from {asked} to {newurl[:200]}, which is not followed"
             raise HTTPError(req.full_url, code, reason, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -108,9 +108,9 @@ def _fetch(url: str, part: Path, size: int) -> None:
     with response:
         resumed = response.status == 206
         begun = start if resumed else 0
-        told = response.headers.get("Content-Range", f"bytes {begun}-")  # some servers leave it out
-        if resumed and not told.startswith(f"bytes {begun}-"):
-            msg = f"sent {told[:100]!r} instead of what follows byte {begun:,}"
+        sent = response.headers.get("Content-Range", f"bytes {begun}-")  # some servers leave it out
+        if resumed and not sent.startswith(f"bytes {begun}-"):
+            msg = f"sent {sent[:100]!r} instead of what follows byte {begun:,}"
             raise Replaced(msg)
         if response.length is not None and response.length != size - begun:
             msg = f"has {begun + response.length:,} bytes, expected {size:,}"

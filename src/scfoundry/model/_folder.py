@@ -59,7 +59,7 @@ def read_folder(folder: Path, model: str) -> Saved:
         )
         raise FileNotFoundError(msg)
     description = {key: saved[key] for key in DESCRIPTION if key in saved}
-    if not isinstance(saved.get("config"), dict) or not all(map(_is_said, description.values())):
+    if not isinstance(saved.get("config"), dict) or not all(map(_is_text, description.values())):
         msg = (
             f"{folder / CONFIG_FILE} must hold the model's values as config, and {', '.join(DESCRIPTION)} as text. "
             "Download or save the model again."
@@ -73,7 +73,7 @@ def read_folder(folder: Path, model: str) -> Saved:
     return Saved(saved["config"], description, genes, read_safetensors(weights), weights)
 
 
-def _is_said(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
     return all(isinstance(part, str) for part in (value if isinstance(value, list) else [value]))
 
 

@@ -59,7 +59,7 @@ def explained(name: str, revision: str) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError as error:
-        msg = f"{PREFIX}{name} names no repository: {said(error)}. Such a source looks like hf://owner/name."
+        msg = f"{PREFIX}{name} names no repository: {cause(error)}. Such a source looks like hf://owner/name."
         raise ValueError(msg) from error
     except errors.RepositoryNotFoundError as error:
         msg = (
@@ -72,20 +72,20 @@ def explained(name: str, revision: str) -> Iterator[None]:
         raise FileNotFoundError(msg) from error
     except errors.HfHubHTTPError as error:
         msg = (
-            f"The hub refused {name!r}: {said(error)}. A token that may write is needed to push: "
+            f"The hub refused {name!r}: {cause(error)}. A token that may write is needed to push: "
             "model.push_to_hub(..., token=...), or huggingface_hub.login()."
         )
         raise PermissionError(msg) from error
     except (errors.LocalEntryNotFoundError, errors.HTTPError) as error:
         msg = (
-            f"The hub cannot be reached for {name!r}: {said(error)}. Try again, or load a folder that you downloaded: "
+            f"The hub cannot be reached for {name!r}: {cause(error)}. Try again, or load a folder that you downloaded: "
             "from_pretrained(folder)."
         )
         raise ConnectionError(msg) from error
 
 
-def said(error: Exception) -> str:
-    """What an error says, as part of a sentence."""
+def cause(error: Exception) -> str:
+    """Text of an error, as part of a sentence."""
     return " ".join(str(error).split()).rstrip(".")
 
 

@@ -70,18 +70,18 @@ def embedded(
 def computed(
     model: Any, method: str, cells: Cells, parts: Sequence[Rows], *arguments: Any, **given: Any
 ) -> Iterator[tuple[Rows, Any]]:
-    """Rows of each part, and what a method of a model says of them: by workers, if there are any."""
+    """Rows of each part, and what a method of a model finds: by workers, if there are any."""
     work: Iterator[Any]
     if cells.workers is None:
         work = (_here(cells.take(rows), model, method, arguments, given) for rows in parts)
     else:
-        work = cells.workers.map(_said, (cells.apart(rows) for rows in parts), model, method, arguments, given)
+        work = cells.workers.map(_in_worker, (cells.apart(rows) for rows in parts), model, method, arguments, given)
     n_cells = sum(map(len, parts))
     with tqdm(
         desc=getattr(model, "name", method), total=n_cells, unit="cell", disable=not settings.show_progress
     ) as bar:
-        for rows, said in zip(parts, work, strict=True):
-            yield rows, said
+        for rows, found in zip(parts, work, strict=True):
+            yield rows, found
             bar.update(len(rows))
 
 
@@ -92,11 +92,11 @@ def joined(parts: Iterable[tuple[Rows, Any]], n_cells: int) -> Any:
     if is_dataclass(first) and not isinstance(first, type):
         arrays = [field.name for field in fields(first) if isinstance(getattr(first, field.name), np.ndarray)]
         return replace(
-            first, **{name: joined([(rows, getattr(said, name)) for rows, said in parts], n_cells) for name in arrays}
+            first, **{name: joined([(rows, getattr(found, name)) for rows, found in parts], n_cells) for name in arrays}
         )
     whole = np.empty((n_cells, *first.shape[1:]), dtype=first.dtype)
-    for rows, said in parts:
-        whole[rows] = said
+    for rows, found in parts:
+        whole[rows] = found
     return whole
 
 
@@ -105,7 +105,7 @@ def _here(cells: Cells, model: Any, method: str, arguments: tuple[Any, ...], giv
         return getattr(model, method)(cells, *arguments, **given)
 
 
-def _said(cells: Cells, model: Any, method: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> Any:
+def _in_worker(cells: Cells, model: Any, method: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> Any:
     """In a worker."""
     arguments = tuple(map(_of_worker, arguments))
     return getattr(model, method)(cells, *arguments, **{name: _of_worker(value) for name, value in given.items()})

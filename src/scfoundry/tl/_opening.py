@@ -177,14 +177,14 @@ def write_results(
 ) -> None:
     """Write results by address, all or none, as `scfoundry.data.slots.write` does, and log what they are.
 
-    The record among them, of address ``"uns/..."``, is told the verb and the units.
+    The record among them, of address ``"uns/..."``, also gets the verb and the units.
     """
     write(adata, described(results, units=units, caller=caller), caller=caller, undefined=undefined)
     wrote(results, units=units, caller=caller)
 
 
 def described(results: Mapping[str, Any], *, units: str, caller: str) -> dict[str, Any]:
-    """Results by address, the record told the verb and the units."""
+    """Results by address, the record with the verb and the units."""
     how = {Keys.VERB: caller, Keys.UNITS: units}
     return {name: {**value, **how} if name.startswith("uns/") else value for name, value in results.items()}
 

@@ -187,8 +187,8 @@ def read_config(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     n_classes = n_rows(tensors, "cls_decoder.out_layer.weight")
     n_classes = n_classes if n_classes > 1 else 0
     numbers = [int(match[1]) + 1 for name in tensors if (match := DOMAIN.fullmatch(name))]
-    told, guessed = (n_rows(tensors, name) for name in BATCH_ROWS)
-    n_batches = max(told, guessed, *numbers, 0)
+    n_tokens, n_discriminated = (n_rows(tensors, name) for name in BATCH_ROWS)
+    n_batches = max(n_tokens, n_discriminated, *numbers, 0)
     heads = [match for name in tensors if (match := re.fullmatch(r"\w+\._decoder\.(\d+)\.weight", name))]
     return values | {
         # As published, though drawn cell by cell: see the two values in the configuration.
@@ -199,9 +199,9 @@ def read_config(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
         "explicit_zeros": any(name.startswith("decoder.zero_logit.") for name in tensors),
         "n_batches": n_batches,
         "batches": tuple(map(str, range(n_batches))),
-        "batch_tokens": told > 0,
+        "batch_tokens": n_tokens > 0,
         "domain_norm": bool(numbers),
-        "discriminator": guessed > 0,
+        "discriminator": n_discriminated > 0,
         "n_layers_cls": max((int(match[1]) // 3 + 2 for match in heads), default=args.get("n_layers_cls", 3)),
         "n_classes": n_classes,
         # The files do not say which.

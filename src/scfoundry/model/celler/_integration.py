@@ -34,8 +34,8 @@ def integration_config(cells: Cells) -> dict[str, Any]:
     """Values of the configuration that the published recipe changes, for the batches of cells and their genes."""
     heads = {"mvc": True, "explicit_zeros": True, "batch_tokens": True, "domain_norm": True, "discriminator": True}
     batches = tuple(sorted(context.name for context in cells.contexts))
-    told = {"n_batches": len(batches), "batches": batches, "n_classes": 0, "classes": (), "class_counts": ()}
-    return heads | told | {"cls_value": 0, "mask_ratio": MASK_RATIO, "max_length": len(cells.measured) + 1}
+    names = {"n_batches": len(batches), "batches": batches, "n_classes": 0, "classes": (), "class_counts": ()}
+    return heads | names | {"cls_value": 0, "mask_ratio": MASK_RATIO, "max_length": len(cells.measured) + 1}
 
 
 def learn_integration(

@@ -145,11 +145,11 @@ class CellerModule(FoundationModule):
             )
             for _ in range(config.n_layers)
         )
-        told = bool(config.n_batches) and config.batch_tokens
-        self.decoder = ValueDecoder(width * (1 + told), width, explicit_zeros=config.explicit_zeros)
+        conditioned = bool(config.n_batches) and config.batch_tokens
+        self.decoder = ValueDecoder(width * (1 + conditioned), width, explicit_zeros=config.explicit_zeros)
         if config.mvc:
-            self.cell_decoder = CellDecoder(width * (1 + told), width, explicit_zeros=config.explicit_zeros)
-        if told:
+            self.cell_decoder = CellDecoder(width * (1 + conditioned), width, explicit_zeros=config.explicit_zeros)
+        if conditioned:
             self.batches, self.batch_norm = nn.Embedding(config.n_batches, width), nn.LayerNorm(width)
         if config.n_batches and config.domain_norm:
             self.domain_norm = DomainNorm(config.n_batches, width)
@@ -198,17 +198,17 @@ class CellerModule(FoundationModule):
 
     def predict_values(self, states: Tensor, cells: CellBatch) -> Predictions:
         """Values of all positions from their states (B, L, D)."""
-        return self.decoder(self._told_batches(states, cells))
+        return self.decoder(self._with_batches(states, cells))
 
     def predict_from_cells(self, states: Tensor, cells: CellBatch) -> Predictions:
         """Values of all positions from the ``<cls>`` states (B, D) and the genes."""
-        return self.cell_decoder(self._told_batches(states, cells), self.gene_vectors(cells.genes))
+        return self.cell_decoder(self._with_batches(states, cells), self.gene_vectors(cells.genes))
 
     def guess_batches(self, states: Tensor) -> Tensor:
         """Logits of the batches from ``<cls>`` states, (B, D) to (B, batches), whose gradients change their sign."""
         return self.discriminator(reversed_gradient(states))
 
-    def _told_batches(self, states: Tensor, cells: CellBatch) -> Tensor:
+    def _with_batches(self, states: Tensor, cells: CellBatch) -> Tensor:
         """States with the vector of the cell's batch behind each, (B, ..., 2D), where the model has such vectors."""
         if not (self.config.n_batches and self.config.batch_tokens):
             return states

@@ -46,8 +46,8 @@ class TokenisedCells:
         """Some cells, padded on the right; ``batches``: numbers of the batches of all cells here, (n,)."""
         genes, present = self.genes.padded(rows, self.pad)
         values, _ = self.values.padded(rows, PADDED)
-        told = torch.zeros(len(rows), dtype=torch.int64) if batches is None else torch.from_numpy(batches[rows])
-        return CellBatch(torch.from_numpy(rows), genes, values, present, told)
+        numbers = torch.zeros(len(rows), dtype=torch.int64) if batches is None else torch.from_numpy(batches[rows])
+        return CellBatch(torch.from_numpy(rows), genes, values, present, numbers)
 
 
 class CellTokens:
