@@ -24,7 +24,6 @@ __all__ = [
     "Count",
     "NonNegative",
     "Positive",
-    "Range",
     "Share",
     "Size",
     "checks_arguments",

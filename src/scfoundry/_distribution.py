@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["DISTRIBUTION", "refuse_mixed_files"]
+__all__ = ["refuse_mixed_files"]
 
 # Name to install by; the import package is ``scfoundry``.
 DISTRIBUTION = "scfoundry-models"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["N_FEATURES", "MoleculeBatch", "MoleculeGraph", "join_molecules", "molecule_graphs", "read_molecules"]
+__all__ = ["N_FEATURES", "MoleculeGraph", "join_molecules", "molecule_graphs", "read_molecules"]
 
 SYMBOLS = (
     *("C", "N", "O", "S", "F", "Si", "P", "Cl", "Br", "Mg", "Na", "Ca", "Fe", "As", "Al", "I", "B", "V", "K", "Tl"),

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from scfoundry.data.genes import GeneVocabulary
 
 __all__ = [
-    "ONE_GROUP",
     "Naming",
     "Screen",
     "components",

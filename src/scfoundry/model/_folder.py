@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["CONFIG_FILE", "Saved", "checked_sha256", "read_folder", "write_folder"]
+__all__ = ["CONFIG_FILE", "checked_sha256", "read_folder", "write_folder"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

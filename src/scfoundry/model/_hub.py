@@ -16,7 +16,7 @@ from scfoundry.model._folder import CARD_FILE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["PREFIX", "HubMixin", "fetch", "push", "with_metadata"]
+__all__ = ["PREFIX", "HubMixin", "fetch", "push"]
 
 PREFIX = "hf://"
 DEFAULT_REVISION = "main"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scfoundry.model._base import InferenceModel
     from scfoundry.model._foundation import FoundationModel
 
-__all__ = ["CLASSES", "class_of_model", "load_pretrained", "load_weights"]
+__all__ = ["class_of_model", "load_pretrained", "load_weights"]
 
 # Model, which is also the name of its folder -> class.
 CLASSES = {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["GraphVectors", "MaskedGraphAutoencoder", "graph_vectors", "scaled_cosine_error"]
+__all__ = ["graph_vectors", "scaled_cosine_error"]
 
 # Power of the error, by which easy nodes count less, and layers of the encoder: common choices of the authors.
 GAMMA, N_LAYERS = 2.0, 2

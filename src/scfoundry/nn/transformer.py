@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Activation", "Attention", "KeysValues", "TransformerLayer", "queries_and_keys"]
+__all__ = ["Activation", "KeysValues", "TransformerLayer", "queries_and_keys"]
 
 Activation = Literal["relu", "gelu"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}

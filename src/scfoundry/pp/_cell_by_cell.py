@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike
 
-__all__ = ["Encoder", "encoded"]
+__all__ = ["encoded"]
 
 
 class Encoder(Taker, Protocol):

@@ -10,7 +10,7 @@ from scipy.stats import false_discovery_control, hypergeom
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["OverRepresentation", "over_representation"]
+__all__ = ["over_representation"]
 
 
 class OverRepresentation(NamedTuple):

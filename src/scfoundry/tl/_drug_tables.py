@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["further_tables", "responses_of", "smiles_of", "table_of", "tissues_of"]
+__all__ = ["further_tables", "responses_of", "smiles_of", "tissues_of"]
 
 
 def table_of(adata: AnnData, key: str, what: str) -> pd.DataFrame:

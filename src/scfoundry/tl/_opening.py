@@ -34,7 +34,6 @@ __all__ = [
     "open_fitted",
     "open_model",
     "record",
-    "refuse_damaged",
     "refuse_learning",
     "write_results",
     "wrote",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scfoundry.data.genes.index import GeneIndex
     from scfoundry.data.genes.names import Names
 
-__all__ = ["ensembl_column", "match", "own_names", "warn_of_duplicates"]
+__all__ = ["match", "own_names", "warn_of_duplicates"]
 
 _ID_COLUMNS = ("gene_ids", "ensembl_id", "gene_id", "feature_id", "ensembl", "ensembl_ids")
 _INDIRECT = {"previous": 1, "alias": 2, "case": 3}  # every other route is equally direct

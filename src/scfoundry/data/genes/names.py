@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Names = NDArray[np.object_]
     Index = Mapping[str, Mapping[str, int]]  # route -> name -> position
 
-__all__ = ["GeneNames", "as_names", "find", "gene_names", "gene_table", "ignore_case", "is_ensembl", "stable_ids"]
+__all__ = ["as_names", "find", "gene_names", "gene_table", "ignore_case", "is_ensembl", "stable_ids"]
 
 _GENE_ID = re.compile(r"(?P<id>(?P<prefix>ENS[A-Z]*G)\d{11})(?:\.\d+)?(?:_PAR_Y)?")
 _ENSEMBL = {"ensembl": "ENSG", "mouse_ensembl": "ENSMUSG"}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from scfoundry.data.labels.forms import Key
 
-__all__ = ["AMBIGUOUS", "LabelIndex", "Route"]
+__all__ = ["LabelIndex", "Route"]
 
 Route = Literal["id", "name", "alias", "synonym", "broader"]
 

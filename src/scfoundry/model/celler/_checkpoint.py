@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model.celler._module import CellerModule
 
-__all__ = ["Release", "from_released", "is_release", "read_genes", "read_release", "to_released"]
+__all__ = ["from_released", "is_release", "read_genes", "read_release", "to_released"]
 
 ARGS_FILE, VOCABULARY_FILE, WEIGHTS_FILES = "args.json", "vocab.json", ("best_model.pt", "model.pt")
 # In the order of their rows, behind those of the genes.

@@ -8,7 +8,7 @@ from scfoundry._arguments import Count, Share, Size
 from scfoundry.data.tokens.bins import FEWEST_BINS, Ties, Truncation
 from scfoundry.model._config import PlainConfig
 
-__all__ = ["CLS_VALUES", "MOST_BINS", "CellerConfig"]
+__all__ = ["MOST_BINS", "CellerConfig"]
 
 # Value of <cls>: that of padding when pre-trained and asked without training, 0 when fine-tuned.
 CLS_VALUES = (-2, 0)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     # Cells with hidden values, which are hidden, and the true ones, (B, L) each.
     Drawn = tuple[CellBatch, Tensor, Tensor]
 
-__all__ = ["MaskedValues", "cell_similarity_loss", "hide_values", "masked_loss", "nonzero_loss", "objective_weights"]
+__all__ = ["MaskedValues", "cell_similarity_loss", "hide_values", "masked_loss", "objective_weights"]
 
 # Similarity up to which cells are brought together, and the weight of that, in the published integration.
 ECS_SIMILARITY, ECS_WEIGHT = 0.8, 10.0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model.celllm._module import CellLMModule
 
-__all__ = ["Release", "find_weights", "from_released", "is_release", "read_release", "to_released"]
+__all__ = ["find_weights", "from_released", "is_release", "read_release", "to_released"]
 
 SUFFIX = ".pth"
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scfoundry.model.celllm._config import CellLMConfig
     from scfoundry.model.celllm._tokens import CellBatch
 
-__all__ = ["CellLMModule", "Layer"]
+__all__ = ["CellLMModule"]
 
 
 class Layer(CheckpointedLayer):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scfoundry.model.celllm._module import CellLMModule
     from scfoundry.model.celllm._tokens import CellBatch, CellTokens
 
-__all__ = ["OBJECTIVES", "UNKNOWN", "Pretraining", "hide_levels", "objective_weights"]
+__all__ = ["UNKNOWN", "Pretraining", "hide_levels", "objective_weights"]
 
 OBJECTIVES = ("masked_values", "tumour", "contrastive")
 

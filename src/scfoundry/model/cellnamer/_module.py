@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from scfoundry.data.labels.ontology import CellOntology
     from scfoundry.model.cellnamer._config import CellNamerConfig
 
-__all__ = ["CellNamerModule", "LabelPlan", "LabelScores", "OfferedLabel"]
+__all__ = ["CellNamerModule", "LabelPlan", "OfferedLabel"]
 
 FLOOR = 0.02
 MIN_SIMILARITY = 0.65

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model.cellplm._module import CellPLMModule
 
-__all__ = ["config_from_released", "find_version", "from_released", "read_release", "to_released"]
+__all__ = ["from_released", "read_release", "to_released"]
 
 CONFIG_SUFFIX = ".config.json"
 WEIGHTS_SUFFIX = ".best.ckpt"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model.cellplm._config import CellPLMConfig
 
-__all__ = ["GaussianLatent", "LinearLatent", "MixtureLatent", "MixtureSample", "build_latent"]
+__all__ = ["build_latent"]
 
 N_POSTERIOR_HIDDEN = 512
 KL_FLOOR = 1.0

@@ -16,15 +16,7 @@ if TYPE_CHECKING:
     from scfoundry.model.cellplm._samples import ContextSample
     from scfoundry.nn.counts import SparseCounts
 
-__all__ = [
-    "draw_mask",
-    "imputation_loss",
-    "keep_cells",
-    "mask_rates",
-    "pretraining_loss",
-    "reconstruction_loss",
-    "regression_loss",
-]
+__all__ = ["draw_mask", "imputation_loss", "keep_cells", "pretraining_loss", "reconstruction_loss"]
 
 BETA_CONCENTRATION = 5.0
 MAX_MASKED = 0.9

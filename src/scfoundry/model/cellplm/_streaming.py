@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scfoundry.model.cellplm._module import CellPLMModule, EncoderLayer
     from scfoundry.nn.counts import SparseCounts
 
-__all__ = ["ContextStates", "LayerSweep", "stream_embeddings"]
+__all__ = ["ContextStates", "stream_embeddings"]
 
 
 class ContextStates:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from scfoundry.model.langcell._module import LangCellModule
 
-__all__ = ["from_released", "read_genes", "read_release", "read_vocabulary", "to_released"]
+__all__ = ["from_released", "read_genes", "read_release", "to_released"]
 
 # Our name -> released name; {} is the number of a layer.
 LAYER = {

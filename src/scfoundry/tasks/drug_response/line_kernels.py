@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["LineKernels", "LineRegression"]
+__all__ = ["LineRegression"]
 
 # Features that vary most; more than this add noise, and weight on disk.
 MOST_FEATURES = 3000

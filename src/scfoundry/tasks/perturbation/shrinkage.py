@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Shrunken", "shrink"]
+__all__ = ["shrink"]
 
 # Variance of true changes, in units of the variance among like cells.
 RATIOS = np.geomspace(1e-4, 10, 21)

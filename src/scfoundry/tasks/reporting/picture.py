@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from scfoundry.tasks.reporting.records import Result
 
-__all__ = ["GREY", "SIDE", "Dots", "colours_of", "draw", "plane_of"]
+__all__ = ["SIDE", "colours_of", "draw", "plane_of"]
 
 # Width and height of a picture, in the units of its texts.
 SIDE = 640
