@@ -152,6 +152,22 @@ def state_of(model: Any) -> dict[str, Any]:
     return {name: value.numpy().copy() for name, value in module.state_dict().items()} | {"training": module.training}
 
 
+def weights(model: Any) -> dict[str, Any]:
+    """Copy of all weights of a model, as tensors."""
+    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+
+
+def equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two models have the same weights."""
+    return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+
+
+def moved(before: Mapping[str, Any], model: Any) -> set[str]:
+    """Parts of a model that have other weights than before."""
+    after = weights(model)
+    return {name.split(".")[0] for name in before if not before[name].equal(after[name])}
+
+
 @contextmanager
 def at_every_step(model: Any, act: Callable[[], None]) -> Iterator[None]:
     """Call something whenever the model embeds, or a layer of any network computes."""

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from cases import equal, moved, weights
 from scipy import sparse
 
 import scfoundry as sf
@@ -32,19 +33,6 @@ QUICK = {"max_epochs": 2, "lr": 1e-3, "batch_size": 16, "accelerator": "cpu"}
 def trainable(adata, *, batch_key=None, seed=0, **config):
     sf.model.Celler.setup_anndata(adata, batch_key=batch_key)
     return sf.model.Celler(adata, seed=seed, **(TINY | config))
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-
-
-def same(a, b):
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
-def moved(before, model):
-    after = weights(model)
-    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
 # ---- what it reads -------------------------------------------------------------------------------------------------
@@ -307,7 +295,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(make_adata, tmp_pat
     expected = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts", interrupt=9)
-    assert same(run(tmp_path / "parts"), expected)
+    assert equal(run(tmp_path / "parts"), expected)
 
 
 def test_cells_without_known_genes_are_left_out_of_training(make_adata, logged):
@@ -439,7 +427,7 @@ def rewrite_json(path, change):
 
 def test_any_way_to_name_the_folder_loads_it(release):
     by_class, by_folder = sf.model.Celler.from_pretrained(release), sf.model.load_pretrained(str(release))
-    assert same(weights(by_class), weights(by_folder))
+    assert equal(weights(by_class), weights(by_folder))
     assert by_folder.provenance["weights"] == release.name
     assert len(by_folder.provenance["sha256"]) == 64
 
@@ -452,7 +440,7 @@ def test_released_names_map_both_ways(release):
         assert torch.equal(tensor, released[name]), name
     left = {name.split(".")[0] for name in released.keys() - back.keys()}
     assert left <= {"flag_encoder", "dsbn", "cls_decoder"}
-    assert same(from_released(back, model.module, source="memory"), weights(model))
+    assert equal(from_released(back, model.module, source="memory"), weights(model))
 
 
 SPELLINGS = {
@@ -467,7 +455,7 @@ SPELLINGS = {
 def test_every_spelling_of_attention_is_read(pretrained, spelling):
     expected = weights(sf.model.Celler.from_pretrained(pretrained))
     rewrite(pretrained, lambda tensors: {SPELLINGS[spelling](name): t for name, t in tensors.items()})
-    assert same(weights(sf.model.Celler.from_pretrained(pretrained)), expected)
+    assert equal(weights(sf.model.Celler.from_pretrained(pretrained)), expected)
 
 
 def test_two_spellings_of_one_tensor_are_refused():
@@ -513,7 +501,7 @@ def test_what_old_files_carry_along_is_left_aside(pretrained):
 
     rewrite(pretrained, carry)
     model = sf.model.Celler.from_pretrained(pretrained)
-    assert same(weights(model), expected)
+    assert equal(weights(model), expected)
     assert not model.config.n_classes
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from cases import equal, weights
 from scipy import sparse
 from torch.nn import functional as F
 
@@ -40,14 +41,6 @@ def adata(make_adata):
     adata.obs["tumour"] = (adata.obs["cell_type"] == "B cell").astype(object)
     adata.obs.loc[adata.obs_names[:5], "tumour"] = None
     return adata
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def embed(model, adata, **how):
@@ -221,8 +214,8 @@ def test_training_lowers_the_losses_and_seeds_decide(adata):
     models = [trainable(adata) for _ in range(3)]
     for model, seed in zip(models, (0, 0, 1), strict=True):
         model.train(**QUICK | {"max_epochs": 5, "lr": 3e-3}, part_size=6, seed=seed)
-    assert same(*map(weights, models[:2]))
-    assert not same(*map(weights, models[1:]))
+    assert equal(*map(weights, models[:2]))
+    assert not equal(*map(weights, models[1:]))
     history = models[0].history
     for name in ("loss", "masked_values", "contrastive"):
         values = history[f"{name}_train"].to_numpy().ravel()
@@ -248,7 +241,7 @@ def test_interrupted_training_resumes_to_the_same_weights(adata, tmp_path):
     through.train(**how | {"max_epochs": 4})
     interrupted.train(**how, checkpoint_dir=tmp_path)
     resumed.train(**how | {"max_epochs": 4}, checkpoint_dir=tmp_path)
-    assert same(weights(through), weights(resumed))
+    assert equal(weights(through), weights(resumed))
     assert not torch.equal(through.module.layers[0].omega, drawn)
 
 
@@ -271,7 +264,7 @@ def test_random_features_are_counted_in_optimiser_steps_and_saved(adata, tmp_pat
         sf.model.CellLM.from_pretrained(tmp_path / "pretrained"),
         sf.model.CellLM.load(tmp_path / "saved", adata=False, accelerator="cpu"),
     ):
-        assert same(weights(loaded), weights(often))
+        assert equal(weights(loaded), weights(often))
 
 
 def test_frozen_genes_stay(adata):
@@ -383,7 +376,7 @@ def test_genes_come_as_a_list_or_with_data(release):
     for genes in (adata, release / "Zheng68K.h5ad", str(release / "Zheng68K.h5ad")):
         model = sf.model.CellLM.from_pretrained(release, genes=genes)
         assert model.genes.ids.tolist() == GENES
-        assert same(weights(model), expected)
+        assert equal(weights(model), expected)
     assert model.provenance["weights"] == "ckpt"
     assert (model.config.padding, model.config.truncation, model.config.freeze_genes) == (
         "official",
@@ -408,7 +401,7 @@ def test_a_converted_folder_carries_the_genes(release, tmp_path):
     loaded = sf.model.load_pretrained(tmp_path / "converted")
     assert loaded.genes == model.genes
     assert loaded.config == model.config
-    assert same(weights(loaded), weights(model))
+    assert equal(weights(loaded), weights(model))
     with pytest.raises(ValueError, match=r"genes.tsv: leave genes= out"):
         sf.model.CellLM.from_pretrained(tmp_path / "converted", genes=GENES)
 
@@ -419,14 +412,14 @@ def test_released_names_map_both_ways(release):
     back = to_released(model.module)
     assert set(back) == set(released)
     assert all(torch.equal(back[name], tensor.to(back[name].dtype)) for name, tensor in released.items())
-    assert same(from_released(back, model.module, source="memory"), weights(model))
+    assert equal(from_released(back, model.module, source="memory"), weights(model))
 
 
 def test_names_of_parallel_training_and_bare_tensors_are_read(release):
     expected = weights(sf.model.CellLM.from_pretrained(release, genes=GENES))
     tensors = read_torch_file(release / "ckpt.pth")["model_state_dict"]
     torch.save({f"module.{name}": tensor for name, tensor in tensors.items()}, release / "ckpt.pth")
-    assert same(weights(sf.model.CellLM.from_pretrained(release, genes=GENES)), expected)
+    assert equal(weights(sf.model.CellLM.from_pretrained(release, genes=GENES)), expected)
 
 
 @pytest.mark.parametrize(

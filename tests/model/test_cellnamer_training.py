@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import equal, weights
 from scipy import sparse
 
 import scfoundry as sf
@@ -77,14 +78,6 @@ def named(model: sf.model.CellNamer, adata: ad.AnnData, labels: tuple[str, ...] 
 
 def accuracy(model: sf.model.CellNamer, adata: ad.AnnData, labels: tuple[str, ...] = TYPES, **how: bool) -> float:
     return float((named(model, adata, labels, **how) == adata.obs["cell_type"].astype(str)).mean())
-
-
-def weights(model: sf.model.CellNamer) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 MARKERS = {"B cells": GENES[:OWN], "NK": GENES[OWN : 2 * OWN], "CL:0000115": GENES[4 * OWN : 5 * OWN]}
@@ -207,7 +200,7 @@ def test_saved_weights_say_the_same(trained, with_markers, tmp_path, way: str) -
         else:
             loaded = sf.model.load_pretrained(folder)
         assert loaded.config == model.config
-        assert same(weights(loaded), weights(model))
+        assert equal(weights(loaded), weights(model))
         first, second = (scores(m, corpus(60, seed=1)).probabilities for m in (model, loaded))
         np.testing.assert_array_equal(first, second)
 
@@ -244,7 +237,7 @@ def test_the_order_of_cells_plays_no_part() -> None:
     models = [built(cells) for cells in (adata, adata[::-1].copy())]
     for model in models:
         model.train(max_epochs=1, seed=3, **QUICK)
-    assert same(*map(weights, models))
+    assert equal(*map(weights, models))
 
 
 def test_a_seed_gives_the_same_weights_and_another_one_others() -> None:
@@ -252,8 +245,8 @@ def test_a_seed_gives_the_same_weights_and_another_one_others() -> None:
     for model, seed in zip(models, [0, 0, 1], strict=True):
         model.train(max_epochs=1, seed=seed, **QUICK)
     first, again, other = map(weights, models)
-    assert same(first, again)
-    assert not same(first, other)
+    assert equal(first, again)
+    assert not equal(first, other)
 
 
 def test_interrupted_training_resumes_to_the_same_weights(tmp_path) -> None:
@@ -262,7 +255,7 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path) -> None:
     through.train(max_epochs=4, **constant)
     interrupted.train(max_epochs=2, checkpoint_dir=tmp_path, **constant)
     resumed.train(max_epochs=4, checkpoint_dir=tmp_path, **constant)
-    assert same(weights(through), weights(resumed))
+    assert equal(weights(through), weights(resumed))
 
 
 def test_a_study_measured_the_genes_of_which_it_has_counts() -> None:
@@ -392,7 +385,7 @@ def test_divided_training_resumes_to_the_same_weights(tmp_path) -> None:
     through.train(max_epochs=4, **how)
     interrupted.train(max_epochs=2, checkpoint_dir=tmp_path, **how)
     resumed.train(max_epochs=4, checkpoint_dir=tmp_path, **how)
-    assert same(weights(through), weights(resumed))
+    assert equal(weights(through), weights(resumed))
 
 
 @pytest.mark.parametrize(

@@ -5,20 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import equal, weights
 
 import scfoundry as sf
 from scfoundry.model.cellplm._config import CellPLMConfig
 from scfoundry.model.cellplm._objectives import draw_mask, keep_cells
 from scfoundry.train.manners import interruptible
 from scfoundry.train.plan import ContextDataModule
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-
-
-def same(a, b):
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "mse"])
@@ -35,7 +28,7 @@ def test_learns_embeds_saves_and_loads(trainable, quick, latent, likelihood, tmp
 
     model.save(tmp_path / "model")
     loaded = sf.model.CellPLM.load(tmp_path / "model", model.adata, accelerator="cpu")
-    assert same(weights(model), weights(loaded))
+    assert equal(weights(model), weights(loaded))
     np.testing.assert_array_equal(loaded.get_latent_representation(device="cpu"), embedding)
 
 
@@ -66,8 +59,8 @@ def test_a_seed_gives_the_same_weights_twice_and_another_seed_others(trainable, 
     for model, seed in zip(models, [0, 0, 1], strict=True):
         model.train(**quick, seed=seed)
     first, again, other = map(weights, models)
-    assert same(first, again)
-    assert not same(first, other)
+    assert equal(first, again)
+    assert not equal(first, other)
 
 
 def test_the_callers_random_numbers_are_left_alone(trainable, quick):
@@ -95,7 +88,7 @@ def test_interrupted_training_resumes_to_the_same_weights(trainable, quick, tmp_
     interrupted.train(**(quick | {"max_epochs": 2}), checkpoint_dir=tmp_path)
     resumed = trainable(seed=99)
     resumed.train(**(quick | {"max_epochs": 4}), checkpoint_dir=tmp_path)
-    assert same(weights(through), weights(resumed))
+    assert equal(weights(through), weights(resumed))
 
 
 class Interruption(pl.Callback):
@@ -253,7 +246,7 @@ def test_setup_reads_the_layer(trainable, quick, make_adata):
     layered = trainable(adata, layer="counts")
     for model in (plain, layered):
         model.train(**quick)
-    assert same(weights(plain), weights(layered))
+    assert equal(weights(plain), weights(layered))
 
 
 def test_scaled_training_data_are_refused(trainable, quick, make_adata):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from cases import WORDS
+from cases import WORDS, equal, weights
 
 import scfoundry as sf
 from scfoundry.data.matrix.cells import Cells
@@ -36,14 +36,6 @@ def adata(make_adata):
 def trainable(adata, *, text_keys=("text", "other"), seed=0, **config):
     sf.model.LangCell.setup_anndata(adata, text_keys=text_keys)
     return sf.model.LangCell(adata, seed=seed, **(TINY | config))
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def data_of(model, adata):
@@ -126,7 +118,7 @@ def test_interrupted_training_resumes_to_the_same_weights(adata, tmp_path, stage
     through.train(**how | {"max_epochs": 4})
     interrupted.train(**how, checkpoint_dir=tmp_path)
     resumed.train(**how | {"max_epochs": 4}, checkpoint_dir=tmp_path)
-    assert same(weights(through), weights(resumed))
+    assert equal(weights(through), weights(resumed))
 
 
 def test_training_lowers_the_losses_and_keeps_no_queue(adata):

@@ -2,7 +2,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from cases import equal, moved, weights
 from scipy import sparse
 
 import scfoundry as sf
@@ -11,6 +11,7 @@ from scfoundry.data.labels import Label
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.model.langcell._encoders import CellEncoder
 from scfoundry.model.langcell._tokenizer import learn_vocabulary
+from scfoundry.model.langcell._training_data import CellTexts
 from scfoundry.train.cells import CellDataModule
 from scfoundry.train.labels import draw_shots
 
@@ -44,19 +45,6 @@ def trainable(adata=None, *, text_keys="text", seed=0, **config):
 
 def pretrain(model, **kwargs):
     model.train(**(QUICK | {"warmup_steps": 2} | kwargs))
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-
-
-def same(a, b):
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
-def moved(before, model):
-    after = weights(model)
-    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +121,8 @@ def test_a_seed_gives_the_same_weights_twice_and_another_seed_others(stage):
     for model, seed in zip(models, [0, 0, 1], strict=True):
         pretrain(model, stage=stage, seed=seed)
     first, again, other = map(weights, models)
-    assert same(first, again)
-    assert not same(first, other)
+    assert equal(first, again)
+    assert not equal(first, other)
 
 
 def test_interrupted_training_resumes_to_the_same_weights(tmp_path):
@@ -144,13 +132,17 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path):
     pretrain(through, max_epochs=4, **constant)
     pretrain(interrupted, max_epochs=2, checkpoint_dir=tmp_path, **constant)
     pretrain(resumed, max_epochs=4, checkpoint_dir=tmp_path, **constant)
-    assert same(weights(through), weights(resumed))
+    assert equal(weights(through), weights(resumed))
 
 
 def test_of_several_columns_texts_are_drawn():
     adata = corpus()
     adata.obs["other"] = "a " + adata.obs["cell_type"] + " of blood"
     model = trainable(adata, text_keys=["text", "other"])
+    texts = CellTexts(adata.obs[["text", "other"]].to_numpy(str), model.tokenizer).draw(np.arange(60), model.device)
+    of_column = texts.drawn[:, None] == texts.described
+    assert of_column.any(1).all()
+    assert of_column.any(0).all()
     pretrain(model)
     assert np.isfinite(model.history["cell_text_train"].iloc[:, 0].astype(float)).all()
 
@@ -226,7 +218,7 @@ def test_a_head_survives_a_model_that_learned_its_words(tmp_path):
     model.save(tmp_path / "model")
     loaded = sf.model.LangCell.load(tmp_path / "model", adata=False, accelerator="cpu")
     assert loaded.config == loaded.module.config == model.config
-    assert same(weights(loaded), weights(model))
+    assert equal(weights(loaded), weights(model))
 
 
 def test_missing_texts_are_counted_before_anything_is_registered():
@@ -291,7 +283,7 @@ def test_missing_labels_are_left_out_and_few_shots_are_seeded():
     models = [trainable(text_keys=None) for _ in range(2)]
     for model in models:
         classify(model, corpus(), labels, max_epochs=1, n_shots=2, seed=3)
-    assert same(*map(weights, models))
+    assert equal(*map(weights, models))
 
 
 def test_shots_per_class():
@@ -339,7 +331,7 @@ def test_a_table_goes_by_the_names_of_cells():
         models = [trainable(text_keys=None) for _ in range(2)]
         for model, table in zip(models, (given[:60], given[::-1]), strict=True):
             getattr(model, learn)(adata, table, *more, max_epochs=1, lr=1e-2, batch_size=32, accelerator="cpu")
-        assert same(*map(weights, models))
+        assert equal(*map(weights, models))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import equal, weights
 from scipy import sparse
 
 import scfoundry as sf
@@ -32,14 +33,6 @@ KINDS = [
 def trainable(adata, *, seed=0, **config):
     sf.model.ScPaLM.setup_anndata(adata)
     return sf.model.ScPaLM(adata, seed=seed, **(TINY | config))
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def expression(n_cells=12, n_genes=30, *, seed=0, edges=True):
@@ -294,7 +287,7 @@ def test_both_stages_in_one_call_are_one_after_the_other(make_adata):
     together.train(**QUICK | {"max_epochs": (2, 1)})
     apart.train(stage=1, **QUICK | {"max_epochs": 2})
     apart.train(stage=2, **QUICK | {"max_epochs": 1})
-    assert same(weights(together), weights(apart))
+    assert equal(weights(together), weights(apart))
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -307,8 +300,8 @@ def test_interrupted_training_goes_on_to_the_same_weights(make_adata, tmp_path, 
     epochs = (2, 1) if stage == 1 else (3, 2)
     first.train(checkpoint_dir=tmp_path, stage=None if stage == 2 else 1, **how | {"max_epochs": epochs})
     second.train(checkpoint_dir=tmp_path, **how | {"max_epochs": (3, 3)})
-    assert not same(weights(first), weights(whole))
-    assert same(weights(second), weights(whole))
+    assert not equal(weights(first), weights(whole))
+    assert equal(weights(second), weights(whole))
 
 
 def test_losses_are_finite_for_empty_cells_one_cluster_and_fewer_genes_than_tokens(make_adata, logged):

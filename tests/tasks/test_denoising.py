@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from cases import moved, weights
 from scipy import sparse, stats
 
 import scfoundry as sf
@@ -208,7 +209,10 @@ def test_fitting_recovers_hidden_counts_better_than_constants(make_adata: Callab
 
 @pytest.mark.parametrize("latent", ["vae", "gmvae", "ae"])
 def test_every_latent_learns(adata: AnnData, latent: str) -> None:
-    fitted = fit(sf.model.CellPLM(genes=adata.var_names, latent=latent, **TINY), adata, max_epochs=1, batch_key="batch")
+    model = sf.model.CellPLM(genes=adata.var_names, latent=latent, **TINY)
+    before = weights(model)
+    fitted = fit(model, adata, max_epochs=1, batch_key="batch")
+    assert "latent" in moved(before, fitted.model)
     assert np.isfinite(predict(fitted, adata, batch_key="batch")).all()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from cases import registered
+from cases import registered, weights
 from safetensors.torch import load_file
 
 from scfoundry.train.low_rank import SCALE
@@ -45,10 +45,6 @@ class Watch(pl.Callback):
 @pytest.fixture(params=HEADS)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-def weights(model: Any) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.module.state_dict().items()}
 
 
 def test_attention_learns_by_low_rank_and_is_the_sum_in_the_end(name: str, tmp_path: Any) -> None:
