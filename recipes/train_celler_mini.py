@@ -9,18 +9,15 @@ own. Gene vectors start as principal axes of the corpus. The weights are written
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
+from command import arguments, print_losses, save
 from corpus import build
 from gene_axes import gene_axes
-from saving import save
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
@@ -79,19 +76,9 @@ def trained(
     return model
 
 
-def print_losses(model: sf.model.Celler) -> None:
-    """What was lost in every epoch."""
-    print(pd.DataFrame({name: frame.iloc[:, 0] for name, frame in model.history.items()}).round(3).to_string())
-
-
 def main() -> None:
     """Build the corpus, train, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
-    parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
-    parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--config", type=json.loads, default={}, help="structure to change, as JSON")
+    parser = arguments(__doc__)
     parser.add_argument("--training", type=json.loads, default={}, help="arguments of train to change, as JSON")
     parser.add_argument("--labels", type=json.loads, default={}, help="arguments of train_classifier, as JSON")
     args = parser.parse_args()

@@ -9,7 +9,6 @@ of the corpus. The weights are written in half precision.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from command import arguments, print_losses, save
 from corpus import build
 from gene_axes import gene_axes
-from saving import save
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
@@ -87,18 +86,13 @@ def trained(corpus: AnnData, config: dict[str, Any], training: dict[str, Any], s
     with torch.no_grad():
         model.module.genes.weight[: len(genes)] = gene_axes(corpus, model.config.n_hidden, seed)
     model.train(seed=seed, accelerator="cpu", **training)
-    print(pd.DataFrame({name: frame.iloc[:, 0] for name, frame in model.history.items()}).round(3).to_string())
+    print_losses(model)
     return model
 
 
 def main() -> None:
     """Build the corpus, train, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
-    parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
-    parser.add_argument("--hold-out", nargs="*", default=HELD_OUT, help="file names without .h5ad")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--config", type=json.loads, default={}, help="structure to change, as JSON")
+    parser = arguments(__doc__, hold_out=HELD_OUT)
     parser.add_argument("--training", type=json.loads, default={}, help="arguments of train to change, as JSON")
     args = parser.parse_args()
 

@@ -8,22 +8,17 @@ Learns from the labelled cells of the corpus, and from the markers of its cell t
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
 
 import scfoundry as sf
 
 if __package__:
-    from recipes.cards import filled
+    from recipes.command import arguments, save
     from recipes.corpus import build, labelled, with_medians
     from recipes.markers import marker_genes
 else:
-    from cards import filled
+    from command import arguments, save
     from corpus import build, labelled, with_medians
     from markers import marker_genes
 
@@ -31,8 +26,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["train"]
-
-CARD = Path(__file__).parent / "cellnamer_mini" / "card.md"
 
 
 def train(cells: AnnData, seed: int = 0, **config: object) -> sf.model.CellNamer:
@@ -47,12 +40,7 @@ def train(cells: AnnData, seed: int = 0, **config: object) -> sf.model.CellNamer
 
 def main() -> None:
     """Read, train, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
-    parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
-    parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--config", type=json.loads, default={}, help="structure to change, as JSON")
+    parser = arguments(__doc__)
     args = parser.parse_args()
 
     corpus, manifest = build(args.data, hold_out=args.hold_out, seed=args.seed)
@@ -63,16 +51,8 @@ def main() -> None:
     print(
         f"{cells.n_obs:,} labelled cells of {n_studies} studies, {n_types} types: {time.perf_counter() - start:,.0f} s"
     )
-    model.save_pretrained(
-        args.out,
-        dtype=torch.float16,
-        weights="cellnamer-mini",
-        licence="BSD-3-Clause",
-        trained_on=f"{cells.n_obs:,} labelled human cells of {n_types} types, {n_studies} studies",
-        card=filled(CARD, manifest),
-    )
-    size = sum(path.stat().st_size for path in args.out.iterdir())
-    print(f"saved to {args.out}, {size / 1e6:.1f} MB")
+    trained_on = f"{cells.n_obs:,} labelled human cells of {n_types} types, {n_studies} studies"
+    save(model, args.out, manifest=manifest, trained_on=trained_on)
 
 
 if __name__ == "__main__":

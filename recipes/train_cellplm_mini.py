@@ -8,15 +8,13 @@ profiles; samples with coordinates train the positions. The weights are written 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from cards import filled
+from command import arguments, save
 from corpus import build
 from gene_axes import MAX_CELLS, gene_axes
 
@@ -86,12 +84,7 @@ def trained(corpus: AnnData, config: dict[str, Any], training: dict[str, Any], s
 
 def main() -> None:
     """Build the corpus, train, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
-    parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
-    parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--config", type=json.loads, default={}, help="structure to change, as JSON")
+    parser = arguments(__doc__)
     parser.add_argument("--training", type=json.loads, default={}, help="arguments of train to change, as JSON")
     args = parser.parse_args()
 
@@ -107,16 +100,7 @@ def main() -> None:
     print(
         f"trained for {time.perf_counter() - start:,.0f} s; loss {losses.iloc[0]:,.1f}, at last {losses.iloc[-1]:,.1f}"
     )
-    model.save_pretrained(
-        args.out,
-        dtype=torch.float16,
-        weights="cellplm-mini",
-        licence="BSD-3-Clause",
-        trained_on=f"{corpus.n_obs:,} human cells of {len(manifest)} files",
-        card=filled(Path(__file__).parent / "cellplm_mini" / "card.md", manifest),
-    )
-    size = sum(path.stat().st_size for path in args.out.iterdir())
-    print(f"saved to {args.out}, {size / 1e6:.1f} MB")
+    save(model, args.out, manifest=manifest, trained_on=f"{corpus.n_obs:,} human cells of {len(manifest)} files")
 
 
 if __name__ == "__main__":

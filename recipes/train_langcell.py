@@ -8,22 +8,17 @@ the public methods of `sf.model.LangCell`, from random weights. The weights are 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import torch
-from cards import filled
+from command import arguments, print_losses, save
 from corpus import build, labelled, with_medians
 from langcell.corpus import balanced
 from langcell.texts import add_texts
 
 import scfoundry as sf
 
-HERE = Path(__file__).parent
 CONFIG = {
     "n_hidden": 128,
     "n_layers": 1,
@@ -64,13 +59,8 @@ STAGES = (
 
 def main() -> None:
     """Read, train, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
-    parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
-    parser.add_argument("--hold-out", nargs="*", default=[], help="file names without .h5ad")
+    parser = arguments(__doc__)
     parser.add_argument("--n-cells", type=int, default=100, help="views per type of a study with counts")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--config", type=json.loads, default={}, help="structure to change, as JSON")
     parser.add_argument("--stages", type=json.loads, default=STAGES, help="arguments of every call of train, as JSON")
     args = parser.parse_args()
 
@@ -88,17 +78,9 @@ def main() -> None:
         start = time.process_time()
         model.train(seed=args.seed, accelerator="cpu", **(TRAINING | how))
         print(f"stage {how['stage']}: {time.process_time() - start:,.0f} s of one core", flush=True)
-    print(pd.DataFrame({name: frame.iloc[:, 0] for name, frame in model.history.items()}).round(3).to_string())
-    model.save_pretrained(
-        args.out,
-        dtype=torch.float16,
-        weights="langcell-mini",
-        licence="BSD-3-Clause",
-        trained_on=f"{cells.n_obs:,} labelled human cells of {n_types} types, with texts of the Cell Ontology",
-        card=filled(HERE / "langcell" / "card.md", manifest),
-    )
-    size = sum(path.stat().st_size for path in args.out.iterdir())
-    print(f"saved to {args.out}, {size / 1e6:.1f} MB")
+    print_losses(model)
+    trained_on = f"{cells.n_obs:,} labelled human cells of {n_types} types, with texts of the Cell Ontology"
+    save(model, args.out, manifest=manifest, trained_on=trained_on)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ cell. The weights are written in half precision.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
 
-import pandas as pd
 import torch
+from command import arguments, print_losses, save
 from corpus import build
-from saving import save
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
@@ -53,12 +51,7 @@ def without_batches(model: sf.model.ScPaLM) -> sf.model.ScPaLM:
 
 def main() -> None:
     """Build the corpus, train, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
-    parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
-    parser.add_argument("--hold-out", nargs="*", default=HELD_OUT, help="file names without .h5ad")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--config", type=json.loads, default={}, help="structure to change, as JSON")
+    parser = arguments(__doc__, hold_out=HELD_OUT)
     parser.add_argument("--training", type=json.loads, default={}, help="arguments of both stages to change, as JSON")
     parser.add_argument("--checkpoints", type=Path, help="folder from which an interrupted training goes on")
     args = parser.parse_args()
@@ -73,10 +66,10 @@ def main() -> None:
     for stage, training in STAGES.items():
         how = training | args.training | {"checkpoint_dir": args.checkpoints, "seed": args.seed}
         model.train(stage=stage, accelerator="cpu", **how)
-    print(pd.DataFrame({name: frame.iloc[:, 0] for name, frame in model.history.items()}).round(3).T.to_string())
+    print_losses(model)
     print(f"trained for {time.process_time() - start:,.0f} s of one core")
     trained_on = f"{corpus.n_obs:,} human cells of {len(manifest)} files"
-    save(without_batches(model), args.out, {}, manifest=manifest, trained_on=trained_on)
+    save(without_batches(model), args.out, manifest=manifest, trained_on=trained_on)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,12 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+import scfoundry as sf
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from recipes.cards import filled
+from recipes.command import save
 from recipes.corpus import build, labelled, with_medians
 from recipes.markers import marker_genes
 from recipes.pseudo_cells import draw
@@ -129,3 +132,12 @@ def test_a_card_names_every_file_with_its_licence(folder: Path, tmp_path: Path) 
     text = filled(card, manifest)
     assert "| `again` | blood | log2 | 40 |" in text
     assert text.count("CC BY 4.0") == 2
+
+
+def test_weights_are_saved_with_their_card_to_read_more_than_they_were_trained_on(folder: Path, tmp_path: Path) -> None:
+    _, manifest = build(folder, tables=folder)
+    tiny = {"n_hidden": 8, "n_layers": 1, "n_heads": 2, "n_intermediate": 8, "max_length": 4}
+    model = sf.model.Celler(genes=[f"ENSG{i:011d}" for i in range(9)], **tiny)
+    save(model, tmp_path / "out", {"max_length": 8}, manifest=manifest, trained_on="cells")
+    assert sf.model.load_pretrained(tmp_path / "out").config.max_length == 8
+    assert "| `again` | blood | log2 | 40 |" in (tmp_path / "out" / "README.md").read_text()
