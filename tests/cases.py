@@ -152,6 +152,18 @@ def state_of(model: Any) -> dict[str, Any]:
     return {name: value.numpy().copy() for name, value in module.state_dict().items()} | {"training": module.training}
 
 
+def with_pathways(adata: AnnData, *names: str) -> tuple[AnnData, AnnData]:
+    """Cells to annotate and a reference: two pathways raise genes of their own, in any combination."""
+    rng = np.random.default_rng(0)
+    active = rng.random((adata.n_obs, 2)) < 0.4
+    rates = np.full((adata.n_obs, adata.n_vars), 0.5)
+    rates[:, :6] += 6 * active[:, :1]
+    rates[:, 6:12] += 6 * active[:, 1:]
+    adata.X = sparse.csr_matrix(rng.poisson(rates).astype(np.float32))
+    adata.obsm["active"] = pd.DataFrame(active, index=adata.obs_names, columns=names)
+    return adata[: adata.n_obs // 2].copy(), adata[adata.n_obs // 2 :].copy()
+
+
 def weights(model: Any) -> dict[str, Any]:
     """Copy of all weights of a model, as tensors."""
     return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}

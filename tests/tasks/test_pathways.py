@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from scipy import sparse
+from cases import with_pathways
 from sklearn.linear_model import LogisticRegression
 
 import scfoundry as sf
@@ -27,16 +26,7 @@ CPU = Compute(torch.device("cpu"))
 
 @pytest.fixture
 def datasets(make_adata: Callable[..., AnnData]) -> tuple[AnnData, AnnData]:
-    """Two pathways raise genes of their own, in any combination."""
-    adata = make_adata(240)
-    rng = np.random.default_rng(0)
-    active = rng.random((adata.n_obs, 2)) < 0.4
-    rates = np.full((adata.n_obs, adata.n_vars), 0.5)
-    rates[:, :6] += 6 * active[:, :1]
-    rates[:, 6:12] += 6 * active[:, 1:]
-    adata.X = sparse.csr_matrix(rng.poisson(rates).astype(np.float32))
-    adata.obsm["active"] = pd.DataFrame(active, index=adata.obs_names, columns=["interferon", "TNF"])
-    return adata[:120].copy(), adata[120:].copy()
+    return with_pathways(make_adata(240), "interferon", "TNF")
 
 
 @pytest.fixture(params=["small", "encoder"])

@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from cases import with_pathways
 from scipy import sparse
 
 import scfoundry as sf
@@ -13,16 +14,7 @@ import scfoundry as sf
 
 @pytest.fixture
 def cells(make_adata):
-    """Cells to annotate and a reference: two pathways raise genes of their own, in any combination."""
-    adata = make_adata(240)
-    rng = np.random.default_rng(0)
-    active = rng.random((adata.n_obs, 2)) < 0.4
-    rates = np.full((adata.n_obs, adata.n_vars), 0.5)
-    rates[:, :6] += 6 * active[:, :1]
-    rates[:, 6:12] += 6 * active[:, 1:]
-    adata.X = sparse.csr_matrix(rng.poisson(rates).astype(np.float32))
-    adata.obsm["active"] = pd.DataFrame(active, index=adata.obs_names, columns=["interferon", "TNF/NFKB"])
-    return adata[:120].copy(), adata[120:].copy()
+    return with_pathways(make_adata(240), "interferon", "TNF/NFKB")
 
 
 @pytest.fixture
@@ -41,18 +33,18 @@ def test_every_pathway_is_told_on_its_own(by_expression, cells, tmp_path):
     assert sf.tl.identify_pathways(adata, reference, pathways_key="active", model=by_expression, device="cpu") is None
     assert set(adata.obsm) - set(before.obsm) == {"pathways"}
     assert set(adata.uns) - set(before.uns) == {"pathways"}
-    told = adata.obsm["pathways"]
-    assert told.columns.tolist() == ["interferon", "TNF|NFKB"]
-    assert (told.dtypes == np.float32).all()
-    right = (told.to_numpy() > 0.5) == adata.obsm["active"].to_numpy()
+    found = adata.obsm["pathways"]
+    assert found.columns.tolist() == ["interferon", "TNF|NFKB"]
+    assert (found.dtypes == np.float32).all()
+    right = (found.to_numpy() > 0.5) == adata.obsm["active"].to_numpy()
     assert right.mean() > 0.95
     both = adata.obsm["active"].all(axis=1)
-    assert (told[both] > 0.5).all(axis=1).mean() > 0.9
+    assert (found[both] > 0.5).all(axis=1).mean() > 0.9
     counts = adata.uns["pathways"]["reference"]["n_cells"]
     assert counts.tolist() == reference.obsm["active"].sum().tolist()
     del adata.obsm["active"]  # newer files refuse its name
     adata.write_h5ad(tmp_path / "cells.h5ad")
-    pd.testing.assert_frame_equal(ad.read_h5ad(tmp_path / "cells.h5ad").obsm["pathways"], told)
+    pd.testing.assert_frame_equal(ad.read_h5ad(tmp_path / "cells.h5ad").obsm["pathways"], found)
 
 
 def test_a_table_may_be_sparse(by_expression, cells):
@@ -122,9 +114,9 @@ def test_one_pathway_and_an_array_of_numbers(by_expression, cells):
     adata, reference = cells
     expected = identified(cells, by_expression).obsm["pathways"]["interferon"]
     reference.obsm["active"] = reference.obsm["active"].to_numpy(dtype=float)[:, :1]
-    told = identified((adata, reference), by_expression).obsm["pathways"]
-    assert told.columns.tolist() == ["0"]
-    np.testing.assert_allclose(told["0"], expected, atol=1e-6)
+    found = identified((adata, reference), by_expression).obsm["pathways"]
+    assert found.columns.tolist() == ["0"]
+    np.testing.assert_allclose(found["0"], expected, atol=1e-6)
 
 
 def test_cells_with_missing_values_are_left_out_and_empty_ones_have_no_pathway(by_expression, cells):
