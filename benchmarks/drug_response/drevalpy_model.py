@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ResponseModel", "drp_model"]
 
-EXPRESSION, FINGERPRINTS = "gene_expression", "fingerprints"
+EXPRESSION = "gene_expression"
 
 
 class ResponseModel:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from benchmarks.impute_spatial.tasks import PAIRS
 from benchmarks.reporting import markdown_table, score_table
 
@@ -36,7 +34,3 @@ def tables(rows: pd.DataFrame) -> list[str]:
         if runs["pair"].nunique() == len(PAIRS) and runs[list(SCORES)].notna().all(axis=None)
     ]
     return [*pages, markdown_table("All scores, means over the four sets", ["method", "hold-outs", *columns], body)]
-
-
-def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.3f}"

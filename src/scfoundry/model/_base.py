@@ -107,7 +107,7 @@ class InferenceModel(HubMixin, NotebookMixin, ABC):
         self.config = self._config_cls.from_dict(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.module = self._build_module()
+            self.module = self._module_cls(self.config, len(self._genes))
         self.module.eval()
         self.description_: dict[str, Any] = {"weights": UNTRAINED, "citation": self.citation}
         self._model_summary_string = (
@@ -150,10 +150,6 @@ class InferenceModel(HubMixin, NotebookMixin, ABC):
     def lacks(self, capability: type) -> str | None:
         """Why these weights cannot do what the class can, in one sentence; `None` if they can."""
         return None
-
-    def _build_module(self) -> FoundationModule:
-        """Module of the configuration, with fresh weights."""
-        return self._module_cls(self.config, len(self._genes))
 
     def _complete_genes(self, genes: GeneVocabulary) -> GeneVocabulary:
         """Add what a model knows of its genes beyond their names."""

@@ -116,13 +116,10 @@ class KernelResponses:
         similarity = tanimoto(fingerprints, self.fingerprints)
         # The nearest drugs say more of a profile, the regression more of its mean.
         near = similarity**NEARNESS + np.finfo(np.float64).tiny
-        nearest = near @ self._of_drugs()[self.structured] / near.sum(1, keepdims=True)
+        of_drugs = np.column_stack([self.mean, self.axes])[self.structured]
+        nearest = near @ of_drugs / near.sum(1, keepdims=True)
         found = (self.drugs.predict(similarity) + nearest) / 2
         return found[:, 0] + (responses - self.mean) @ self.axes @ found[:, 1:].T
-
-    def _of_drugs(self) -> Array:
-        """Mean and loadings of every drug, (D, 1 + Q)."""
-        return np.column_stack([self.mean, self.axes])
 
     def arrays(self) -> dict[str, NDArray]:
         """What `from_arrays` reads."""
