@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from scfoundry.data.unfinished import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,18 +49,14 @@ def read(path: Path) -> AnnData | MuData:
 def write(cells: AnnData | MuData, path: Path, inputs: Iterable[Path]) -> None:
     """Write cells beside where they belong and move them there when complete; an input is never overwritten."""
     check_target(path, inputs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        part = Path(folder) / path.name
+    with replacing(path.parent) as folder:
+        part = folder / path.name
         if path.suffix == ".zarr":
             cells.write_zarr(part)
         elif path.suffix == ".h5mu":
             cells.write(part)
         else:
             cells.write_h5ad(part)
-        if path.is_dir():
-            shutil.rmtree(path)
-        part.replace(path)
 
 
 def check_target(path: Path, inputs: Iterable[Path]) -> None:

@@ -1,10 +1,12 @@
-"""Results that come some rows after others, kept on disk until they are complete: what was killed goes on."""
+"""What is on disk as a whole or not at all: files replaced together, and results that come some rows after others."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +16,28 @@ from scfoundry._settings import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["RowsOnDisk", "Unfinished"]
+__all__ = ["RowsOnDisk", "Unfinished", "replacing"]
 
 RUN, PART = "run.json", ".part"
+
+
+@contextmanager
+def replacing(folder: Path, *, last: str = "") -> Iterator[Path]:
+    """An empty folder to write to; once all is written, it takes the place of what has the same names in ``folder``.
+
+    ``last``: the file that vouches for the others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".saving-") as place:
+        yield Path(place)
+        for written in sorted(Path(place).iterdir(), key=lambda path: (path.name == last, path.name)):
+            target = folder / written.name
+            if target.is_dir():
+                target.rename(written.with_name(f"old {written.name}"))
+            written.replace(target)
 
 
 class RowsOnDisk:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.unfinished import replacing
 from scfoundry.nn.checkpoint import CheckpointError, plain_file, read_json, read_safetensors, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import torch
     from torch import Tensor
@@ -106,15 +106,11 @@ def write_folder(
     """
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     stored = {k: t.cpu().to(dtype if t.is_floating_point() else t.dtype) for k, t in state.items()}
-    with TemporaryDirectory(dir=folder, prefix=".saving-") as place:
-        unfinished = Path(place)
+    with replacing(folder, last=CONFIG_FILE) as unfinished:
         save_file({k: t.contiguous() for k, t in stored.items()}, unfinished / WEIGHTS_FILE)
         genes.write(unfinished / GENES_FILE)
         (unfinished / CARD_FILE).write_text(card)
         checksums = {name: sha256(unfinished / name) for name in (WEIGHTS_FILE, GENES_FILE)}
         content = json.dumps({**saved, CHECKSUMS: checksums}, indent=2, allow_nan=False)
         (unfinished / CONFIG_FILE).write_text(content + "\n")
-        for name in (WEIGHTS_FILE, GENES_FILE, CARD_FILE, CONFIG_FILE):
-            (unfinished / name).replace(folder / name)

@@ -6,11 +6,11 @@ import json
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from scfoundry.data.unfinished import replacing
 from scfoundry.model._load import load_weights
 from scfoundry.nn.checkpoint import CheckpointError, check_archive, plain_file, read_json
 
@@ -72,22 +72,13 @@ def write_fitted(
     folder: str | Path, kind: str, model: Any, *, arrays: Mapping[str, NDArray], values: Mapping[str, Any]
 ) -> None:
     """Write what was learned and the model it was learned with, if any; nothing has to be unpickled to read it."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # What was saved here before stays until all is written.
-    with TemporaryDirectory(dir=folder, prefix=".saving-") as place:
-        unfinished = Path(place)
+    with replacing(Path(folder), last=VALUES_FILE) as unfinished:
         if model is not None:
             model.save_pretrained(unfinished / MODEL_FOLDER, weights=model.provenance["weights"])
         np.savez(unfinished / ARRAYS_FILE, allow_pickle=False, **arrays)
         (unfinished / VALUES_FILE).write_text(
             json.dumps({"kind": kind, "has_model": model is not None} | dict(values), indent=2) + "\n"
         )
-        if (folder / MODEL_FOLDER).exists():
-            (folder / MODEL_FOLDER).rename(unfinished / f"old_{MODEL_FOLDER}")
-        for name in (MODEL_FOLDER, ARRAYS_FILE, VALUES_FILE):
-            if (unfinished / name).exists():
-                (unfinished / name).replace(folder / name)
 
 
 def read_fitted(folder: str | Path, kind: str) -> tuple[Any, dict[str, NDArray], dict[str, Any]]:
