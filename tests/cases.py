@@ -17,17 +17,17 @@ from scipy import sparse
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 import scfoundry as sf
+from scfoundry._device import Compute
 from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.matrix.log_normalisation import log_cp10k
+from scfoundry.tasks.cell_attention.attend import attend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from scfoundry._device import Compute
-    from scfoundry.data.matrix.cells import Cells
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cell", "type", ":", ".", "a", "of", "b", "monocyte", "lineage"]
 
@@ -178,6 +178,18 @@ def moved(before: Mapping[str, Any], model: Any) -> set[str]:
     """Parts of a model that have other weights than before."""
     after = weights(model)
     return {name.split(".")[0] for name in before if not before[name].equal(after[name])}
+
+
+def attention_of(
+    model: Any, adata: AnnData, *, group_by: str | None = None, batch_size: int | None = None, **how: Any
+) -> Any:
+    """All weights of a model whose cells attend to each other, and sums between groups of cells."""
+    keys = {name: how.pop(name) for name in ("batch_key", "spatial_key") if name in how}
+    cells = Cells.of(adata, model.genes, **keys, caller="test")
+    codes = np.full(adata.n_obs, -1) if group_by is None else adata.obs[group_by].cat.codes.to_numpy().astype(int)
+    n_codes = 0 if group_by is None else adata.obs[group_by].nunique()
+    compute = Compute.resolve("cpu", batch_size=batch_size)
+    return attend(model, cells, codes, n_codes, compute=compute, **{"k": adata.n_obs} | how)
 
 
 @contextmanager

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cases import attention_of
 
-from scfoundry._device import Compute
-from scfoundry.data.matrix.cells import Cells
 from scfoundry.data.matrix.reader import CountsReader
 from scfoundry.model._capabilities import AttendsToCells, can
 from scfoundry.model.cellplm import _attention, _streaming
@@ -15,15 +14,6 @@ from scfoundry.model.cellplm._attention import FlowAttention, flow_context
 from scfoundry.model.cellplm._cell_attention import attention_factors
 from scfoundry.nn.counts import SparseCounts
 from scfoundry.tasks.cell_attention import pairs
-from scfoundry.tasks.cell_attention.attend import attend
-
-
-def found(model, adata, *, batch_key=None, group_by=None, spatial_key=None, batch_size=None, **how):
-    cells = Cells.of(adata, model.genes, batch_key=batch_key, spatial_key=spatial_key, caller="test")
-    codes = np.full(adata.n_obs, -1) if group_by is None else adata.obs[group_by].cat.codes.to_numpy().astype(int)
-    n_codes = 0 if group_by is None else adata.obs[group_by].nunique()
-    compute = Compute.resolve("cpu", batch_size=batch_size)
-    return attend(model, cells, codes, n_codes, compute=compute, **{"k": adata.n_obs} | how)
 
 
 def test_cells_attend_to_each_other(tiny_model):
@@ -58,18 +48,18 @@ def test_weights_of_a_model_are_those_of_the_layer_asked_for(tiny_model, make_ad
         handle.remove()
         (factors,) = attention_factors(lambda names: [attention.project(inputs[0], names)])
     expected = torch.einsum("ihd,jhd->ij", *factors) / model.config.n_heads
-    weights = found(model, adata, scale="raw", layer=layer).weights.toarray()
+    weights = attention_of(model, adata, scale="raw", layer=layer).weights.toarray()
     np.testing.assert_allclose(weights, expected, rtol=1e-4)
 
 
 def test_no_weight_goes_from_one_context_to_another(tiny_model, make_adata):
     model, adata = tiny_model(), make_adata(40, n_batches=3)
-    weights = found(model, adata, batch_key="batch").weights.toarray()
+    weights = attention_of(model, adata, batch_key="batch").weights.toarray()
     batch = adata.obs["batch"].to_numpy()
     assert ((weights > 0) == (batch[:, None] == batch)).all()
     alone = adata[batch == "batch 1"].copy()
     np.testing.assert_allclose(
-        found(model, alone).weights.toarray(), weights[batch == "batch 1"][:, batch == "batch 1"]
+        attention_of(model, alone).weights.toarray(), weights[batch == "batch 1"][:, batch == "batch 1"]
     )
 
 
@@ -79,12 +69,12 @@ def test_chunks_and_the_order_of_cells_and_genes_do_not_matter(tiny_model, make_
     model, adata = tiny_model(), make_adata(25)
     adata.obs["group"] = adata.obs["cell_type"].cat.codes.astype("category")
     how = {"k": 5, "scale": scale, "group_by": "group", "spatial_key": "spatial"}
-    expected = found(model, adata, **how)
+    expected = attention_of(model, adata, **how)
     for module in (_streaming, pairs):
         # A file in place of memory.
         monkeypatch.setattr(module, "resident_bytes", lambda device: 0)
     turned = np.random.default_rng(0).permutation(25)
-    result = found(model, adata[turned].copy()[:, ::-1].copy(), batch_size=batch_size, **how)
+    result = attention_of(model, adata[turned].copy()[:, ::-1].copy(), batch_size=batch_size, **how)
     np.testing.assert_allclose(
         result.weights.toarray(), expected.weights.toarray()[np.ix_(turned, turned)], rtol=1e-4, atol=1e-7
     )
@@ -96,7 +86,7 @@ def test_coordinates_change_the_weights_of_models_with_positions_only(tiny_model
     adata = make_adata(20)
     for positions, changes in (("sinusoid", True), ("none", False)):
         model = tiny_model(positions=positions)
-        without, placed = found(model, adata), found(model, adata, spatial_key="spatial")
+        without, placed = attention_of(model, adata), attention_of(model, adata, spatial_key="spatial")
         assert (without.weights != placed.weights).nnz > 0 if changes else (without.weights != placed.weights).nnz == 0
 
 
@@ -106,32 +96,32 @@ def test_cells_without_counts_stand_in_the_context_but_no_weight_of_theirs_is_ke
     present = ~np.isin(np.arange(12), [3, 4, 5, 9])
     adata.X = adata.X.multiply(present[:, None]).tocsr()
     how = {"group_by": "cell_type", "scale": scale}
-    everything = found(model, adata, **how)
+    everything = attention_of(model, adata, **how)
     weights = everything.weights.toarray()
     np.testing.assert_array_equal(weights > 0, np.outer(present, present))
     assert everything.n_pairs.sum() == present.sum() ** 2
     np.testing.assert_allclose(everything.observed.sum(), weights.sum(), rtol=1e-5)
     if scale == "shares":
         assert (weights[present].sum(1) < 1).all()
-    few = found(model, adata, k=3, batch_size=3, **how).weights
+    few = attention_of(model, adata, k=3, batch_size=3, **how).weights
     assert np.diff(few.indptr).tolist() == (3 * present).tolist()
 
 
 def test_a_context_without_counts_keeps_no_weight(tiny_model, make_adata):
     model, adata = tiny_model(), make_adata(20, n_batches=2)
     adata.X = adata.X.multiply((adata.obs["batch"] == "batch 0").to_numpy()[:, None]).tocsr()
-    weights = found(model, adata, batch_key="batch").weights
+    weights = attention_of(model, adata, batch_key="batch").weights
     assert ((np.diff(weights.indptr) > 0) == (adata.obs["batch"] == "batch 0")).all()
 
 
 def test_weights_are_told_apart_whatever_the_precision_of_the_caller(tiny_model, make_adata):
     model, adata = tiny_model(), make_adata(30)
-    expected = found(model, adata, k=5, scale="specific").weights
+    expected = attention_of(model, adata, k=5, scale="specific").weights
     with torch.autocast("cpu", torch.bfloat16):
-        weights = found(model, adata, k=5, scale="specific").weights
+        weights = attention_of(model, adata, k=5, scale="specific").weights
     np.testing.assert_array_equal(weights.toarray(), expected.toarray())
 
 
 def test_raw_weights_of_a_cell_sum_to_less_than_one(tiny_model, make_adata):
-    raw = found(tiny_model(), make_adata(30), scale="raw").weights.toarray()
+    raw = attention_of(tiny_model(), make_adata(30), scale="raw").weights.toarray()
     assert (raw.sum(1) < 1).all()

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cases import attention_of
 
-from scfoundry._device import Compute
 from scfoundry.data.genes import GeneVocabulary
-from scfoundry.data.matrix.cells import Cells
 from scfoundry.nn.attention_factors import AttentionFactors
-from scfoundry.tasks.cell_attention.attend import attend
 
 
 class Attends:
@@ -38,26 +36,18 @@ def model(make_adata):
     return Attends(make_adata().var_names)
 
 
-def found(model, adata, *, batch_key=None, group_by=None, batch_size=None, **how):
-    cells = Cells.of(adata, model.genes, batch_key=batch_key, caller="test")
-    codes = np.full(adata.n_obs, -1) if group_by is None else adata.obs[group_by].cat.codes.to_numpy().astype(int)
-    n_codes = 0 if group_by is None else adata.obs[group_by].nunique()
-    compute = Compute.resolve("cpu", batch_size=batch_size)
-    return attend(model, cells, codes, n_codes, compute=compute, **{"k": adata.n_obs} | how)
-
-
 def test_weights_are_means_over_heads_of_the_layer_asked_for(model, make_adata):
     adata = make_adata(20)
     for layer in (0, -1):
         states = np.log1p(adata.X.toarray()[:, :12]) + 0.1 + layer % 2
-        weights = found(model, adata, scale="raw", layer=layer).weights.toarray()
+        weights = attention_of(model, adata, scale="raw", layer=layer).weights.toarray()
         np.testing.assert_allclose(weights, states @ states.T / 300, rtol=1e-5)
 
 
 def test_shares_sum_to_one_and_specific_weights_have_mean_one_for_the_cell_attended_to(model, make_adata):
     adata = make_adata(30)
     raw, shares, specific = (
-        found(model, adata, scale=scale).weights.toarray() for scale in ("raw", "shares", "specific")
+        attention_of(model, adata, scale=scale).weights.toarray() for scale in ("raw", "shares", "specific")
     )
     np.testing.assert_allclose(shares, raw / raw.sum(1, keepdims=True), rtol=1e-4)
     np.testing.assert_allclose(specific, shares / shares.mean(0), rtol=1e-4)
@@ -66,8 +56,8 @@ def test_shares_sum_to_one_and_specific_weights_have_mean_one_for_the_cell_atten
 @pytest.mark.parametrize("batch_size", [None, 8])
 def test_the_largest_are_kept(model, make_adata, batch_size):
     adata = make_adata(30)
-    everything = found(model, adata).weights.toarray()
-    kept = found(model, adata, k=4, batch_size=batch_size).weights
+    everything = attention_of(model, adata).weights.toarray()
+    kept = attention_of(model, adata, k=4, batch_size=batch_size).weights
     assert (np.diff(kept.indptr) == 4).all()
     assert kept.has_sorted_indices
     for row, all_of_row in zip(kept.toarray(), everything, strict=True):
@@ -76,8 +66,8 @@ def test_the_largest_are_kept(model, make_adata, batch_size):
 
 def test_groups_are_summed_over_all_weights_and_compared_with_even_attention(model, make_adata):
     adata = make_adata(40, n_batches=2)
-    everything = found(model, adata, batch_key="batch").weights.toarray().astype(float)
-    result = found(model, adata, batch_key="batch", group_by="cell_type", k=1)
+    everything = attention_of(model, adata, batch_key="batch").weights.toarray().astype(float)
+    result = attention_of(model, adata, batch_key="batch", group_by="cell_type", k=1)
     member = np.eye(2)[adata.obs["cell_type"].cat.codes]
     together = adata.obs["batch"].to_numpy()[:, None] == adata.obs["batch"].to_numpy()
     even = together / together.sum(1, keepdims=True)
@@ -90,11 +80,11 @@ def test_cells_without_counts_are_in_no_group_and_keep_no_weight(model, make_ada
     adata = make_adata(12)
     present = ~np.isin(np.arange(12), [3, 4])
     adata.X = adata.X.multiply(present[:, None]).tocsr()
-    result = found(model, adata, group_by="cell_type")
+    result = attention_of(model, adata, group_by="cell_type")
     np.testing.assert_array_equal(result.weights.toarray() > 0, np.outer(present, present))
     assert result.n_pairs.sum() == present.sum() ** 2
 
 
 def test_a_layer_that_is_not_there_is_refused(model, make_adata):
     with pytest.raises(ValueError, match=r"'attends' has 2 encoder layers, 0 to 1; got encoder_layer=2"):
-        found(model, make_adata(10), layer=2)
+        attention_of(model, make_adata(10), layer=2)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from cases import MODELS
 
 import scfoundry as sf
 from scfoundry.data.genes import GeneVocabulary
@@ -56,12 +57,7 @@ def reads_texts(make_reader_of_texts: Callable[..., sf.model.LangCell]) -> sf.mo
 @pytest.fixture(scope="session")
 def by_expression(make_adata: Callable[..., AnnData]) -> sf.model.CellNamer:
     """An untrained CellNamer over the genes of `make_adata` that knows two types."""
-    types = ("CL:0000236", "CL:0000576")
-    markers = {identifier: ["gene"] for identifier in types}
-    structure = {"types": types, "markers": markers, "n_hidden": 8, "n_latent": 8, "n_buckets": 64, "n_text_hidden": 8}
-    model = sf.model.CellNamer(genes=make_adata().var_names, **structure)
-    model.module.n_studies.fill_(1)
-    return model
+    return MODELS["cellnamer"](make_adata().var_names)
 
 
 @pytest.fixture
