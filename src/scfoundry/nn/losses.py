@@ -209,11 +209,10 @@ class GInf:
         *,
         among: Tensor | None = None,
         draw: Tensor | None = None,
-        generator: torch.Generator | None = None,
         reduction: Reduction = "mean",
     ) -> Tensor:
-        """The loss, with noise that is given, or else drawn by the generator (torch's own if `None`)."""
-        noisy = self.inflated(logits, class_counts, self.draw(logits, generator) if draw is None else draw)
+        """The loss, with the noise of ``draw``, or fresh noise."""
+        noisy = self.inflated(logits, class_counts, self.draw(logits) if draw is None else draw)
         if self.prior:
             noisy = noisy + log_counts(class_counts, logits)
         return F.cross_entropy(_only(noisy, among), targets, reduction=reduction)
