@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 DATA = [data for data in DATA_SETS if data.name in ("pbmc_3tech_1200", "cell_lines_mixology")]
 CELLER = "celler-mini"
 N_GENES = {"Celler": 300, "CellPLM": 1200}
+SEEN = {
+    "cellplm-mini": "Counts of both sets were in the training of cellplm-mini.\n",
+    CELLER: "Both sets were in the training of celler-mini, with labels: its bio conservation is no score of new cells.\n",
+}
 
 
 def methods(
@@ -119,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "settings": {"seeds": list(seeds), "PCA": PCA_SETTINGS, "scVI": SCVI_SETTINGS, "Celler": CELLER} | N_GENES,
         "data": {},
     }
-    tables = [f"# Integration\n\n`{args.command}`\n"]
+    shown = [args.weights] + [CELLER] * (not args.no_celler)
+    tables = [f"# Integration\n\n`{args.command}`\n", *(SEEN[name] for name in dict.fromkeys(shown) if name in SEEN)]
     for data in DATA:
         adata = data.read(args.data)
         scored = data.scored(adata)

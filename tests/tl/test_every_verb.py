@@ -356,7 +356,7 @@ BAD = {
     "device": (None, {"device": "cuda"}, r"device='cuda' was asked for.*Use device=\"cpu\" or device=\"auto\""),
     "unknown device": (None, {"device": "gpu"}, r"gpu"),
     "batch_size": (None, {"batch_size": 0}, r"batch_size must be at least 1.*batch_size=None"),
-    "precision": (None, {"precision": "half"}, r"precision must be one of 'auto', 'float32', 'bfloat16'; got 'half'"),
+    "precision": (None, {"precision": "half"}, r"precision must be one of 'auto', .*'fastest'; got 'half'"),
     "weights": (None, {"model": "scgpt"}, r"No weights 'scgpt'.*the registry has .*cellplm-mini"),
 }
 

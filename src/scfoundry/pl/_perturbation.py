@@ -93,7 +93,7 @@ def perturbation(
     top = np.argsort(-largest, kind="stable")[:n_genes]
 
     if ax is None:
-        _, ax = plt.subplots(figsize=(4.5, 0.8 + 0.22 * len(top)), layout="constrained")
+        _, ax = plt.subplots(figsize=(5.6, 0.8 + 0.22 * len(top)), layout="constrained")
     places = np.arange(len(top))
     ax.axvline(0, color="0.7", linewidth=0.8)
     title = f"{perturbation}, {group}" if "group_key" in params else perturbation
@@ -107,7 +107,7 @@ def perturbation(
     ax.invert_yaxis()
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel="change of log1p counts per 10,000", title=title)
-    ax.legend(frameon=False, loc="best")
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return shown(ax, show, save)
 
 

@@ -102,8 +102,8 @@ def denoise(
         Seed or generator.
     device, precision, batch_size
         Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
-        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
-        device).
+        for matrix products; ``"auto"``: bfloat16 on CUDA; ``"fastest"``: what a short measurement finds faster here),
+        and how many cells at a time (if `None`, what suits the device).
     distribute
         Let the workers of the active `dask.distributed` client read and denoise the contexts, one at a time,
         each with one core or GPU. The result is the same. What is learned is learned in this process.

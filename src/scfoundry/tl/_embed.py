@@ -99,8 +99,8 @@ def embed(
         Name for the results instead of the model's.
     device, precision, batch_size
         Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
-        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
-        device).
+        for matrix products; ``"auto"``: bfloat16 on CUDA; ``"fastest"``: what a short measurement finds faster here),
+        and how many cells at a time (if `None`, what suits the device).
     distribute
         Let the workers of the active `dask.distributed` client read and embed the cells, each with one core or GPU. The
         result is the same. Fine-tuning stays in this process.

@@ -111,7 +111,8 @@ def predict_perturbation(
         Seed or generator.
     device, precision
         Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), and how precisely (``"float32"``,
-        ``"bfloat16"`` for matrix products; ``"auto"``: bfloat16 on CUDA).
+        ``"bfloat16"`` for matrix products; ``"auto"``: bfloat16 on CUDA; ``"fastest"``: what a short measurement finds
+        faster here).
     copy, return_fitted
         Return a changed copy, in memory, instead of changing ``adata``; or what was learned, to save or use again.
 

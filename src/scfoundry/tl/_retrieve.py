@@ -78,8 +78,8 @@ def retrieve(
         Layer with the values (``X`` if `None`), and modality of a `MuData`.
     device, precision, batch_size
         Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
-        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
-        device).
+        for matrix products; ``"auto"``: bfloat16 on CUDA; ``"fastest"``: what a short measurement finds faster here),
+        and how many cells at a time (if `None`, what suits the device).
 
     Returns
     -------

@@ -87,8 +87,8 @@ def zero_shot_annotate(
         Layer with the values (``X`` if `None`), modality of a `MuData`, and name for the results.
     device, precision, batch_size
         Where to compute (``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"mps"``), how precisely (``"float32"``, ``"bfloat16"``
-        for matrix products; ``"auto"``: bfloat16 on CUDA), and how many cells at a time (if `None`, what suits the
-        device).
+        for matrix products; ``"auto"``: bfloat16 on CUDA; ``"fastest"``: what a short measurement finds faster here),
+        and how many cells at a time (if `None`, what suits the device).
     distribute
         Let the workers of the active `dask.distributed` client read and name the cells, each with one core or
         GPU. The result is the same.

@@ -104,7 +104,7 @@ def stacked(pieces: list[sparse.csr_matrix]) -> sparse.csr_matrix:
 def _read(matrix: Any, rows: Rows, genes: Rows | None) -> sparse.csr_matrix:
     """Rows of a matrix that gives them cheaply: numpy, CSR, and dense or CSR on disk."""
     index = _slice_if_consecutive(rows)
-    if isinstance(index, slice) and sparse.issparse(matrix):
+    if isinstance(index, slice) and (sparse.issparse(matrix) or isinstance(matrix, CSRDataset)):
         values = _consecutive(matrix, index)
         values.data.flags.writeable = values.indices.flags.writeable = False
     elif isinstance(index, slice) or isinstance(matrix, np.ndarray) or sparse.issparse(matrix):
@@ -119,7 +119,8 @@ def _ascending(matrix: Any, rows: Rows) -> sparse.csr_matrix:
     """Rows of a matrix on disk, those that lie close together at once and what is between them for nothing."""
     pieces = []
     for run in np.split(rows, np.flatnonzero(np.diff(rows) > _ROWS_BETWEEN) + 1):
-        piece = _to_csr(matrix[int(run[0]) : int(run[-1]) + 1, :])
+        here = slice(int(run[0]), int(run[-1]) + 1)
+        piece = _consecutive(matrix, here) if isinstance(matrix, CSRDataset) else _to_csr(matrix[here, :])
         pieces.append(piece if len(run) == piece.shape[0] else piece[run - run[0]])
     return stacked(pieces) if pieces else _to_csr(matrix[0:0, :])
 
@@ -130,12 +131,21 @@ def rows_of(matrix: sparse.csr_matrix, rows: Rows) -> sparse.csr_matrix:
     return _consecutive(matrix, index) if isinstance(index, slice) else matrix[index]
 
 
-def _consecutive(matrix: sparse.csr_matrix, rows: slice) -> sparse.csr_matrix:
-    indptr = matrix.indptr[rows.start : rows.stop + 1]
-    here = slice(indptr[0], indptr[-1])
-    block = sparse.csr_matrix((rows.stop - rows.start, matrix.shape[1]), dtype=matrix.dtype)
-    block.data, block.indices, block.indptr = matrix.data[here], matrix.indices[here], indptr - indptr[0]
-    if matrix.has_canonical_format:  # remembered by the matrix
+def _consecutive(matrix: sparse.csr_matrix | CSRDataset, rows: slice) -> sparse.csr_matrix:
+    """Rows that follow each other; values and columns of a matrix in memory are not copied."""
+    if isinstance(matrix, CSRDataset):
+        # Not by anndata's own index: it looks up the version of scipy every time, as long as reading hundreds of cells.
+        data, indices, indptr = (matrix.group[name] for name in ("data", "indices", "indptr"))
+    else:
+        data, indices, indptr = matrix.data, matrix.indices, matrix.indptr
+    starts = indptr[rows.start : rows.stop + 1]
+    here = slice(int(starts[0]), int(starts[-1]))
+    columns = indices[here]
+    columns = columns.astype(np.int64 if columns.itemsize > np.int32().itemsize else np.int32, copy=False)
+    block = sparse.csr_matrix((rows.stop - rows.start, matrix.shape[1]), dtype=np.float32)
+    block.data, block.indices = as_real_numbers(data[here]), columns
+    block.indptr = (starts - starts[0]).astype(columns.dtype, copy=False)
+    if sparse.issparse(matrix) and matrix.has_canonical_format:  # remembered by the matrix
         block.has_canonical_format = True
     return block
 

@@ -24,13 +24,24 @@ integers."""
 
 
 @compiled
-def look(values: Values, indptr: Starts, totals: Linear, empty: Marks, fractional: Marks, counts: Starts) -> float:
-    """Count values of each kind; fill the total of every cell, whether it is empty, and whether it has fractions.
+def look(
+    first: int,
+    last: int,
+    values: Values,
+    indptr: Starts,
+    totals: Linear,
+    empty: Marks,
+    fractional: Marks,
+    counts: Starts,
+) -> float:
+    """Count values of each kind in the cells from `first` up to `last`.
 
-    Returned is the largest value, 0 at least. NaN and infinite values count as zeros.
+    Filled are the total of every cell, whether it is empty, and whether it has fractions; threads may look at different
+    cells at once, each with ``counts`` of its own. Returned is the largest value, 0 at least. NaN and infinite values
+    count as zeros.
     """
     largest = 0.0
-    for cell in range(len(indptr) - 1):
+    for cell in range(first, last):
         total, n_stored, n_fractions = 0.0, 0, 0
         for j in range(indptr[cell], indptr[cell + 1]):
             value = values[j]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from scfoundry.data.matrix.loaders import row_blocks
-from scfoundry.data.pieces import canonical, kernel_arrays
+from scfoundry.data.pieces import VALUES_PER_PIECE, canonical, kernel_arrays, over_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -113,8 +113,16 @@ class Inspection:
         here = slice(self._n_seen, self._n_seen + block.shape[0])
         self._n_seen = here.stop
         fractional = np.zeros(block.shape[0], dtype=bool)
-        largest = look(values, indptr, self._totals[here], self._empty[here], fractional, self._counts)
-        self._maximum = max(self._maximum, largest)
+        per_cell, found = (self._totals[here], self._empty[here], fractional), []
+
+        def look_at(first: int, last: int) -> None:
+            counts = np.zeros_like(self._counts)
+            found.append((look(first, last, values, indptr, *per_cell, counts), counts))
+
+        over_pieces(look_at, indptr, VALUES_PER_PIECE)
+        for largest, counts in found:
+            self._maximum = max(self._maximum, largest)
+            self._counts += counts
         # A cell of integers fits every scale or none: it is passed over.
         if self._counts[FRACTION] and self._maximum <= LOG_CEILING and not self._counts[NEGATIVE] and fractional.any():
             self._scale.add(values, indptr, fractional)

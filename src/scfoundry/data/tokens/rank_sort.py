@@ -17,38 +17,40 @@ if TYPE_CHECKING:
     Starts = NDArray[np.int64]
     Marks = NDArray[np.bool_]
     Ratios = NDArray[np.float64]
-    Keys = NDArray[np.uint16]
+    Places = NDArray[np.uint64]
+    Digits = NDArray[np.uint32]
 
 __all__ = ["sort_genes"]
 
-_DIGIT_BITS, _RADIX = 8, 256
+_RADIX = 256
+_DIGIT, _LOW, _UPPER, _WORD = np.uint64(8), np.uint64(255), np.uint64(_RADIX), np.uint64(32)
 _MOVES = 16
 """Steps of insertion per gene, after which ratios that tie or hardly differ are merged instead."""
 
 
 @compiled
-def _order(
-    genes: Genes, ratios: Ratios, rounded: Values, n: int, keys: Keys, half: Genes, order: Genes, starts: Genes
-) -> None:
-    """Places of n positive ratios in descending order, equal ones by gene.
+def _order(genes: Genes, ratios: Ratios, rounded: Values, n: int, places: Places, half: Places, starts: Digits) -> None:
+    """Fill `places` with the places of n positive ratios in descending order, equal ones by gene.
 
     Bit patterns of positive floats are ordered as the floats are. The leading 16 bits of their distance to the largest
-    are sorted in two passes. What is left open then, a few ten thousandths, insertion by the exact ratios settles.
+    are sorted in two passes, each together with its place in one word, so that no pass looks anything up. What is left
+    open then, a few ten thousandths, insertion by the exact ratios settles where these bits are the same.
     """
     bits = rounded.view(np.uint32)
     smallest, largest = bits[0], bits[0]
     for j in range(1, n):
         smallest, largest = min(smallest, bits[j]), max(largest, bits[j])
     dropped = np.uint32(0)
-    while (largest - smallest) >> dropped >= _RADIX * _RADIX:
+    while (largest - smallest) >> dropped >= np.uint32(_RADIX * _RADIX):
         dropped += np.uint32(1)
     starts[:] = 0
+    one = np.uint32(1)
     for j in range(n):
-        key = np.uint16((largest - bits[j]) >> dropped)
-        keys[j] = key
-        starts[key & 255] += 1
-        starts[_RADIX + (key >> _DIGIT_BITS)] += 1
-    low, high = 0, 0
+        key = np.uint64((largest - bits[j]) >> dropped)
+        places[j] = (key << _WORD) | np.uint64(j)
+        starts[key & _LOW] += one
+        starts[_UPPER + (key >> _DIGIT)] += one
+    low, high = np.uint32(0), np.uint32(0)
     for digit in range(_RADIX):
         size = starts[digit]
         starts[digit] = low
@@ -57,28 +59,31 @@ def _order(
         starts[_RADIX + digit] = high
         high += size
     for j in range(n):
-        digit = keys[j] & 255
-        half[starts[digit]] = j
-        starts[digit] += 1
-    for j in half[:n]:
-        digit = _RADIX + (keys[j] >> _DIGIT_BITS)
-        order[starts[digit]] = j
-        starts[digit] += 1
+        bucket = (places[j] >> _WORD) & _LOW
+        half[starts[bucket]] = places[j]
+        starts[bucket] += one
+    for j in range(n):
+        bucket = _UPPER + (half[j] >> (_WORD + _DIGIT))
+        places[starts[bucket]] = half[j]
+        starts[bucket] += one
     left = _MOVES * n
     for j in range(1, n):
-        place, i = order[j], j
+        word = places[j]
+        if places[j - 1] >> _WORD != word >> _WORD:
+            continue
+        place, i = np.uint32(word), j
         ratio = ratios[place]
-        while i > 0:
-            before = order[i - 1]
+        while i > 0 and places[i - 1] >> _WORD == word >> _WORD:
+            before = np.uint32(places[i - 1])
             if ratios[before] > ratio or (ratios[before] == ratio and genes[before] < genes[place]):
                 break
-            order[i] = before
+            places[i] = places[i - 1]
             i -= 1
-        order[i] = place
+        places[i] = word
         left -= j - i
         if left < 0:
             by_gene = np.argsort(genes[:n])
-            order[:n] = by_gene[np.argsort(-ratios[by_gene], kind="mergesort")]
+            places[:n] = by_gene[np.argsort(-ratios[by_gene], kind="mergesort")]
             return
 
 
@@ -93,30 +98,31 @@ def sort_genes(
     shared: Marks,
     divisors: Ratios,
     medians: Ratios,
-    ranked: Genes,
+    first_token: int,
+    tokens: Genes,
     starts: Starts,
     lengths: Starts,
 ) -> None:
     """Genes of every cell from `first` up to `last` by value / divisor, descending, ties by gene.
 
     ``divisors`` are the ``medians`` of genes by column, infinite for columns to leave out. ``shared`` columns have a
-    gene together with others, and their values are summed. Filled are ``ranked``, where each cell starts at ``starts``
-    and has room up to the next, and how many genes it has there. The cells share one set of buffers; threads may sort
-    different cells at once.
+    gene together with others, and their values are summed. Filled are ``tokens``, which are numbered from
+    ``first_token``: each cell starts at ``starts`` and has room up to the next; and how many genes it has there. The
+    cells share one set of buffers; threads may sort different cells at once.
     """
     longest = 1
     for cell in range(first, last):
         longest = max(longest, indptr[cell + 1] - indptr[cell])
-    genes, half, order = np.empty(longest, np.int32), np.empty(longest, np.int32), np.empty(longest, np.int32)
+    genes, half, places = np.empty(longest, np.int32), np.empty(longest, np.uint64), np.empty(longest, np.uint64)
     ratios, rounded = np.empty(longest, np.float64), np.empty(longest, np.float32)
-    keys, digits = np.empty(longest, np.uint16), np.empty(2 * _RADIX, np.int32)
+    digits = np.empty(2 * _RADIX, np.uint32)
     held, held_genes = np.empty(longest, np.float32), np.empty(longest, np.int32)
     found, totals = np.empty(longest, np.int32), np.empty(longest, np.float32)
     sums = np.zeros(len(medians) if shared.any() else 0, np.float64)
     for cell in range(first, last):
         n, n_held = 0, 0
         for j in range(indptr[cell], indptr[cell + 1]):
-            column = columns[j]
+            column = np.uint32(columns[j])  # numba looks at the sign of every index that may have one
             gene = gene_of_column[column]
             if shared[column]:
                 held[n_held], held_genes[n_held] = values[j], gene
@@ -133,6 +139,6 @@ def sort_genes(
                 n += 1
         lengths[cell] = min(n, starts[cell + 1] - starts[cell])
         if n:
-            _order(genes, ratios, rounded, n, keys, half, order, digits)
+            _order(genes, ratios, rounded, n, places, half, digits)
         for j in range(lengths[cell]):
-            ranked[starts[cell] + j] = genes[order[j]]
+            tokens[starts[cell] + j] = genes[np.uint32(places[j])] + first_token

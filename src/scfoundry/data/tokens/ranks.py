@@ -73,11 +73,10 @@ def rank_tokens(
 
     def sort(first: int, last: int) -> None:
         how = (gene_of_column, shared, divisors, medians)
-        sort_genes(first, last, values, columns, indptr, *how, tokens, starts, lengths)
+        sort_genes(first, last, values, columns, indptr, *how, FIRST_GENE, tokens, starts, lengths)
 
     over_pieces(sort, indptr, VALUES_PER_PIECE)
     tokens.resize(close_gaps(tokens, starts, lengths), refcheck=False)
-    tokens += FIRST_GENE
     return np.concatenate([[0], np.cumsum(lengths)]), tokens
 
 
