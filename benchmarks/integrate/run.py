@@ -40,7 +40,7 @@ CELLER = "celler-mini"
 N_GENES = {"Celler": 300, "CellPLM": 1200}
 SEEN = {
     "cellplm-mini": "Counts of both sets were in the training of cellplm-mini.\n",
-    CELLER: "Both sets were in the training of celler-mini, with labels: its bio conservation is no score of new cells.\n",
+    CELLER: "Both sets were in the training of celler-mini, with labels: its bio conservation says little of others.\n",
 }
 
 
