@@ -38,7 +38,7 @@ def main() -> None:
     hits = sf.tl.retrieve(adata, ["a cell that presents antigen", "a cell that kills other cells"], k=60)
     sc.pp.neighbors(adata, use_rep="X_cellplm")
     sc.tl.umap(adata)
-    sf.tl.cell_attention(adata, group_by="expert")
+    sf.tl.cell_attention(adata, groupby="expert")
     sf.tl.gene_network(adata, groupby="expert", model="celler", n_genes=60, top_k=40)
     sf.tl.pathway_tokens(adata)
     drawn = {

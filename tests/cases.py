@@ -181,13 +181,13 @@ def moved(before: Mapping[str, Any], model: Any) -> set[str]:
 
 
 def attention_of(
-    model: Any, adata: AnnData, *, group_by: str | None = None, batch_size: int | None = None, **how: Any
+    model: Any, adata: AnnData, *, groupby: str | None = None, batch_size: int | None = None, **how: Any
 ) -> Any:
     """All weights of a model whose cells attend to each other, and sums between groups of cells."""
     keys = {name: how.pop(name) for name in ("batch_key", "spatial_key") if name in how}
     cells = Cells.of(adata, model.genes, **keys, caller="test")
-    codes = np.full(adata.n_obs, -1) if group_by is None else adata.obs[group_by].cat.codes.to_numpy().astype(int)
-    n_codes = 0 if group_by is None else adata.obs[group_by].nunique()
+    codes = np.full(adata.n_obs, -1) if groupby is None else adata.obs[groupby].cat.codes.to_numpy().astype(int)
+    n_codes = 0 if groupby is None else adata.obs[groupby].nunique()
     compute = Compute.resolve("cpu", batch_size=batch_size)
     return attend(model, cells, codes, n_codes, compute=compute, **{"k": adata.n_obs} | how)
 

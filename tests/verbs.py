@@ -140,7 +140,7 @@ VERBS = [
     Verb(
         "cell_attention",
         ("obsp/cell_attention", "uns/cell_attention"),
-        PLACES | {"group_by": "cell_type"},
+        PLACES | {"groupby": "cell_type"},
         models="cellplm",
         units="share of attention",
     ),

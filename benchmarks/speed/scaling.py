@@ -75,7 +75,7 @@ def retrieve(adata: AnnData, **how: Any) -> None:
 
 def attention(adata: AnnData, **how: Any) -> None:
     """Attention between types, in contexts of the same size."""
-    sf.tl.cell_attention(adata, group_by="cell_type", batch_key="sample", **how)
+    sf.tl.cell_attention(adata, groupby="cell_type", batch_key="sample", **how)
 
 
 def denoise(adata: AnnData, **how: Any) -> None:

@@ -68,7 +68,7 @@ def test_no_weight_goes_from_one_context_to_another(tiny_model, make_adata):
 def test_chunks_and_the_order_of_cells_and_genes_do_not_matter(tiny_model, make_adata, scale, batch_size, monkeypatch):
     model, adata = tiny_model(), make_adata(25)
     adata.obs["group"] = adata.obs["cell_type"].cat.codes.astype("category")
-    how = {"k": 5, "scale": scale, "group_by": "group", "spatial_key": "spatial"}
+    how = {"k": 5, "scale": scale, "groupby": "group", "spatial_key": "spatial"}
     expected = attention_of(model, adata, **how)
     for module in (_streaming, pairs):
         # A file in place of memory.
@@ -95,7 +95,7 @@ def test_cells_without_counts_stand_in_the_context_but_no_weight_of_theirs_is_ke
     model, adata = tiny_model(), make_adata(12)
     present = ~np.isin(np.arange(12), [3, 4, 5, 9])
     adata.X = adata.X.multiply(present[:, None]).tocsr()
-    how = {"group_by": "cell_type", "scale": scale}
+    how = {"groupby": "cell_type", "scale": scale}
     everything = attention_of(model, adata, **how)
     weights = everything.weights.toarray()
     np.testing.assert_array_equal(weights > 0, np.outer(present, present))

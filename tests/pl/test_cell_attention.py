@@ -25,7 +25,7 @@ def attended(make_adata):
     adata.obsm["spatial"] = np.c_[np.arange(6), np.zeros(6)] * 10.0
     weights = np.tile([0.4, 0.3, 0.1, 0, 0, 0], (6, 1)).astype(np.float32)
     adata.obsp["cell_attention"] = sparse.csr_matrix(weights)
-    adata.uns["cell_attention"] = {"params": {"group_by": "cell_type", "spatial_key": "spatial"}}
+    adata.uns["cell_attention"] = {"params": {"groupby": "cell_type", "spatial_key": "spatial"}}
     yield adata
     plt.close("all")
 
@@ -34,7 +34,7 @@ def attended(make_adata):
 def with_groups(make_adata):
     model = sf.model.CellPLM(genes=make_adata().var_names, n_hidden=16, n_layers=1, n_latent=4)
     adata = make_adata(20)
-    sf.tl.cell_attention(adata, model=model, group_by="cell_type", batch_key="batch", device="cpu")
+    sf.tl.cell_attention(adata, model=model, groupby="cell_type", batch_key="batch", device="cpu")
     yield adata
     plt.close("all")
 
@@ -90,7 +90,7 @@ def test_numbers_get_a_scale_and_numbered_groups_a_legend(attended):
     assert axes.figure.axes[1].get_ylabel() == "n_counts"
     assert axes.collections[0].get_cmap().name == "magma"
     attended.obs["cluster"] = [0, 0, 1, 1, 2, 2]
-    attended.uns["cell_attention"]["params"]["group_by"] = "cluster"
+    attended.uns["cell_attention"]["params"]["groupby"] = "cluster"
     legend = sf.pl.cell_attention(attended, palette="viridis").get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["0", "1", "2"]
 

@@ -67,7 +67,7 @@ def test_the_largest_are_kept(model, make_adata, batch_size):
 def test_groups_are_summed_over_all_weights_and_compared_with_even_attention(model, make_adata):
     adata = make_adata(40, n_batches=2)
     everything = attention_of(model, adata, batch_key="batch").weights.toarray().astype(float)
-    result = attention_of(model, adata, batch_key="batch", group_by="cell_type", k=1)
+    result = attention_of(model, adata, batch_key="batch", groupby="cell_type", k=1)
     member = np.eye(2)[adata.obs["cell_type"].cat.codes]
     together = adata.obs["batch"].to_numpy()[:, None] == adata.obs["batch"].to_numpy()
     even = together / together.sum(1, keepdims=True)
@@ -80,7 +80,7 @@ def test_cells_without_counts_are_in_no_group_and_keep_no_weight(model, make_ada
     adata = make_adata(12)
     present = ~np.isin(np.arange(12), [3, 4])
     adata.X = adata.X.multiply(present[:, None]).tocsr()
-    result = attention_of(model, adata, group_by="cell_type")
+    result = attention_of(model, adata, groupby="cell_type")
     np.testing.assert_array_equal(result.weights.toarray() > 0, np.outer(present, present))
     assert result.n_pairs.sum() == present.sum() ** 2
 

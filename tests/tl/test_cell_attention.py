@@ -21,7 +21,7 @@ def attended(adata, model, **arguments):
 
 
 def test_every_group_stands_beside_every_other(model, make_adata):
-    uns = attended(make_adata(30), model, group_by="cell_type", batch_key="batch", k=4).uns["cell_attention"]
+    uns = attended(make_adata(30), model, groupby="cell_type", batch_key="batch", k=4).uns["cell_attention"]
     assert uns["params"]["scale"] == "shares"
     groups = uns["groups"]
     assert list(zip(groups["attending"], groups["attended"], strict=True))[1] == ("B cell", "monocyte")
@@ -30,7 +30,7 @@ def test_every_group_stands_beside_every_other(model, make_adata):
 
 @pytest.mark.parametrize("n_batches", [1, 3])
 def test_shares_of_groups_add_up(model, make_adata, n_batches):
-    adata = attended(make_adata(30, n_batches=n_batches), model, group_by="cell_type", batch_key="batch")
+    adata = attended(make_adata(30, n_batches=n_batches), model, groupby="cell_type", batch_key="batch")
     groups = adata.uns["cell_attention"]["groups"]
     given = (groups["weight"] * groups["n_pairs"]).groupby(groups["attending"], observed=True).sum()
     np.testing.assert_allclose(given, adata.obs["cell_type"].value_counts()[given.index], rtol=1e-5)
@@ -39,14 +39,14 @@ def test_shares_of_groups_add_up(model, make_adata, n_batches):
 def test_cells_without_a_group_count_as_context_only(model, make_adata, logged):
     adata = make_adata(30)
     adata.obs.loc[adata.obs_names[:6], "cell_type"] = None
-    result = attended(adata, model, group_by="cell_type")
+    result = attended(adata, model, groupby="cell_type")
     assert any("6 cells have no value in obs['cell_type']" in message for message in logged)
     assert result.uns["cell_attention"]["groups"]["n_pairs"].sum() == 24**2
     assert result.obsp["cell_attention"][:6].nnz
 
 
 def test_groups_that_never_meet_have_no_enrichment(model, make_adata):
-    adata = attended(make_adata(30), model, group_by="batch", batch_key="batch")
+    adata = attended(make_adata(30), model, groupby="batch", batch_key="batch")
     groups = adata.uns["cell_attention"]["groups"]
     apart = groups["attending"].astype(str) != groups["attended"].astype(str)
     assert groups.loc[apart, "enrichment"].isna().all()
@@ -81,8 +81,8 @@ def words(adata):
 @pytest.mark.parametrize(
     ("damage", "arguments", "message"),
     [
-        (None, {"group_by": "type"}, r"adata.obs has no column 'type'; its columns: 'batch', 'cell_type'"),
-        (no_groups, {"group_by": "cell_type"}, r"No cell has a group in adata.obs\['cell_type'\]"),
+        (None, {"groupby": "type"}, r"adata.obs has no column 'type'; its columns: 'batch', 'cell_type'"),
+        (no_groups, {"groupby": "cell_type"}, r"No cell has a group in adata.obs\['cell_type'\]"),
         (None, {"batch_key": "sample"}, r"adata.obs has no column 'sample'"),
         (None, {"spatial_key": "xy"}, r"adata.obsm has no 'xy'; its keys: 'spatial'"),
         (one_column, {"spatial_key": "spatial"}, r"has shape \(20, 1\), but positions need two columns"),

@@ -110,7 +110,7 @@ def test_a_term_is_read_by_several_prompts_only_where_the_weights_like_it(reads_
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])
 def test_everything_survives_a_file(reads_texts, adata, tmp_path: Path, kind):
-    result = annotated(adata, [*LABELS, "T/NK"], model=reads_texts, group_by="batch")
+    result = annotated(adata, [*LABELS, "T/NK"], model=reads_texts, groupby="batch")
     path = tmp_path / f"cells.{kind}"
     getattr(result, f"write_{kind}")(path)
     read = {"h5ad": ad.read_h5ad, "zarr": ad.read_zarr}[kind](path)
@@ -184,7 +184,7 @@ def test_a_view_of_a_file_is_refused_before_computing_and_a_copy_of_a_file_is_in
         ),
         ({"x": "a b", "y": "a b"}, {}, r"'x' and 'y' have the same text"),
         (pd.DataFrame({"name": ["B cell"]}), {}, r"needs a column 'text'.* got 'name'"),
-        (TWO, {"group_by": "cluster"}, r"no column 'cluster'; its columns: 'batch', 'cell_type'.*group_by=\"leiden\""),
+        (TWO, {"groupby": "cluster"}, r"no column 'cluster'; its columns: 'batch', 'cell_type'.*groupby=\"leiden\""),
         (TWO, {"unknown": 2}, r"compared with obs\[\"<key_added>_fit\"\]; got 2. The threshold of the weights"),
         (TWO, {"unknown": True}, r"unknown must be one of 'auto' or a finite number or None; got True"),
         (TWO, {"unknown": "never"}, r"unknown must be .* got 'never'"),

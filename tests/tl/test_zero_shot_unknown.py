@@ -78,7 +78,7 @@ def test_the_fit_of_a_group_decides_for_all_its_cells(says, make_adata):
     cells = make_adata(3)
     cells.obs["cluster"] = ["a", "a", "b"]
     model = says(np.full((3, 2), 0.5), fit=[0.1, 0.5, 0.2])
-    result = annotated(cells, TWO, model=model, group_by="cluster", unknown=0.25)
+    result = annotated(cells, TWO, model=model, groupby="cluster", unknown=0.25)
     assert result.obs["zero_shot_fit"].tolist() == pytest.approx([0.3, 0.3, 0.2])
     assert (result.obs["zero_shot"] == "unknown").tolist() == [False, False, True]
 
@@ -94,7 +94,7 @@ def test_groups_decide_by_the_mean_of_their_cells(says, make_adata):
     cells = make_adata(5)
     cells.obs["cluster"] = pd.Categorical(["a", "a", "a", None, None])
     model = says([[0.6, 0.4], [0.6, 0.4], [0.0, 1.0], [0.7, 0.3], [0.2, 0.8]])
-    result = annotated(cells, TWO, model=model, group_by="cluster")
+    result = annotated(cells, TWO, model=model, groupby="cluster")
     assert result.obs["zero_shot"].tolist() == ["NK", "NK", "NK", "B cell", "NK"]
     assert result.obs["zero_shot_score"].tolist() == pytest.approx([0.6, 0.6, 0.6, 0.7, 0.8])
     np.testing.assert_array_equal(result.obsm["zero_shot_scores"], model.scores.probabilities)
@@ -105,19 +105,19 @@ def test_empty_cells_have_no_vote(says, make_adata):
     cells.X[0] = 0
     cells.X.eliminate_zeros()
     cells.obs["cluster"] = "a"
-    result = annotated(cells, TWO, model=says([[1, 0], [0.4, 0.6], [0.4, 0.6]]), group_by="cluster")
+    result = annotated(cells, TWO, model=says([[1, 0], [0.4, 0.6], [0.4, 0.6]]), groupby="cluster")
     assert result.obs["zero_shot"].tolist() == ["unknown", "NK", "NK"]
 
 
 def test_leiden_over_clusters_the_embedding_and_leaves_no_trace(reads_texts, make_adata):
     cells = make_adata(60)
     before = set(cells.obs), set(cells.obsm), set(cells.obsp), set(cells.uns)
-    result = annotated(cells, model=reads_texts, group_by="leiden")
+    result = annotated(cells, model=reads_texts, groupby="leiden")
     assert result.obs["zero_shot_score"].nunique() < 60
     assert "leiden" not in result.obs
     assert (set(cells.obs), set(cells.obsm), set(cells.obsp), set(cells.uns)) == before
     cells.obs["leiden"] = "all one"
-    assert annotated(cells, model=reads_texts, group_by="leiden").obs["zero_shot_score"].nunique() == 1
+    assert annotated(cells, model=reads_texts, groupby="leiden").obs["zero_shot_score"].nunique() == 1
 
 
 def test_the_order_of_cells_does_not_matter_to_clusters(says, make_adata):
@@ -129,7 +129,7 @@ def test_the_order_of_cells_does_not_matter_to_clusters(says, make_adata):
     for name, order in {"as given": place.to_numpy(), "turned": np.random.default_rng(2).permutation(80)}.items():
         model = says(probabilities[order])
         model.latent = latent[order].astype(np.float32)
-        scores[name] = annotated(cells[order].copy(), TWO, model=model, group_by="leiden").obs["zero_shot_score"]
+        scores[name] = annotated(cells[order].copy(), TWO, model=model, groupby="leiden").obs["zero_shot_score"]
     np.testing.assert_allclose(scores["turned"][cells.obs_names], scores["as given"], atol=1e-6)
 
 

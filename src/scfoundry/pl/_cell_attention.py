@@ -98,7 +98,7 @@ def cell_attention(
     --------
     >>> import scanpy as sc, scfoundry as sf
     >>> adata = sc.datasets.pbmc68k_reduced().raw.to_adata()
-    >>> sf.tl.cell_attention(adata, group_by="bulk_labels")
+    >>> sf.tl.cell_attention(adata, groupby="bulk_labels")
     >>> sf.pl.cell_attention(adata)
     """
     import matplotlib.pyplot as plt
@@ -124,9 +124,9 @@ def cell_attention(
         xy = _coordinates(adata, params, rows, kind)
         directions = _directions(adata, key, rows, xy)
         axes = plt.subplots(figsize=(6, 5), layout="constrained")[1] if ax is None else ax
-        column = params.get("group_by") if color is None else color
+        column = params.get("groupby") if color is None else color
         # Numbers that group the cells are names.
-        continuous = column != params.get("group_by")
+        continuous = column != params.get("groupby")
         _points(adata, rows, xy, column, continuous=continuous, palette=palette, size=size, ax=axes)
         (_stream if kind == "stream" else _arrows)(xy, directions, axes)
         axes.set_aspect("equal")
@@ -140,7 +140,7 @@ def cell_attention(
 def _table(adata: AnnData, key: str) -> pd.DataFrame:
     """Enrichment, rows are the groups that attend."""
     if Keys.GROUPS not in adata.uns[key]:
-        msg = "This result has no groups. Compute them: sf.tl.cell_attention(adata, group_by=...)."
+        msg = "This result has no groups. Compute them: sf.tl.cell_attention(adata, groupby=...)."
         raise ValueError(msg)
     groups = adata.uns[key][Keys.GROUPS]
     names = list(dict.fromkeys(groups["attending"]))

@@ -32,7 +32,7 @@ UNITS = {"shares": Units.SHARE, "specific": Units.FOLD, "raw": Units.ATTENTION}
 def cell_attention(
     adata: AnnData | MuData,
     *,
-    group_by: str | None = None,
+    groupby: str | None = None,
     spatial_key: str | None = None,
     batch_key: str | None = None,
     model: str | Path | FoundationModel = "cellplm",
@@ -57,7 +57,7 @@ def cell_attention(
     ----------
     adata
         Cells x genes with raw counts, or else log1p-normalised values; in memory, backed, dask, or in a `MuData`.
-    group_by
+    groupby
         Column of ``obs`` with groups of cells, such as cell types or regions. Cells without a value are in no group,
         but in the context of the others.
     spatial_key
@@ -92,7 +92,7 @@ def cell_attention(
         any gene of the model: they stand in the context, as when embedding, but are all alike, and in no group either.
     ``adata.uns["cell_attention"]``
         ``"params"``: the arguments; ``"provenance"``: weights with their checksum, licence, citation, versions, and
-        how each gene was matched. With ``group_by``, ``"groups"``: a row per pair of groups, ``attending`` and
+        how each gene was matched. With ``groupby``, ``"groups"``: a row per pair of groups, ``attending`` and
         ``attended``, with the number of pairs of cells in one context (``n_pairs``), their mean ``weight``, and
         ``enrichment``: what the first group gives the second, over what it would if each of its cells spread its
         attention evenly over its context. Over all weights, not only those kept; NaN where no context has both.
@@ -118,7 +118,7 @@ def cell_attention(
     --------
     >>> import scanpy as sc, scfoundry as sf
     >>> adata = sc.datasets.pbmc68k_reduced().raw.to_adata()
-    >>> sf.tl.cell_attention(adata, group_by="bulk_labels")
+    >>> sf.tl.cell_attention(adata, groupby="bulk_labels")
     >>> adata.uns["cell_attention"]["groups"].nlargest(5, "enrichment")
     """
     from scfoundry._device import Compute
@@ -127,7 +127,7 @@ def cell_attention(
     from scfoundry.tasks.cell_attention.attend import attend
 
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
-    codes, names = group_codes(target, group_by, argument="group_by", caller=CALLER)
+    codes, names = group_codes(target, groupby, argument="groupby", caller=CALLER)
     compute = Compute.resolve(device, batch_size=batch_size)
     attending = open_model(model, AttendsToCells, caller=CALLER)
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "spatial_key": spatial_key}
@@ -136,8 +136,8 @@ def cell_attention(
     announce(attending, compute, cells)
     found = attend(attending, cells, codes, len(names), k=k, layer=encoder_layer, scale=scale, compute=compute)
 
-    arguments = keys | {"group_by": group_by, "k": k, "encoder_layer": encoder_layer, "scale": scale}
-    groups = {Keys.GROUPS: _table(found, names)} if group_by is not None else {}
+    arguments = keys | {"groupby": groupby, "k": k, "encoder_layer": encoder_layer, "scale": scale}
+    groups = {Keys.GROUPS: _table(found, names)} if groupby is not None else {}
     origin = record(attending, cells, arguments) | groups
     slots = {f"obsp/{key_added}": found.weights, f"uns/{key_added}": origin}
     write_results(target, slots, units=UNITS[scale], caller=CALLER)

@@ -40,7 +40,7 @@ def zero_shot_annotate(
     model: str | Path | FoundationModel = "cellnamer",
     adapt: bool | None = None,
     markers: Markers | None = None,
-    group_by: str | None = None,
+    groupby: str | None = None,
     unknown: Literal["auto"] | float | None = "auto",
     layer: str | None = None,
     modality: str = Keys.RNA,
@@ -76,7 +76,7 @@ def zero_shot_annotate(
         Genes that you know of a label, ``{"tuft cell": ["POU2F3", "TRPM5"]}``, for weights that can use them, instead
         of those that the weights know for it. Known types that show them, and that no other label covers, count as this
         label, not as unknown, whether the label is a term of the ontology or not.
-    group_by
+    groupby
         Column of ``obs`` whose groups decide together by the mean probabilities of their cells; cells without a group
         decide alone. ``"leiden"``, where there is no such column, over-clusters the model's embedding.
     unknown
@@ -157,7 +157,7 @@ def zero_shot_annotate(
         raise ValueError(msg)
     refuse_shared_columns(names, caller=CALLER)
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
-    by_column = _has_column(target, group_by)
+    by_column = _has_column(target, groupby)
     compute = Compute.resolve(device, precision, batch_size)
     workers = Workers.active(caller=CALLER) if distribute else None
     reading = open_model(model, ReadsTexts, caller=CALLER)
@@ -173,13 +173,13 @@ def zero_shot_annotate(
     scores = name_cells(reading, cells, labels, adapt=adapt, compute=compute)
     own = np.where(cells.empty[:, None], np.float32(0), scores.probabilities)
     decided, fit = own, own.max(1) if scores.fit is None else np.where(cells.empty, np.float32(0), scores.fit)
-    if group_by is not None:
-        groups = groups_of(target, group_by) if by_column else clusters(reading, cells, compute)
+    if groupby is not None:
+        groups = groups_of(target, groupby) if by_column else clusters(reading, cells, compute)
         groups[cells.empty] = ALONE
         decided, fit = group_means(own, groups), group_means(fit, groups)
     named = ~cells.empty if threshold is None else ~cells.empty & (fit >= threshold)
 
-    params = {"group_by": group_by, "unknown": unknown, "threshold": threshold, "layer": layer}
+    params = {"groupby": groupby, "unknown": unknown, "threshold": threshold, "layer": layer}
     params |= {"modality": None if target is adata else modality, "batch_size": batch_size, "precision": precision}
     params["markers"] = {column(label): list(map(str, genes)) for label, genes in markers.items()} or None
     origin = record(reading, cells, dict(scores.params) | params) | {Keys.TEXTS: as_table(labels)}
@@ -192,12 +192,12 @@ def zero_shot_annotate(
     return adata if copy else None
 
 
-def _has_column(adata: AnnData, group_by: str | None) -> bool:
+def _has_column(adata: AnnData, groupby: str | None) -> bool:
     """Whether groups are in ``obs``, not to be computed."""
-    if group_by is None or (group_by == Keys.LEIDEN and group_by not in adata.obs):
+    if groupby is None or (groupby == Keys.LEIDEN and groupby not in adata.obs):
         return False
-    clustered = f'group_by, or group_by="{Keys.LEIDEN}" to cluster the embedding of the model'
-    require_column(adata.obs, group_by, fix=clustered)
+    clustered = f'groupby, or groupby="{Keys.LEIDEN}" to cluster the embedding of the model'
+    require_column(adata.obs, groupby, fix=clustered)
     return True
 
 
