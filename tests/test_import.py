@@ -98,6 +98,7 @@ for name in DEFAULTS:
     look(name)
 sf.tl.zero_shot_annotate(adata, ["B cell", "monocyte"])
 sf.pp.bin_expression(adata)
+sf.pp.check(adata)
 look("zero_shot_annotate")
 print(json.dumps(loaded))
 """

@@ -153,9 +153,9 @@ def check(
     >>> sf.pp.check(sc.datasets.pbmc68k_reduced()).problems[0][:63]
     'sf.pp.check needs raw counts or log1p-normalised values, but ad'
     """
-    from scfoundry.model._load import load_pretrained
+    from scfoundry.model._load import load_weights
 
-    loaded: Any = model if hasattr(model, "provenance") else load_pretrained(model)
+    loaded: Any = model if hasattr(model, "provenance") else load_weights(model)
     cells = modality_of(adata, modality)
     genes: GeneVocabulary = loaded.genes
     problems: list[str] = []
