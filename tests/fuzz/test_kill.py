@@ -141,3 +141,15 @@ def test_a_training_that_diverged_says_so(make_adata):
     with pytest.raises(ValueError, match=r"training diverged: .*smaller lr than 1e\+30: train\(lr=1e\+29\)"):
         model.train(**QUICK, lr=1e30, warmup_steps=0)
     assert not model.is_trained_
+
+
+def test_a_step_that_stumbles_over_diverged_weights_says_that_they_diverged(make_adata):
+    adata = make_adata(60, 30)
+    adata.obs["text"] = "a cell."
+    sf.model.LangCell.setup_anndata(adata, text_keys="text")
+    sizes = {f"n{part}_{name}": 16 for part in ("", "_text") for name in ("hidden", "intermediate")}
+    layers = {f"n{part}_{name}": 1 for part in ("", "_text") for name in ("layers", "heads")}
+    model = sf.model.LangCell(adata, **sizes, **layers, n_latent=8, max_length=32)
+    with pytest.raises(ValueError, match=r"training diverged: .*train\(lr=1e\+29\)"):
+        model.train(**QUICK, batch_size=8, lr=1e30, warmup_steps=0)
+    assert not model.is_trained_
