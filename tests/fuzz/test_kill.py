@@ -120,6 +120,13 @@ def test_the_checkpoint_of_another_configuration_or_layer_is_refused(uninterrupt
             model.train(**QUICK, checkpoint_dir=complete)
 
 
+def test_the_checkpoint_of_a_model_with_another_seed_is_refused(uninterrupted, make_adata, complete):
+    adata = make_adata(60, 30)
+    sf.model.CellPLM.setup_anndata(adata, batch_key="batch")
+    with pytest.raises(ValueError, match=r"another training: seed of the model 0, not 1\. To go on"):
+        sf.model.CellPLM(adata, **SIZES, seed=1).train(**QUICK, checkpoint_dir=complete)
+
+
 def test_the_checkpoint_of_other_initial_weights_or_of_another_model_is_refused(
     uninterrupted, make_adata, complete, tmp_path
 ):
