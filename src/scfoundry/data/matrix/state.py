@@ -30,6 +30,9 @@ _LINEAR: Final = 0.0
 _BASES = (math.e, 2.0, 10.0, _LINEAR)
 """Scales a matrix of small non-integers may be on, the natural logarithm first."""
 
+_ROUND = 1e-5
+"""How far the logarithm of the total of a single cell may be from a whole number."""
+
 _PART_VALUES = 2**18
 """Values compared at a time, few enough to stay in the processor's cache."""
 
@@ -83,7 +86,7 @@ def inspect_matrix(adata: AnnData, *, layer: str | None = None, block_size: int 
        any selection of genes. The scale (logarithm to base e, 2, 10, or linear) on which most ratios between 1.5 and
        50 lie within 0.02 of an integer is the scale of the values; on a wrong one about 4 % do.
     4. Failing that (few values, or gene length or smoothing divided them), the one scale on which all cells have the
-       same total within 1 %.
+       same total within 1 %; of a single cell, the one on which its total is a power of ten.
     5. Failing that too, values that reach above 1 are taken for ``LOG1P``, smaller ones for ``NORMALISED``.
 
     Counts after subtraction of ambient RNA that are not integers (SoupX without ``roundToInt``, DecontX) are reported
@@ -225,6 +228,14 @@ class _ScaleEvidence:
         return constant[0] if len(constant) == 1 else None
 
     def common_total(self, base: float) -> float | None:
-        """Total that all cells share within 1 %, to six digits: the last ones depend on where a block begins."""
+        """Total that all cells share within 1 %, to six digits: the last ones depend on where a block begins.
+
+        A single cell shares its total with all other data if that is a power of ten, as normalisation asks for.
+        """
         _, _, low, high = self._found[base]
-        return float(f"{(low + high) / 2:.6g}") if self.n_cells > 1 and high <= 1.01 * low else None
+        total = (low + high) / 2
+        if self.n_cells == 1:
+            power = math.log10(total) if 0 < total < math.inf else 0.0
+            is_round = power > 1.5 and abs(power - round(power)) < _ROUND
+            return 10.0 ** round(power) if is_round else None
+        return float(f"{total:.6g}") if self.n_cells > 1 and high <= 1.01 * low else None
