@@ -234,7 +234,12 @@ def checks_arguments(function: Function) -> Function:
     """Refuse arguments of other types than the signature says, with a ValueError, before anything else is done."""
     signature = inspect.signature(function)
     room = function.__module__.split(".")[1]
-    caller = f"sf.{room}.{function.__qualname__}"
+    *owner, name_of_it = function.__qualname__.split(".")
+
+    def called(args: tuple[Any, ...]) -> str:
+        # A method by the class that it was called on, which may have inherited it.
+        of = [(args[0] if isinstance(args[0], type) else type(args[0])).__name__] if owner and args else owner
+        return ".".join(["sf", room, *of, name_of_it])
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -242,13 +247,13 @@ def checks_arguments(function: Function) -> Function:
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            msg = f"{caller}: {error}. Leave it out, or pass one of: {', '.join(signature.parameters)}."
+            msg = f"{called(args)}: {error}. Leave it out, or pass one of: {', '.join(signature.parameters)}."
             raise TypeError(msg) from None
         for name, value in given.items():
             hint, (rule, meaning) = hints.get(name, Any), RULES.get(name, (bool, ""))
             wanted = expected(hint) if not fits(value, hint) else "" if _keeps(rule, value) else meaning
             if wanted:
-                default = signature.parameters[name].default
+                caller, default = called(args), signature.parameters[name].default
                 what = f"See help({caller})" if default is inspect.Parameter.empty else f"Default: {name}={default!r}"
                 if isinstance(value, str) and fits([value], hint):
                     what = f"Pass a list: {name}=[{value!r}]"

@@ -40,3 +40,21 @@ def test_contexts_of_one_name_are_one(datasets):
     assert set(both) == {"batch 0", "batch 1", "batch 9"}
     assert both["batch 0"].max() >= 100 > both["batch 1"].max()
     assert sorted(np.concatenate(list(both.values()))) == list(range(160))
+
+
+def test_cells_of_one_name_keep_an_order_of_their_own(make_adata):
+    """It is that of their counts: the order of the data plays no part, whatever the names."""
+    adata = make_adata(60)
+    adata.obs_names = [f"cell {i % 7}" for i in range(60)]
+    adata.obsm["spatial"] = np.random.default_rng(0).normal(size=(60, 2))
+    shuffled = adata[np.random.default_rng(1).permutation(60)].copy()
+    one, other = (
+        Cells.of(data, GeneVocabulary(data.var_names), batch_key="batch", spatial_key="spatial", caller="test")
+        for data in (adata, shuffled)
+    )
+    assert one.names[one.by_name].tolist() == sorted(adata.obs_names)
+    np.testing.assert_array_equal(one.read(one.by_name).toarray(), other.read(other.by_name).toarray())
+    for left, right in zip(one.ordered().contexts, other.ordered().contexts, strict=True):
+        assert left.name == right.name
+        np.testing.assert_array_equal(one.read(left.rows).toarray(), other.read(right.rows).toarray())
+        np.testing.assert_array_equal(one.ordered().coordinates[left.name], other.ordered().coordinates[right.name])

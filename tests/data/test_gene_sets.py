@@ -34,8 +34,16 @@ def test_a_damaged_file_is_refused_by_its_line(tmp_path, text, message):
 
 
 def test_a_file_that_is_not_there_is_missed(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*sets\.gmt\. A GMT file has"):
         read_gene_sets(tmp_path / "sets.gmt")
+
+
+@pytest.mark.parametrize("name", ["sets.gmt", "sets.gmt.gz"])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", gzip.compress(GMT.encode())[:20]])
+def test_a_file_that_is_no_text_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged, or no GMT file .*Or pass a dict"):
+        read_gene_sets(tmp_path / name)
 
 
 def test_genes_are_found_by_symbol_old_symbol_and_identifier_once_each():

@@ -342,6 +342,12 @@ def test_reading_another_file_is_refused(tmp_path):
         GeneVocabulary.read(tmp_path / "genes.tsv")
 
 
+def test_reading_an_alias_of_several_genes_is_refused(tmp_path):
+    (tmp_path / "genes.tsv").write_text("id\tsymbol\talias\nENSG1\tA\tX,Y\nENSG2\tB\tY\n")
+    with pytest.raises(ValueError, match=r"genes\.tsv: an alias stands for one gene; \['Y'\] stand for several"):
+        GeneVocabulary.read(tmp_path / "genes.tsv")
+
+
 def test_subset_and_equality():
     vocabulary = GeneVocabulary(IDS, aliases={"T3E": CD3E})
     assert vocabulary.subset([4, 1]) == GeneVocabulary([MS4A1, GAPDH])

@@ -87,6 +87,22 @@ def test_other_bases_are_noticed(counts: np.ndarray, base: int) -> None:
     assert (report.state, report.log_base) == (LOG1P, base)
 
 
+@pytest.mark.parametrize("base", [math.e, 2, 10])
+def test_the_base_of_a_single_cell_is_told_by_its_total(counts: np.ndarray, base: float) -> None:
+    """A few genes of which most were counted once have no ratios to tell it by."""
+    linear = _normalised(np.minimum(counts, 3)[:, :12])
+    told = [inspect_matrix(AnnData(np.log1p(cell[None]) / np.float32(np.log(base)))) for cell in linear if cell.any()]
+    assert {report.log_base for report in told} == {base}
+    assert {report.target_sum for report in told} == {1e4 if base == math.e else None}
+
+
+def test_few_ratios_prove_a_scale_if_all_are_integers() -> None:
+    counts = np.array([[1, 1, 2, 3, 5, 0, 1]])
+    assert inspect_matrix(AnnData(np.log1p(0.7 * counts))).state is LOG1P
+    assert inspect_matrix(AnnData(0.7 * counts)).state is NORMALISED
+    assert inspect_matrix(AnnData(np.log2(1 + 0.7 * counts))).log_base == 2
+
+
 def test_small_linear_values_are_not_taken_for_logarithms(counts: np.ndarray) -> None:
     linear = _normalised(counts, 15)
     assert 1 < linear.max() < 15

@@ -56,10 +56,16 @@ MEDIANS = {
 }
 
 
-def test_scaled_counts_tie_where_the_counts_do(rank: Callable[..., list[list[int]]]) -> None:
-    factors = np.random.default_rng(1).lognormal(size=(N_CELLS, 1))
+@pytest.mark.parametrize("least", [1, 2, 7], ids=lambda least: f"at least {least}")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scaled_counts_tie_where_the_counts_do(
+    rank: Callable[..., list[list[int]]], least: int, dtype: type[np.floating]
+) -> None:
+    """Also where the smallest count of a cell is not 1, as among genes that all are high."""
+    counts = np.where(COUNTS > 0, COUNTS + least - 1, 0)
+    logs = np.log1p(counts * np.random.default_rng(1).lognormal(size=(N_CELLS, 1))).astype(dtype)
     medians = MEDIANS["whole numbers: 2/2 ties with 3/3"]
-    assert rank((COUNTS * factors).astype(np.float32), medians) == by_definition(COUNTS, medians, N_GENES)
+    assert rank(np.expm1(logs).astype(np.float32), medians) == by_definition(counts, medians, N_GENES)
 
 
 def test_what_is_no_multiple_of_the_smallest_value_stays_as_it_is(rank: Callable[..., list[list[int]]]) -> None:

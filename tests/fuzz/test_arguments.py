@@ -103,6 +103,14 @@ def test_what_is_out_of_range_is_refused_wherever_there_is_such_an_argument(name
             verb(**required(verb) | {name: out})
 
 
+def test_a_method_is_called_by_the_class_that_it_was_called_on():
+    model = sf.model.LangCell(genes=["CD3E", "GAPDH"], n_hidden=8, n_layers=1, n_heads=2, n_intermediate=8)
+    with pytest.raises(ValueError, match=r"^sf\.model\.LangCell\.train: lr must be"):
+        model.train(lr=-1)
+    with pytest.raises(ValueError, match=r"^sf\.model\.LangCell\.setup_anndata: adata must be"):
+        sf.model.LangCell.setup_anndata(5)
+
+
 def test_names_in_messages_are_plain_text():
     assert quoted(np.array(["enteric glial cell", "NK"])) == "'enteric glial cell', 'NK'"
     assert shown(np.str_("NK")) == "'NK'"

@@ -120,6 +120,13 @@ def test_the_checkpoint_of_another_configuration_or_layer_is_refused(uninterrupt
             model.train(**QUICK, checkpoint_dir=complete)
 
 
+def test_the_checkpoint_of_a_model_with_another_seed_is_refused(uninterrupted, make_adata, complete):
+    adata = make_adata(60, 30)
+    sf.model.CellPLM.setup_anndata(adata, batch_key="batch")
+    with pytest.raises(ValueError, match=r"another training: seed of the model 0, not 1\. To go on"):
+        sf.model.CellPLM(adata, **SIZES, seed=1).train(**QUICK, checkpoint_dir=complete)
+
+
 def test_the_checkpoint_of_other_initial_weights_or_of_another_model_is_refused(
     uninterrupted, make_adata, complete, tmp_path
 ):
@@ -140,4 +147,18 @@ def test_a_training_that_diverged_says_so(make_adata):
     model = sf.model.CellPLM(adata, **SIZES)
     with pytest.raises(ValueError, match=r"training diverged: .*smaller lr than 1e\+30: train\(lr=1e\+29\)"):
         model.train(**QUICK, lr=1e30, warmup_steps=0)
+    assert not model.is_trained_
+
+
+@pytest.mark.parametrize("lr", [1e9, 1e30])
+def test_a_step_that_stumbles_over_diverged_weights_says_that_they_diverged(make_adata, lr):
+    """Weights may be infinite, or finite and their products not."""
+    adata = make_adata(60, 30)
+    adata.obs["text"] = "a cell."
+    sf.model.LangCell.setup_anndata(adata, text_keys="text")
+    sizes = {f"n{part}_{name}": 16 for part in ("", "_text") for name in ("hidden", "intermediate")}
+    layers = {f"n{part}_{name}": 1 for part in ("", "_text") for name in ("layers", "heads")}
+    model = sf.model.LangCell(adata, **sizes, **layers, n_latent=8, max_length=32)
+    with pytest.raises(ValueError, match=r"training diverged: .*Start again with fresh weights"):
+        model.train(**QUICK, batch_size=8, lr=lr, warmup_steps=0)
     assert not model.is_trained_

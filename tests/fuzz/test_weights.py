@@ -339,6 +339,9 @@ SAVED = {
     "another class": lambda values: values | {"registry_": values["registry_"] | {"model_name": "Celler"}},
     "too large": lambda values: values | {"init_params_": _with(values["init_params_"], n_layers=10**9)},
     "nothing to build from": lambda values: {"registry_": {}},
+    "a given argument in the configuration": lambda values: (
+        values | {"init_params_": _with(values["init_params_"], adata="x")}
+    ),
     "an argument of ours": lambda values: values | {"init_params_": {"kwargs": {}, "non_kwargs": {"adata": 1}}},
 }
 
@@ -355,3 +358,20 @@ def test_a_saved_model_that_is_none_is_refused(model, tmp_path, what):
     path.write_text(changed if isinstance(changed, str) else json.dumps(changed))
     with pytest.raises(CheckpointError):
         sf.model.CellPLM.load(tmp_path / "saved", adata=False, accelerator="cpu")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "adata.h5ad"])
+@pytest.mark.parametrize("noted", [True, False], ids=["with its checksum", "without a checksum"])
+def test_what_changed_after_save_is_refused(name, noted, make_adata, tmp_path):
+    adata = make_adata()
+    sf.model.CellPLM.setup_anndata(adata)
+    sizes = {"n_hidden": 16, "n_layers": 1, "n_heads": 4, "n_latent": 4, "n_decoder_hidden": 16}
+    sf.model.CellPLM(adata, **sizes).save(tmp_path / "saved", save_anndata=True)
+    path, values = tmp_path / "saved" / name, tmp_path / "saved" / "model.json"
+    if not noted:  # nothing but damage that cannot be read is noticed
+        values.write_text(json.dumps({k: v for k, v in json.loads(values.read_text()).items() if k != "sha256"}))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if noted else 0] ^= 0x40
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"changed after the model was saved" if noted else r"[Ss]ave"):
+        sf.model.CellPLM.load(tmp_path / "saved", accelerator="cpu")

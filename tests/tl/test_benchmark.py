@@ -134,13 +134,14 @@ def test_scores_are_those_of_scib_metrics(adata: AnnData) -> None:
         ),
         ({"use_reps": ["X_umap"]}, "no 'X_umap'; its keys: 'noise'"),
         ({"label_key": "few"}, r"12 cells of 2 types are labelled"),
+        ({"models": []}, r'no models to score. Name some: models=\["cellplm"\]'),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(adata: AnnData, change: dict[str, Any], message: str) -> None:
     cells = adata.copy()
     cells.obs["few"] = [*"ab" * 6, *[None] * 138]
     with pytest.raises(ValueError, match=message):
-        sf.tl.benchmark(cells, MODELS["small"](GENES), **KEYS | {"baselines": ["pca"]} | change)
+        sf.tl.benchmark(cells, **{"models": MODELS["small"](GENES)} | KEYS | {"baselines": ["pca"]} | change)
     assert "benchmark" not in cells.uns
 
 

@@ -184,6 +184,10 @@ def test_what_is_no_page_is_refused(named, tmp_path):
     assert cells.read_bytes() == before
     with pytest.raises(ValueError, match="no names 'zero_shot' with a probability; it has 'annotation'"):
         sf.tl.report(named, tmp_path / "report.html", keys="zero_shot")
+    with pytest.raises(ValueError, match=r"adata\.layers has no 'nope'.*leave out layer"):
+        sf.tl.report(named, tmp_path / "report.html", layer="nope")
+    with pytest.raises(ValueError, match=r"the folder of .*cells\.h5ad/report\.html cannot be made"):
+        sf.tl.report(named, cells / "report.html")
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs the browser Chromium")

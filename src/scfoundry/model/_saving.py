@@ -17,12 +17,14 @@ from scvi.model.base import BaseModelClass
 from scvi.model.base._save_load import _validate_var_names
 
 from scfoundry._settings import logger
+from scfoundry.model._folder import CHECKSUMS
 from scfoundry.nn.checkpoint import (
     CheckpointError,
     account_for,
     plain_file,
     read_json,
     read_safetensors,
+    sha256,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class SavesPlainly(BaseModelClass):
 
     description_: dict[str, Any]
     module: Any
+    _config_cls: ClassVar[Any]
     _filled: ClassVar[Callable[..., Any]]
 
     def save(
@@ -103,9 +106,10 @@ class SavesPlainly(BaseModelClass):
             from safetensors.torch import save_file
 
             save_file({name: value.contiguous().clone() for name, value in tensors.items()}, unfinished / TENSORS_FILE)
-            (unfinished / VALUES_FILE).write_text(json.dumps(values, allow_nan=False))
             if save_anndata:
                 self.adata.write_h5ad(unfinished / ADATA_FILE, **anndata_write_kwargs)
+            values[CHECKSUMS] = {path.name: sha256(path) for path in sorted(unfinished.iterdir())}
+            (unfinished / VALUES_FILE).write_text(json.dumps(values, allow_nan=False))
             for written in sorted(unfinished.iterdir(), key=lambda path: path.name == VALUES_FILE):
                 written.replace(folder / f"{prefix}{written.name}")
 
@@ -149,11 +153,14 @@ class SavesPlainly(BaseModelClass):
         attributes, state = _read(folder, prefix, cls)
         registry, arguments = attributes["registry_"], attributes["init_params_"]
         if registry.get("model_name") not in (cls.__name__, *(allowed_classes_names_list or [])):
-            msg = f"{folder} holds a {registry.get('model_name')}: sf.model.{registry.get('model_name')}.load(...)."
+            msg = (
+                f"{folder} holds a {registry.get('model_name')}, not a {cls.__name__}. Load it with its own class: "
+                f"sf.model.{registry.get('model_name')}.load({str(folder)!r})."
+            )
             raise CheckpointError(msg)
         saved = folder / f"{prefix}{ADATA_FILE}"
         if adata is None and saved.exists():
-            adata = read_h5ad(plain_file(saved))
+            adata = _read_data(saved, attributes)
         elif adata is None:
             logger.info("%s holds no data: the model is loaded without. For none: load(..., adata=False).", folder)
         if adata is not None and not isinstance(adata, bool):
@@ -191,7 +198,7 @@ class SavesPlainly(BaseModelClass):
         raise ValueError(msg)
 
 
-def _read(folder: Path, prefix: str, cls: type) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(folder: Path, prefix: str, cls: type[SavesPlainly]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Attributes, and the state of the module."""
     values, tensors = folder / f"{prefix}{VALUES_FILE}", folder / f"{prefix}{TENSORS_FILE}"
     if not values.exists() and (pickled := folder / f"{prefix}{PICKLE_FILE}").exists():
@@ -210,13 +217,36 @@ def _read(folder: Path, prefix: str, cls: type) -> tuple[dict[str, Any], dict[st
         registry, arguments, _ = (attributes[name] for name in BUILT_FROM)
         named = {**arguments["non_kwargs"], **arguments["kwargs"]}
         plain = isinstance(registry, dict) and named.keys() <= inspect.signature(cls).parameters.keys() - GIVEN
+        cls._config_cls.from_dict(arguments["kwargs"].get("config", {}))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         msg = f"{values} is damaged ({error}). Save the model again."
         raise CheckpointError(msg) from error
     if not plain:
         msg = f"{values} does not describe a model. Save it again."
         raise CheckpointError(msg)
+    _require_unchanged(tensors, attributes, TENSORS_FILE)
     return attributes, {name.removeprefix(STATE): t for name, t in stored.items() if name.startswith(STATE)}
+
+
+def _read_data(path: Path, attributes: Mapping[str, Any]) -> AnnData:
+    """Data that were saved with a model."""
+    _require_unchanged(plain_file(path), attributes, ADATA_FILE)
+    try:
+        return read_h5ad(path)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        msg = (
+            f"{path} is damaged: no AnnData can be read from it ({error}). Save the model again, or load it without "
+            "data: load(..., adata=False)."
+        )
+        raise CheckpointError(msg) from error
+
+
+def _require_unchanged(path: Path, attributes: Mapping[str, Any], name: str) -> None:
+    """CheckpointError: if a file is not the one that was saved; older models do not say which it was."""
+    noted = (attributes.get(CHECKSUMS) or {}).get(name)
+    if noted is not None and noted != sha256(path):
+        msg = f"{path} changed after the model was saved: damaged, or of another model. Save the model again."
+        raise CheckpointError(msg)
 
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

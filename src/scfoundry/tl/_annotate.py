@@ -291,7 +291,7 @@ def _learned(
         seen, what = to_learn.only(shared), "a gene of the model that adata measured, too"
         smaller = min(len(cells.measured), len(to_learn.measured))
         warn_of_few_shared(len(shared), smaller, names=("adata", "reference"), caller=CALLER)
-    rows = _drawn(to_learn.names, reference.labels, ~seen.empty, how["n_shots"], rng)
+    rows = _drawn(to_learn, reference.labels, ~seen.empty, how["n_shots"], rng)
     named = reference.labels.iloc[rows]
     found = sorted(named.unique())
     if len(found) < 2:
@@ -313,17 +313,17 @@ def _learned(
 
 
 def _drawn(
-    names: NDArray[np.str_],
+    cells: Cells,
     labels: pd.Series,
     usable: NDArray[np.bool_],
     n_shots: int | None,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
     """Rows to learn from: drawn in the order of names, so that the order of cells plays no part, and ascending."""
-    rows = np.flatnonzero(labels.notna().to_numpy() & usable)
+    usable = usable & labels.notna().to_numpy()
     if n_shots is None:
-        return rows
-    rows = rows[np.argsort(names[rows], kind="stable")]
+        return np.flatnonzero(usable)
+    rows = cells.by_name[usable[cells.by_name]]
     members = pd.Series(rows).groupby(labels.to_numpy()[rows])
     if few := {label: len(own) for label, own in members if len(own) < n_shots}:
         listed = ", ".join(f"{label!r} ({n})" for label, n in few.items())

@@ -122,6 +122,9 @@ def benchmark(
         raise ValueError(msg)
     compute, seed = Compute.resolve(device, precision, batch_size), new_seed(rng)
     several = models if isinstance(models, list | tuple) else [models]
+    if not several:
+        msg = 'There are no models to score. Name some: models=["cellplm"].'
+        raise ValueError(msg)
     opened = [open_model(model, caller=CALLER) for model in several]
     keys: dict[str, Any] = {"layer": layer, "batch_key": batch_key}
     # All are opened before any is run: what one of them refuses costs no time.

@@ -104,6 +104,9 @@ def report(
     if basis is not None and basis not in cells.obsm:
         msg = f"adata.obsm has no {basis!r}; its keys: {quoted(cells.obsm)}. Pass one of them as basis."
         raise ValueError(msg)
+    if layer is not None and layer not in cells.layers:
+        msg = f"adata.layers has no {layer!r}; its keys: {quoted(cells.layers)}. Pass one of them, or leave out layer."
+        raise ValueError(msg)
     results = results_of(cells)
     named = _chosen(names_of(cells, results), keys)
     if layer is None and results:
@@ -228,7 +231,11 @@ def _credits(results: list[Result]) -> dict[str, Any]:
 
 def _write(content: str, path: Path) -> None:
     """The whole page or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{CALLER}: the folder of {path} cannot be made: {error}. Pass a path where you may write."
+        raise ValueError(msg) from error
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / path.name
         part.write_text(content, encoding="utf-8")

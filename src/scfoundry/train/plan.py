@@ -347,15 +347,13 @@ def run(
             msg = f"The trainer refuses an argument: {error} For a CPU: accelerator='cpu', devices=1."
             raise ValueError(msg) from error
         with alone() if runner.trainer.world_size == 1 else nullcontext():
-            runner()
+            try:
+                runner()
+            except (RuntimeError, ValueError) as error:  # a step may stumble over what is no number any more
+                _require_finite(model, plan, error)
+                raise
         data.trainer = None  # of whose processes loaders are else
-    if not all(parameter.isfinite().all() for parameter in plan.module.parameters()):
-        model.is_trained_ = False
-        msg = (
-            f"The training diverged: weights are NaN or infinite. Start again with fresh weights and a smaller lr than "
-            f"{plan.lr:g}: train(lr={plan.lr / 10:g})."
-        )
-        raise ValueError(msg)
+    _require_finite(model, plan)
     new = model.history_ or {}
     if resumable is not None:
         resumable.recall()
@@ -364,3 +362,14 @@ def run(
         name: pd.concat([earlier[name], frame], ignore_index=True).rename_axis("epoch") if name in earlier else frame
         for name, frame in new.items()
     }
+
+
+def _require_finite(model: Any, plan: Any, cause: Exception | None = None) -> None:
+    """ValueError: if the training diverged, which may have been the ``cause`` of another error."""
+    if not all(parameter.isfinite().all() for parameter in plan.module.parameters()):
+        model.is_trained_ = False
+        msg = (
+            f"The training diverged: weights are NaN or infinite. Start again with fresh weights and a smaller lr than "
+            f"{plan.lr:g}: train(lr={plan.lr / 10:g})."
+        )
+        raise ValueError(msg) from cause

@@ -131,6 +131,8 @@ def identity_of(
         identity |= {f"config {name}": _brief(value) for name, value in config.choices().items()}
     identity |= {
         MODEL: type(model).__name__,
+        # Weights that were drawn, by what they were drawn with; those that were loaded, by their checksum.
+        "seed of the model": _seed_of(model),
         "initial weights": _brief(getattr(model, "description_", {}).get("sha256")),
         "parameters": _digest(f"{name} {tuple(value.shape)}" for name, value in plan.module.named_parameters()),
         "steps per epoch": len(data.train_dataloader()),
@@ -147,6 +149,10 @@ def identity_of(
     if adata is not None:
         identity |= {"cells": _digest(adata.obs_names), "genes": _digest(adata.var_names)}
     return identity
+
+
+def _seed_of(model: object) -> int:
+    return int(getattr(model, "init_params_", {}).get("non_kwargs", {}).get("seed", 0))
 
 
 def _brief(value: Any) -> str:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["members_of", "read_gene_sets"]
 
+FORMAT = "A GMT file has a line per set: its name, a description and its genes, separated by tabs."
+DICT = "gene_sets={'name': ['CD3E', ...]}"
+
 
 def read_gene_sets(source: str | Path | Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     """Names of the genes of every set, from a dict or a GMT file (gzipped if it ends in ``.gz``).
@@ -31,31 +34,39 @@ def read_gene_sets(source: str | Path | Mapping[str, Iterable[str]]) -> dict[str
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a line has no genes, a set is named twice, or there is no set.
+        If the file is no text, a line has no genes, a set is named twice, or there is no set.
     """
     if not isinstance(source, str | Path):
         sets = {str(name): list(map(str, genes)) for name, genes in source.items()}
     else:
         path, sets = Path(source).expanduser(), {}
-        read = gzip.open if path.suffix == ".gz" else open
-        with read(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                name, *fields = line.rstrip("\r\n").split("\t")
-                genes = [gene for gene in fields[1:] if gene]
-                if not line.strip():
-                    continue
-                if not genes or name in sets:
-                    found = f"names the set {name!r} again" if name in sets else "has no genes"
-                    msg = (
-                        f"{path.name}, line {number} {found}. A GMT file has a line per set: its name, a description "
-                        "and its genes, separated by tabs. Or pass a dict: gene_sets={'name': ['CD3E', ...]}."
-                    )
-                    raise ValueError(msg)
-                sets[name] = genes
+        for number, line in enumerate(_lines_of(path), start=1):
+            name, *fields = line.split("\t")
+            genes = [gene for gene in fields[1:] if gene]
+            if not line.strip():
+                continue
+            if not genes or name in sets:
+                found = f"names the set {name!r} again" if name in sets else "has no genes"
+                msg = f"{path.name}, line {number} {found}. {FORMAT} Or pass a dict: {DICT}."
+                raise ValueError(msg)
+            sets[name] = genes
     if not sets:
-        msg = "There are no gene sets. Pass a GMT file, or a dict: gene_sets={'name': ['CD3E', ...]}."
+        msg = f"There are no gene sets. Pass a GMT file, or a dict: {DICT}."
         raise ValueError(msg)
     return sets
+
+
+def _lines_of(path: Path) -> list[str]:
+    if not path.is_file():
+        msg = f"There is no file {path}. {FORMAT} Or pass a dict: {DICT}."
+        raise FileNotFoundError(msg)
+    read = gzip.open if path.suffix == ".gz" else open
+    try:
+        with read(path, "rt", encoding="utf-8") as lines:
+            return [line.rstrip("\r\n") for line in lines]
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        msg = f"{path} is damaged, or no GMT file ({error}). {FORMAT} Or pass a dict: {DICT}."
+        raise ValueError(msg) from error
 
 
 def members_of(sets: Mapping[str, Iterable[str]], vocabulary: GeneVocabulary) -> dict[str, NDArray[np.int64]]:

@@ -259,7 +259,11 @@ def _read(content: bytes, name: str, species: str) -> GeneVocabulary:
         )
         raise ValueError(msg)
     listed = zip(table["alias"], table["id"], strict=True) if "alias" in table else ()
-    aliases = {alias: gene for names, gene in listed if names for alias in names.split(",")}
+    stands = [(alias, gene) for names, gene in listed if names for alias in names.split(",")]
+    aliases = dict(stands)
+    if several := sorted({alias for alias, gene in stands if aliases[alias] != gene}):
+        msg = f"{name}: an alias stands for one gene; {several[:5]} stand for several. Leave them out of the others."
+        raise ValueError(msg)
     medians = [float(median) for median in table["median"]] if "median" in table else None
     return GeneVocabulary(table["id"], table["symbol"], aliases=aliases, species=species, medians=medians)
 

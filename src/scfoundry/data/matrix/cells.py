@@ -81,8 +81,23 @@ class Cells:
 
     @cached_property
     def by_name(self) -> NDArray[np.int64]:
-        """Rows in the order of the names of cells: what follows it does not depend on the order of the data."""
-        return np.argsort(self.names, kind="stable")
+        """Rows in the order of the names of cells: what follows it does not depend on the order of the data.
+
+        Cells of the same name are ordered by their counts, which are read for it.
+        """
+        order = np.argsort(self.names, kind="stable")
+        named = self.names[order]
+        again = np.flatnonzero(named[1:] == named[:-1])
+        if len(again):
+            places = np.union1d(again, again + 1)
+            rows = order[places]
+            order[places] = rows[np.lexsort((self._weighed(rows), named[places]))]
+        return order
+
+    def _weighed(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """A number for every row that is the same for the same counts and hardly ever for others."""
+        weights = np.random.default_rng(0).uniform(1, 2, self.read(rows[:1]).shape[1])
+        return np.concatenate([block @ weights for block in self.blocks(rows=rows)])
 
     @cached_property
     def empty(self) -> NDArray[np.bool_]:
@@ -165,7 +180,9 @@ class Cells:
 
     def ordered(self) -> Self:
         """The same rows with contexts by name, and the cells within by theirs: the order of the data plays no part."""
-        order = {context.name: np.argsort(self.names[context.rows], kind="stable") for context in self.contexts}
+        rank = np.empty(self.n_obs, dtype=np.int64)
+        rank[self.by_name] = np.arange(self.n_obs)
+        order = {context.name: np.argsort(rank[context.rows]) for context in self.contexts}
         groups = sorted(self.contexts, key=lambda context: context.name)
         return replace(
             self,

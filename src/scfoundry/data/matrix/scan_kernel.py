@@ -64,11 +64,14 @@ def near_integers(linear: Linear, indptr: Starts, fractional: Marks, found: Line
     """Ratios of values to the smallest of their cell, in cells with ``fractional`` values: are they integers?
 
     ``found`` is brought up to date: the number of ratios from 1.5 to 50, how many are within 0.02 of an integer, the
-    lowest and the highest total. The smallest value itself says nothing, and far up rounding blurs what is an integer.
+    lowest and the highest total, and near how many different integers those of a cell are, at most. The smallest value
+    itself says nothing, and far up rounding blurs what is an integer.
     """
+    seen = np.full(51, -1, np.int64)
     for cell in range(len(indptr) - 1):
         if not fractional[cell]:
             continue
+        different = 0
         smallest, total = np.inf, 0.0
         for j in range(indptr[cell], indptr[cell + 1]):
             value = linear[j]
@@ -79,5 +82,9 @@ def near_integers(linear: Linear, indptr: Starts, fractional: Marks, found: Line
             ratio = linear[j] / smallest
             if 1.5 < ratio < 50:
                 found[0] += 1
-                found[1] += abs(ratio - np.rint(ratio)) < 0.02
+                if abs(ratio - np.rint(ratio)) < 0.02:
+                    found[1] += 1
+                    different += seen[int(np.rint(ratio))] != cell
+                    seen[int(np.rint(ratio))] = cell
+        found[4] = max(found[4], different)
         found[2], found[3] = min(found[2], total), max(found[3], total)

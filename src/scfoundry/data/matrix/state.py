@@ -30,6 +30,9 @@ _LINEAR: Final = 0.0
 _BASES = (math.e, 2.0, 10.0, _LINEAR)
 """Scales a matrix of small non-integers may be on, the natural logarithm first."""
 
+_ROUND = 1e-5
+"""How far the logarithm of the total of a single cell may be from a whole number."""
+
 _PART_VALUES = 2**18
 """Values compared at a time, few enough to stay in the processor's cache."""
 
@@ -81,9 +84,10 @@ def inspect_matrix(adata: AnnData, *, layer: str | None = None, block_size: int 
     3. Depth normalisation multiplies the integer counts :math:`c_{ij}` of a cell by one factor :math:`s_i`, so that on
        the linear scale :math:`y_{ij} = s_i c_{ij}` the ratios :math:`y_{ij} / \min_j y_{ij}` are integers again, for
        any selection of genes. The scale (logarithm to base e, 2, 10, or linear) on which most ratios between 1.5 and
-       50 lie within 0.02 of an integer is the scale of the values; on a wrong one about 4 % do.
+       50 lie within 0.02 of an integer is the scale of the values; on a wrong one about 4 % do. Of fewer than 20
+       ratios, all have to, and near three integers at least in one cell.
     4. Failing that (few values, or gene length or smoothing divided them), the one scale on which all cells have the
-       same total within 1 %.
+       same total within 1 %; of a single cell, the one on which its total is a power of ten.
     5. Failing that too, values that reach above 1 are taken for ``LOG1P``, smaller ones for ``NORMALISED``.
 
     Counts after subtraction of ambient RNA that are not integers (SoupX without ``roundToInt``, DecontX) are reported
@@ -199,8 +203,8 @@ class _ScaleEvidence:
 
     def __init__(self) -> None:
         self.n_cells = 0
-        # Ratios, how many of them are near an integer, lowest and highest total of a cell
-        self._found = {base: np.array([0, 0, math.inf, 0]) for base in _BASES}
+        # As `near_integers` leaves it
+        self._found = {base: np.array([0, 0, math.inf, 0, 0]) for base in _BASES}
 
     def add(self, values: NDArray[np.floating], indptr: NDArray[np.int64], fractional: NDArray[np.bool_]) -> None:
         """Take in cells, of which those that are ``fractional`` count."""
@@ -219,20 +223,32 @@ class _ScaleEvidence:
     def take_in(self, other: _ScaleEvidence) -> None:
         """Take in what was found in further cells."""
         self.n_cells += other.n_cells
-        for base, (n, near, low, high) in other._found.items():
+        for base, (n, near, low, high, different) in other._found.items():
             found = self._found[base]
-            found[:] = found[0] + n, found[1] + near, min(found[2], low), max(found[3], high)
+            found[:] = found[0] + n, found[1] + near, min(found[2], low), max(found[3], high), max(found[4], different)
 
     def proven(self) -> float | None:
         """Base that the values prove, `_LINEAR` for no logarithm, `None` if they prove nothing."""
-        shares = {base: near / n for base, (n, near, _, _) in self._found.items() if n >= 20}
+        shares = {base: near / n for base, (n, near, *_) in self._found.items() if n >= 20}
         best = max(shares, key=lambda base: shares[base], default=_LINEAR)
         if shares.get(best, 0.0) >= 0.5:
             return best
+        # Of few ratios all are to be integers, and different ones, since equal ones are no further evidence.
+        few = [base for base, (n, near, _, _, different) in self._found.items() if near == n < 20 and different >= 3]
+        if len(few) == 1:
+            return few[0]
         constant = [base for base in _BASES if self.common_total(base) is not None]
         return constant[0] if len(constant) == 1 else None
 
     def common_total(self, base: float) -> float | None:
-        """Total that all cells share within 1 %, to six digits: the last ones depend on where a block begins."""
-        _, _, low, high = self._found[base]
-        return float(f"{(low + high) / 2:.6g}") if self.n_cells > 1 and high <= 1.01 * low else None
+        """Total that all cells share within 1 %, to six digits: the last ones depend on where a block begins.
+
+        A single cell shares its total with all other data if that is a power of ten, as normalisation asks for.
+        """
+        _, _, low, high, _ = self._found[base]
+        total = (low + high) / 2
+        if self.n_cells == 1:
+            power = math.log10(total) if 0 < total < math.inf else 0.0
+            is_round = power > 1.5 and abs(power - round(power)) < _ROUND
+            return 10.0 ** round(power) if is_round else None
+        return float(f"{total:.6g}") if self.n_cells > 1 and high <= 1.01 * low else None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Places = NDArray[np.uint64]
     Digits = NDArray[np.uint32]
 
-__all__ = ["sort_genes"]
+__all__ = ["restore_counts", "sort_genes"]
 
 _RADIX = 256
 _DIGIT, _LOW, _UPPER, _WORD = np.uint64(8), np.uint64(255), np.uint64(_RADIX), np.uint64(32)
@@ -85,6 +85,30 @@ def _order(genes: Genes, ratios: Ratios, rounded: Values, n: int, places: Places
             by_gene = np.argsort(genes[:n])
             places[:n] = by_gene[np.argsort(-ratios[by_gene], kind="mergesort")]
             return
+
+
+@compiled
+def restore_counts(values: Values, indptr: Starts, rounding: float, most: int) -> None:
+    """Replace the positive values of every cell by whole numbers with the same ratios, where there are such.
+
+    Tried is every count up to ``most`` that the smallest value may have been; ``rounding`` is relative.
+    """
+    for cell in range(len(indptr) - 1):
+        smallest = np.float32(np.inf)
+        for j in range(indptr[cell], indptr[cell + 1]):
+            if 0 < values[j] < smallest:
+                smallest = values[j]
+        for count in range(1, most + 1):
+            fits = np.isfinite(smallest)
+            for j in range(indptr[cell], indptr[cell + 1]):
+                multiple = count * (np.float64(values[j]) / smallest)
+                if abs(multiple - np.rint(multiple)) > min(rounding * multiple, 0.25):
+                    fits = False
+                    break
+            if fits:
+                for j in range(indptr[cell], indptr[cell + 1]):
+                    values[j] = np.rint(count * (np.float64(values[j]) / smallest))
+                break
 
 
 @compiled

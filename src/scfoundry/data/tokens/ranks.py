@@ -25,6 +25,9 @@ FIRST_GENE = 2
 _ROUNDING = 1e-5
 """Relative error of ratios of counts after normalisation, logarithm and back, in float32: a tenth of this."""
 
+_SMALLEST_COUNT = 64
+"""The smallest count of a cell up to which scaled counts are recognised."""
+
 _LOOKED_AT = 4096
 """Values that tell whether a block holds counts."""
 
@@ -45,8 +48,8 @@ def rank_tokens(
 
     The genes of cell :math:`i` are sorted by :math:`c_{ij} / m_j`, descending, with :math:`c_{ij}` the count and
     :math:`m_j` the median of gene :math:`j`; equal ratios stay in vocabulary order. The total of a cell divides all of
-    its ratios alike and so plays no part. Where the values of a cell are multiples of its smallest one, up to rounding,
-    they are counts that were scaled; they are compared as these multiples, so that what tied in counts ties here.
+    its ratios alike and so plays no part. Where the values of a cell have the ratios of whole numbers, up to
+    rounding, they are counts that were scaled; they are compared as these numbers, so that what tied in counts ties.
 
     ``counts`` are not negative, (n_cells, n_columns) canonical CSR; ``gene_of_column`` is the gene of every column, -1
     to leave one out; where columns share a gene, their counts are summed. Returned are where each cell starts among the
@@ -108,19 +111,14 @@ def checksum(genes: GeneVocabulary) -> str:
 
 
 def _as_counted(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Values as float32; of cells whose counts were scaled, how often they hold the smallest value."""
+    """Values as float32; of cells whose counts were scaled, the smallest whole numbers with the same ratios."""
     values: NDArray[np.float32] = counts.data.astype(np.float32, copy=False)
     # Cells of a data set are counts or scaled counts alike: a look at the first tells, and costs nothing.
     first = values[:_LOOKED_AT]
     if (first == np.rint(first)).all():
         return canonical(values, counts.indices, counts.indptr, counts.shape)
-    per_cell = np.diff(counts.indptr)
-    starts = counts.indptr[:-1][per_cell > 0]
-    per_cell = per_cell[per_cell > 0]
-    smallest = np.minimum.reduceat(np.where(values > 0, values, np.inf), starts)
-    ratios = values / np.repeat(smallest, per_cell)
-    whole = np.rint(ratios)
-    is_fraction = np.abs(ratios - whole) > np.minimum(_ROUNDING * ratios, 0.25)
-    was_counted = ~np.logical_or.reduceat(is_fraction, starts)
-    values = np.where(np.repeat(was_counted, per_cell), whole, values).astype(np.float32)
+    from scfoundry.data.tokens.rank_sort import restore_counts
+
+    values = values.copy()
+    restore_counts(values, counts.indptr.astype(np.int64), _ROUNDING, _SMALLEST_COUNT)
     return canonical(values, counts.indices, counts.indptr, counts.shape)

@@ -71,6 +71,7 @@ def hard_negatives(similarity: Tensor, negative: Tensor) -> tuple[Tensor, Tensor
     """
     rows = negative.any(1).nonzero()[:, 0]
     odds = similarity.float().masked_fill(~negative, -torch.inf)[rows].softmax(1)
+    odds = odds.nan_to_num(nan=1.0)  # a training that diverged says so when it ends; the draw must not fail before
     return rows, torch.multinomial(odds, 1)[:, 0] if len(rows) else rows
 
 
