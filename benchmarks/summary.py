@@ -2,7 +2,8 @@
 
     python -m benchmarks summary
 
-The page of models in the documentation is made of it; what has no row was not measured.
+The page of models in the documentation is made of it; what has no row was not measured. Scores on sets that the weights
+learned from, as those of `integrate`, are left out.
 """
 
 from __future__ import annotations
@@ -88,19 +89,6 @@ def embed(results: Results) -> Iterator[Measured]:
             yield _measured("embed", f"scib {measure}", results, rows, "score", ours=ours, peers=peers)
 
 
-def integrate(results: Results) -> Iterator[Measured]:
-    """The total of scib-metrics of the model fine-tuned on batches, beside what was not."""
-    rows = pd.DataFrame(
-        {"data": data, "method": method, "score": value, "seed": seed}
-        for data, found in results["data"].items()
-        for method, scores in found["scores"].items()
-        for seed, value in enumerate(scores["total"])
-    )
-    ours = next(name for name in rows["method"] if name.startswith("sf.tl.integrate"))
-    peers = [name for name in rows["method"].unique() if name in ("PCA", "Harmony", "scVI") or "sf.tl.embed" in name]
-    yield _measured("integrate", "scib total", results, rows, "score", ours=ours, peers=peers)
-
-
 def impute_spatial(results: Results) -> Iterator[Measured]:
     """Correlation given library size, per pair of spots and reference."""
     peers = ("ridge", "kNN on aligned PCA", "Tangram", "gimVI")
@@ -140,7 +128,6 @@ VERBS: dict[str, Callable[[Results], Iterator[Measured]]] = {
     of_verb.__name__: of_verb
     for of_verb in (
         embed,
-        integrate,
         annotate,
         few_shot,
         zero_shot_annotate,
