@@ -152,6 +152,13 @@ def state_of(model: Any) -> dict[str, Any]:
     return {name: value.numpy().copy() for name, value in module.state_dict().items()} | {"training": module.training}
 
 
+def disturb(model: Any) -> None:
+    """Change all weights of a model, so that those of a checkpoint have to replace them."""
+    for value in model.module.state_dict().values():
+        if value.is_floating_point():
+            value.add_(1.0)
+
+
 @contextmanager
 def at_every_step(model: Any, act: Callable[[], None]) -> Iterator[None]:
     """Call something whenever the model embeds, or a layer of any network computes."""
