@@ -192,6 +192,13 @@ def attention_of(
     return attend(model, cells, codes, n_codes, compute=compute, **{"k": adata.n_obs} | how)
 
 
+def disturb(model: Any) -> None:
+    """Change all weights of a model, so that those of a checkpoint have to replace them."""
+    for value in model.module.state_dict().values():
+        if value.is_floating_point():
+            value.add_(1.0)
+
+
 @contextmanager
 def at_every_step(model: Any, act: Callable[[], None]) -> Iterator[None]:
     """Call something whenever the model embeds, or a layer of any network computes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,12 @@ def test_scores_are_those_of_scib_metrics(adata: AnnData) -> None:
         0.6 * found.loc["types", "bio conservation"] + 0.4 * found.loc["types", "batch correction"]
     )
     assert ((found.drop(columns="seconds") >= -0.1) & (found.drop(columns="seconds") <= 1.0001)).all(axis=None)
+
+
+def test_the_root_logger_is_left_without_handlers(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    sf.tl.benchmark(adata.copy(), MODELS["small"](GENES), **KEYS | {"baselines": ["pca"]})
+    assert logging.root.handlers == []
 
 
 @pytest.mark.usefixtures("quick")

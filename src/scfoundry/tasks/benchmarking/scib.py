@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -36,6 +37,21 @@ def require_scib(*, caller: str) -> str:
         raise ImportError(msg) from error
 
 
+@contextmanager
+def no_root_handler() -> Iterator[None]:
+    """Keep the caller's logging as it is: scib-metrics writes to the root logger, which would set itself up for it."""
+    if logging.root.handlers:
+        yield
+        return
+    silent = logging.NullHandler()
+    logging.root.addHandler(silent)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(silent)
+
+
+@no_root_handler()
 def scib_scores(
     embedding: NDArray[np.float32],
     labels: NDArray[np.str_],
