@@ -100,6 +100,7 @@ def competition(k: Tensor, conserved_queries: Tensor) -> Tensor:
     return flow(k, conserved_queries).clamp(-1, 1).exp()
 
 
+@full_precision
 def competing(k: Tensor, v: Tensor, conserved_queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """sum_j k_j^T c_j v_j before c is normalised, the sum of c, and how many cells it is of."""
     weights = competition(k, conserved_queries)
