@@ -106,7 +106,8 @@ def _read(matrix: Any, rows: Rows, genes: Rows | None) -> sparse.csr_matrix:
     index = _slice_if_consecutive(rows)
     if isinstance(index, slice) and (sparse.issparse(matrix) or isinstance(matrix, CSRDataset)):
         values = _consecutive(matrix, index)
-        values.data.flags.writeable = values.indices.flags.writeable = False
+        if sparse.issparse(matrix):
+            values.data.flags.writeable = values.indices.flags.writeable = False
     elif isinstance(index, slice) or isinstance(matrix, np.ndarray) or sparse.issparse(matrix):
         values = matrix[index]
     else:
