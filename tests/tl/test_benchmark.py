@@ -124,6 +124,7 @@ def test_scores_are_those_of_scib_metrics(adata: AnnData) -> None:
 
 
 def test_the_root_logger_is_left_without_handlers(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("scib_metrics")
     monkeypatch.setattr(logging.root, "handlers", [])
     sf.tl.benchmark(adata.copy(), MODELS["small"](GENES), **KEYS | {"baselines": ["pca"]})
     assert logging.root.handlers == []
