@@ -218,23 +218,13 @@ def table(rows: list[Row]) -> str:
         text += [f"{seconds[-1]:.1f}", f"{size[-1] / seconds[-1]:,.0f}"]
         from_10k = int(np.searchsorted(size, FROM)) if size[-1] > FROM else 0
         for before in (from_10k, -2):
-            known = len(size) > 1
-            text.append(
-                f"{np.log(seconds[-1] / seconds[before]) / np.log(size[-1] / size[before]):.2f}" if known else ""
-            )
+            grown = np.log([seconds[-1] / seconds[before], size[-1] / size[before]]) if len(size) > 1 else None
+            text.append("" if grown is None else f"{grown[0] / grown[1]:.2f}")
         added = (peak[-1] - peak[-2]) / (size[-1] - size[-2]) if len(size) > 1 else None
         text.append(f"{peak[-1] / 2**20:,.0f}")
         body.append((verb, source, *text, "" if added is None else f"{added:,.0f}"))
-    columns = [
-        "verb",
-        "source",
-        "cells",
-        "CPU s of the most",
-        "cells per CPU s",
-        "exponent from 10,000",
-        "of the last step",
-    ]
-    columns.append("peak MiB")
+    columns = ["verb", "source", "cells", "CPU s of the most", "cells per CPU s"]
+    columns += ["exponent from 10,000", "of the last step", "peak MiB"]
     return markdown_table("Time and peak memory, results included", [*columns, "bytes for one more cell"], body)
 
 
