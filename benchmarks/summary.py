@@ -2,8 +2,7 @@
 
     python -m benchmarks summary
 
-The page of models in the documentation is made of it; what has no row was not measured. Scores on sets that the weights
-learned from, as those of `integrate`, are left out.
+The page of models in the documentation is made of it; what has no row was not measured.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ __all__ = ["Headline", "Measured", "headlines", "measured"]
 Results = dict[str, Any]
 # Weights of the recipe with the scored data held out, by what their folder was called.
 RECIPE_OF = dict.fromkeys(("denoise", "perturb", "held_out", "cellplm-heldout"), "cellplm-mini")
+RECIPE_OF |= {"held_out_celler": "celler-mini"}
 SHOTS = 5
 
 
@@ -76,17 +76,19 @@ def zero_shot_annotate(results: Results) -> Iterator[Measured]:
 
 def embed(results: Results) -> Iterator[Measured]:
     """The total of scib-metrics; bio conservation where there is one batch."""
-    for measure, needs_batches in (("total", True), ("bio conservation", False)):
-        rows = pd.DataFrame(
-            {"data": data, "method": method, "score": value, "seed": seed}
-            for data, found in results["data"].items()
-            if bool(found["batch_key"]) == needs_batches
-            for method, scores in found["scores"].items()
-            for seed, value in enumerate(scores[measure])
-        )
+    for measure, with_batches in (("total", True), ("bio conservation", False)):
+        rows = _scib(results, measure, with_batches=with_batches)
         if len(rows):
             ours, peers = rows["method"].iloc[0], ("PCA", "scVI")
             yield _measured("embed", f"scib {measure}", results, rows, "score", ours=ours, peers=peers)
+
+
+def integrate(results: Results) -> Iterator[Measured]:
+    """The total of scib-metrics after fine-tuning, of both models."""
+    rows, peers, start = _scib(results, "total", with_batches=True), ("PCA", "Harmony", "scVI"), "sf.tl.integrate, "
+    for ours in (name for name in rows["method"].unique() if name.startswith(start)):
+        option = "--celler" if ours == f"{start}Celler" else "--model"
+        yield _measured("integrate", "scib total", results, rows, "score", ours=ours, peers=peers, option=option)
 
 
 def impute_spatial(results: Results) -> Iterator[Measured]:
@@ -128,6 +130,7 @@ VERBS: dict[str, Callable[[Results], Iterator[Measured]]] = {
     of_verb.__name__: of_verb
     for of_verb in (
         embed,
+        integrate,
         annotate,
         few_shot,
         zero_shot_annotate,
@@ -156,6 +159,16 @@ def headlines() -> list[Headline]:
     return [Headline(*row[:-2], *peers.get((row.verb, row.data), row[-2:])) for row in found]
 
 
+def _scib(results: Results, measure: str, *, with_batches: bool) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"data": data, "method": method, "score": value, "seed": seed}
+        for data, found in results["data"].items()
+        if bool(found["batch_key"]) == with_batches
+        for method, scores in found["scores"].items()
+        for seed, value in enumerate(scores[measure])
+    )
+
+
 def _by_method(runs: Sequence[dict[str, Any]], score: Callable[[dict[str, Any]], float]) -> pd.DataFrame:
     return pd.DataFrame(
         {"data": run["task"], "method": method, "score": score(found), "seed": run["seed"]}
@@ -174,9 +187,10 @@ def _measured(
     ours: str,
     peers: Collection[str],
     lower_is_better: bool = False,
+    option: str = "--model",
 ) -> Measured:
     words = shlex.split(results["command"])
-    model = words[words.index("--model") + 1]
+    model = words[words.index(option) + 1]
     scored = rows.assign(score=rows[score])
     return Measured(verb, measure, RECIPE_OF.get(model, model), scored, ours, tuple(peers), lower_is_better)
 

@@ -18,6 +18,7 @@ from scfoundry._device import Compute
 from scfoundry.data.labels import Label
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.data.matrix.cells import Cells
+from scfoundry.model.cellnamer import _corpus
 from scfoundry.model.cellnamer._corpus import labels_in
 from scfoundry.model.cellnamer._training import prepare
 from scfoundry.stats.adaptation import adapted
@@ -106,6 +107,26 @@ def test_types_are_those_that_the_labels_stand_for(trained, with_markers) -> Non
     assert set(with_markers.config.types) == ids | {"mystery cell", "CL:0000115"}
     assert set(with_markers.config.profiles) == {"CL:0000236", "CL:0000623", "CL:0000115"}
     assert with_markers.config.markers["CL:0000236"] == GENES[:OWN]
+
+
+def test_of_more_cells_than_are_held_every_type_of_a_study_keeps_as_many_as_others(monkeypatch) -> None:
+    adata = corpus(400)
+    first = adata.obs["cell_type"] == adata.obs["cell_type"].iloc[0]
+    uneven = adata[first | (np.arange(400) % 5 == 0)].copy()
+    model = built(uneven)
+    everything = model._registered("a test")
+    monkeypatch.setattr(_corpus, "MAX_HELD", 90)
+    held = built(uneven)._registered("a test")
+    sizes, kept = (np.bincount(registered.groups) for registered in (everything, held))
+    assert kept.sum() <= 90 < sizes.sum()
+    np.testing.assert_array_equal(kept, np.minimum(sizes, kept.max()))
+    assert kept.sum() + (sizes > kept.max()).sum() > 90  # one more of each would be too many
+    names = uneven.obs_names[held.rows]
+    np.testing.assert_array_equal(names, np.sort(names))
+    shuffled = uneven[np.random.default_rng(0).permutation(uneven.n_obs)].copy()
+    again = built(shuffled)._registered("a test")
+    np.testing.assert_array_equal(shuffled.obs_names[again.rows], names)
+    np.testing.assert_array_equal(again.counts.toarray(), held.counts.toarray())
 
 
 def test_terms_joined_by_a_bar_are_a_union_and_no_type_of_their_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -59,8 +60,14 @@ class Study:
         return bool(np.all(self.counts.data[:1000] % 1 == 0))
 
 
+# Many times as many as a training draws; about a gigabyte.
+MAX_HELD = 100_000
+
+
 class RegisteredCells:
-    """All registered cells, in memory and in the order of their names, so that the order of rows plays no part.
+    """Registered cells, in memory and in the order of their names, so that the order of rows plays no part.
+
+    Beyond `MAX_HELD` cells, the largest groups of a label in a study keep as many as each other, drawn at random.
 
     Attributes
     ----------
@@ -78,10 +85,14 @@ class RegisteredCells:
         self, cells: Cells, genes: GeneVocabulary, labels: NDArray[np.str_], studies: NDArray[np.str_]
     ) -> None:
         self.genes, self.is_log1p = genes, cells.provenance["values"] == str(MatrixState.LOG1P)
-        self.rows = cells.by_name
+        rows = cells.by_name
+        self.names, study = np.unique(studies[rows], return_inverse=True)
+        held = held_evenly(np.unique(labels[rows], return_inverse=True)[1] * len(self.names) + study, MAX_HELD)
+        if len(held) < len(rows):
+            logger.info("%d of %d cells are held in memory, evenly over labels and studies.", len(held), len(rows))
+        self.rows, self.study = rows[held], study[held]
         self.counts = cells.read(self.rows)
         self.labels = labels[self.rows]
-        self.names, self.study = np.unique(studies[self.rows], return_inverse=True)
         ontology = CellOntology.load()
         self.types = {label: types_of(label, ontology) for label in np.unique(self.labels).tolist()}
 
@@ -115,6 +126,16 @@ class RegisteredCells:
         values = self.counts[cells][:, self.measured[study]]
         genes = pd.DataFrame(index=self.genes.ids[self.measured[study]])
         return AnnData(values.log1p() if self.is_log1p else values, var=genes)
+
+
+def held_evenly(groups: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Places of at most ``most`` cells, ascending: of every group (n,) all, or as many as the others at random."""
+    sizes = np.bincount(groups)
+    per_group = bisect.bisect_right(range(sizes.max() + 1), most, key=lambda n: np.minimum(sizes, n).sum()) - 1
+    order = np.random.default_rng(0).permutation(len(groups))
+    by_group = order[np.argsort(groups[order], kind="stable")]
+    place = np.arange(len(groups)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(by_group[place < per_group])
 
 
 def require_labels(adata: AnnData, column: str) -> None:

@@ -269,14 +269,15 @@ class CellNamer(InferenceModel):
         """Learn the cell types of the registered data, through the texts of what their labels stand for.
 
         Broader, narrower and similar types are no negatives. Cells are shown as other studies might have seen them,
-        thinned and on smaller panels; with ``markers`` some are made up. Cells are held in memory. At the end of stage
-        2 the temperature of probabilities and the threshold for unknown cells are fitted to the held-out cells. These
-        are of the same studies: other studies may lie further off.
+        thinned and on smaller panels; with ``markers`` some are made up. At most 100,000 cells are held in memory: of
+        more, the largest types of a study keep as many as each other, drawn at random. At the end of stage 2 the
+        temperature of probabilities and the threshold for unknown cells are fitted to the held-out cells. These are of
+        the same studies: other studies may lie further off.
 
         Parameters
         ----------
         max_epochs
-            Passes over all cells; as many as make 260 steps if `None`. Rare types are drawn more often than others.
+            Passes over these cells; as many as make 260 steps if `None`. Rare types are drawn more often than others.
         stage
             2 learns by ``"cell_text"`` contrast, recognition of ``"known_types"``, and ``"matching"`` with profiles of
             ``markers``; it is enough. 1, before it, trains the cell networks alone by ``"masked_genes"`` and
