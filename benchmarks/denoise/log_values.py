@@ -80,9 +80,18 @@ def mean_where_expressed(visible: Visible, seed: int) -> NDArray[np.floating]:
 
 def neighbors(visible: Visible, seed: int) -> NDArray[np.floating]:
     """Mean of the 50 nearest other cells by 50 principal components."""
+    return _mean_of_nearest(visible.log, visible, seed)
+
+
+def neighbors_of_counts(visible: Visible, seed: int) -> NDArray[np.floating]:
+    """Log of the mean of their normalised counts, as scVI reads its own: never below the mean of logs."""
+    return np.log1p(_mean_of_nearest(visible.log.expm1(), visible, seed))
+
+
+def _mean_of_nearest(values: sparse.csr_matrix, visible: Visible, seed: int) -> NDArray[np.floating]:
     components = sc.pp.pca(visible.log, n_comps=N_COMPONENTS, random_state=seed)
     nearest = NearestNeighbors(n_neighbors=N_NEIGHBORS).fit(components).kneighbors_graph()
-    return ((nearest @ visible.log) / N_NEIGHBORS).toarray()
+    return ((nearest @ values) / N_NEIGHBORS).toarray()
 
 
 def magic(visible: Visible, seed: int) -> NDArray[np.floating]:
@@ -105,6 +114,7 @@ PEERS: dict[str, Method] = {
     "gene mean": gene_mean,
     "gene mean where expressed": mean_where_expressed,
     "kNN, k = 50": neighbors,
+    "kNN of counts, k = 50": neighbors_of_counts,
     "MAGIC": magic,
     "scVI": scvi,
 }
