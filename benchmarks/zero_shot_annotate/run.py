@@ -99,7 +99,7 @@ def score(
         "whole_body": among_whole_body(left_out, task, cells, components),
         "dropout": {str(p): after_dropout(left_out, task, p, seed) - accuracy for p in DROPOUT},
         "by_name": by_name(left_out, task),
-        "fits": fits(left_out, task, seed),
+        "fits": fits(left_out, task, components, seed),
     }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import scfoundry as sf
+from scfoundry.stats.adaptation import adapted_fit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TEMPERATURES", "error", "fits", "fitted", "trust"]
 
-KEEP = 0.955
+KEEP = 0.96
 TEMPERATURES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
 MAX_CELLS = 400
 MIN_CELLS = 5
@@ -30,14 +31,15 @@ def error(probabilities: NDArray[np.float32], task: Task) -> float:
     return float(sf.metrics.calibration(probabilities.max(1).clip(0, 1), right)["ece"])
 
 
-def fits(left_out: LeftOut, task: Task, seed: int) -> dict[str, list]:
+def fits(left_out: LeftOut, task: Task, components: NDArray[np.float64], seed: int) -> dict[str, list]:
     """How well the best label fits some cells: where all labels are offered, and where their own is not."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(task.truth))[:MAX_CELLS])
     labels, cells = left_out.labels(task), left_out.cells(task)
 
     def fit(offered: list) -> NDArray[np.float32]:
         scores = left_out.scores(cells, offered)
-        return scores.probabilities.max(1) if scores.fit is None else scores.fit
+        own = scores.probabilities.max(1) if scores.fit is None else scores.fit
+        return adapted_fit(own, components, cells.by_name) if left_out.model.adapts else own
 
     strange = []
     for position in range(len(labels)):

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import log_softmax
 
 from scfoundry.stats import adaptation as _adaptation
-from scfoundry.stats.adaptation import adapted, adapted_log_odds
+from scfoundry.stats.adaptation import adapted, adapted_fit, adapted_log_odds
 
 
 @pytest.fixture
@@ -24,6 +24,46 @@ def test_moves_cells_along_with_their_neighbours(clusters):
     after = (adapted_log_odds(log_prior, components).argmax(1) == truth).mean()
     assert before < 0.85
     assert after > 0.98
+
+
+def fits_of(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Fits of cells, those of the last type being foreign ones: both overlap."""
+    return np.exp(rng.normal(np.where(truth == 2, -4, -1), 2)).clip(0, 1).astype(np.float32)
+
+
+def test_cells_of_a_foreign_type_agree_that_no_label_fits(clusters):
+    truth, components, _ = clusters
+    truth, components = np.tile(truth, 5), np.tile(components, (5, 1))
+    rng = np.random.default_rng(0)
+    components = components + rng.normal(size=components.shape) / 4
+    fit = fits_of(truth, rng)
+    agreed = adapted_fit(fit, components, np.arange(1000))
+
+    def caught(values):
+        return np.mean(values[truth == 2] < np.quantile(values[truth < 2], 0.05))
+
+    assert caught(fit) < 0.5
+    assert caught(agreed) > 0.8
+    assert agreed.dtype == np.float32
+    assert ((agreed >= 0) & (agreed <= 1)).all()
+
+
+def test_fits_do_not_depend_on_the_order_of_cells(clusters):
+    truth, components, _ = clusters
+    fit, cells = fits_of(truth, np.random.default_rng(0)), np.random.default_rng(1).permutation(200)
+    agreed = adapted_fit(fit, components, np.arange(200))
+    np.testing.assert_array_equal(adapted_fit(fit[cells], components[cells], np.argsort(cells)), agreed[cells])
+
+
+def test_fits_of_few_cells_and_of_cells_without_a_place_stay(clusters):
+    truth, components, _ = clusters
+    fit = fits_of(truth, np.random.default_rng(0))
+    few = np.arange(40)
+    np.testing.assert_array_equal(adapted_fit(fit[few], components[few], few), fit[few])
+    components[::50] = np.nan
+    agreed = adapted_fit(fit, components, np.arange(200))
+    np.testing.assert_array_equal(agreed[::50], fit[::50])
+    assert (agreed != fit).sum() == 196
 
 
 def test_rows_are_log_probabilities(clusters):

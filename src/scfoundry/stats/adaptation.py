@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["adapted", "adapted_log_odds"]
+__all__ = ["adapted", "adapted_fit", "adapted_log_odds"]
 
 N_STEPS = 8
 PRIOR_WEIGHT = 0.4
@@ -29,6 +29,10 @@ CELLS_PER_BLOCK = 4096
 # What a cell keeps of its own: cells that lie together can be wrong together, and agreement would look like certainty.
 OWN_SHARE = 0.3
 TINY = 1e-12
+# Cells that agree on whether any label fits: few enough that a rare type has clusters of its own.
+CELLS_PER_CLUSTER, MAX_CLUSTERS = 25, 2_000
+# Fits below are alike.
+NO_FIT = 1e-4
 
 
 def adapted(
@@ -45,6 +49,30 @@ def adapted(
     log_odds = adapted_log_odds(np.log(probabilities.clip(TINY)), components)
     log_odds /= temperature
     return ((1 - OWN_SHARE) * softmax(log_odds, axis=1) + OWN_SHARE * probabilities).astype(np.float32)
+
+
+def adapted_fit(
+    fit: NDArray[np.float32], components: NDArray[np.floating], order: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Bring cells that lie together to agree on how well their best label fits, (n,), from 0 to 1.
+
+    What a cell does not keep of its own is the geometric mean of a small cluster of components (n, k): cells of a type
+    that is not offered lie together, those that are hard to read lie among others. ``order``: rows in an order that is
+    not that of the data. Cells without a place among the others, and all of fewer than two clusters, stay as they are.
+    """
+    placed = order[_placed(components[order])]
+    n_clusters = min(len(placed) // CELLS_PER_CLUSTER, MAX_CLUSTERS)
+    if components.shape[1] == 0 or n_clusters < 2:
+        return fit
+    from sklearn.cluster import MiniBatchKMeans  # takes long to import
+
+    clusters = MiniBatchKMeans(n_clusters, batch_size=CELLS_PER_BLOCK, n_init=3, random_state=0)
+    cluster = clusters.fit_predict(components[placed])
+    log_fit = np.log(fit[placed] + NO_FIT)
+    of_cluster = np.bincount(cluster, log_fit, n_clusters) / np.bincount(cluster, minlength=n_clusters).clip(1)
+    agreed = fit.copy()
+    agreed[placed] = np.exp((1 - OWN_SHARE) * of_cluster[cluster] + OWN_SHARE * log_fit) - NO_FIT
+    return agreed.clip(0, 1)
 
 
 def adapted_log_odds(log_prior: NDArray[np.floating], components: NDArray[np.floating]) -> NDArray[np.float32]:

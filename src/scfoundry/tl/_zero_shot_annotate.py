@@ -106,8 +106,9 @@ def zero_shot_annotate(
         the model. Of groups, their mean.
     ``adata.obs["zero_shot_fit"]``
         How well any label fits, between 0 and 1, float32; 0 for cells without any gene of the model. Default weights:
-        the probability that the cell is none of the types they know beyond the labels, times that of its best label
-        before cells are brought to agree. Official weights: the score. Of groups, their mean.
+        the probability that the cell is none of the types they know beyond the labels, times that of its best label;
+        where cells are brought to agree, in part the geometric mean over those that lie with it. Official weights: the
+        score. Of groups, their mean.
     ``adata.obs["zero_shot_ontology_id"]``
         Cell Ontology term of the label, categorical, missing where there is none; only if any label has one.
     ``adata.obsm["zero_shot_scores"]``

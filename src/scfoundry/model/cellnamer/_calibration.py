@@ -13,7 +13,7 @@ from scfoundry.data.labels.hierarchy import related
 from scfoundry.data.labels.ontology import CellOntology
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.metrics import calibration
-from scfoundry.stats.adaptation import adapted
+from scfoundry.stats.adaptation import adapted, adapted_fit
 from scfoundry.stats.components import principal_components
 
 if TYPE_CHECKING:
@@ -102,4 +102,4 @@ def _scored(
         probabilities = adapted(scores.probabilities, components, temperature)
         right = probabilities.argmax(1) == truth
         errors.append(float(calibration(probabilities.max(1).clip(0, 1), right)["ece"]))
-    return np.asarray(scores.fit), errors
+    return adapted_fit(np.asarray(scores.fit), components, data.by_name), errors

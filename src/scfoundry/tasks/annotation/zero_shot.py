@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfoundry.data.slots import refuse_not_finite
-from scfoundry.stats.adaptation import adapted
+from scfoundry.stats.adaptation import adapted, adapted_fit
 from scfoundry.stats.components import principal_components
 from scfoundry.tasks.annotation.votes import ALONE, over_cluster
 
@@ -28,19 +28,20 @@ __all__ = ["clusters", "name_cells"]
 def name_cells(
     model: ReadsTexts, cells: Cells, labels: Sequence[Label], *, adapt: bool | None = None, compute: Compute
 ) -> TextScores:
-    """Probability of every label for every cell.
+    """Probability of every label for every cell, and how well the best one fits.
 
     With ``adapt`` (`None`: as the weights were calibrated) cells that lie together are brought to agree. ``params`` say
     whether they were: fewer than two cells with counts, or cells that are all alike, stay as they are.
     """
     scores = model.score_texts(cells, labels, compute)
-    agreed = scores.probabilities
+    agreed, fit = scores.probabilities, scores.fit
     refuse_not_finite(agreed, "the scores of the labels", caller="zero_shot_annotate")
     if model.adapts if adapt is None else adapt:
         components = principal_components(cells.reader, moments=scores.moments)
         agreed = adapted(scores.probabilities, components, model.adapted_temperature)
+        fit = None if fit is None else adapted_fit(fit, components, cells.by_name)
     params = {**scores.params, "adapt": agreed is not scores.probabilities}
-    return replace(scores, probabilities=agreed, params=params)
+    return replace(scores, probabilities=agreed, fit=fit, params=params)
 
 
 def clusters(model: Embeds, cells: Cells, compute: Compute) -> NDArray[np.int64]:
