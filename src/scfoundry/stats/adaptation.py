@@ -66,7 +66,7 @@ def adapted_fit(
         return fit
     from sklearn.cluster import MiniBatchKMeans  # takes long to import
 
-    clusters = MiniBatchKMeans(n_clusters, batch_size=CELLS_PER_BLOCK, n_init=3, random_state=0)
+    clusters = MiniBatchKMeans(n_clusters, random_state=0)
     cluster = clusters.fit_predict(components[placed])
     log_fit = np.log(fit[placed] + NO_FIT)
     of_cluster = np.bincount(cluster, log_fit, n_clusters) / np.bincount(cluster, minlength=n_clusters).clip(1)
