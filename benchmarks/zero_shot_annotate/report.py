@@ -16,7 +16,7 @@ __all__ = ["tables"]
 
 Scores = list[dict[str, Any]]
 
-TRUST = ("ece", "ece_whole_body", "ece_alone", "kept", "caught")
+TRUST = ("ece", "ece_whole_body", "ece_alone", "kept", "caught", "kept_by_all", "caught_by_all")
 
 
 def tables(scores: Scores, trusted: Mapping[str, Mapping[str, float]], *, command: str, n_seeds: int) -> list[str]:
@@ -96,6 +96,8 @@ def tables(scores: Scores, trusted: Mapping[str, Mapping[str, float]], *, comman
                 "the same, fitting labels, each cell by itself",
                 "known cells kept",
                 "cells of a type that is not offered, caught",
+                "kept by the threshold of all sets",
+                "caught by it",
                 f"accuracy change with dropout of {dropout}",
                 "accuracy, labels resolved by name",
             ],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TEMPERATURES", "error", "fits", "fitted", "trust"]
 
-KEEP = 0.96
+KEEP = 0.95
 TEMPERATURES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
 MAX_CELLS = 400
 MIN_CELLS = 5
@@ -58,8 +58,11 @@ def fitted(scores: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def trust(scores: list[dict[str, Any]], fold_of: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """Calibration and unknown cells of every task, by what the other studies call for."""
-    found = {}
+    """Calibration and unknown cells of every task, by what the other studies call for.
+
+    Kept and caught are given once more by the threshold that all of them call for, which is what weights carry.
+    """
+    found, of_all = {}, fitted(scores)["threshold"]
     for task, fold in fold_of.items():
         runs = [s for s in scores if s["task"] == task]
         others = fitted([s for s in scores if fold_of[s["task"]] != fold] or runs)
@@ -68,9 +71,17 @@ def trust(scores: list[dict[str, Any]], fold_of: Mapping[str, str]) -> dict[str,
             "ece": float(np.mean([run["ece"][str(others["temperature"])] for run in runs])),
             "ece_whole_body": float(np.mean([run["whole_body"]["ece"][str(others["temperature"])] for run in runs])),
             "ece_alone": float(np.mean([run["ece_alone"] for run in runs])),
-            "kept": float(np.mean([np.mean(np.array(run["fits"]["known"]) >= limit) for run in runs])),
-            "caught": float(
-                np.mean([np.mean(np.array(own) < limit) for run in runs for own in run["fits"]["strange"]])
-            ),
+            "kept": _kept(runs, limit),
+            "caught": _caught(runs, limit),
+            "kept_by_all": _kept(runs, of_all),
+            "caught_by_all": _caught(runs, of_all),
         }
     return found
+
+
+def _kept(runs: list[dict[str, Any]], limit: float) -> float:
+    return float(np.mean([np.mean(np.array(run["fits"]["known"]) >= limit) for run in runs]))
+
+
+def _caught(runs: list[dict[str, Any]], limit: float) -> float:
+    return float(np.mean([np.mean(np.array(own) < limit) for run in runs for own in run["fits"]["strange"]]))
