@@ -129,13 +129,16 @@ class RegisteredCells:
 
 
 def held_evenly(groups: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Places of at most ``most`` cells, ascending: of every group (n,) all, or as many as the others at random."""
+    """Places of ``most`` cells or fewer, ascending: of every group (n,) all, or as many as the others at random.
+
+    No group is left out, though there be more of them.
+    """
     sizes = np.bincount(groups)
-    per_group = bisect.bisect_right(range(sizes.max() + 1), most, key=lambda n: np.minimum(sizes, n).sum()) - 1
+    fitting = bisect.bisect_right(range(sizes.max() + 1), most, key=lambda n: np.minimum(sizes, n).sum()) - 1
     order = np.random.default_rng(0).permutation(len(groups))
     by_group = order[np.argsort(groups[order], kind="stable")]
     place = np.arange(len(groups)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(by_group[place < per_group])
+    return np.sort(by_group[place < max(1, fitting)])
 
 
 def require_labels(adata: AnnData, column: str) -> None:
