@@ -104,8 +104,8 @@ class CellNamerModule(FoundationModule):
         # proven; what stands in for the log probability of a label that claims no known type.
         self.register_buffer("weights", torch.tensor([0.6, 1.0, 0.6, -0.5, 0.5, -1.0]))
         self.register_buffer("n_studies", torch.zeros(len(config.types)))
-        # A cell is unknown if (1 - outside) times the probability of its best label, agreed with cells that lie with it,
-        # is lower: 5 % of the known cells of the left-out study that lost most.
+        # A cell is unknown if (1 - outside) times the probability of its best label, agreed on with cells that lie with
+        # it, is lower: 5 % of the known cells of the left-out study that lost most.
         self.register_buffer("unknown_threshold", torch.tensor(0.0122))
 
     def embed_texts(self, prompts: Sequence[Sequence[str]]) -> Tensor:
