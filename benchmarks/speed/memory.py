@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import re
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,15 @@ N_DISTINCT_CHUNKS = 4
 
 
 def in_fresh_process(work: Callable[..., Any], *arguments: object) -> Any:
-    """Call a function of a module in a new interpreter and hand back what it returns."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)
+    """Call a function of a module in a new interpreter and hand back what it returns.
+
+    Raises
+    ------
+    concurrent.futures.process.BrokenProcessPool
+        If the process dies, as where memory runs out.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def peak_above_start(work: Callable[[], object]) -> int:

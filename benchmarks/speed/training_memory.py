@@ -9,6 +9,7 @@ fresh process; its peak is all that it holds, Python and torch included (Linux).
 from __future__ import annotations
 
 import time
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -120,7 +121,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.only:
         ways = MODELS[name][2]
         for way, how in (ways | {LOW_RANK: ways[PARTS] | {"lora": True}}).items():
-            rows.append({"model": name, "way": way} | in_fresh_process(one_step, name, how, args.cells, args.genes))
+            try:
+                measured = in_fresh_process(one_step, name, how, args.cells, args.genes)
+            except BrokenProcessPool:  # killed by the system
+                measured = {"peak": None}
+            rows.append({"model": name, "way": way} | measured)
             title = f"One training step, {args.cells} cells of {args.genes:,} genes, one thread, AdamW, float32"
             table = markdown_table(title, COLUMNS, map(formatted, rows))
             write_results(args.out, {"command": args.command, "surroundings": surroundings(), "rows": rows}, [table])
@@ -129,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def formatted(row: dict[str, Any]) -> tuple[str, ...]:
     """A row as the table shows it."""
+    if row["peak"] is None:
+        return (row["model"], row["way"], "more than there is", "", "", "")
     numbers = (
         f"{row['peak'] / GIB:.1f}",
         f"{row['seconds']:.0f}",
