@@ -105,7 +105,7 @@ def of_peers(data: DataSet, folder: Path, cache: Path, seeds: Sequence[int], *, 
 def main(argv: Sequence[str] | None = None) -> None:
     """Embed, cluster, report."""
     parser = arguments(__doc__, "cluster", model=DEFAULT, seeds=3)
-    parser.add_argument("--scvi", action="store_true", help="scVI, too, which trains for hours on a CPU")
+    parser.add_argument("--scvi", action="store_true", help="scVI, too, which trains for an hour on a CPU")
     parser.add_argument("--data-sets", nargs="*", default=list(DATA_SETS), choices=DATA_SETS)
     args = parse(parser, argv)
     sf.settings.verbosity = "error"
