@@ -10,7 +10,7 @@ from scfoundry.data.genes import GeneVocabulary
 from scfoundry.data.labels import Label
 from scfoundry.data.matrix.cells import Cells
 from scfoundry.model._capabilities import ReadsTexts, TextScores, can
-from scfoundry.stats.adaptation import adapted
+from scfoundry.stats.adaptation import adapted, adapted_fit
 from scfoundry.stats.components import principal_components
 from scfoundry.tasks.annotation.votes import ALONE
 from scfoundry.tasks.annotation.zero_shot import clusters, name_cells
@@ -41,7 +41,8 @@ class Names:
     def score_texts(self, cells, labels, compute):
         first = cells.read().toarray()[:, 0]
         p = 1 / (1 + np.exp(first.mean() - first))
-        return TextScores(np.stack([p, 1 - p], 1).astype(np.float32), np.empty(0), None, params={"mixture": "own"})
+        both = np.stack([p, 1 - p], 1).astype(np.float32)
+        return TextScores(both, np.empty(0), None, fit=both[:, 0], params={"mixture": "own"})
 
 
 @pytest.fixture
@@ -58,11 +59,13 @@ def test_cells_are_brought_to_agree_as_the_weights_were_calibrated_or_as_asked(a
         model = Names(adata.var_names, adapts=adapts)
         assert can(model, ReadsTexts)
         cells = opened(adata, model)
-        alone = model.score_texts(cells, LABELS, CPU).probabilities
-        together = adapted(alone, principal_components(cells.reader), 1.5)
+        alone, components = model.score_texts(cells, LABELS, CPU).probabilities, principal_components(cells.reader)
+        together, fit = adapted(alone, components, 1.5), adapted_fit(alone[:, 0], components, cells.by_name)
+        assert not np.allclose(fit, alone[:, 0], atol=0.01)
         for adapt, expected in ((None, together if adapts else alone), (True, together), (False, alone)):
             scores = name_cells(model, cells, LABELS, adapt=adapt, compute=CPU)
             np.testing.assert_array_equal(scores.probabilities, expected)
+            np.testing.assert_array_equal(scores.fit, fit if expected is together else alone[:, 0])
             assert scores.params == {"mixture": "own", "adapt": expected is together}
 
 

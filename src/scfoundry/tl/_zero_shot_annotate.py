@@ -81,8 +81,9 @@ def zero_shot_annotate(
         decide alone. ``"leiden"``, where there is no such column, over-clusters the model's embedding.
     unknown
         Cells that fit their best label less are ``"unknown"``: a number between 0 and 1 is compared with
-        ``obs["zero_shot_fit"]``, not with the score. ``"auto"`` takes the threshold stored with the weights. `None`
-        names every cell that expresses any gene of the model.
+        ``obs["zero_shot_fit"]``, not with the score. ``"auto"`` takes the threshold stored with the weights, found for
+        cells that are brought to agree: with ``adapt=False`` more known cells fall below it. `None` names every cell
+        that expresses any gene of the model.
     layer, modality, key_added
         Layer with the values (``X`` if `None`), modality of a `MuData`, and name for the results.
     device, precision, batch_size
