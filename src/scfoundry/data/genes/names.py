@@ -85,7 +85,7 @@ def stable_ids(names: Names) -> Names:
     >>> stable_ids(np.array(["ENSG00000198851.10", "ENSG00000002586.20_PAR_Y", "CD3E"], dtype=object)).tolist()
     ['ENSG00000198851', 'ENSG00000002586', 'CD3E']
     """
-    return as_names(_stable_id(name) for name in names)
+    return np.fromiter(map(_stable_id, names), object, len(names))
 
 
 def is_ensembl(names: Names, prefix: str | None = None) -> NDArray[np.bool_]:
@@ -122,8 +122,6 @@ def _find_as_spelled(index: Index, names: Names) -> tuple[NDArray[np.int64], Nam
     return positions, routes
 
 
-# Every look at a data set asks for the same names again.
-@functools.lru_cache(maxsize=2**16)
 def _gene_id(name: str) -> re.Match[str] | None:
     if not name.startswith("ENS"):
         return None
@@ -131,11 +129,14 @@ def _gene_id(name: str) -> re.Match[str] | None:
     return _GENE_ID.fullmatch(name.replace("ENSGR", "ENSG0", 1))
 
 
+# Every look at a data set asks for the same names again.
+@functools.lru_cache(maxsize=2**16)
 def _stable_id(name: str) -> str:
     match = _gene_id(name)
     return match["id"] if match else name
 
 
+@functools.lru_cache(maxsize=2**16)
 def _ensembl_prefix(name: str) -> str:
     match = _gene_id(name)
     return match["prefix"] if match else ""

@@ -136,24 +136,25 @@ def sort_genes(
     """
     longest = 1
     for cell in range(first, last):
-        longest = max(longest, indptr[cell + 1] - indptr[cell])
+        longest = max(longest, indptr[cell + 1] - indptr[cell] + 1)  # one more than is kept
     genes, half, places = np.empty(longest, np.int32), np.empty(longest, np.uint64), np.empty(longest, np.uint64)
     ratios, rounded = np.empty(longest, np.float64), np.empty(longest, np.float32)
     digits = np.empty(2 * _RADIX, np.uint32)
     held, held_genes = np.empty(longest, np.float32), np.empty(longest, np.int32)
     found, totals = np.empty(longest, np.int32), np.empty(longest, np.float32)
-    sums = np.zeros(len(medians) if shared.any() else 0, np.float64)
+    some_shared = shared.any()
+    sums = np.zeros(len(medians) if some_shared else 0, np.float64)
     for cell in range(first, last):
         n, n_held = 0, 0
         for j in range(indptr[cell], indptr[cell + 1]):
             column = np.uint32(columns[j])  # numba looks at the sign of every index that may have one
-            gene = gene_of_column[column]
-            if shared[column]:
+            gene, ratio = gene_of_column[column], values[j] / divisors[column]
+            if some_shared:  # written to both and kept in one, as no branch could be foreseen
                 held[n_held], held_genes[n_held] = values[j], gene
-                n_held += 1
-                continue
-            ratio = values[j] / divisors[column]
-            if ratio > 0:
+                n_held += shared[column]
+                genes[n], ratios[n], rounded[n] = gene, ratio, ratio
+                n += (ratio > 0) & (not shared[column])
+            elif ratio > 0:
                 genes[n], ratios[n], rounded[n] = gene, ratio, ratio
                 n += 1
         if n_held:
