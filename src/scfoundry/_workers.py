@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from itertools import islice
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
@@ -61,7 +61,9 @@ class Workers:
 
     def spans(self, n_cells: int) -> list[NDArray[np.int64]]:
         """Rows of consecutive cells that make a piece of work each."""
-        size = min(MOST_CELLS, max(FEWEST_CELLS, -(-n_cells // (PIECES * self.n_threads))))
+        # As many for each thread, of sizes by which blocks of cells begin where those of one process do.
+        n_pieces = max(PIECES, -(-n_cells // (MOST_CELLS * self.n_threads))) * self.n_threads
+        size = max(1, -(-n_cells // (n_pieces * FEWEST_CELLS))) * FEWEST_CELLS
         return [np.arange(start, min(start + size, n_cells)) for start in range(0, n_cells, size)]
 
     def map(self, function: Callable[..., T], items: Iterable[Any], *shared: Any) -> Iterator[T]:
@@ -86,10 +88,16 @@ class Workers:
             if waiting:
                 self.client.cancel(list(waiting))
 
-    def hold(self, function: Callable[..., Any], items: Iterable[Any], *shared: Any) -> list[Any]:
-        """The same, but what is found stays with the workers, to be the items of further work."""
+    def hold(self, function: Callable[..., Any], items: Iterable[Any], *shared: Any, evenly: bool = False) -> list[Any]:
+        """The same, but what is found stays with the workers, to be the items of further work.
+
+        ``evenly``: in equal shares, where the worker that is ready first would have the most to do ever after.
+        """
         shared = tuple(map(self._once, shared))
-        return [self._submit(_on_one_core, function, item, *shared) for item in items]
+        threads = [address for address, n in self.client.nthreads().items() for _ in range(n)] if evenly else []
+        where = [{"workers": [address], "allow_other_workers": True} for address in threads] or [{}]
+        pairs = zip(items, cycle(where), strict=False)
+        return [self._submit(_on_one_core, function, item, *shared, **there) for item, there in pairs]
 
     def _once(self, argument: Any) -> Any:
         """The same for much work, such as a model: sent to a worker no second time."""
@@ -98,11 +106,11 @@ class Workers:
             self._sent[id(argument)] = argument, self._submit(_itself, argument)
         return self._sent[id(argument)][1]
 
-    def _submit(self, *work: Any) -> Any:
+    def _submit(self, *work: Any, **where: Any) -> Any:
         with warnings.catch_warnings():
             # Models, and cells that lie in memory, have to be sent.
             warnings.filterwarnings("ignore", "Sending large graph")
-            return self.client.submit(*work, pure=False)
+            return self.client.submit(*work, pure=False, **where)
 
 
 def _itself(argument: Any) -> Any:

@@ -89,7 +89,7 @@ def test_what_the_first_cells_seem_to_hold_may_turn_out_wrong(vocabulary: GeneVo
     logged.X[4:8] = (logged.X[4:8] > 0).astype(np.float32)
     expected = np.expm1(logged.X.toarray()[:, ::-1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scfoundry.data.matrix.row_blocks._BLOCK_VALUES", 30)
+        patch.setattr("scfoundry.data.matrix.row_blocks.BLOCK_VALUES", 30)
         found = read(logged, vocabulary, ALL)
     np.testing.assert_allclose(found[:, 5:], expected, rtol=1e-5)
 

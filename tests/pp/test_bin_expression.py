@@ -138,7 +138,7 @@ def test_blocks_of_cells_play_no_part(
         adata.write_h5ad(tmp_path / "cells.h5ad")
         cells = read_h5ad(tmp_path / "cells.h5ad", backed="r")
     expected = bins_of(adata, ties="random")
-    monkeypatch.setattr(_row_blocks, "_BLOCK_VALUES", 200)
+    monkeypatch.setattr(_row_blocks, "BLOCK_VALUES", 200)
     np.testing.assert_array_equal(bins_of(cells, ties="random"), expected)
     cells = cells if backing == "h5ad" else adata.copy()
     sf.pp.bin_expression(cells, ties="random")  # without a copy, which is in memory

@@ -72,7 +72,7 @@ def test_the_array_type_does_not_matter(adata: AnnData, as_array: Callable) -> N
 @pytest.mark.usefixtures("max_candidates")
 def test_blocks_do_not_matter(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = sf.pp.gene_medians(adata)
-    monkeypatch.setattr(_row_blocks, "_BLOCK_VALUES", 100)
+    monkeypatch.setattr(_row_blocks, "BLOCK_VALUES", 100)
     assert sf.pp.gene_medians(adata) == expected
 
 

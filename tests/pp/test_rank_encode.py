@@ -155,7 +155,7 @@ def test_blocks_of_cells_do_not_matter(
     if backing == "h5ad":
         adata.write_h5ad(tmp_path / "cells.h5ad")
         cells = read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    monkeypatch.setattr(_row_blocks, "_BLOCK_VALUES", 200)
+    monkeypatch.setattr(_row_blocks, "BLOCK_VALUES", 200)
     assert ranked(cells, genes) == by_definition(adata, genes)
 
 

@@ -82,7 +82,7 @@ def test_backed_and_views_give_the_same(counts: np.ndarray, tmp_path: Path) -> N
 
 def test_the_block_size_does_not_matter(counts: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = hidden(AnnData(counts))
-    monkeypatch.setattr("scfoundry.data.matrix.row_blocks._BLOCK_VALUES", 7 * counts.shape[1])
+    monkeypatch.setattr("scfoundry.data.matrix.row_blocks.BLOCK_VALUES", 7 * counts.shape[1])
     for got, wanted in zip(hidden(AnnData(counts)), expected, strict=True):
         np.testing.assert_array_equal(got, wanted)
 

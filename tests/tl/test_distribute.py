@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from remote import inverse, square
+from remote import inverse, square, total_counts
 from scipy import sparse
 
 import scfoundry as sf
 from scfoundry._compat import data_frame, layer_names
+from scfoundry._workers import Workers
+from scfoundry.data.genes import GeneVocabulary
+from scfoundry.data.matrix.cells import Cells
+from scfoundry.data.matrix.located import LocatedMatrix
+from scfoundry.data.matrix.parts import over_parts
 
 distributed = pytest.importorskip("distributed", reason="needs the extra scfoundry-models[scale]")
 
@@ -105,8 +111,6 @@ def test_annotation_is_that_of_one_process(client, stored):
 
 
 def test_a_worker_that_dies_is_replaced(client, stored):
-    from scfoundry._workers import Workers
-
     workers = Workers.active(caller="test")
     victim = next(iter(client.run(os.getpid).values()))
     found = list(workers.map(square, range(40), victim, str(stored / "died")))
@@ -114,9 +118,39 @@ def test_a_worker_that_dies_is_replaced(client, stored):
     assert (stored / "died").exists()
 
 
-def test_an_error_in_a_worker_reaches_the_user_and_takes_back_the_rest(client, stored):
-    from scfoundry._workers import Workers
+@pytest.mark.parametrize(
+    ("held_values", "values_per_cell"), [(0, None), (200_000, None), (2**26, None), (2**16, 1)], ids=str
+)
+def test_what_workers_keep_does_not_show(client, stored, tmp_path, monkeypatch, held_values, values_per_cell):
+    adata = ad.read_h5ad(stored / "cells.h5ad")
+    logs = np.log1p(adata.X.toarray())
+    logs[:1100] = logs[:1100].round()  # by themselves, these cells would be taken for counts
+    adata.X = sparse.csr_matrix(logs)
+    adata.write_h5ad(tmp_path / "logs.h5ad")
+    monkeypatch.setattr("scfoundry.data.matrix.reader.HELD_VALUES", held_values)
+    if values_per_cell is not None:  # so that pieces turn out to be larger than what one may keep
+        monkeypatch.setattr(LocatedMatrix, "values_per_cell", values_per_cell)
+    alone, together = (ad.read_h5ad(tmp_path / "logs.h5ad", backed="r") for _ in range(2))
+    sf.tl.embed(alone, "cellnamer", adapt=None)
+    sf.tl.embed(together, "cellnamer", adapt=None, distribute=True)
+    np.testing.assert_allclose(together.obsm["X_cellnamer"], alone.obsm["X_cellnamer"], rtol=1e-6, atol=1e-6)
 
+
+def test_what_workers_keep_is_read_once_unless_one_dies(client, stored, tmp_path):
+    path = tmp_path / "cells.zarr"
+    shutil.copytree(stored / "cells.zarr", path)
+    genes = GeneVocabulary(ad.read_h5ad(stored / "cells.h5ad").var_names.tolist())
+    adata = ad.experimental.read_lazy(path)
+    cells = Cells.of(adata, genes, caller="test", workers=Workers.active(caller="test"))
+    totals = [np.asarray(counts.sum(1)).ravel() for counts in cells.blocks()]
+    path.rename(tmp_path / "away")
+    np.testing.assert_array_equal(np.concatenate(list(over_parts(total_counts, cells.reader))), np.concatenate(totals))
+    (tmp_path / "away").rename(path)
+    os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+    np.testing.assert_array_equal(np.concatenate(list(over_parts(total_counts, cells.reader))), np.concatenate(totals))
+
+
+def test_an_error_in_a_worker_reaches_the_user_and_takes_back_the_rest(client, stored):
     workers = Workers.active(caller="test")
     with pytest.raises(ZeroDivisionError):
         list(workers.map(inverse, [1, 1, 0, 1] * 10))

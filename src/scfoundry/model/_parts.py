@@ -75,7 +75,8 @@ def computed(
     if cells.workers is None:
         work = (_here(cells.take(rows), model, method, arguments, given) for rows in parts)
     else:
-        work = cells.workers.map(_in_worker, (cells.apart(rows) for rows in parts), model, method, arguments, given)
+        sent = ((cells.apart(rows), cells.reader.kept_by_worker(rows)) for rows in parts)
+        work = cells.workers.map(_in_worker, sent, model, method, arguments, given)
     n_cells = sum(map(len, parts))
     with tqdm(
         desc=getattr(model, "name", method), total=n_cells, unit="cell", disable=not settings.show_progress
@@ -105,8 +106,12 @@ def _here(cells: Cells, model: Any, method: str, arguments: tuple[Any, ...], giv
         return getattr(model, method)(cells, *arguments, **given)
 
 
-def _in_worker(cells: Cells, model: Any, method: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> Any:
+def _in_worker(
+    part: tuple[Any, Any], model: Any, method: str, arguments: tuple[Any, ...], given: dict[str, Any]
+) -> Any:
     """In a worker."""
+    cells, kept = part
+    cells.reader.fill(kept)
     arguments = tuple(map(_of_worker, arguments))
     return getattr(model, method)(cells, *arguments, **{name: _of_worker(value) for name, value in given.items()})
 

@@ -56,9 +56,9 @@ def encoded(
     """
     if distribute:
         workers, located = Workers.active(caller=caller), LocatedMatrix.of(adata, layer)
-        report = report_by_workers(adata, located, workers, layer=layer, caller=caller, allow_log1p=True)
-        parts = (located.apart(rows) for rows in workers.spans(located.n_obs))
-        return report.state, sparse.vstack(list(workers.map(_encoded, parts, begin, report.state)), format="csr")
+        parts, again = ((located.apart(rows) for rows in workers.spans(located.n_obs)) for _ in range(2))
+        report = report_by_workers(adata, parts, workers, layer=layer, caller=caller, allow_log1p=True)
+        return report.state, sparse.vstack(list(workers.map(_encoded, again, begin, report.state)), format="csr")
     if not is_lazy(adata, layer):
         name = caller.rpartition(".")[2]
         with tqdm(desc=name, total=adata.n_obs, unit="cell", disable=not settings.show_progress) as bar:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from anndata import AnnData
@@ -16,7 +16,7 @@ from scfoundry.data.matrix.located import LocatedMatrix, locate
 from scfoundry.data.matrix.state import Inspection, MatrixReport, MatrixState, inspect_matrix, to_linear
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from scfoundry._workers import Workers
 
@@ -25,6 +25,7 @@ __all__ = [
     "MatrixState",
     "Taker",
     "inspect_matrix",
+    "inspected",
     "read_checked",
     "report_by_workers",
     "require_counts",
@@ -73,7 +74,21 @@ def read_checked(
     ``progress`` is told how many were read.
     """
     _require_cells(adata, caller)
-    inspection = Inspection(adata.n_obs, adata.n_vars)
+    inspection, taker = inspected(located, begin, progress)
+    report = inspection.report()
+    _require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
+    if taker is None:
+        taker = begin(report.state)
+        for block in located.blocks():
+            taker.add(block)
+    return report, taker
+
+
+def inspected(
+    located: LocatedMatrix, begin: Callable[[MatrixState], T], progress: Callable[[int], object] = lambda n_cells: None
+) -> tuple[Inspection, T | None]:
+    """What the values of some cells are, and what took these in: `None` where not all are of one kind."""
+    inspection = Inspection(located.n_obs, located.n_vars)
     state: MatrixState | None = None
     taker: T | None = None
     for block in located.blocks():
@@ -86,30 +101,25 @@ def read_checked(
         else:
             state, taker = found, None
         progress(block.shape[0])
-    report = inspection.report()
-    _require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
-    if taker is None:
-        taker = begin(report.state)
-        for block in located.blocks():
-            taker.add(block)
-    return report, taker
+    return inspection, taker
 
 
 def report_by_workers(
-    adata: AnnData, located: LocatedMatrix, workers: Workers, *, layer: str | None, caller: str, allow_log1p: bool
+    adata: AnnData, parts: Iterable[Any], workers: Workers, *, layer: str | None, caller: str, allow_log1p: bool
 ) -> MatrixReport:
-    """Check as `require_counts` does, part by part."""
+    """Check as `require_counts` does, part by part: where these lie, or what `inspected` gave of them in a worker."""
     _require_cells(adata, caller)
-    parts = (located.apart(rows) for rows in workers.spans(located.n_obs))
-    report = Inspection.merged(workers.map(inspected, parts)).report()
+    report = Inspection.merged(workers.map(_inspection, parts)).report()
     _require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
     return report
 
 
-def inspected(located: LocatedMatrix) -> Inspection:
-    """What the values of some cells are, in one pass."""
-    inspection = Inspection(located.n_obs, located.n_vars)
-    for block in located.blocks():
+def _inspection(part: LocatedMatrix | tuple[Inspection, Any]) -> Inspection:
+    """In a worker, which may have found it before: what the values of some cells are."""
+    if isinstance(part, tuple):
+        return part[0]
+    inspection = Inspection(part.n_obs, part.n_vars)
+    for block in part.blocks():
         inspection.add(block)
     return inspection
 

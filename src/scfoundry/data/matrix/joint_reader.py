@@ -56,6 +56,9 @@ class JointReader:
         """See `Reader`."""
         return self.take(rows)
 
+    def kept_by_worker(self, rows: NDArray[np.int64]) -> None:
+        """See `Reader`."""
+
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
         """See `Reader`."""
         rows = rows if self._rows is None else self._rows[rows]

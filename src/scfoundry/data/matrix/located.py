@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scfoundry._arguments import quoted
 from scfoundry._compat import layer_names
-from scfoundry.data.matrix.row_blocks import blocks_of, default_block_size, is_readable, stacked
+from scfoundry.data.matrix.row_blocks import BLOCK_VALUES, blocks_of, default_block_size, is_readable, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +65,11 @@ class LocatedMatrix:
         chunks = getattr(self._opened(), "chunks", None)
         # Of a dask array a chunk is computed as a whole; HDF5 and zarr read any slice.
         return max(chunks[0]) if chunks and isinstance(chunks[0], tuple) else ROWS_TOGETHER
+
+    @property
+    def values_per_cell(self) -> int:
+        """Values that are stored, in the mean over all cells of the matrix."""
+        return -(-BLOCK_VALUES // default_block_size(self._opened()))
 
     def blocks(self, size: int | None = None) -> Iterator[sparse.csr_matrix]:
         """Values of consecutive cells, about 64 MB at a time if ``size`` is `None`; see `row_blocks`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfoundry._workers import Workers
-    from scfoundry.data.matrix.reader import Reader
+    from scfoundry.data.matrix.reader import CountsReader, Reader
 
 __all__ = ["over_parts", "spans"]
 
@@ -35,5 +36,11 @@ def over_parts(function: Callable[..., T], reader: Reader, *shared: Any) -> Iter
     if reader.workers is None:
         yield function(reader, *shared)
         return
-    parts = (reader.apart(rows) for rows in reader.workers.spans(reader.n_obs))
-    yield from reader.workers.map(function, parts, *shared)
+    parts = ((reader.apart(rows), reader.kept_by_worker(rows)) for rows in reader.workers.spans(reader.n_obs))
+    yield from reader.workers.map(partial(_in_worker, function), parts, *shared)
+
+
+def _in_worker(function: Callable[..., T], part: tuple[CountsReader, Any], *shared: Any) -> T:
+    reader, kept = part
+    reader.fill(kept)
+    return function(reader, *shared)

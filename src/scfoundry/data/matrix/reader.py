@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import sparse
 
 from scfoundry.data.genes.overlap import warn_of_orthologs
 from scfoundry.data.growing import Growing
-from scfoundry.data.matrix.checks import read_checked, report_by_workers, to_linear
+from scfoundry.data.matrix.checks import inspected, read_checked, report_by_workers, to_linear
 from scfoundry.data.matrix.kept_blocks import KeptBlocks
 from scfoundry.data.matrix.located import LocatedMatrix
 from scfoundry.data.matrix.row_blocks import rows_of
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
     from scfoundry._workers import Workers
     from scfoundry.data.genes import GeneAlignment, GeneVocabulary
     from scfoundry.data.matrix.checks import MatrixState
+    from scfoundry.data.matrix.state import Inspection
 
 __all__ = ["CountsInMemory", "CountsReader", "Reader"]
 
 HELD_VALUES = 2**26
-"""Values that are kept in memory once they are aligned: 0.5 GB with the genes they are of."""
+"""Values that are kept in memory once they are aligned, by each thread of a worker too: 0.5 GB with their genes."""
 
 
 class Reader(Protocol):
@@ -55,6 +57,9 @@ class Reader(Protocol):
 
     def apart(self, rows: NDArray[np.int64]) -> Reader:
         """Some of the cells, as they are sent to a worker."""
+
+    def kept_by_worker(self, rows: NDArray[np.int64]) -> Any:
+        """What a worker keeps of these cells, for `CountsReader.fill`; `None` if none does."""
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
         """Counts of some cells, (len(rows), G) float32, not to be changed."""
@@ -96,10 +101,14 @@ class CountsReader:
         self._located = LocatedMatrix.of(adata, layer)
         how: dict[str, Any] = {"layer": layer, "caller": caller, "allow_log1p": allow_log1p}
         self._held: sparse.csr_matrix | None = None
+        self._by_workers: dict[tuple[int, int], Any] = {}
         if workers is not None:
-            self.report = report_by_workers(adata, self._located, workers, **how)
+            spans = workers.spans(self.n_obs)
+            self._by_workers = _kept_by(workers, spans, self._located, self.alignment)
+            later = (self._located.apart(rows) for rows in spans[len(self._by_workers) :])
+            self.report = report_by_workers(adata, chain(self._by_workers.values(), later), workers, **how)
         else:
-            held = partial(_Held, self.alignment)
+            held = partial(_Held, self.alignment, HELD_VALUES)
             self.report, taken = read_checked(adata, self._located, held, **how)
             # What fits in memory once it is aligned is read and aligned no second time.
             self._held = taken.result()
@@ -134,7 +143,7 @@ class CountsReader:
         # Which columns share a gene was said when the cells were opened.
         other.alignment = vocabulary.align(self.alignment.names, say_shared=False)
         other._shown = other._held = None
-        other._kept = None
+        other._kept, other._by_workers = None, {}
         return other
 
     def take(self, rows: NDArray[np.int64]) -> Self:
@@ -149,7 +158,22 @@ class CountsReader:
         part = copy.copy(self)
         part._located, part.n_obs = self._located.apart(self._stored(rows)), len(rows)
         part._rows = part._held = part._kept = part.workers = None
+        part._by_workers = {}
         return part
+
+    def kept_by_worker(self, rows: NDArray[np.int64]) -> Any:
+        """See `Reader`."""
+        stored = self._stored(rows)
+        if not self._by_workers or not len(stored) or np.any(np.diff(stored) != 1):
+            return None
+        return self._by_workers.get((int(stored[0]), len(stored)))
+
+    def fill(self, kept: tuple[Inspection, sparse.csr_matrix | None] | None) -> None:
+        """In a worker: what it keeps of these cells is not read again."""
+        inspection, counts = kept or (None, None)
+        # By themselves the cells may have looked otherwise than all do.
+        if inspection is not None and inspection.found[0] is self.report.state:
+            self._held = counts
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
         """See `Reader`."""
@@ -212,13 +236,13 @@ class CountsReader:
 class _Held:
     """Aligned counts of cells, as long as there are not too many of them."""
 
-    def __init__(self, alignment: GeneAlignment, state: MatrixState) -> None:
-        self._alignment, self._state, self._full = alignment, state, False
+    def __init__(self, alignment: GeneAlignment, most_values: int, state: MatrixState) -> None:
+        self._alignment, self._state, self._full, self._most_values = alignment, state, False, most_values
         self._counts, self._genes, self._lengths = Growing(np.float32), Growing(np.int32), [np.zeros(1, dtype=np.int64)]
 
     def add(self, block: sparse.csr_matrix) -> None:
         """Take in the next cells."""
-        if self._full or len(self._counts) + block.nnz > HELD_VALUES:
+        if self._full or len(self._counts) + block.nnz > self._most_values:
             self._full, self._counts, self._genes = True, Growing(np.float32), Growing(np.int32)
             return
         counts = self._alignment.apply(to_linear(block, self._state))
@@ -233,6 +257,30 @@ class _Held:
         indptr = np.cumsum(np.concatenate(self._lengths))
         shape = (len(indptr) - 1, self._alignment.n_vocabulary)
         return canonical(self._counts.values(), self._genes.values(), indptr, shape)
+
+
+def _kept_by(
+    workers: Workers, spans: list[NDArray[np.int64]], located: LocatedMatrix, alignment: GeneAlignment
+) -> dict[tuple[int, int], Any]:
+    """What workers keep of the first cells on disk, by where a piece of these begins and how many they are."""
+    if located.in_memory or not spans:
+        return {}
+    # Pieces of a thread. Each may hold a quarter more than the mean, and more where there are few of them.
+    n_kept = min(-(-len(spans) // workers.n_threads), HELD_VALUES * 4 // (5 * located.values_per_cell * len(spans[0])))
+    if n_kept == 0:
+        return {}
+    first = spans[: n_kept * workers.n_threads]
+    parts = [located.apart(rows) for rows in first]
+    kept = workers.hold(_read_aligned, parts, alignment, HELD_VALUES // n_kept, evenly=True)
+    return {(int(rows[0]), len(rows)): part for rows, part in zip(first, kept, strict=True)}
+
+
+def _read_aligned(
+    located: LocatedMatrix, alignment: GeneAlignment, most_values: int
+) -> tuple[Inspection, sparse.csr_matrix | None]:
+    """In a worker: what the values of some cells are, and their aligned counts, unless these are too many."""
+    inspection, held = inspected(located, partial(_Held, alignment, most_values))
+    return inspection, held and held.result()
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,6 +326,9 @@ class CountsInMemory:
     def apart(self, rows: NDArray[np.int64]) -> Self:
         """See `Reader`."""
         return replace(self, counts=self.counts[rows], workers=None)
+
+    def kept_by_worker(self, rows: NDArray[np.int64]) -> None:
+        """See `Reader`."""
 
 
 def keep_genes(counts: sparse.csr_matrix, shown: NDArray[np.bool_]) -> sparse.csr_matrix:

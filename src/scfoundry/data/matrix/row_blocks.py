@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-__all__ = ["blocks_of", "default_block_size", "is_readable", "rows_of", "stacked"]
+__all__ = ["BLOCK_VALUES", "blocks_of", "default_block_size", "is_readable", "rows_of", "stacked"]
 
-_BLOCK_VALUES = 2**24
+BLOCK_VALUES = 2**24
 """Values in a block by default: 64 MB as float32."""
 
-_PASS_VALUES = 4 * _BLOCK_VALUES
+_PASS_VALUES = 4 * BLOCK_VALUES
 """Values turned into rows in one pass over a CSC matrix on disk: 0.5 GB as float32 with their column indices."""
 
 _ROWS_BETWEEN = 256
@@ -40,7 +40,7 @@ def is_readable(matrix: Any) -> bool:
 
 
 def default_block_size(matrix: Any) -> int:
-    """Rows that make a block of about `_BLOCK_VALUES` values."""
+    """Rows that make a block of about `BLOCK_VALUES` values."""
     n_rows, n_columns = matrix.shape
     if sparse.issparse(matrix):
         n_values = matrix.nnz
@@ -48,7 +48,7 @@ def default_block_size(matrix: Any) -> int:
         n_values = matrix.group["data"].shape[0]
     else:
         n_values = n_rows * n_columns
-    return max(1, _BLOCK_VALUES * n_rows // max(1, n_values))
+    return max(1, BLOCK_VALUES * n_rows // max(1, n_values))
 
 
 def blocks_of(matrix: Any, rows: Rows, genes: Rows | None, size: int) -> Iterator[sparse.csr_matrix]:
@@ -156,7 +156,7 @@ def _csc_pieces(matrix: CSCDataset, rows: Rows, genes: Rows | None, size: int) -
     genes = np.arange(matrix.shape[1]) if genes is None else genes
     indptr = matrix.group["indptr"][:]
     ends = np.cumsum(np.diff(indptr)[genes])
-    slabs = np.split(genes, np.flatnonzero(np.diff(ends // _BLOCK_VALUES)) + 1)
+    slabs = np.split(genes, np.flatnonzero(np.diff(ends // BLOCK_VALUES)) + 1)
     step = max(1, _PASS_VALUES * matrix.shape[0] // max(1, int(indptr[-1])))
     for start in range(0, len(rows), step):
         piece = _csc_rows(matrix, rows[start : start + step], slabs)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["DataMoments", "ExpressionStream", "data_moments", "embed_expression", "score_expression"]
 
 CELLS_PER_STEP = 1024
+# Of cells that are not made dense: for each step, the first layer is brought into the order of genes.
+SPARSE_CELLS_PER_STEP = 4096
 
 
 class DataMoments(NamedTuple):
@@ -45,24 +47,24 @@ class ExpressionStream:
         self, module: CellNamerModule, reader: Reader, moments: DataMoments, batch_size: int | None = None
     ) -> None:
         self.module, self.reader, self.moments = module, reader, moments
-        self.size = batch_size or CELLS_PER_STEP
+        self.batch_size = batch_size
         self.measured = measured_genes(module, reader)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Rows of the AnnData and their z-scores, (n, G)."""
-        for rows, expression in self._blocks():
+        for rows, expression in self._blocks(CELLS_PER_STEP):
             yield rows, self.module.scale(expression, self.measured, self.moments.expression)
 
     def sparse_scores(self) -> Iterator[tuple[slice, SparseScores]]:
         """The same, never dense."""
-        for rows, expression in self._blocks():
+        for rows, expression in self._blocks(SPARSE_CELLS_PER_STEP):
             yield rows, self.module.scale.sparse(expression, self.measured, self.moments.expression)
 
-    def _blocks(self) -> Iterator[tuple[slice, SparseCounts]]:
+    def _blocks(self, size: int) -> Iterator[tuple[slice, SparseCounts]]:
         bar = tqdm(desc="cellnamer", total=self.reader.n_obs, unit="cell", disable=not settings.show_progress)
         start = 0
         with bar:
-            for counts in self.reader.blocks(np.arange(self.reader.n_obs), self.size):
+            for counts in self.reader.blocks(np.arange(self.reader.n_obs), self.batch_size or size):
                 expression = log_expression(self.module, counts, self.measured)
                 rows = slice(start, start + expression.n_cells)
                 yield rows, expression

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scfoundry._device import Compute
     from scfoundry.data.matrix.cells import Cells
     from scfoundry.data.matrix.contexts import Context
-    from scfoundry.data.matrix.reader import Reader
+    from scfoundry.data.matrix.reader import CountsReader
     from scfoundry.model.cellplm._attention import FlowContext, Projection
     from scfoundry.model.cellplm._module import CellPLMModule, EncoderLayer
 
@@ -78,7 +78,14 @@ def _embed_large(
     unit = cells.coordinates.get(context.name)
     placed = None if unit is None else torch.from_numpy(unit_coordinates(unit))
     spans = workers.spans(len(context.rows))
-    parts = [(cells.reader.apart(context.rows[rows]), None if placed is None else placed[rows]) for rows in spans]
+    parts = [
+        (
+            cells.reader.apart(here := context.rows[rows]),
+            cells.reader.kept_by_worker(here),
+            None if placed is None else placed[rows],
+        )
+        for rows in spans
+    ]
     states = workers.hold(_read, parts, module, compute)
     for depth in range(len(module.layers)):
 
@@ -93,8 +100,9 @@ def _embed_large(
 
 
 @torch.no_grad()
-def _read(part: tuple[Reader, Tensor | None], module: CellPLMModule, compute: Compute) -> States:
-    reader, placed = part
+def _read(part: tuple[CountsReader, Any, Tensor | None], module: CellPLMModule, compute: Compute) -> States:
+    reader, kept, placed = part
+    reader.fill(kept)
     compute = compute.elsewhere()
     module.to(compute.device).eval()
     size, states = compute.cells_at_once, []
