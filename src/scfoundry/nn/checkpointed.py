@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["CheckpointedLayer"]
 
@@ -34,11 +35,14 @@ class CheckpointedLayer(nn.Module):
     def checkpointed(self, part: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
         """What a part of the layer makes of its inputs, for callers that do not go through all of it."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self._trimmed, part, *inputs, use_reentrant=False, **named)
+            again = memory_given_back if next(self.parameters()).device.type == "cpu" else nullcontext
+            return checkpoint(part, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()), **named)
         return part(*inputs, **named)
 
-    def _trimmed(self, part: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
-        """Begin a part of the layer, at first or again, after the system has got back what others have left."""
-        if MALLOC_TRIM is not None and next(self.parameters()).device.type == "cpu":
-            MALLOC_TRIM(0)
-        return part(*inputs, **named)
+
+@contextmanager
+def memory_given_back() -> Iterator[None]:
+    """Compute after the system has got back what others have left."""
+    if MALLOC_TRIM is not None:
+        MALLOC_TRIM(0)
+    yield
