@@ -10,7 +10,7 @@ from scfoundry.data.matrix.cells import Cells
 from scfoundry.model.langcell import _divided
 from scfoundry.model.langcell._divided import DividedPretraining
 from scfoundry.model.langcell._momentum import Momentum
-from scfoundry.model.langcell._pretraining import Pretraining
+from scfoundry.model.langcell._pretraining import Pretraining, pair_logits
 from scfoundry.model.langcell._training_data import CellTexts, TrainingCells
 
 TINY = {
@@ -109,6 +109,28 @@ def test_only_a_part_of_the_batch_is_encoded_with_gradients(adata, monkeypatch):
     monkeypatch.setattr(model.module.cell, "forward", watched)
     divided_of(model, adata, 7, *OBJECTIVES)
     assert max(sizes) <= 7
+
+
+def test_layers_that_look_at_cells_are_computed_again(adata):
+    """Of keys and values of every pair nothing is kept, and the gradients are the same."""
+    model = trainable(adata)
+    module, (cells, texts) = model.module.train(), data_of(model, adata)
+    batch, words = cells.batch(np.arange(8), module.device), texts.draw(np.arange(8), module.device).words
+    cell_of, text_of = torch.arange(8).repeat(3), torch.arange(24) % len(words.rows)
+    results, kept = [], []
+    for again in (False, True):
+        module.gradient_checkpointing_enable(again)
+        module.zero_grad()
+        torch.manual_seed(0)
+        states = module.cell(batch.tokens, batch.present)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):  # noqa: B023
+            pair_logits(module, batch, states, words, cell_of, text_of).square().sum().backward()
+        kept.append(sum(sizes))
+        results.append({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
+    assert kept[1] < kept[0] / 4
+    for name, expected in results[0].items():
+        torch.testing.assert_close(results[1][name], expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("stage", [1, 2])

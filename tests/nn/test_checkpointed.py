@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from scfoundry.nn import checkpointed
 from scfoundry.nn.transformer import TransformerLayer
 
 
@@ -30,3 +31,17 @@ def test_the_input_alone_is_kept_and_nothing_without_gradients():
     torch.testing.assert_close(x.grad, expected, rtol=0, atol=0)
     with torch.no_grad():
         assert not layer(x, present).requires_grad
+
+
+def test_the_system_gets_back_what_tensors_have_left_before_a_layer_is_computed_again(monkeypatch):
+    trims: list[int] = []
+    monkeypatch.setattr(checkpointed, "MALLOC_TRIM", trims.append)
+    layer = TransformerLayer(16, 2, 64, activation="gelu")
+    x = torch.randn(3, 5, 16, requires_grad=True)
+    layer(x).sum().backward()
+    assert not trims
+    layer.gradient_checkpointing = True
+    layer(x).sum().backward()
+    assert len(trims) == 1
+    monkeypatch.setattr(checkpointed, "MALLOC_TRIM", None)  # where the C library has none
+    layer(x).sum().backward()

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scfoundry.nn import divide_and_conquer
 from scfoundry.nn.contrastive import two_view_loss
-from scfoundry.nn.divide_and_conquer import encode_in_parts
+from scfoundry.nn.divide_and_conquer import SharedParameters, encode_in_parts
 from scfoundry.nn.favor import favor_attention, orthogonal_features
 
 N_CELLS, N_TOKENS, WIDTH = 12, 7, 16
@@ -204,6 +204,52 @@ def test_only_one_part_is_in_memory():
 
     small, large = most_kept(10), most_kept(240)
     assert small < large / 10
+
+
+def test_gradients_of_a_part_are_not_held_beside_their_sums(monkeypatch):
+    module, cells = built()
+    grad, held = torch.autograd.grad, []
+
+    def noting(*what, **how):
+        found = grad(*what, **how)
+        held.append([g.untyped_storage().nbytes() for g in found if g is not None])
+        return found
+
+    monkeypatch.setattr(torch.autograd, "grad", noting)
+    gradients(module, divided, [*cells.split(3), *cells.split(3)])
+    assert len(held) == 8
+    assert all(sizes and max(sizes) <= torch.float64.itemsize for sizes in held)
+
+
+def test_calls_for_one_loss_share_one_sum(monkeypatch):
+    module, cells = built()
+    parts, sums = cells.split(5), []
+
+    def twice(parameters):
+        def take(module, parts):
+            first = encode_in_parts(module, parts, parameters)
+            numbers = encode_in_parts(lambda part: module(part)[1:], [part.square() for part in parts], parameters)[0]
+            return torch.cat([first[0], first[0] * numbers[:, None]]), first[1]
+
+        return take
+
+    expected = gradients(module, twice(list(module.parameters())), parts)[1]
+    added = divide_and_conquer.added_one_by_one
+    monkeypatch.setattr(divide_and_conquer, "added_one_by_one", lambda p, s: sums.append(s) or added(p, s))
+    found = gradients(module, twice(SharedParameters(module.parameters())), parts)[1]
+    assert error(found, expected) <= 1e-12
+    places = [[None if x is None else x.data_ptr() for x in some] for some in sums]
+    # Those of the later call, whose gradients come first, are what the earlier one adds to.
+    assert all(before in (None, after) for before, after in zip(places[0], places[-1], strict=True))
+    assert any(places[0])
+
+
+def test_parameters_that_get_the_same_gradient_tensor():
+    first, second = (torch.zeros(3, requires_grad=True) for _ in range(2))
+    (sums,) = encode_in_parts(lambda part: ((first + second)[None] * part,), torch.eye(3).split(1), (first, second))
+    sums.sum().backward()
+    assert torch.equal(first.grad, torch.ones(3))
+    assert torch.equal(second.grad, torch.ones(3))
 
 
 def test_nothing_is_kept_without_gradients():

@@ -13,6 +13,7 @@ used here. Both passes must agree to the last bit: random numbers are replayed, 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["encode_in_parts", "gather_rows"]
+__all__ = ["SharedParameters", "encode_in_parts", "gather_rows"]
 
 Part = TypeVar("Part")
 
@@ -34,8 +35,21 @@ Part = TypeVar("Part")
 TOLERANCE = 1e-2
 
 
+class SharedParameters:
+    """What several calls of `encode_in_parts` for one loss take gradients of, the sum of which is handed from one on.
+
+    Without it every call has a sum of its own, while autograd holds that of the calls before.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.ends: Sequence[Tensor] = self.parameters
+
+
 def encode_in_parts(
-    encode: Callable[[Part], tuple[Tensor, ...]], parts: Sequence[Part], parameters: Iterable[Tensor]
+    encode: Callable[[Part], tuple[Tensor, ...]],
+    parts: Sequence[Part],
+    parameters: Iterable[Tensor] | SharedParameters,
 ) -> tuple[Tensor, ...]:
     """Encode parts one after the other so that gradients take the memory of one.
 
@@ -50,7 +64,8 @@ def encode_in_parts(
     parts
         What ``encode`` is called with: mini-batches, each view of one being a part. They may differ in size.
     parameters
-        All that gradients are taken of; whatever else an output depends on counts as constant.
+        All that gradients are taken of; whatever else an output depends on counts as constant. Calls for one loss are
+        given the same `SharedParameters`, so that they hold the gradients once.
 
     Returns
     -------
@@ -70,15 +85,26 @@ def encode_in_parts(
     """
     if len(parts) == 1:
         return encode(parts[0])
-    return InParts.apply(encode, parts, *(p for p in parameters if p.requires_grad))
+    shared = parameters if isinstance(parameters, SharedParameters) else SharedParameters(parameters)
+    outputs = InParts.apply(encode, parts, shared.parameters, *shared.ends)
+    n_rows = len(outputs) - len(shared.ends)
+    shared.ends = outputs[n_rows:]
+    return outputs[:n_rows]
 
 
 class InParts(torch.autograd.Function):
-    """Outputs of all parts as one function of the parameters, each of which gets its gradient once."""
+    """Outputs of all parts as one function of the parameters, each of which gets its gradient once.
+
+    ``ends``: the parameters, or what an earlier call has put out for them after its rows. What comes back through those
+    put out here are the gradients of later calls, which the own ones are added to.
+    """
 
     @staticmethod
-    def forward(ctx: Any, encode: Callable, parts: Sequence, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, encode: Callable, parts: Sequence, parameters: Sequence[Tensor], *ends: Tensor
+    ) -> tuple[Tensor, ...]:
         """Encode all parts, keeping nothing but the outputs and what is random."""
+        ctx.set_materialize_grads(False)
         devices = sorted({parameter.device for parameter in parameters}, key=str)
         ctx.encode, ctx.parts, ctx.circumstances = encode, parts, []
         outputs = []
@@ -90,26 +116,25 @@ class InParts(torch.autograd.Function):
         rows = tuple(torch.cat(output) for output in zip(*outputs, strict=True))
         # Autograd refuses saved tensors that have been changed since, such as by an optimiser.
         ctx.save_for_backward(*parameters, *rows)
-        return rows
+        ctx.n_rows = len(rows)
+        return *rows, *ends
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Encode each part again, and pass the gradients of its rows on."""
-        n = len(ctx.saved_tensors) - len(gradients)
-        parameters, rows = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
-        rows_of, gradients_of = ([x.split(ctx.sizes) for x in whole] for whole in (rows, gradients))
-        totals: list[Tensor | None] = [None] * n
+        parameters, rows = ctx.saved_tensors[: -ctx.n_rows], ctx.saved_tensors[-ctx.n_rows :]
+        above, totals = gradients[: ctx.n_rows], list(gradients[ctx.n_rows :])
+        complete = [torch.zeros_like(row) if g is None else g for row, g in zip(rows, above, strict=True)]
+        rows_of, gradients_of = ([x.split(ctx.sizes) for x in whole] for whole in (rows, complete))
         apart = torch.zeros((), device=rows[0].device)
         for k, (part, circumstances) in enumerate(zip(ctx.parts, ctx.circumstances, strict=True)):
             with circumstances.again():
                 outputs = ctx.encode(part)
             for output, before in zip(outputs, rows_of, strict=True):
                 apart = torch.maximum(apart, relative_difference(output, before[k]))
-            above = [gradient[k] for gradient in gradients_of]
-            found = list(torch.autograd.grad(outputs, parameters, above, allow_unused=True))
-            for i in range(n):  # one after the other: sums of all would be a third copy of all gradients
-                totals[i], found[i] = added(totals[i], found[i]), None
+            with added_one_by_one(parameters, totals):
+                torch.autograd.grad(outputs, parameters, [g[k] for g in gradients_of], allow_unused=True)
         if apart > TOLERANCE:
             msg = (
                 f"The encoder gave other outputs for the same rows when gradients were taken (by {apart:.0%}). Until "
@@ -117,7 +142,7 @@ class InParts(torch.autograd.Function):
                 "global generators: a generator of one's own, or numpy's, is not replayed."
             )
             raise RuntimeError(msg)
-        return None, None, *totals
+        return None, None, None, *totals
 
 
 def relative_difference(output: Tensor, before: Tensor) -> Tensor:
@@ -126,11 +151,24 @@ def relative_difference(output: Tensor, before: Tensor) -> Tensor:
         return (output - before).float().norm() / before.float().norm().clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def added(total: Tensor | None, further: Tensor | None) -> Tensor | None:
-    """Sum of gradients, `None` being zero."""
-    if total is None or further is None:
-        return further if total is None else total
-    return total + further
+@contextmanager
+def added_one_by_one(parameters: Sequence[Tensor], totals: list[Tensor | None]) -> Iterator[None]:
+    """Add every gradient to its total as soon as it is there, so that those of all parameters are held only once."""
+
+    def add(gradient: Tensor, i: int) -> Tensor:
+        total = totals[i]
+        if total is None:
+            totals[i] = gradient.clone()  # autograd may give one tensor to several parameters
+        else:
+            total += gradient
+        return gradient.new_zeros(()).expand_as(gradient)  # what autograd holds in its place until all are there
+
+    handles = [parameter.register_hook(partial(add, i=i)) for i, parameter in enumerate(parameters)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class Circumstances(NamedTuple):

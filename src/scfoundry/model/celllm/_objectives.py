@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from scfoundry.model.celllm._tokens import PAD
 from scfoundry.nn.contrastive import two_view_loss
-from scfoundry.nn.divide_and_conquer import encode_in_parts
+from scfoundry.nn.divide_and_conquer import SharedParameters, encode_in_parts
 from scfoundry.train.objectives import weights_of
 
 if TYPE_CHECKING:
@@ -67,17 +67,18 @@ class Pretraining:
     def __call__(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
         """Sum of the weighted objectives, and each of them."""
         parts = self.cells.parts(rows, self.module.device, self.part_size)
+        shared = SharedParameters(self.module.parameters())
         losses: dict[str, Tensor] = {}
         if self.weights["contrastive"] or self.weights["tumour"]:
-            losses |= self.of_views(parts)
+            losses |= self.of_views(parts, shared)
         if self.weights["masked_values"]:
-            losses["masked_values"] = self.masked_values(parts)
+            losses["masked_values"] = self.masked_values(parts, shared)
         return {"loss": torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()} | losses
 
-    def of_views(self, parts: list[CellBatch]) -> dict[str, Tensor]:
+    def of_views(self, parts: list[CellBatch], shared: SharedParameters) -> dict[str, Tensor]:
         """Contrast of two views, and tumour against normal from the first."""
         n_views = 2 if self.weights["contrastive"] else 1
-        outputs = iter(encode_in_parts(self.view, parts * n_views, self.module.parameters()))
+        outputs = iter(encode_in_parts(self.view, parts * n_views, shared))
         losses = {}
         if self.weights["contrastive"]:
             first, second = next(outputs).chunk(2)
@@ -97,10 +98,10 @@ class Pretraining:
         outputs += [self.module.tumour_head(states[:, 0])] if self.weights["tumour"] else []
         return tuple(outputs)
 
-    def masked_values(self, parts: list[CellBatch]) -> Tensor:
+    def masked_values(self, parts: list[CellBatch], shared: SharedParameters) -> Tensor:
         """Cross-entropy of hidden levels, a mean over those of all parts."""
         drawn = [(*hide_levels(part, self.module.config.mask_ratio), part.tokens) for part in parts]
-        (of_cells,) = encode_in_parts(self.guesses, drawn, self.module.parameters())
+        (of_cells,) = encode_in_parts(self.guesses, drawn, shared)
         n_chosen = torch.stack([chosen.sum() for _, chosen, _ in drawn]).sum()
         return of_cells.sum() / n_chosen.clamp(min=1)
 

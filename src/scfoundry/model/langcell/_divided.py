@@ -10,7 +10,7 @@ import torch
 from scfoundry.model.langcell._objectives import describes, matching_loss
 from scfoundry.model.langcell._pretraining import draw_pairs, guess_genes, hide_genes, pair_logits
 from scfoundry.nn.contrastive import contrastive_loss
-from scfoundry.nn.divide_and_conquer import encode_in_parts, gather_rows
+from scfoundry.nn.divide_and_conquer import SharedParameters, encode_in_parts, gather_rows
 from scfoundry.nn.sequences import Batch
 
 if TYPE_CHECKING:
@@ -54,23 +54,24 @@ class DividedPretraining:
         """Sum of the weighted objectives, and each of them."""
         parts = self.cells.parts(rows, self.module.device, self.part_size)
         texts = None if self.texts is None else self.texts.draw(rows, self.module.device)
-        views = self.views(parts)
+        shared = SharedParameters(self.module.parameters())
+        views = self.views(parts, shared)
         losses = {}
         if self.weights["masked_genes"]:
-            losses["masked_genes"] = self.masked_genes(parts)
+            losses["masked_genes"] = self.masked_genes(parts, shared)
         if self.weights["cell_cell"]:
             numbers = gather_rows(torch.from_numpy(rows).to(self.module.device))
             one, again = map(gather_rows, views)
             losses["cell_cell"] = contrastive_loss(one, again, numbers[:, None] != numbers, self.temperature)
         if texts is not None:
-            losses |= self.text_losses(parts, views[0], texts)
+            losses |= self.text_losses(parts, views[0], texts, shared)
         total = sum((self.weights[name] * loss for name, loss in losses.items()), start=views[0].new_zeros(()))
         return {"loss": total} | losses
 
-    def views(self, parts: list[Batch]) -> tuple[Tensor, ...]:
+    def views(self, parts: list[Batch], shared: SharedParameters) -> tuple[Tensor, ...]:
         """Embeddings of the cells, (B, Z), with one dropout, and with another where cells are contrasted with cells."""
         n_views = 2 if self.weights["cell_cell"] else 1
-        (embeddings,) = encode_in_parts(self.of_cells, parts * n_views, self.module.parameters())
+        (embeddings,) = encode_in_parts(self.of_cells, parts * n_views, shared)
         return embeddings.chunk(n_views)
 
     def of_cells(self, cells: Batch) -> tuple[Tensor]:
@@ -81,10 +82,10 @@ class DividedPretraining:
         """Embeddings of some texts."""
         return (self.module.embed_texts(words.tokens, words.present),)
 
-    def masked_genes(self, parts: list[Batch]) -> Tensor:
+    def masked_genes(self, parts: list[Batch], shared: SharedParameters) -> Tensor:
         """Hidden genes, a mean over those of all parts."""
         drawn = [(part, *hide_genes(self.module, part)) for part in parts]
-        (of_parts,) = encode_in_parts(self.guesses, drawn, self.module.parameters())
+        (of_parts,) = encode_in_parts(self.guesses, drawn, shared)
         n_chosen = torch.stack([chosen.sum() for *_, chosen in drawn])
         return (of_parts * n_chosen).sum() / n_chosen.sum().clamp(min=1)
 
@@ -92,10 +93,12 @@ class DividedPretraining:
         """Loss of the hidden genes of some cells, (1,)."""
         return (guess_genes(self.module, *drawn)[None],)
 
-    def text_losses(self, parts: list[Batch], cells: Tensor, texts: DrawnTexts) -> dict[str, Tensor]:
+    def text_losses(
+        self, parts: list[Batch], cells: Tensor, texts: DrawnTexts, shared: SharedParameters
+    ) -> dict[str, Tensor]:
         """Which text is a cell's, which cell is a text's, and whether a pair belongs together."""
         words = texts.words.split(max(len(part.rows) for part in parts))
-        (read,) = encode_in_parts(self.of_texts, words, self.module.parameters())
+        (read,) = encode_in_parts(self.of_texts, words, shared)
         read = read[texts.place]  # (B, Z)
         all_cells, all_texts, drawn, described = map(gather_rows, (cells, read, texts.drawn, texts.described))
         untrue = ~describes(drawn, described)  # (T, T): texts that are not true of a cell
@@ -103,10 +106,11 @@ class DividedPretraining:
         to_cell = contrastive_loss(all_texts, all_cells, untrue.T, self.temperature)
         losses = {"cell_text": (to_text + to_cell) / 2}
         if self.weights["matching"]:
-            losses["matching"] = self.matching(parts, cells.detach() @ read.detach().T / self.temperature, texts)
+            similarity = cells.detach() @ read.detach().T / self.temperature
+            losses["matching"] = self.matching(parts, similarity, texts, shared)
         return losses
 
-    def matching(self, parts: list[Batch], similarity: Tensor, texts: DrawnTexts) -> Tensor:
+    def matching(self, parts: list[Batch], similarity: Tensor, texts: DrawnTexts, shared: SharedParameters) -> Tensor:
         """Whether pairs belong together; ``similarity``: cosine over temperature of cells and texts, (B, B)."""
         cell_of, text_of, matches = draw_pairs(similarity, ~describes(texts.drawn, texts.described))
         pairs, order, start = [], [], 0
@@ -118,7 +122,7 @@ class DividedPretraining:
                 order.append(some)
             start = stop
         look = partial(self.looks, texts.words)
-        (logits,) = encode_in_parts(look, pairs, self.module.parameters())
+        (logits,) = encode_in_parts(look, pairs, shared)
         return matching_loss(logits, matches[torch.cat(order)])
 
     def looks(self, words: Batch, pairs: tuple[Batch, Tensor, Tensor]) -> tuple[Tensor]:

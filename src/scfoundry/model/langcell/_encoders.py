@@ -11,11 +11,13 @@ from torch import nn
 from scfoundry.nn.transformer import LAYER_NORM_EPS, KeysValues, TransformerLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from scfoundry.model.langcell._config import LangCellConfig
+
+    Answer = KeysValues | Callable[[], KeysValues]
 
 __all__ = ["CellEncoder", "TextEncoder"]
 
@@ -123,24 +125,33 @@ class TextEncoder(nn.Module):
         self,
         begun: Tensor,
         present: Tensor | None,
-        answers: Sequence[KeysValues],
+        answers: Sequence[Answer],
         cell_present: Tensor | None = None,
     ) -> Tensor:
         """What texts that look at a cell each amount to: the states of their first word.
 
         ``begun``, ``present``: P texts as `begin` leaves them, (P, T, E), and which of their positions are real, (P,
         T). ``answers``: of P cells paired with the texts, as `look_at` gives them, or of one cell that all texts look
-        at. ``cell_present``: which positions of the cells are real, (P, L) or (1, L). Returns (P, E).
+        at; or functions that compute them, which layers computed again call again. ``cell_present``: which positions of
+        the cells are real, (P, L) or (1, L). Returns (P, E).
         """
         x = begun
-        for depth, (layer, answer) in enumerate(zip(self.layers, answers, strict=True), start=1):
-            # The last layer's other words are nobody's keys.
-            n_wanted = 1 if depth == len(self.layers) else None
-            x = layer.attend(x, present, n_wanted) if depth > 1 else x[:, :n_wanted]
-            # The texts that look at one cell ask as one long sequence.
-            asking = x.reshape(len(answer.keys), -1, x.shape[-1])
-            x = layer.feed_forward(layer.attend_context(asking, answer, cell_present).reshape(x.shape))
+        for depth, (layer, answer) in enumerate(zip(self.layers, answers, strict=True)):
+            x = layer.checkpointed(self._look, depth, x, present, answer, cell_present)
         return x[:, 0]
+
+    def _look(
+        self, depth: int, x: Tensor, present: Tensor | None, answer: Answer, cell_present: Tensor | None
+    ) -> Tensor:
+        """States after a layer that looks at cells, (P, T, E), from those before."""
+        layer = self.layers[depth]
+        # The last layer's other words are nobody's keys.
+        n_wanted = 1 if depth + 1 == len(self.layers) else None
+        x = layer.attend(x, present, n_wanted) if depth else x[:, :n_wanted]
+        keys_values = answer() if callable(answer) else answer
+        # The texts that look at one cell ask as one long sequence.
+        asking = x.reshape(len(keys_values.keys), -1, x.shape[-1])
+        return layer.feed_forward(layer.attend_context(asking, keys_values, cell_present).reshape(x.shape))
 
 
 def unit(x: Tensor) -> Tensor:

@@ -11,10 +11,12 @@ from scfoundry.model._module import FoundationModule
 from scfoundry.model.langcell._encoders import CellEncoder, TextEncoder, unit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from scfoundry.model.langcell._config import LangCellConfig
-    from scfoundry.nn.transformer import KeysValues
+    from scfoundry.model.langcell._encoders import Answer
 
 __all__ = ["LangCellModule"]
 
@@ -58,7 +60,7 @@ class LangCellModule(FoundationModule):
         return unit(self.text_projection(self.text(words, present)[:, 0]))
 
     def match_logits(
-        self, begun: Tensor, present: Tensor | None, answers: list[KeysValues], cell_present: Tensor | None = None
+        self, begun: Tensor, present: Tensor | None, answers: Sequence[Answer], cell_present: Tensor | None = None
     ) -> Tensor:
         """Logits of no match and of a match, (P, 2), of texts begun with the cells behind ``answers``."""
         return self.match_head(self.text.with_cell(begun, present, answers, cell_present))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,7 @@ from scfoundry.model.langcell._objectives import (
 )
 from scfoundry.nn.contrastive import contrastive_loss
 from scfoundry.nn.divide_and_conquer import gather_rows
+from scfoundry.nn.transformer import KeysValues
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from scfoundry.model.langcell._module import LangCellModule
     from scfoundry.model.langcell._training_data import CellTexts, DrawnTexts, TrainingCells
     from scfoundry.nn.sequences import Batch
+    from scfoundry.nn.transformer import TransformerLayer
 
 __all__ = ["Pretraining", "draw_pairs", "guess_genes", "hide_genes", "pair_logits"]
 
@@ -135,11 +138,16 @@ def pair_logits(
 
     ``states``: of the cells, (B, L, D). ``cell_of``, ``text_of``: which cell and which of the P texts, (N,).
     """
-    answers = module.text.look_at(states)
+
+    def answer(layer: TransformerLayer) -> KeysValues:
+        keys, values = layer.context_attention.keys_values(states)
+        return KeysValues(keys[cell_of], values[cell_of])
+
     return module.match_logits(
         module.text.begin(words.tokens, words.present)[text_of],
         _at(words.present, text_of),
-        [type(answer)(answer.keys[cell_of], answer.values[cell_of]) for answer in answers],
+        # Of every pair and layer they would be most of what a step keeps.
+        [partial(answer, layer) for layer in module.text.layers],
         _at(cells.present, cell_of),
     )
 
