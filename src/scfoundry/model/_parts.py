@@ -111,7 +111,8 @@ def _in_worker(
 ) -> Any:
     """In a worker."""
     cells, kept = part
-    cells.reader.fill(kept)
+    if kept is not None:
+        cells.reader.fill(kept)
     arguments = tuple(map(_of_worker, arguments))
     return getattr(model, method)(cells, *arguments, **{name: _of_worker(value) for name, value in given.items()})
 

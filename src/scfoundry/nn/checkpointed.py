@@ -35,8 +35,8 @@ class CheckpointedLayer(nn.Module):
     def checkpointed(self, part: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
         """What a part of the layer makes of its inputs, for callers that do not go through all of it."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            again = memory_given_back if next(self.parameters()).device.type == "cpu" else nullcontext
-            return checkpoint(part, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()), **named)
+            before = memory_given_back if next(self.parameters()).device.type == "cpu" else nullcontext
+            return checkpoint(part, *inputs, use_reentrant=False, context_fn=lambda: (before(), before()), **named)
         return part(*inputs, **named)
 
 

@@ -42,5 +42,6 @@ def over_parts(function: Callable[..., T], reader: Reader, *shared: Any) -> Iter
 
 def _in_worker(function: Callable[..., T], part: tuple[CountsReader, Any], *shared: Any) -> T:
     reader, kept = part
-    reader.fill(kept)
+    if kept is not None:
+        reader.fill(kept)
     return function(reader, *shared)

@@ -168,11 +168,11 @@ class CountsReader:
             return None
         return self._by_workers.get((int(stored[0]), len(stored)))
 
-    def fill(self, kept: tuple[Inspection, sparse.csr_matrix | None] | None) -> None:
+    def fill(self, kept: tuple[Inspection, sparse.csr_matrix | None]) -> None:
         """In a worker: what it keeps of these cells is not read again."""
-        inspection, counts = kept or (None, None)
+        inspection, counts = kept
         # By themselves the cells may have looked otherwise than all do.
-        if inspection is not None and inspection.found[0] is self.report.state:
+        if inspection.found[0] is self.report.state:
             self._held = counts
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:

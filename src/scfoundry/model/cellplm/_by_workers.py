@@ -102,7 +102,8 @@ def _embed_large(
 @torch.no_grad()
 def _read(part: tuple[CountsReader, Any, Tensor | None], module: CellPLMModule, compute: Compute) -> States:
     reader, kept, placed = part
-    reader.fill(kept)
+    if kept is not None:
+        reader.fill(kept)
     compute = compute.elsewhere()
     module.to(compute.device).eval()
     size, states = compute.cells_at_once, []
