@@ -77,7 +77,7 @@ def test_progress_can_be_switched_off_by_itself():
 
 
 def test_weights_run_without_what_only_training_needs():
-    """scvi-tools with Pyro and Lightning, transformers and matplotlib take longer to import than cells to embed."""
+    """scvi-tools with Pyro and Lightning, transformers, matplotlib, torch's compiler take longer than cells."""
     code = """
 import json, sys
 import numpy as np
@@ -88,7 +88,7 @@ from scfoundry.model._pretrained import DEFAULTS
 sf.settings.verbosity = "error"
 loaded = {}
 def look(what):
-    heavy = ("scvi", "pyro", "lightning", "transformers", "matplotlib", "scanpy", "sklearn")
+    heavy = ("scvi", "pyro", "lightning", "transformers", "matplotlib", "scanpy", "sklearn", "torch._dynamo", "sympy")
     loaded[what] = [name for name in heavy if name in sys.modules]
 for name in DEFAULTS:
     genes = load_weights(name).genes.ids[:400]

@@ -14,9 +14,10 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -192,13 +193,26 @@ def built_within(tensors: Iterable[Tensor], *, source: str) -> Iterator[None]:
         register_module_buffer_registration_hook(register),
     ]
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Uninitialised():
             yield
     except (RuntimeError, OverflowError, TypeError, MemoryError) as error:  # sizes that torch cannot count
         raise CheckpointError(too_large) from error
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class Uninitialised(TorchFunctionMode):
+    """Leave out what `torch.nn.init` draws: of tensors that are not there, it takes a second to load what does that."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch, unless it initialises a tensor."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def account_for(

@@ -49,7 +49,7 @@ class VectorQuantiser(nn.Module):
     def __init__(self, n_codes: int, width: int, *, beta: float = 0.95, affine_rate: float = 10.0) -> None:
         super().__init__()
         self.beta, self.affine_rate = beta, affine_rate
-        self.stored = nn.Parameter(torch.randn(n_codes, width) * width**-0.5)
+        self.stored = nn.init.normal_(nn.Parameter(torch.empty(n_codes, width)), std=width**-0.5)
         self.scale, self.shift = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
         self.register_buffer("started", torch.tensor(False))
         # Training batches since a code was last used.

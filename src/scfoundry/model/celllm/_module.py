@@ -41,7 +41,14 @@ class Layer(CheckpointedLayer):
         self.expand, self.contract = nn.Linear(width, config.n_intermediate), nn.Linear(config.n_intermediate, width)
         self.dropout = nn.Dropout(config.dropout)
         # Rows of all heads; part of the weights, which are worth little with others.
-        self.register_buffer("omega", orthogonal_features(config.n_features, config.n_head))
+        self.register_buffer("omega", torch.empty(config.n_features, config.n_head))
+        if not self.omega.is_meta:
+            self.draw_features()
+
+    @torch.no_grad()
+    def draw_features(self) -> None:
+        """Draw the random features anew."""
+        self.omega.copy_(orthogonal_features(*self.omega.shape))
 
     def project(self, x: Tensor, present: Tensor, n_wanted: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of the first ``n_wanted`` positions, keys and values of all, (B, H, L, d); padding has no value."""
@@ -173,4 +180,4 @@ class CellLMModule(FoundationModule):
         if self.config.redraw_interval and int(self.steps_since_redraw) >= self.config.redraw_interval:
             self.steps_since_redraw.zero_()
             for layer in self.layers:
-                layer.omega.copy_(orthogonal_features(self.config.n_features, self.config.n_head))
+                layer.draw_features()

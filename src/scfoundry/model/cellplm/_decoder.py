@@ -62,7 +62,7 @@ class Decoder(nn.Module):
         )
         self.bottleneck = nn.Linear(width, config.n_bottleneck)
         self.mean = nn.Linear(config.n_bottleneck, n_genes)
-        self.log_dispersion = nn.Parameter(torch.randn(n_genes))
+        self.log_dispersion = nn.init.normal_(nn.Parameter(torch.empty(n_genes)))
         self.likelihood = config.likelihood
 
     def forward(

@@ -32,7 +32,7 @@ class GeneEmbedder(nn.Module):
     def __init__(self, config: CellPLMConfig, n_genes: int) -> None:
         super().__init__()
         width = config.n_hidden
-        self.genes = nn.Parameter(torch.randn(n_genes, width) * 0.005)
+        self.genes = nn.init.normal_(nn.Parameter(torch.empty(n_genes, width)), std=0.005)
         self.position = PositionCode(width)
         self.linear = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)

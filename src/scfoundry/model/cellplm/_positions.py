@@ -34,7 +34,7 @@ class PositionCode(nn.Module):
 
     def __init__(self, n_hidden: int) -> None:
         super().__init__()
-        self.placeholder = nn.Parameter(torch.randn(n_hidden) * 0.01)
+        self.placeholder = nn.init.normal_(nn.Parameter(torch.empty(n_hidden)), std=0.01)
 
     def forward(self, coordinates: Tensor | None) -> Tensor:
         """Code of n cells, (n, D), or the placeholder, (D,)."""

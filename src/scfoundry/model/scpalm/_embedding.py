@@ -51,17 +51,21 @@ class PathwayEmbedding(nn.Module):
         super().__init__()
         self.n_genes, width = n_genes, config.n_value
         n_projections = n_genes if config.gene_projection else 1
-        self.projection = nn.Parameter(torch.randn(n_projections, width) * SCALE)
+        self.projection = nn.init.normal_(nn.Parameter(torch.empty(n_projections, width)), std=SCALE)
         self.alpha = nn.Parameter(torch.ones(n_projections, width))
-        self.genes = nn.Parameter(torch.randn(n_genes, config.n_gene) * SCALE)
+        self.genes = nn.init.normal_(nn.Parameter(torch.empty(n_genes, config.n_gene)), std=SCALE)
         self.value_map: Any = nn.Linear(width, width)
         if config.value_map == "mlp":
             self.value_map = nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(NEGATIVE_SLOPE), self.value_map)
         self.value_scalars = nn.Linear(width, config.n_tokens)
         self.gene_scalars = nn.Linear(config.n_gene, config.n_tokens, bias=False)
-        self.tokens = nn.Parameter(torch.randn(config.n_tokens, config.n_hidden))
+        self.tokens = nn.init.normal_(nn.Parameter(torch.empty(config.n_tokens, config.n_hidden)))
         # A norm of a layer would leave no more of a scalar times a vector than the sign of the scalar.
-        self.offsets = nn.Parameter(OFFSET_SCALE * torch.randn_like(self.tokens)) if config.token_offsets else None
+        self.offsets = (
+            nn.init.normal_(nn.Parameter(torch.empty(self.tokens.shape)), std=OFFSET_SCALE)
+            if config.token_offsets
+            else None
+        )
         self.register_buffer("started", torch.tensor(False))
         self.is_linear = config.value_map == "linear" and config.gene_pooling == "mean"
         self.takes_max = config.gene_pooling == "max"

@@ -53,7 +53,9 @@ class Head(nn.Module):
     def __init__(self, config: ScPaLMConfig, genes_per_token: int) -> None:
         super().__init__()
         n_matrices = 1 if config.shared_head else config.n_tokens
-        self.weight = nn.Parameter(torch.randn(n_matrices, config.n_hidden, genes_per_token) * HEAD_SCALE)
+        self.weight = nn.init.normal_(
+            nn.Parameter(torch.empty(n_matrices, config.n_hidden, genes_per_token)), std=HEAD_SCALE
+        )
         self.bias = nn.Parameter(torch.zeros(n_matrices, genes_per_token))
 
     def forward(self, states: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ScPaLMConfig, n_genes: int) -> None:
         super().__init__()
         self.n_genes = n_genes
-        self.positions = nn.Parameter(torch.randn(config.n_tokens, config.n_hidden))
+        self.positions = nn.init.normal_(nn.Parameter(torch.empty(config.n_tokens, config.n_hidden)))
         self.transformer = Transformer(config)
         self.head = Head(config, math.ceil(n_genes / config.n_tokens))
         # Without these, the decoder would learn for a long time what is alike in all cells, and little else.
@@ -112,8 +114,8 @@ class CellEncoder(nn.Module):
 
     def __init__(self, config: ScPaLMConfig) -> None:
         super().__init__()
-        self.positions = nn.Parameter(torch.randn(config.n_tokens, config.n_hidden))
-        self.cell = nn.Parameter(torch.randn(config.n_hidden))
+        self.positions = nn.init.normal_(nn.Parameter(torch.empty(config.n_tokens, config.n_hidden)))
+        self.cell = nn.init.normal_(nn.Parameter(torch.empty(config.n_hidden)))
         self.transformer = Transformer(config)
 
     def _with_cell(self, tokens: Tensor) -> Tensor:
@@ -136,7 +138,7 @@ class CellDecoder(nn.Module):
     def __init__(self, config: ScPaLMConfig, n_genes: int) -> None:
         super().__init__()
         self.n_tokens, self.exclude_cell_token = config.n_tokens, config.exclude_cell_token
-        self.hidden = nn.Parameter(torch.randn(config.n_hidden))
+        self.hidden = nn.init.normal_(nn.Parameter(torch.empty(config.n_hidden)))
         self.decoder = Decoder(config, n_genes)
 
     def forward(self, view: View, batches: Tensor | None = None) -> Tensor:
