@@ -118,19 +118,36 @@ def test_a_worker_that_dies_is_replaced(client, stored):
     assert (stored / "died").exists()
 
 
+@pytest.fixture(scope="module")
+def logs(stored):
+    """Log values in a file, of which the first piece of work by itself would be taken for counts."""
+    adata = ad.read_h5ad(stored / "cells.h5ad")
+    values = np.log1p(adata.X.toarray())
+    values[:1100] = values[:1100].round()
+    adata.X = sparse.csr_matrix(values)
+    adata.write_h5ad(stored / "logs.h5ad")
+    return stored / "logs.h5ad"
+
+
+@pytest.mark.parametrize("verb", ["rank_encode", "bin_expression"])
+def test_cells_that_look_otherwise_by_themselves_are_encoded_anew(client, logs, verb):
+    alone, together = (ad.read_h5ad(logs, backed="r") for _ in range(2))
+    VERBS[verb](alone)
+    VERBS[verb](together, distribute=True)
+    expected, found = (written(adata, {"sample"}) for adata in (alone, together))
+    assert expected.keys() == found.keys() != set()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("held_values", "values_per_cell"), [(0, None), (200_000, None), (2**26, None), (2**16, 1)], ids=str
 )
-def test_what_workers_keep_does_not_show(client, stored, tmp_path, monkeypatch, held_values, values_per_cell):
-    adata = ad.read_h5ad(stored / "cells.h5ad")
-    logs = np.log1p(adata.X.toarray())
-    logs[:1100] = logs[:1100].round()  # by themselves, these cells would be taken for counts
-    adata.X = sparse.csr_matrix(logs)
-    adata.write_h5ad(tmp_path / "logs.h5ad")
+def test_what_workers_keep_does_not_show(client, logs, monkeypatch, held_values, values_per_cell):
     monkeypatch.setattr("scfoundry.data.matrix.reader.HELD_VALUES", held_values)
     if values_per_cell is not None:  # so that pieces turn out to be larger than what one may keep
         monkeypatch.setattr(LocatedMatrix, "values_per_cell", values_per_cell)
-    alone, together = (ad.read_h5ad(tmp_path / "logs.h5ad", backed="r") for _ in range(2))
+    alone, together = (ad.read_h5ad(logs, backed="r") for _ in range(2))
     sf.tl.embed(alone, "cellnamer", adapt=None)
     sf.tl.embed(together, "cellnamer", adapt=None, distribute=True)
     np.testing.assert_allclose(together.obsm["X_cellnamer"], alone.obsm["X_cellnamer"], rtol=1e-6, atol=1e-6)

@@ -433,9 +433,7 @@ def test_a_model_says_which_verbs_it_serves(models):
 
 
 def test_every_data_set_is_inspected_once(case, monkeypatch):
-    inspected, judge = [], checks._require_usable
-    monkeypatch.setattr(
-        checks, "_require_usable", lambda *args, **how: (inspected.append(args), judge(*args, **how))[1]
-    )
+    inspected, judge = [], checks.require_usable
+    monkeypatch.setattr(checks, "require_usable", lambda *args, **how: (inspected.append(args), judge(*args, **how))[1])
     case.call(case.query.copy())
     assert len(inspected) == 1 + case.verb.reference

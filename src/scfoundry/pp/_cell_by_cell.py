@@ -15,13 +15,15 @@ from scfoundry.data.matrix.checks import (
     MatrixState,
     Taker,
     inspect_matrix,
+    inspected,
     read_checked,
-    report_by_workers,
+    require_cells,
     require_counts,
+    require_usable,
 )
 from scfoundry.data.matrix.loaders import row_blocks
 from scfoundry.data.matrix.located import LocatedMatrix, locate, matrix_of
-from scfoundry.data.matrix.state import LOG_CEILING
+from scfoundry.data.matrix.state import LOG_CEILING, Inspection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,9 +58,7 @@ def encoded(
     """
     if distribute:
         workers, located = Workers.active(caller=caller), LocatedMatrix.of(adata, layer)
-        parts, again = ((located.apart(rows) for rows in workers.spans(located.n_obs)) for _ in range(2))
-        report = report_by_workers(adata, parts, workers, layer=layer, caller=caller, allow_log1p=True)
-        return report.state, sparse.vstack(list(workers.map(_encoded, again, begin, report.state)), format="csr")
+        return _encoded_by_workers(workers, adata, located, layer, begin, caller=caller)
     if not is_lazy(adata, layer):
         name = caller.rpartition(".")[2]
         with tqdm(desc=name, total=adata.n_obs, unit="cell", disable=not settings.show_progress) as bar:
@@ -84,6 +84,41 @@ def encoded(
     return state, da.blockwise(
         encode_chunk, "cr", matrix, "cg", new_axes={"r": width}, concatenate=False, dtype=dtype, meta=meta
     )
+
+
+def _encoded_by_workers(
+    workers: Workers,
+    adata: AnnData,
+    located: LocatedMatrix,
+    layer: str | None,
+    begin: Callable[[MatrixState], Encoder],
+    *,
+    caller: str,
+) -> tuple[MatrixState, sparse.csr_matrix]:
+    """What the matrix holds and what is made of its cells, each of which a worker reads once."""
+    require_cells(adata, caller)
+    parts = [located.apart(rows) for rows in workers.spans(located.n_obs)]
+    inspections, encoded_parts = map(list, zip(*workers.map(_encoded_as_found, parts, begin), strict=True))
+    report = Inspection.merged(inspections).report()
+    require_usable(adata, report, layer=layer, caller=caller, allow_log1p=True)
+    # By themselves some cells may have looked otherwise than all do.
+    fits = [
+        rows is not None and inspection.found[0] is report.state
+        for inspection, rows in zip(inspections, encoded_parts, strict=True)
+    ]
+    otherwise = np.flatnonzero(~np.array(fits))
+    again = workers.map(_encoded, (parts[i] for i in otherwise), begin, report.state)
+    for i, rows in zip(otherwise, again, strict=True):
+        encoded_parts[i] = rows
+    return report.state, sparse.vstack(encoded_parts, format="csr")
+
+
+def _encoded_as_found(
+    located: LocatedMatrix, begin: Callable[[MatrixState], Encoder]
+) -> tuple[Inspection, sparse.csr_matrix | None]:
+    """In a worker, in one pass: what some cells hold, and what is made of them if all hold the same."""
+    inspection, encoder = inspected(located, begin)
+    return inspection, encoder and encoder.result()
 
 
 def _encoded(located: LocatedMatrix, begin: Callable[[MatrixState], Encoder], state: MatrixState) -> sparse.csr_matrix:

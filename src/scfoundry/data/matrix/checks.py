@@ -28,7 +28,9 @@ __all__ = [
     "inspected",
     "read_checked",
     "report_by_workers",
+    "require_cells",
     "require_counts",
+    "require_usable",
     "to_linear",
 ]
 
@@ -44,9 +46,9 @@ def require_counts(adata: AnnData, *, layer: str | None = None, caller: str, all
     Anything else, NaN and infinite values, and an empty matrix are refused, with the line that makes it readable. Cells
     without any count are reported in the log, not refused. ``caller`` is the user's function: ``"sf.tl.embed"``.
     """
-    _require_cells(adata, caller)
+    require_cells(adata, caller)
     report = inspect_matrix(adata, layer=layer)
-    _require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
+    require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
     return report
 
 
@@ -73,10 +75,10 @@ def read_checked(
     later ones show that the matrix holds something else, it is begun again, and the cells are read a second time.
     ``progress`` is told how many were read.
     """
-    _require_cells(adata, caller)
+    require_cells(adata, caller)
     inspection, taker = inspected(located, begin, progress)
     report = inspection.report()
-    _require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
+    require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
     if taker is None:
         taker = begin(report.state)
         for block in located.blocks():
@@ -108,9 +110,9 @@ def report_by_workers(
     adata: AnnData, parts: Iterable[Any], workers: Workers, *, layer: str | None, caller: str, allow_log1p: bool
 ) -> MatrixReport:
     """Check as `require_counts` does, part by part: where these lie, or what `inspected` gave of them in a worker."""
-    _require_cells(adata, caller)
+    require_cells(adata, caller)
     report = Inspection.merged(workers.map(_inspection, parts)).report()
-    _require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
+    require_usable(adata, report, layer=layer, caller=caller, allow_log1p=allow_log1p)
     return report
 
 
@@ -124,7 +126,8 @@ def _inspection(part: LocatedMatrix | tuple[Inspection, Any]) -> Inspection:
     return inspection
 
 
-def _require_cells(adata: AnnData, caller: str) -> None:
+def require_cells(adata: AnnData, caller: str) -> None:
+    """Refuse what has no cell or no gene."""
     if 0 in adata.shape:
         msg = (
             f"{caller} needs at least one cell and one gene; adata has {adata.n_obs} cells and {adata.n_vars} genes. "
@@ -133,7 +136,8 @@ def _require_cells(adata: AnnData, caller: str) -> None:
         raise ValueError(msg)
 
 
-def _require_usable(adata: AnnData, report: MatrixReport, *, layer: str | None, caller: str, allow_log1p: bool) -> None:
+def require_usable(adata: AnnData, report: MatrixReport, *, layer: str | None, caller: str, allow_log1p: bool) -> None:
+    """Refuse values that are not finite, not what was asked for, or none at all."""
     where = _name(layer)
     if report.n_nan or report.n_infinite:
         msg = (
