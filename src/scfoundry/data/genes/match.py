@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING
 
@@ -137,7 +138,7 @@ def _originals(names: Names, asked: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def _drop_less_direct(target: NDArray[np.int64], route: Names) -> NDArray[np.int64]:
     """Drop, in place, the columns whose gene another column reaches more directly; return which."""
-    indirectness = np.array([_INDIRECT.get(name, 0) for name in route], dtype=np.int64)
+    indirectness = np.fromiter(map(_INDIRECT.get, route, itertools.repeat(0)), np.int64, len(route))
     matched = target >= 0
     most_direct = np.full(target.max(initial=-1) + 1, len(_INDIRECT))
     np.minimum.at(most_direct, target[matched], indirectness[matched])

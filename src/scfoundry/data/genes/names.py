@@ -73,9 +73,9 @@ def gene_names() -> GeneNames:
 def as_names(names: Iterable[object]) -> Names:
     """Names as an object array of `str`; missing values become empty."""
     listed = list(names)
+    if set(map(type, listed)) <= {str}:
+        return np.fromiter(listed, object, len(listed))
     column = pd.Series(listed, dtype=object)
-    if all(type(name) is str for name in listed):
-        return column.to_numpy(copy=True)
     return column.where(column.notna(), "").map(str).to_numpy(dtype=object)
 
 
