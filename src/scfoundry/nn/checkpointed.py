@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckpointedLayer"]
 
-# Of glibc, which keeps what tensors leave in pieces that soon are too small: 1.4 GiB of 5.0 in a training of LangCell.
+# Of glibc, which keeps what tensors leave in pieces that soon are too small: a quarter of the memory of a training.
 MALLOC_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
