@@ -64,7 +64,7 @@ def test_it_says_what_was_learned_from_how_many_cells(learner, cells, tmp_path):
 
 
 def test_the_model_learns_from_shots_of_every_label_with_its_text(reads_texts, cells, fitted):
-    annotated(cells, reads_texts, n_shots=4, max_epochs=2)
+    annotated(cells, reads_texts, n_shots=4, train="all", max_epochs=2)
     shots, labels, codes, how = fitted[-1]
     assert [label.name for label in labels] == ["B cell", "monocyte"]
     assert labels[0].texts[0].startswith("cell type: B cell. A lymphocyte")
@@ -276,7 +276,7 @@ def one_label_with_counts(adata, reference):
         ),
         (one_column_for_two, {}, r"scores of 'T/NK' and 'T\|NK' would share the column 'T\|NK'"),
         (None, {"n_shots": 0}, r"n_shots must be above 0; got 0"),
-        (None, {"train": "encoder"}, r"train must be one of 'all', 'lora', 'head' or None; got 'encoder'"),
+        (None, {"train": "encoder"}, r"train must be one of 'all', 'lora', 'head'; got 'encoder'"),
         (None, {"max_epochs": 0}, r"max_epochs must be at least 1; got 0"),
         (mouse, {}, r"adata has mouse genes and the reference human ones: labels are learned within a species"),
         (None, {"batch_key": "sample"}, r"adata.obs has no column 'sample'"),

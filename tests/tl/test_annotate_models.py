@@ -39,7 +39,7 @@ def fitted(cells: tuple[AnnData, AnnData], model: Any, **arguments: Any) -> Anno
         ("cellplm", {}),
         ("cellplm", {"train": "all", "max_epochs": 2}),
         ("by_expression", {}),
-        ("reads_texts", {"train": "head"}),
+        ("reads_texts", {}),
     ],
 )
 def test_any_model_learns_types(cells, who, how, request):
@@ -52,9 +52,9 @@ def test_any_model_learns_types(cells, who, how, request):
     ("who", "how"),
     [
         ("by_expression", {}),
-        ("reads_texts", {"n_shots": 3, "max_epochs": 1}),
-        ("reads_texts", {"max_epochs": 1}),
-        ("reads_texts", {"train": "head"}),
+        ("reads_texts", {"n_shots": 3, "train": "all", "max_epochs": 1}),
+        ("reads_texts", {"train": "all", "max_epochs": 1}),
+        ("reads_texts", {}),
     ],
 )
 def test_what_was_learned_is_kept_bit_for_bit(cells, who, how, request, tmp_path):
@@ -84,7 +84,6 @@ def test_by_low_rank_attention_and_heads_learn_in_the_copy_and_nothing_else(cell
     ("arguments", "way"),
     [
         ({"n_shots": 2}, "fine_tune_texts"),
-        ({"n_shots": 2, "train": "all"}, "fine_tune_texts"),
         ({}, "train_classifier"),
     ],
 )
@@ -98,7 +97,7 @@ def test_langcell_learns_few_cells_through_texts_and_many_by_a_head(reads_texts,
             lambda self, *args, name=name, method=method, **how: (used.append(name), method(self, *args, **how)),
         )
     before = {name: tensor.clone() for name, tensor in reads_texts.module.state_dict().items()}
-    result = annotated(cells, reads_texts, max_epochs=1, **arguments)
+    result = annotated(cells, reads_texts, train="all", max_epochs=1, **arguments)
     assert used == [way]
     assert np.isfinite(result.obsm["annotation_scores"]).all(axis=None)
     np.testing.assert_allclose(result.obsm["annotation_scores"].sum(axis=1), 1, atol=1e-5)
@@ -109,16 +108,16 @@ def test_langcell_learns_few_cells_through_texts_and_many_by_a_head(reads_texts,
 
 
 def test_a_head_leaves_a_transformer_as_it_is(reads_texts, cells):
-    annotator = fitted(cells, reads_texts, train="head")
+    annotator = fitted(cells, reads_texts)
     assert annotator.model is reads_texts
-    result = annotated(cells, reads_texts, train="head")
+    result = annotated(cells, reads_texts)
     assert sf.metrics.annotation(result.obs["cell_type"], result.obs["annotation"])["accuracy"] > 0.75
 
 
 def test_labels_are_read_by_several_prompts_where_the_weights_like_it(reads_texts, cells, monkeypatch):
-    several = fitted(cells, reads_texts, n_shots=2, max_epochs=1)
+    several = fitted(cells, reads_texts, n_shots=2)
     monkeypatch.setattr(sf.model.LangCell, "averages_prompts", False)
-    one = fitted(cells, reads_texts, n_shots=2, max_epochs=1)
+    one = fitted(cells, reads_texts, n_shots=2)
     assert min(len(label.texts) for label in several.labels) > 1
     assert [len(label.texts) for label in one.labels] == [1, 1]
 
@@ -136,8 +135,8 @@ def test_a_head_on_expression_knows_no_epochs(by_expression, cells):
 @pytest.mark.parametrize(
     ("model", "how"),
     [
-        ("reads_texts", {"n_shots": 3, "max_epochs": 1}),
-        ("reads_texts", {"n_shots": 3, "train": "head"}),
+        ("reads_texts", {"n_shots": 3, "train": "all", "max_epochs": 1}),
+        ("reads_texts", {"n_shots": 3}),
         ("by_expression", {"n_shots": 3}),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_table_may_be_sparse(by_expression, cells):
 
 def test_a_transformer_learns_by_the_focal_loss_and_stays_as_it_was(reads_texts, cells):
     before = {name: tensor.clone() for name, tensor in reads_texts.module.state_dict().items()}
-    found = identified(cells, reads_texts, max_epochs=1).obsm["pathways"]
+    found = identified(cells, reads_texts, train="all", max_epochs=1).obsm["pathways"]
     assert np.isfinite(found).all(axis=None)
     assert not np.allclose(found.sum(axis=1), 1)
     after = reads_texts.module.state_dict()
@@ -67,7 +67,7 @@ def test_a_transformer_learns_by_the_focal_loss_and_stays_as_it_was(reads_texts,
 
 @pytest.mark.parametrize(
     ("who", "how"),
-    [("small_model", {}), ("cellplm", {}), ("by_expression", {}), ("reads_texts", {"train": "head"})],
+    [("small_model", {}), ("cellplm", {}), ("by_expression", {}), ("reads_texts", {})],
 )
 def test_any_model_identifies_pathways(cells, who, how, request):
     found = identified(cells, request.getfixturevalue(who), **how).obsm["pathways"].to_numpy()
@@ -78,14 +78,14 @@ def test_any_model_identifies_pathways(cells, who, how, request):
 def test_the_order_of_the_reference_does_not_matter_to_a_transformer(reads_texts, cells, max_epochs):
     adata, reference = cells
     one, other = (
-        identified((adata, side), reads_texts, max_epochs=max_epochs).obsm["pathways"]
+        identified((adata, side), reads_texts, train="all", max_epochs=max_epochs).obsm["pathways"]
         for side in (reference, reference[::-1].copy())
     )
     np.testing.assert_allclose(other, one, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("who", "how"), [("by_expression", {}), ("reads_texts", {"max_epochs": 1}), ("reads_texts", {"train": "head"})]
+    ("who", "how"), [("by_expression", {}), ("reads_texts", {"train": "all", "max_epochs": 1}), ("reads_texts", {})]
 )
 def test_what_was_learned_is_kept_bit_for_bit(cells, who, how, request, tmp_path):
     adata, reference = cells

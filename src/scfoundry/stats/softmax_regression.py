@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import optimize, sparse, special
+from threadpoolctl import threadpool_limits
 
 from scfoundry._settings import logger
 
@@ -72,13 +73,10 @@ def softmax_regression(
     begin = np.zeros((n_features + 1) * n_classes)
     if start is not None:
         begin = np.concatenate([start[1] + center @ start[0], start[0].ravel()])
-    found = optimize.minimize(
-        loss,
-        begin,
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS, "ftol": 0.0, "gtol": gradient},
-    )
+    options = {"maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS, "ftol": 0.0, "gtol": gradient}
+    # Steps take a millisecond, ten where threads of NumPy, SciPy and PyTorch wait for each other.
+    with threadpool_limits(1, user_api="blas"):
+        found = optimize.minimize(loss, begin, jac=True, method="L-BFGS-B", options=options)
     if found.nit >= MAX_STEPS:
         logger.warning("A softmax regression was stopped after %d steps, before it had converged.", MAX_STEPS)
     weights = found.x[n_classes:].reshape(n_features, n_classes)

@@ -49,7 +49,7 @@ def annotate(
     labels_key: str | None = None,
     model: str | Path | FoundationModel | Annotator = "cellnamer",
     n_shots: int | None = None,
-    train: Train | None = None,
+    train: Train = "head",
     max_epochs: int | None = None,
     loss: LossName | ClassLoss | None = None,
     hard_mining: HardMining = False,
@@ -91,10 +91,10 @@ def annotate(
     n_shots
         Learn from this many cells per label, drawn at random; from all if `None`.
     train
-        A ``"head"`` on the weights as they are, or ``"all"`` of them in a copy: as published, or until held-out cells
-        of the reference are named no better. ``"lora"`` does the same with a fraction of the memory: attention learns
-        by matrices of low rank (Hu et al. 2022), which are added to the weights in the end, and the rest stays. If
-        `None`, ``"all"`` for models with a published way (LangCell), else a ``"head"``.
+        A ``"head"`` on the weights as they are, or ``"all"`` of them in a copy: as published (Celler, LangCell), or
+        until held-out cells of the reference are named no better. ``"lora"`` does the same with a fraction of the
+        memory: attention learns by matrices of low rank (Hu et al. 2022), which are added to the weights in the end,
+        and the rest stays. All weights need many cells and a GPU; on few, a head is better.
     max_epochs
         Passes over the cells for ``"all"`` and ``"lora"``; chosen by the model if `None`. A head needs none.
     loss
@@ -188,9 +188,9 @@ def annotate(
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     minimised = LabelLoss.of(loss or "cross_entropy", hard_mining)
-    learning: dict[str, Any] = {"labels_key": labels_key, "n_shots": n_shots, "train": train, "max_epochs": max_epochs}
+    learning: dict[str, Any] = {"labels_key": labels_key, "n_shots": n_shots, "max_epochs": max_epochs}
     # What is as usual is no argument of learning that could stand beside what was fitted.
-    learning |= {"loss": loss, "hard_mining": hard_mining or None}
+    learning |= {"train": None if train == "head" else train, "loss": loss, "hard_mining": hard_mining or None}
     learning["parents"] = parents
     learning |= {"reference_layer": reference_layer, "reference_batch_key": reference_batch_key}
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
@@ -205,8 +205,9 @@ def annotate(
     if labelled is None:
         announce(weights, compute, cells, what="as fitted")
     else:
+        params |= {"train": train}
         head = recipe_of(weights, train=train, max_epochs=max_epochs)
-        if loss is None and head is not None and train not in ("all", "lora"):
+        if loss is None and head is not None and train == "head":
             minimised = LabelLoss.of(head.usual_loss, hard_mining)
         annotator = _learned(weights, cells, labelled, params, minimised, np.random.default_rng(rng), compute)
         params |= minimised.params | {"parents": parents if parents is None or isinstance(parents, str) else "given"}

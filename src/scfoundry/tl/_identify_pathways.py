@@ -39,7 +39,7 @@ def identify_pathways(
     *,
     pathways_key: str | None = None,
     model: str | Path | FoundationModel | Pathways = "cellnamer",
-    train: Train | None = None,
+    train: Train = "head",
     max_epochs: int | None = None,
     layer: str | None = None,
     reference_layer: str | None = None,
@@ -71,8 +71,8 @@ def identify_pathways(
         A model's name (its default weights), a name of `sf.model.list_pretrained`, a folder, or a loaded model. Or a
         `sf.tasks.Pathways`, or its folder, which learns no more.
     train
-        A ``"head"`` on the weights as they are, or ``"all"`` of them in a copy, as the model's authors published;
-        ``"all"`` if `None` for models with a published way (LangCell's transformer), else a ``"head"``.
+        A ``"head"`` on the weights as they are, or ``"all"`` of them in a copy, as the model's authors published
+        (LangCell), which needs many cells and a GPU; on few, a head is better.
     max_epochs
         Passes over the cells, for ``train="all"``; the published number if `None`. A head is fitted until it is best.
     layer, reference_layer
@@ -130,7 +130,9 @@ def identify_pathways(
 
     check_return(copy=copy, return_fitted=return_fitted, caller=CALLER)
     training: dict[str, Any] = {"train": train, "max_epochs": max_epochs}
-    learning = {"pathways_key": pathways_key, "reference_layer": reference_layer} | training
+    learning = {"pathways_key": pathways_key, "reference_layer": reference_layer, "max_epochs": max_epochs}
+    # What is as usual is no argument of learning that could stand beside what was fitted.
+    learning |= {"train": None if train == "head" else train}
     adata, target = to_write(adata, modality, copy=copy, caller=CALLER)
     compute = Compute.resolve(device, precision, batch_size)
     given = {"reference": reference} | learning
@@ -155,7 +157,7 @@ def identify_pathways(
         pathways = Pathways.fit(weights, to_learn.take(rows), targets, **how)
     scores = pathways.predict(cells, compute)
 
-    params = learning | {"layer": layer, "rng": rng, "precision": precision}
+    params = learning | ({} if labelled is None else training) | {"layer": layer, "rng": rng, "precision": precision}
     names = list(map(column, pathways.names))
     origin = record_learned(weights, pathways, cells, names, params)
     table = pd.DataFrame(scores, index=target.obs_names, columns=names)

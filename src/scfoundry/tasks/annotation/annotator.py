@@ -27,17 +27,16 @@ __all__ = ["Annotator", "Train", "recipe_of"]
 Train = Literal["all", "lora", "head"]
 
 
-def recipe_of(model: Any, *, train: Train | None, max_epochs: int | None = None) -> type[TextHead | CellHeads] | None:
+def recipe_of(model: Any, *, train: Train, max_epochs: int | None = None) -> type[TextHead | CellHeads] | None:
     """Heads by which a model learns labels; `None` if it is fine-tuned on them itself, as its authors published.
 
     Raises `ValueError` if all weights are to be trained of a model that has no way to, or epochs are asked of a head.
     """
-    weights, published, asked = model.provenance["weights"], can(model, FineTunesLabels), train in ("all", "lora")
-    if asked and not published and not can(model, Tunable):
+    weights, published, tuned = model.provenance["weights"], can(model, FineTunesLabels), train != "head"
+    if tuned and not published and not can(model, Tunable):
         why = lack_of(model, FineTunesLabels) or f"The weights {weights!r} cannot be fine-tuned."
         msg = f'{why} A reference trains a head on them: train="head".'
         raise ValueError(msg)
-    tuned = asked or (train is None and published)
     if max_epochs is not None and not tuned:
         more = ', or fine-tune all weights: train="all"' if published or can(model, Tunable) else ""
         msg = (
@@ -94,7 +93,7 @@ class Annotator(Fitted):
         *,
         query: Cells | None = None,
         genes: NDArray[np.int64] | None = None,
-        train: Train | None = None,
+        train: Train = "head",
         max_epochs: int | None = None,
         loss: LabelLoss = PLAIN,
         parents: Sequence[str] = (),
@@ -121,7 +120,6 @@ class Annotator(Fitted):
         train
             ``"head"``, or ``"all"`` weights: as the model's authors published, or its encoder with a linear head until
             held-out cells are named no better; ``"lora"`` the same by matrices of low rank in attention alone.
-            ``"all"`` if `None` where there is a published way, else ``"head"``.
         max_epochs
             Passes over the cells, for all that is no ``"head"``; the way's own number if `None`.
         loss

@@ -45,8 +45,6 @@ def fit_head(
     the mean over noise is that over a few draws per cell, each with its negative, by which what is of first order in
     the noise cancels as it does in expectation; hard examples are those of the fit before, twice over.
     """
-    if loss.plain:
-        return softmax_regression(features, codes, n_classes, **how)
     if len(codes) < features.shape[1] and len(codes) <= MOST_TURNED:
         turned, back = _turned(features)
         weights, bias = _fit(turned, codes, n_classes, loss, rng, **how)
@@ -75,6 +73,8 @@ def _fit(
     rng: np.random.Generator,
     **how: Any,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if loss.plain:
+        return softmax_regression(features, codes, n_classes, **how)
     targets, counts = torch.from_numpy(codes), torch.from_numpy(np.bincount(codes, minlength=n_classes))
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     draws: Tensor | None = None  # (R n, C), R times all cells

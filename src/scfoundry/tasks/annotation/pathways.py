@@ -30,16 +30,18 @@ Train = Literal["all", "head"]
 RIDGE = 2.0
 
 
-def check_learning(model: Any, *, train: Train | None, max_epochs: int | None) -> bool:
+def check_learning(model: Any, *, train: Train, max_epochs: int | None) -> bool:
     """Whether a model learns pathways by its own published fine-tuning.
 
     Raises `ValueError` if epochs are asked of heads, or all weights are to be trained of a model that has no way to.
     """
-    own = can(model, FineTunesPathways) and train != "head"
+    published = can(model, FineTunesPathways)
+    own = train == "all" and published
     if not own and (train == "all" or max_epochs is not None):
+        more = ', or fine-tune all weights: train="all"' if published else ""
         msg = (
             f"The weights {model.provenance['weights']!r} stay as they are: a head on them is fitted until it is "
-            f"best, without epochs; got train={train!r}, max_epochs={max_epochs}. Leave both out."
+            f"best, without epochs; got train={train!r}, max_epochs={max_epochs}. Leave both out{more}."
         )
         raise ValueError(msg)
     return own
@@ -82,7 +84,7 @@ class Pathways(Fitted):
         targets: pd.DataFrame,
         *,
         query: Cells | None = None,
-        train: Train | None = None,
+        train: Train = "head",
         max_epochs: int | None = None,
         seed: int = 0,
         compute: Compute,
@@ -100,8 +102,7 @@ class Pathways(Fitted):
         query
             Cells to annotate: axes along which cells differ are found by them, too.
         train
-            ``"all"`` weights as the model's authors published (if `None`, where there is a published way), or a
-            ``"head"``.
+            A ``"head"``, or ``"all"`` weights as the model's authors published.
         max_epochs
             Passes over the cells, for ``train="all"``; the published number if `None`.
         seed
