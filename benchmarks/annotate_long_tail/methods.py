@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from benchmarks.annotate_long_tail.tasks import Split
 
 
-__all__ = ["BASE", "LOSSES", "Method", "Named", "annotated", "peers"]
+__all__ = ["ALL_WEIGHTS", "BASE", "LOSSES", "Method", "Named", "annotated", "peers"]
 
 BASE = "class-weighted logistic regression"
 LOSSES: dict[str, dict[str, Any]] = {
@@ -36,6 +36,9 @@ LOSSES: dict[str, dict[str, Any]] = {
     "GInf": {"loss": "ginf"},
     "GInf + HDM, n = 20": {"loss": "ginf", "hard_mining": 20},
     "GInf + HDM, n = C/3": {"loss": "ginf", "hard_mining": True},
+}
+ALL_WEIGHTS: dict[str, dict[str, Any]] = {
+    f"all weights, {name}": {"train": "all"} | LOSSES[name] for name in ("cross-entropy", "GInf + HDM, n = C/3")
 }
 
 

@@ -3,8 +3,9 @@
     python -m benchmarks annotate_long_tail DATA_FOLDER --model cellplm-mini
 
 Half of the cells of every type are learned from, the others named, by `sf.tl.annotate` with each loss, beside logistic
-regression on all genes, plain and with classes weighted by one over their size, and CellTypist. Types are divided into
-thirds by the cells they are learned from: head, medium and tail. One random division per seed, for all methods alike.
+regression on all genes, plain and with classes weighted by one over their size, and CellTypist; with ``--fine-tuned``
+all weights are trained, too, which takes long. Types are divided into thirds by the cells they are learned from: head,
+medium and tail. One random division per seed, for all methods alike.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import scfoundry as sf
-from benchmarks.annotate_long_tail.methods import BASE, LOSSES, annotated, peers
+from benchmarks.annotate_long_tail.methods import ALL_WEIGHTS, BASE, LOSSES, annotated, peers
 from benchmarks.annotate_long_tail.tasks import GROUPS, LABEL, SETS, split
 from benchmarks.command import arguments, kept, load_model, parse
 from benchmarks.reporting import about, markdown_table, score_table, write_results
@@ -72,12 +73,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Annotate, score, report."""
     parser = arguments(__doc__, "annotate_long_tail", model=DEFAULT, seeds=3)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="some of the sets")
+    parser.add_argument("--fine-tuned", action="store_true", help="train all weights, too")
     parser.add_argument("--celltypist", action="store_true", help="beside it, if installed: some minutes more per set")
     args = parse(parser, argv)
 
     sf.settings.verbosity = "error"
     model = load_model(args.model)
-    methods: dict[str, Method] = {name: partial(annotated, model=model, how=how) for name, how in LOSSES.items()}
+    ways = LOSSES | (ALL_WEIGHTS if args.fine_tuned else {})
+    methods: dict[str, Method] = {name: partial(annotated, model=model, how=how) for name, how in ways.items()}
     methods |= peers(with_celltypist=args.celltypist)
     rows: list[dict[str, Any]] = []
     sizes: list[dict[str, Any]] = []
