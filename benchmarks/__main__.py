@@ -33,6 +33,7 @@ BENCHMARKS = {
     "speed_celler": "speed.celler",
     "speed_bin_expression": "speed.bin_expression",
     "speed_celllm": "speed.celllm",
+    "speed_dropped_attention": "speed.dropped_attention",
     "speed_scpalm": "speed.scpalm",
     "speed_rank_encode": "speed.rank_encode",
     "scaling": "speed.scaling",

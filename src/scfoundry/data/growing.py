@@ -28,7 +28,7 @@ class Growing:
             return
         end = self._n + len(values)
         if end > len(self._values):
-            self._values.resize(max(end, len(self._values) * 33 // 32), refcheck=False)
+            self._values.resize(max(end, len(self._values) * 129 // 128), refcheck=False)
         self._values[self._n : end] = values
         self._n = end
 

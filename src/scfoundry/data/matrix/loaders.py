@@ -35,12 +35,12 @@ def row_blocks(
     dask array, one chunk of rows.
 
     ``rows`` come in this order and as often as they occur; all cells in obs order if `None`. A block holds as many
-    cells as make about 64 MB of values if ``block_size`` is `None`.
+    cells as make 4 million stored values, or 16 million of a dense matrix, if ``block_size`` is `None`.
     """
     located = LocatedMatrix.of(adata, layer)
     wanted = located if rows is None else located.take(_checked_rows(rows, adata.n_obs))
     if block_size is not None and block_size < 1:
-        msg = f"block_size must be at least 1 cell; got {block_size}. Leave it at None for blocks of about 64 MB."
+        msg = f"block_size must be at least 1 cell; got {block_size}. Leave it at None for blocks of some tens of MB."
         raise ValueError(msg)
     return _numbered(wanted.blocks(block_size), rows)
 

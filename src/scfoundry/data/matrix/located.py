@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import h5py
@@ -13,7 +14,7 @@ from scipy import sparse
 
 from scfoundry._arguments import quoted
 from scfoundry._compat import layer_names
-from scfoundry.data.matrix.row_blocks import BLOCK_VALUES, blocks_of, default_block_size, is_readable, stacked
+from scfoundry.data.matrix.row_blocks import blocks_of, default_block_size, is_readable, stacked, values_per_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,10 +70,10 @@ class LocatedMatrix:
     @property
     def values_per_cell(self) -> int:
         """Values that are stored, in the mean over all cells of the matrix."""
-        return -(-BLOCK_VALUES // default_block_size(self._opened()))
+        return max(1, ceil(values_per_row(self._opened())))
 
     def blocks(self, size: int | None = None) -> Iterator[sparse.csr_matrix]:
-        """Values of consecutive cells, about 64 MB at a time if ``size`` is `None`; see `row_blocks`."""
+        """Values of consecutive cells, some tens of MB at a time if ``size`` is `None`; see `row_blocks`."""
         matrix = self._opened()
         return blocks_of(matrix, self.rows, self.columns, size or default_block_size(matrix))
 

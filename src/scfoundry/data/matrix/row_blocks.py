@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-__all__ = ["BLOCK_VALUES", "blocks_of", "default_block_size", "is_readable", "rows_of", "stacked"]
+__all__ = ["BLOCK_VALUES", "blocks_of", "default_block_size", "is_readable", "rows_of", "stacked", "values_per_row"]
 
-BLOCK_VALUES = 2**24
-"""Values in a block by default: 64 MB as float32."""
+BLOCK_VALUES = 2**22
+"""Stored values in a block by default: 32 MB as float32 with their column indices."""
 
-_PASS_VALUES = 4 * BLOCK_VALUES
+_DENSE_PER_STORED = 4
+"""Values of a dense matrix, most of them 0, that count as one that is stored."""
+
+_PASS_VALUES = 2**26
 """Values turned into rows in one pass over a CSC matrix on disk: 0.5 GB as float32 with their column indices."""
 
 _ROWS_BETWEEN = 256
@@ -40,15 +43,20 @@ def is_readable(matrix: Any) -> bool:
 
 
 def default_block_size(matrix: Any) -> int:
-    """Rows that make a block of about `BLOCK_VALUES` values."""
+    """Rows that make a block of about `BLOCK_VALUES` stored values, or 64 MB of dense ones as float32."""
+    return max(1, int(BLOCK_VALUES / max(1, values_per_row(matrix))))
+
+
+def values_per_row(matrix: Any) -> float:
+    """Values that are stored, in the mean over all rows."""
     n_rows, n_columns = matrix.shape
     if sparse.issparse(matrix):
         n_values = matrix.nnz
     elif isinstance(matrix, CSRDataset | CSCDataset):
         n_values = matrix.group["data"].shape[0]
     else:
-        n_values = n_rows * n_columns
-    return max(1, BLOCK_VALUES * n_rows // max(1, n_values))
+        return n_columns / _DENSE_PER_STORED
+    return n_values / max(1, n_rows)
 
 
 def blocks_of(matrix: Any, rows: Rows, genes: Rows | None, size: int) -> Iterator[sparse.csr_matrix]:

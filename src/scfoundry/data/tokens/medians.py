@@ -45,7 +45,7 @@ def nonzero_medians(
     alignment = None if genes is None else genes.align(adata)
 
     # Smaller ones than by default, because every value turns into floats and integers of 8 bytes here.
-    block_size = max(1, default_block_size(locate(adata, layer)[0]) // 8)
+    block_size = max(1, default_block_size(locate(adata, layer)[0]) // 2)
 
     def blocks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         for _, block in row_blocks(adata, layer=layer, block_size=block_size):
