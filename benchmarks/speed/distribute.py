@@ -3,9 +3,9 @@
     python -m benchmarks distribute [--n-cells 1000000] [--workers 2] [--verbs ...]
 
 Synthetic counts in a zarr store, 4,000 genes of which a cell expresses about 370. One process with one thread, then
-worker processes with one thread each, which begin without weights; and the same once more, on data opened anew, in the
-same processes. Seconds are of processor time, so that other work on the machine does not count: those of the worker that
-took longest, and of the process that asked. Memory is at the peak.
+worker processes with one thread each, which begin without weights; and once more in the same processes, on data opened
+anew. Seconds are of processor time, so that other work on the machine does not count: those of the worker that took
+longest, and of the process that asked. Memory is at the peak.
 """
 
 from __future__ import annotations
