@@ -11,6 +11,7 @@ from scfoundry.model.celler._objectives import MaskedValues, objective_weights
 from scfoundry.model.celler._training import MAX_GRADIENT_NORM, WARMUP_SHARE
 from scfoundry.train.cells import CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit
+from scfoundry.train.rates import rate_at_width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["integration_config", "learn_integration"]
 
-N_EPOCHS, BATCH_SIZE, MASK_RATIO = 15, 64, 0.4
-# Published for 512 channels; the step that suits Adam grows as networks get narrower.
-LR, LR_WIDTH = 1e-4, 512
+N_EPOCHS, BATCH_SIZE, MASK_RATIO, LR = 15, 64, 0.4, 1e-4
 
 
 def integration_config(cells: Cells) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def learn_integration(
         module,
         data,
         MaskedValues(module, cells, objective_weights(module.config, None)),
-        lr=LR * max(1.0, LR_WIDTH / module.config.n_hidden),
+        lr=rate_at_width(LR, module.config.n_hidden),
         weight_decay=0.0,
         warmup_steps=int(WARMUP_SHARE * epochs * len(data.train_dataloader())),
         schedule="cosine",

@@ -26,6 +26,7 @@ from scfoundry.nn.checkpoint import sha256
 from scfoundry.nn.label_loss import PLAIN, LabelLoss
 from scfoundry.stats.splits import stratified_split
 from scfoundry.train.labels import classes_of_cells, warn_of_one_class
+from scfoundry.train.rates import rate_at_width
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Celler"]
 
 BATCH = "batch"
+CLASSIFIER_LR = 1e-4
 CELLS_PER_PART = 16  # of which gradients are computed at once where a task trains through the embedding
 
 
@@ -244,7 +246,7 @@ class Celler(InferenceModel):
         *,
         layer: str | None = None,
         max_epochs: int = 10,
-        lr: float = 1e-4,
+        lr: float = CLASSIFIER_LR,
         batch_size: int = 32,
         validation_size: float = 0.1,
         patience: int = 10,
@@ -363,6 +365,7 @@ class Celler(InferenceModel):
         tuned, order = self.copy(n_classes=0, classes=(), class_counts=()), cells.by_name
         names = np.array([label.name for label in labels], dtype=object)[codes[order]]
         how: dict[str, Any] = ({} if max_epochs is None else {"max_epochs": max_epochs}) | {"loss": loss, "seed": seed}
+        how["lr"] = rate_at_width(CLASSIFIER_LR, self.config.n_hidden)
         tuned.train_classifier(cells.take(order), names, lora=lora, **how, **compute.trainer_arguments())
         return tuned
 

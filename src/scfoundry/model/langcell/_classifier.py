@@ -10,6 +10,7 @@ import torch
 
 from scfoundry.train.cells import BestWeights, CellDataModule, CellTrainingPlan
 from scfoundry.train.plan import fit, training_only
+from scfoundry.train.rates import rate_at_width
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +70,7 @@ def learn(
         # A small reference has fewer steps than the published warm-up.
         warmup_steps=min(how["warmup_steps"], n_steps // 10),
         schedule="linear",
-        **{"lr": how["lr"]} | given,
+        **{"lr": rate_at_width(how["lr"], model.module.config.n_hidden)} | given,
     )
     callbacks = [BestWeights(model.module, patience)] if len(rows[1]) else []
     with training_only(model.module, how["parts"]):

@@ -261,7 +261,8 @@ class TrainableLangCell(InferenceModel):
         max_epochs, batch_size
             Passes over the cells, and cells per step.
         lr
-            Of AdamW, falling linearly; 5e-5 for all and 5e-3 for the head, as published, if `None`.
+            Of AdamW, falling linearly. If `None`, 5e-5 for all and 5e-3 for the head, as published for 512 channels,
+            and in proportion more for fewer.
         validation_size
             Share of every class held out (rounded down) to stop early and keep the best weights. Where nothing is held
             out, the last weights stay.
