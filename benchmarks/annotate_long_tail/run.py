@@ -38,7 +38,10 @@ TITLES |= {
 }
 SEEN = {
     "cellplm-mini": "Counts of the human sets may have been in the training of cellplm-mini, but no labels.\n",
-    "cellnamer-mini": "Labelled cells of most of these sets trained cellnamer-mini: its scores here mean little.\n",
+    **{
+        name: f"Labelled cells of most of these sets trained {name}: compare ways and losses, not their height.\n"
+        for name in ("celler-mini", "cellnamer-mini", "langcell-mini")
+    },
 }
 
 
