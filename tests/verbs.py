@@ -48,6 +48,7 @@ TEXTS = ["B cell", "monocyte", "NK"]
 GENES = 50
 SETS = {"some": ["ENSG00000000938", "ENSG00000005022", "ENSG00000008517", "ENSG00000011600"]}
 ONE_EPOCH = {"max_epochs": 1}
+ALL_WEIGHTS = {"train": "all"} | ONE_EPOCH
 ANY = "cellplm langcell cellnamer celler celllm scpalm"
 SMILES = {"A": "CCO", "B": "CCN", "C": "c1ccccc1O", "D": "CC(=O)O"}
 PLACES = {"batch_key": "batch", "spatial_key": "spatial"}
@@ -76,7 +77,7 @@ VERBS = [
         ("obs/annotation", "obs/annotation_score", "obsm/annotation_scores", "uns/annotation"),
         {"labels_key": "cell_type", "batch_key": "batch", "reference_batch_key": "batch"},
         reference=True,
-        steps={"langcell": ONE_EPOCH, "celler": ONE_EPOCH},
+        steps={"langcell": ALL_WEIGHTS, "celler": ALL_WEIGHTS},
     ),
     Verb(
         "identify_pathways",
@@ -85,7 +86,7 @@ VERBS = [
         reference=True,
         # The heads multiply what rounding decides.
         tolerance=1e-4,
-        steps={"langcell": ONE_EPOCH},
+        steps={"langcell": ALL_WEIGHTS},
     ),
     Verb(
         "zero_shot_annotate",
