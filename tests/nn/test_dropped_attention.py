@@ -43,7 +43,7 @@ def test_weights_are_dropped_or_scaled_up(monkeypatch):
     torch.testing.assert_close(found[kept], 2 * weights[kept])
 
 
-@pytest.mark.parametrize("dropout", [0.1, 0.9])
+@pytest.mark.parametrize("dropout", [0.1, 0.9, 0.999995, 1.0])
 def test_as_many_are_dropped_as_asked(dropout):
     queries, keys = torch.zeros(2, 2, 300, D), torch.zeros(2, 2, 300, D)
     found = dropped_attention(queries, keys, torch.eye(300).expand(2, 2, 300, 300), dropout=dropout)

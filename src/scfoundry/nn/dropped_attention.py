@@ -19,6 +19,8 @@ __all__ = ["dropped_attention"]
 # Scores of heads, queries and keys that are in memory at a time, 4 MB as float32: what a cache holds.
 SCORES_AT_ONCE = 2**20
 TINY = torch.finfo(torch.float32).tiny
+# Numbers that are drawn for a weight: 16 bits.
+N_DRAWN = 2**16
 
 
 def dropped_attention(
@@ -51,19 +53,21 @@ class _DroppedAttention(torch.autograd.Function):
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
         """Attended values, (M, T, d), of scaled queries."""
+        # As many of the numbers drop a weight; never all, so that what is left can be scaled up.
+        n_dropping = min(round(dropout * N_DRAWN), N_DRAWN - 1)
         attended = values.new_empty(*queries.shape[:2], values.shape[2])
         # Logarithm of the softmax's denominator, (M, T, 1), by which the gradient finds the weights in one step.
         totals = queries.new_empty(*queries.shape[:2], 1)
         seed = int(torch.randint(2**62, ()))
-        for part, scores, kept in _scores(queries, keys, bias, dropout, seed):
+        for part, scores, kept in _scores(queries, keys, bias, n_dropping, seed):
             # Without any key all scores are -inf, and the answer is 0, as that of PyTorch is.
             highest = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)
             total = scores.sub_(highest).exp_().sum(-1, keepdim=True).clamp_(min=TINY)
             totals[part] = highest + total.log()
             torch.bmm(scores.mul_(kept), values[part], out=attended[part])
-            attended[part] /= total * (1 - dropout)
+            attended[part] /= total * (1 - n_dropping / N_DRAWN)
         ctx.save_for_backward(queries, keys, values, bias, attended, totals)
-        ctx.dropout, ctx.seed = dropout, seed
+        ctx.n_dropping, ctx.seed = n_dropping, seed
         return attended
 
     @staticmethod
@@ -76,8 +80,8 @@ class _DroppedAttention(torch.autograd.Function):
         of_queries, of_keys, of_values = (torch.empty_like(tensor) for tensor in (queries, keys, values))
         # Of the weights' gradients, weighted by the weights, a query's sum is what its output says.
         sums = (gradient * attended).sum(-1, keepdim=True)
-        gradient = gradient / (1 - ctx.dropout)
-        for part, scores, kept in _scores(queries, keys, bias, ctx.dropout, ctx.seed):
+        gradient = gradient / (1 - ctx.n_dropping / N_DRAWN)
+        for part, scores, kept in _scores(queries, keys, bias, ctx.n_dropping, ctx.seed):
             weights = scores.sub_(totals[part]).exp_()
             of_scores = torch.bmm(gradient[part], values[part].transpose(1, 2)).mul_(kept)
             of_scores.sub_(sums[part]).mul_(weights)
@@ -88,7 +92,7 @@ class _DroppedAttention(torch.autograd.Function):
 
 
 def _scores(
-    queries: Tensor, keys: Tensor, bias: Tensor | None, dropout: float, seed: int
+    queries: Tensor, keys: Tensor, bias: Tensor | None, n_dropping: int, seed: int
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Some matrices of scores after the others: which ones, scores (m, T, L), and 1 where a weight is kept, else 0."""
     n_matrices, n_queries, n_keys = len(queries), queries.shape[1], keys.shape[1]
@@ -102,5 +106,5 @@ def _scores(
             scores += bias[part]
         # Four numbers of 16 bits in each of 64, from -2**15 on.
         bits = torch.from_numpy(drawn.random_raw(-(-scores.numel() // 4)).view(np.int16))[: scores.numel()]
-        kept = torch.ge(bits.view(scores.shape), round(dropout * 2**16) - 2**15, out=keeping[: len(scores)])
+        kept = torch.ge(bits.view(scores.shape), n_dropping - N_DRAWN // 2, out=keeping[: len(scores)])
         yield part, scores, kept
